@@ -1,0 +1,70 @@
+//! Drivers: the few verbs by which the agent touches an engine.
+//!
+//! A driver never decides: it observes, and it makes one step so. "Already so" is success. It knows
+//! nothing of slices, journals or the hub. One conformance suite runs against every driver.
+
+use std::future::Future;
+
+use moorline_common::fault::Code;
+use moorline_common::observe::Observed;
+use moorline_common::plan::Step;
+
+pub mod docker;
+pub mod sim;
+
+/// What went wrong in a driver, and what the engine's caller may do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct DriverError {
+    /// What may be done.
+    pub kind: DriverErrorKind,
+    /// The code to report.
+    pub code: Code,
+    /// The engine's words.
+    pub message: String,
+}
+
+/// The classes of [`DriverError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverErrorKind {
+    /// May succeed when tried again.
+    Retryable,
+    /// Will fail again until the slice or the host changes.
+    Permanent,
+    /// The object is not in the state that the step was planned on: observe and plan anew.
+    Conflict,
+    /// The object is gone: observe and plan anew.
+    NotFound,
+    /// The engine does not let us.
+    Unauthorized,
+    /// The engine cannot be reached: nothing is known.
+    Unreachable,
+}
+
+/// Told by the engine that something may have changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineEvent {
+    /// An object that may be ours changed: observe soon.
+    Changed,
+    /// The event stream ended; the engine may be away. It has been re-opened when the next event comes.
+    Disconnected,
+}
+
+/// An engine on this host.
+pub trait Driver: Send + Sync + 'static {
+    /// A short name for logs and status, such as `docker`.
+    fn name(&self) -> &'static str;
+
+    /// How many steps may run at once.
+    fn parallelism(&self) -> usize;
+
+    /// Looks at everything that bears our labels, and at strangers enough to see name conflicts.
+    /// Never mutates.
+    fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
+
+    /// Makes one step so. Safe to repeat after a crash at any point within.
+    fn apply(&self, step: &Step) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// Waits for the next event of the engine; reconnects by itself with backoff. Cancel-safe.
+    fn next_event(&self) -> impl Future<Output = EngineEvent> + Send;
+}

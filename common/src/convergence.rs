@@ -1,0 +1,148 @@
+//! Whether a host has what it should, and when the hub sends its slice again. Pure.
+//!
+//! | caller (hub) does IO | this decides |
+//! |---|---|
+//! | keeps targets, heartbeats, refusals, push times | push now, wait until, raise an alarm, or rest |
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::fault::Code;
+use crate::id::{Generation, ResourceId, TopologyId, VersionHash};
+use crate::observe::EngineState;
+
+/// Between two pushes of the same slice to the same host: 1 s, doubling up to 5 min.
+pub const PUSH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
+
+/// How long an agent may take to report on a push before it counts as unanswered.
+pub const PUSH_GRACE: Duration = Duration::from_secs(10);
+
+/// What the host should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The topology.
+    pub topology: TopologyId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The hash of the host's slice.
+    pub version_hash: VersionHash,
+    /// The payload's SHA-256, by which a refusal names it.
+    pub payload_sha256: String,
+    /// What must be present once it is applied.
+    pub resources: BTreeSet<ResourceId>,
+}
+
+/// What the host last said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// The topology that it follows (or has just torn down), if any.
+    pub topology: Option<TopologyId>,
+    /// The generation of the accepted slice; 0 without one.
+    pub generation: Generation,
+    /// The hash of what is applied; `None` when the first apply failed or nothing was accepted.
+    pub applied: Option<VersionHash>,
+    /// Whether an apply is under way on the host.
+    pub converging: bool,
+    /// The state of its engine.
+    pub engine: EngineState,
+    /// Whether its last observation failed.
+    pub observe_error: bool,
+    /// What it has, if it has said so.
+    pub present: Option<BTreeSet<ResourceId>>,
+    /// Whether it is ready to accept slices (has a trust root and a binding).
+    pub ready: bool,
+    /// Whether it enforces its slice: false after a start until it was sent the slice again.
+    pub enforcing: bool,
+}
+
+/// What the hub remembers of its pushes of the current target to this host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// Pushes so far.
+    pub pushes: u32,
+    /// When the last one went out, in milliseconds of the hub's monotonic clock.
+    pub last_push_ms: Option<u64>,
+    /// The refusal of this very payload, if the agent gave one.
+    pub refusal: Option<Code>,
+}
+
+/// What the hub does next for a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// The host is as wanted.
+    Converged,
+    /// Send the slice now. The reason is for the log and the event.
+    Push(&'static str),
+    /// Ask again at this moment (milliseconds of the hub's monotonic clock).
+    Wait(u64),
+    /// The host is ahead of the hub (which was restored from a backup): ask for what it holds.
+    Adopt,
+    /// An operator must act: pushing again changes nothing.
+    Alarm(Code),
+}
+
+/// Whether sending the same bytes again could end otherwise.
+#[must_use]
+pub fn is_definite(code: Code) -> bool {
+    !matches!(code, Code::Busy | Code::Internal | Code::NotApproved | Code::NoTrustRoot | Code::EngineUnreachable | Code::RootExpired)
+}
+
+/// Decides for one host. `random` spreads the waits: keep it for as long as `history` stays the same.
+#[must_use]
+pub fn decide(target: &Target, reported: &Reported, history: &History, now_ms: u64, random: u64) -> Decision {
+    if reported.topology.as_ref() == Some(&target.topology) && reported.generation > target.generation {
+        return Decision::Adopt;
+    }
+    let Some(reason) = mismatch(target, reported) else {
+        return Decision::Converged;
+    };
+    if let Some(code) = history.refusal.filter(|code| is_definite(*code)) {
+        return Decision::Alarm(code);
+    }
+    if !reported.ready {
+        return Decision::Wait(now_ms.saturating_add(millis(PUSH_BACKOFF.max)));
+    }
+    let Some(last) = history.last_push_ms else {
+        return Decision::Push(reason);
+    };
+    let mut earliest = last.saturating_add(millis(PUSH_BACKOFF.wait(history.pushes, random)));
+    if reported.converging {
+        // The agent is at it: a push would only repeat what it knows.
+        earliest = earliest.max(last.saturating_add(millis(PUSH_GRACE)));
+    }
+    if now_ms >= earliest { Decision::Push(reason) } else { Decision::Wait(earliest) }
+}
+
+/// Why the host is not as wanted; `None` when it is.
+#[must_use]
+pub fn mismatch(target: &Target, reported: &Reported) -> Option<&'static str> {
+    if reported.topology.as_ref() != Some(&target.topology) {
+        return Some("the host follows another topology or none");
+    }
+    if reported.generation != target.generation {
+        return Some("generation mismatch");
+    }
+    match &reported.applied {
+        None => return Some("nothing applied yet"),
+        Some(applied) if *applied != target.version_hash => return Some("hash mismatch"),
+        Some(_) => {}
+    }
+    if reported.engine == EngineState::Unreachable {
+        return Some("engine unreachable");
+    }
+    if reported.observe_error {
+        return Some("observation failed");
+    }
+    if !reported.enforcing && !target.resources.is_empty() {
+        return Some("the agent has restarted and does not enforce yet");
+    }
+    match &reported.present {
+        Some(present) if !target.resources.is_subset(present) => Some("resources missing"),
+        Some(_) | None => None,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,245 @@
+//! Identifiers and hashes as newtypes.
+//!
+//! Each is validated on the way in (`parse`, serde), so a value of the type is always well formed
+//! and safe to put into file names, labels and URIs.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// A text that is no valid identifier of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a valid {kind}: {rule}")]
+pub struct IdError {
+    /// What it should have been, such as "host name".
+    pub kind: &'static str,
+    /// The offending text, cut to 80 characters.
+    pub text: String,
+    /// The rule it breaks.
+    pub rule: &'static str,
+}
+
+macro_rules! string_id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `text` and wraps it.
+            ///
+            /// # Errors
+            /// [`IdError`] with the rule that `text` breaks.
+            pub fn parse(text: impl Into<String>) -> Result<Self, IdError> {
+                let text = text.into();
+                let valid: fn(&str) -> bool = $valid;
+                if valid(&text) {
+                    Ok(Self(text))
+                } else {
+                    Err(IdError { kind: $kind, text: text.chars().take(80).collect(), rule: $rule })
+                }
+            }
+
+            /// The identifier as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                Self::parse(text)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::parse(text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+    };
+}
+
+fn is_lower_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// A DNS label: 1 to 63 of `a-z0-9-`, beginning and ending with a letter or digit.
+fn is_dns_label(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+string_id!(
+    /// A host's identity: the SHA-256 of its ed25519 host key. Computed, never assigned.
+    HostId, "host id", "64 lowercase hex digits", |t| is_lower_hex(t, 64)
+);
+string_id!(
+    /// A signing key's id: the SHA-256 of its ed25519 public key.
+    KeyId, "key id", "64 lowercase hex digits", |t| is_lower_hex(t, 64)
+);
+string_id!(
+    /// A random value, renewed on join, on a reset of the state folder and on leaving quarantine.
+    HostEpoch, "host epoch", "32 lowercase hex digits", |t| is_lower_hex(t, 32)
+);
+string_id!(
+    /// `sha256:` and the digest of a slice's content in RFC 8785 canonical JSON.
+    VersionHash, "version hash", "`sha256:` and 64 lowercase hex digits",
+    |t| t.strip_prefix("sha256:").is_some_and(|h| is_lower_hex(h, 64))
+);
+string_id!(
+    /// The name of a cluster: one hub (or hub group), its operators and their hosts.
+    ClusterId, "cluster name", "1 to 63 of a-z, 0-9 and -, not beginning or ending with -", is_dns_label
+);
+string_id!(
+    /// A topology's name; prefixes every name that it gives to the engine.
+    TopologyId, "topology name", "1 to 63 of a-z, 0-9 and -, not beginning or ending with -", is_dns_label
+);
+string_id!(
+    /// A host's name: one or more DNS labels joined by dots.
+    HostName, "host name", "at most 253 of a-z, 0-9, - and ., each part a DNS label",
+    |t| t.len() <= 253 && !t.is_empty() && t.split('.').all(is_dns_label)
+);
+string_id!(
+    /// A managed resource, and the key of its lane: `docker/container/edge-site-1`.
+    ResourceId, "resource id", "`docker/network|volume|container/<name>` or `pve/guest/<vmid>`, at most 300 characters",
+    |t| {
+        t.len() <= 300
+            && matches!(
+                t.split_once('/').and_then(|(d, rest)| rest.split_once('/').map(|(k, n)| (d, k, n))),
+                Some(("docker", "network" | "volume" | "container" | "image", n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_graphic())
+            )
+            || t.strip_prefix("pve/guest/").is_some_and(|n| !n.is_empty() && n.len() <= 9 && n.bytes().all(|b| b.is_ascii_digit()))
+    }
+);
+
+impl ResourceId {
+    /// The part behind the kind: an engine's object name, or a vmid.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.splitn(3, '/').nth(2).unwrap_or("")
+    }
+
+    /// The kind with its driver, such as `docker/network`.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        self.0.rsplit_once('/').map_or(self.0.as_str(), |(kind, _)| kind)
+    }
+}
+
+impl HostId {
+    /// The id of the host that owns this ed25519 public key.
+    #[must_use]
+    pub fn of_key(public: &[u8; 32]) -> Self {
+        Self(sha256_hex(public))
+    }
+}
+
+impl KeyId {
+    /// The id of this ed25519 public key.
+    #[must_use]
+    pub fn of_key(public: &[u8; 32]) -> Self {
+        Self(sha256_hex(public))
+    }
+}
+
+impl VersionHash {
+    /// The hash of canonical bytes; see [`crate::canonical::version_hash`].
+    #[must_use]
+    pub fn of_bytes(canonical: &[u8]) -> Self {
+        Self(format!("sha256:{}", sha256_hex(canonical)))
+    }
+
+    /// The first 12 hex digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.get(7..19).unwrap_or(&self.0)
+    }
+}
+
+/// Lowercase hex of the SHA-256 of `bytes`.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// A topology's revision number: 1 for the first push, one more for each that follows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation of the next revision.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Seconds since 1970-01-01T00:00:00Z, as signed statements carry them. No clock is read here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnixSeconds(pub u64);
+
+impl UnixSeconds {
+    /// This moment and `seconds` more.
+    #[must_use]
+    pub fn plus(self, seconds: u64) -> Self {
+        Self(self.0.saturating_add(seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_break_labels_or_paths_are_refused() {
+        for bad in ["", "-a", "a-", "A", "a b", "../x", "a/b", &"a".repeat(64)] {
+            assert!(TopologyId::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(HostName::parse("shop-17.sydney.example").is_ok());
+        assert!(HostName::parse("shop..x").is_err());
+    }
+
+    #[test]
+    fn a_resource_id_names_its_kind_and_object() {
+        let id = ResourceId::parse("docker/container/edge-site-1").unwrap();
+        assert_eq!((id.kind(), id.name()), ("docker/container", "edge-site-1"));
+        assert!(ResourceId::parse("pve/guest/101").is_ok());
+        assert!(ResourceId::parse("pve/guest/1o1").is_err());
+        assert!(ResourceId::parse("docker/secret/x").is_err());
+    }
+}

@@ -1,0 +1,32 @@
+//! Moorline's pure core.
+//!
+//! Everything that decides lives here and does no IO: no tokio, no sockets, no files, no clock
+//! (time is an argument). The hub, the agent and `moorctl` share it, so that what the operator's
+//! machine plans is what the agent does.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`id`] | what a well-formed name, id or hash is |
+//! | [`topology`] | what the operator's file means for each host |
+//! | [`canonical`] | which bytes are hashed and signed |
+//! | [`sign`], [`trust`] | whether a signature counts |
+//! | [`statement`] | what can be signed |
+//! | [`enrol`] | how a new host proves itself to the operator |
+//! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
+//! | [`convergence`] | when the hub pushes again |
+//! | [`backoff`] | how long to wait before the next try |
+//! | [`fault`] | the stable error codes |
+
+pub mod backoff;
+pub mod canonical;
+pub mod convergence;
+pub mod drift;
+pub mod enrol;
+pub mod fault;
+pub mod id;
+pub mod observe;
+pub mod plan;
+pub mod sign;
+pub mod statement;
+pub mod topology;
+pub mod trust;

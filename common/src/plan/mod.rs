@@ -1,0 +1,152 @@
+//! The pure planner: what must change so that a host matches its slice.
+//!
+//! `plan(desired, observed)` is total and deterministic, and gives a reason for each step. Three
+//! properties hold and are tested: planning after an apply is empty; planning what is already so
+//! is empty; no step touches an object without our labels.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::drift::Drift;
+use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
+use crate::topology::{NetworkSpec, ServiceSpec, VolumeSpec};
+
+pub mod docker;
+
+/// Who plans for whom: goes into names and labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The host.
+    pub host_id: HostId,
+    /// The topology.
+    pub topology: TopologyId,
+}
+
+/// What to do, what differs without being mended, and why things are left alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Changes, in an order that respects `after`.
+    pub steps: Vec<Step>,
+    /// Differences that no step mends.
+    pub drift: Vec<Drift>,
+    /// Resources that cannot be brought further now, and why.
+    pub blocked: Vec<Blocked>,
+}
+
+impl Plan {
+    /// Whether the host is as wanted.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.steps.is_empty() && self.blocked.is_empty()
+    }
+}
+
+/// One change to one resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The resource, and so the lane.
+    pub resource: ResourceId,
+    /// The change.
+    pub action: Action,
+    /// Why, for people.
+    pub reason: String,
+    /// Resources whose steps in this plan must have succeeded before.
+    pub after: BTreeSet<ResourceId>,
+}
+
+/// A resource that waits for something outside this plan, or can't be mended without an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// The resource.
+    pub resource: ResourceId,
+    /// What kind of trouble; `None` when it only waits (a dependency's health).
+    pub code: Option<crate::fault::Code>,
+    /// What it waits for, or what an operator must do.
+    pub reason: String,
+}
+
+/// A change, with all that the driver needs to make it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case")]
+pub enum Action {
+    /// Make a network.
+    CreateNetwork(NetworkTarget),
+    /// Remove an owned network and make it anew; its containers are replaced by their own steps.
+    ReplaceNetwork {
+        /// The engine's id of the old one.
+        old_id: String,
+        /// The new one.
+        target: NetworkTarget,
+    },
+    /// Remove an owned network.
+    RemoveNetwork {
+        /// The engine's id.
+        id: String,
+    },
+    /// Make a volume.
+    CreateVolume(VolumeTarget),
+    /// Make and start a container, pulling its image when it is not there.
+    CreateContainer(Box<ContainerTarget>),
+    /// Start an owned container that exists and is as wanted otherwise.
+    StartContainer {
+        /// The engine's id.
+        id: String,
+    },
+    /// Resume an owned container that is frozen.
+    UnpauseContainer {
+        /// The engine's id.
+        id: String,
+    },
+    /// Stop and remove an owned container, then make and start its successor with the same
+    /// anonymous volumes.
+    ReplaceContainer {
+        /// The engine's id of the old one.
+        old_id: String,
+        /// The new one.
+        target: Box<ContainerTarget>,
+    },
+    /// Stop and remove an owned container.
+    RemoveContainer {
+        /// The engine's id.
+        id: String,
+    },
+}
+
+/// A network to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkTarget {
+    /// Its engine name.
+    pub name: String,
+    /// What it shall be.
+    pub spec: NetworkSpec,
+    /// Our labels and the operator's.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A volume to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeTarget {
+    /// Its engine name.
+    pub name: String,
+    /// What it shall be.
+    pub spec: VolumeSpec,
+    /// Our labels and the operator's.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerTarget {
+    /// Its engine name.
+    pub name: String,
+    /// The service's name in the file: an alias on each network.
+    pub service: String,
+    /// What it shall be; networks and named volumes by their engine names, the implicit `default`
+    /// network filled in.
+    pub spec: ServiceSpec,
+    /// Our labels and the operator's.
+    pub labels: BTreeMap<String, String>,
+}

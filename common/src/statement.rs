@@ -1,0 +1,195 @@
+//! The signed statements: what operators say about hosts, and what hosts say about themselves.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::canonical::{from_strict_json, to_canonical};
+use crate::fault::{Code, Fault};
+use crate::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
+use crate::observe::Observed;
+use crate::sign::{PayloadType, Statement};
+use crate::topology::HostSpec;
+
+/// How long a slice may wait for its first delivery when the operator says nothing: 30 days.
+pub const DELIVER_WITHIN_DEFAULT_S: u64 = 30 * 24 * 3600;
+
+/// One host's desired state, as an operator signed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SliceStatement {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// The topology that it is a slice of.
+    pub topology: TopologyId,
+    /// The revision of that topology.
+    pub generation: Generation,
+    /// The one host that may apply it.
+    pub host_id: HostId,
+    /// The hydrated content: a [`HostSpec`] as JSON. `{}` means: tear down.
+    pub content: Value,
+    /// [`crate::canonical::version_hash`] of `content`.
+    pub version_hash: VersionHash,
+    /// When it was signed, by the operator's clock.
+    pub issued_at: UnixSeconds,
+    /// The last moment at which it may be accepted for the first time.
+    pub deliver_by: UnixSeconds,
+    /// The earlier revision that may be reinstated if this one fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
+}
+
+/// An earlier revision that the operator allows to come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    /// Its generation.
+    pub generation: Generation,
+    /// Its version hash.
+    pub version_hash: VersionHash,
+}
+
+impl Statement for SliceStatement {
+    const TYPE: PayloadType = PayloadType::Slice;
+}
+
+impl SliceStatement {
+    /// Reads the content as a host's desired state, after checking its hash.
+    ///
+    /// # Errors
+    /// [`Code::HashMismatch`] or [`Code::BadContent`].
+    pub fn spec(&self) -> Result<HostSpec, Fault> {
+        let bytes = to_canonical(&self.content).map_err(|e| Fault::new(Code::BadContent, e.to_string()))?;
+        if VersionHash::of_bytes(&bytes) != self.version_hash {
+            return Err(Fault::new(Code::HashMismatch, "the version hash is not that of the content"));
+        }
+        from_strict_json(&bytes).map_err(|e| Fault::new(Code::BadContent, format!("this agent does not understand the content: {e}")))
+    }
+}
+
+/// The source of a whole revision. Lets another operator machine re-slice, compare and roll back
+/// without believing the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopologyStatement {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// The topology's name.
+    pub topology: TopologyId,
+    /// The revision.
+    pub generation: Generation,
+    /// The file as the operator wrote it, comments and all.
+    pub source: String,
+    /// `true` for `moorctl down`: every host gets an empty slice, whatever `source` says.
+    pub down: bool,
+    /// When it was signed, by the operator's clock.
+    pub issued_at: UnixSeconds,
+    /// How long its slices may wait for delivery, in seconds.
+    pub deliver_within_s: u64,
+    /// Why, in the operator's words; may be empty.
+    pub message: String,
+}
+
+impl Statement for TopologyStatement {
+    const TYPE: PayloadType = PayloadType::Topology;
+}
+
+/// An operator's word on who a host is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostBinding {
+    /// The cluster that it joins.
+    pub cluster: ClusterId,
+    /// The SHA-256 of `host_key`.
+    pub host_id: HostId,
+    /// The host's ed25519 public key, in hex.
+    #[serde(with = "hex_key")]
+    pub host_key: [u8; 32],
+    /// The host's X25519 public key for sealed secrets, in hex.
+    #[serde(with = "hex_key")]
+    pub sealing_key: [u8; 32],
+    /// The life of the host that this binding is for.
+    pub host_epoch: HostEpoch,
+    /// The host's name, unique in the cluster.
+    pub name: HostName,
+    /// Labels for selectors and `${host.labels.x}`.
+    pub labels: BTreeMap<String, String>,
+    /// The lowest generation per topology that this host may accept.
+    pub generation_floors: BTreeMap<TopologyId, Generation>,
+    /// Counts the bindings of one host: a higher serial replaces a lower one.
+    pub serial: u64,
+    /// When it was signed, by the operator's clock.
+    pub issued_at: UnixSeconds,
+}
+
+impl Statement for HostBinding {
+    const TYPE: PayloadType = PayloadType::HostBinding;
+}
+
+/// A host's signed word on what it observed and how its last apply went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ObservedReport {
+    /// The host that speaks.
+    pub host_id: HostId,
+    /// When it observed, by its own clock.
+    pub taken_at: UnixSeconds,
+    /// What it observed.
+    pub observed: Observed,
+    /// How the last apply went.
+    pub apply: ApplyReport,
+}
+
+impl Statement for ObservedReport {
+    const TYPE: PayloadType = PayloadType::Observed;
+}
+
+/// How the newest apply went, resource by resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyReport {
+    /// The topology of the accepted slice, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<TopologyId>,
+    /// The generation of the accepted slice.
+    pub generation: Generation,
+    /// The version hash of what is applied; `None` before the first success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<VersionHash>,
+    /// Whether an apply is under way.
+    pub converging: bool,
+    /// The last error, cut to 200 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Fault>,
+    /// Resources that failed, are skipped, or wait, and why; sorted by resource, at most 64.
+    pub troubles: Vec<Trouble>,
+}
+
+/// One resource that is not as wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trouble {
+    /// The resource.
+    pub resource: crate::id::ResourceId,
+    /// What kind of trouble.
+    pub code: Code,
+    /// What happened and what it waits for.
+    pub message: String,
+}
+
+/// 32 bytes as 64 hex digits.
+pub(crate) mod hex_key {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(key: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(key))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut key = [0; 32];
+        hex::decode_to_slice(&text, &mut key).map_err(serde::de::Error::custom)?;
+        Ok(key)
+    }
+}

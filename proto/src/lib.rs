@@ -1,0 +1,17 @@
+//! Moorline's wire: the generated messages and services of `moorline.v1`, and [`convert`], the only
+//! place where they turn into the core's types and back.
+
+pub mod convert;
+pub mod transport;
+
+/// The generated messages and services. Nothing past a service module should see these.
+#[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm)]
+pub mod v1 {
+    tonic::include_proto!("moorline.v1");
+}
+
+/// The compiled descriptors, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("moorline.v1");
+
+/// The protocol version that this build speaks. It also understands the one before.
+pub const PROTOCOL_VERSION: u32 = 1;
