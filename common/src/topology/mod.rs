@@ -11,9 +11,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+pub mod limits;
 pub mod parse;
+pub mod problem;
+pub mod schema;
 pub mod slice;
 pub mod validate;
+
+pub use parse::{load, load_bytes};
+pub use problem::{Problem, render_all};
+pub use schema::json_schema;
+pub use slice::{BoundHost, Slices};
 
 use crate::id::TopologyId;
 

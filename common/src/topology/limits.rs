@@ -1,0 +1,19 @@
+//! Every limit on a topology file, in one place. Past a limit comes a problem with its line.
+
+/// The largest file that is read, in bytes.
+pub const TOPOLOGY_FILE_MAX: usize = 4 * 1024 * 1024;
+/// The most YAML nodes that a file may hold, aliases and merge keys written out.
+pub const NODES_MAX: usize = 500_000;
+/// How deep lists and maps may nest, aliases written out.
+pub const DEPTH_MAX: usize = 64;
+/// The most problems that are reported for one file.
+pub const PROBLEMS_MAX: usize = 100;
+/// The most problems that are kept in memory before they are sorted and cut.
+pub const PROBLEMS_KEPT_MAX: usize = 10_000;
+/// The longest name of a service, network, volume or profile, in characters: a DNS label's length,
+/// because a service's name is an alias on its networks.
+pub const NAME_MAX: usize = 63;
+/// The most ports that one service may publish, ranges expanded.
+pub const PORTS_MAX: usize = 1024;
+/// The longest span of time, in nanoseconds: 2^53, about 104 days.
+pub const NANOS_MAX: u64 = 1 << 53;

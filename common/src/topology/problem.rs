@@ -1,0 +1,91 @@
+//! What is wrong with a topology file, and where.
+
+use std::fmt::Write as _;
+
+use super::Position;
+use super::limits::PROBLEMS_MAX;
+
+/// One thing that is wrong with a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where it is.
+    pub position: Position,
+    /// Where it is in the file's own words, such as `hosts.shop-17.docker.services.site.ports[0]`; empty for the whole file.
+    pub path: String,
+    /// What is wrong.
+    pub message: String,
+    /// The nearest known word, when one was probably meant.
+    pub suggestion: Option<String>,
+    /// What to do, when that is more than writing [`Self::suggestion`].
+    pub help: Option<String>,
+}
+
+impl Problem {
+    /// A problem at `position`.
+    pub fn new(position: Position, path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { position, path: path.into(), message: message.into(), suggestion: None, help: None }
+    }
+
+    /// The same with a remedy.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The same with the word that was probably meant.
+    #[must_use]
+    pub fn suggest(mut self, word: Option<&str>) -> Self {
+        self.suggestion = word.map(str::to_owned);
+        self
+    }
+
+    /// `file:line:col: error: message`, then where it is in the file's words, then a `help:` line if there is one.
+    /// Ends without a line break.
+    #[must_use]
+    pub fn render(&self, file_name: &str) -> String {
+        let Self { position: Position { line, column }, path, message, suggestion, help } = self;
+        let mut out = format!("{file_name}:{line}:{column}: error: {message}");
+        // Writing to a String does not fail.
+        if !path.is_empty() {
+            let _ = write!(out, "\n    at {path}");
+        }
+        if let Some(word) = suggestion {
+            let _ = write!(out, "\n    help: did you mean `{word}`?");
+        }
+        if let Some(help) = help {
+            let _ = write!(out, "\n    help: {help}");
+        }
+        out
+    }
+}
+
+/// All of `problems` as text, one after the other, each on lines of its own.
+#[must_use]
+pub fn render_all(problems: &[Problem], file_name: &str) -> String {
+    problems.iter().map(|p| p.render(file_name) + "\n").collect()
+}
+
+/// Sorts by place, drops repetitions and cuts to [`PROBLEMS_MAX`], saying how many more there were.
+pub(crate) fn tidy(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort();
+    // Several entries that use one profile report what is wrong in it once each.
+    problems.dedup_by(|a, b| a.position == b.position && a.message == b.message);
+    if problems.len() > PROBLEMS_MAX {
+        let more = problems.len() - PROBLEMS_MAX;
+        problems.truncate(PROBLEMS_MAX);
+        let position = problems.last().map(|p| p.position).unwrap_or_default();
+        problems.push(Problem::new(position, "", format!("… and {more} more problems below")));
+    }
+    problems
+}
+
+/// The word of `known` that is nearest to `word`, if one is near enough to have been meant.
+pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let word = word.to_lowercase();
+    let (score, best) = known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(&word, &k.to_lowercase()), k))
+        .min_by_key(|(distance, _)| *distance)?;
+    (score <= (word.chars().count() / 3).max(1)).then_some(best)
+}
