@@ -1,1 +1,3 @@
-//! x
+//! Moorline's agent: makes one host match its operator-signed slice.
+
+pub mod driver;
