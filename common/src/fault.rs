@@ -93,6 +93,8 @@ codes! {
     ImageUnavailable = "image_unavailable",
     /// A step was skipped because one that it needs failed.
     DependencyFailed = "dependency_failed",
+    /// A resource waits for another one to be so far (its health, its end). Nothing is wrong yet.
+    Waiting = "waiting",
     /// An object of that name exists that is not ours.
     NotOwned = "not_owned",
     /// A queue or list is at its limit; try again later.

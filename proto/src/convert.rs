@@ -97,7 +97,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::BadContent
         | Code::InvalidArgument => tonic::Code::InvalidArgument,
         Code::UnsupportedVersion => tonic::Code::Unimplemented,
-        Code::EngineUnreachable => tonic::Code::Unavailable,
+        Code::EngineUnreachable | Code::Waiting => tonic::Code::Unavailable,
         Code::StepFailed | Code::ImageUnavailable | Code::DependencyFailed | Code::Internal => tonic::Code::Internal,
     };
     let mut status = tonic::Status::new(grpc, fault.message.clone());
