@@ -6,11 +6,21 @@
 use std::future::Future;
 
 use moorline_common::fault::Code;
+use moorline_common::id::{ClusterId, HostId};
 use moorline_common::observe::Observed;
 use moorline_common::plan::Step;
 
 pub mod docker;
 pub mod sim;
+
+/// Whose objects a driver counts as owned: those whose labels name this cluster and this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ownership {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The host.
+    pub host_id: HostId,
+}
 
 /// What went wrong in a driver, and what the engine's caller may do about it.
 #[derive(Debug, Clone, thiserror::Error)]
