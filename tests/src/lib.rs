@@ -1,1 +1,29 @@
-//! x
+//! The test fleet: real processes, real TLS, and the real engine where one answers.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`binaries`] | where the built programs are |
+//! | [`process`] | starting, killing and reading the logs of one program |
+//! | [`wait`] | waiting for a condition, with a deadline |
+//! | [`fleet`] | a hub, an operator's home and agents in one temporary folder |
+//! | [`operator`] | the Operator service, called as an operator's machine does |
+//! | [`engine`] | the Docker Engine: asking it and cleaning up behind a test |
+//! | [`image`] | the image that tests and demo run, made without a registry |
+//! | [`proxy`] | a recording proxy in front of the engine's socket |
+//! | [`evil`] | a hub that sends whatever a test tells it to |
+//! | [`demo`] | the guided tour behind `cargo demo` |
+//!
+//! Everything here is synchronous for its callers: a test reads from top to bottom. It never touches
+//! an object of the engine that does not bear the labels of its own fleet.
+
+pub mod binaries;
+pub mod demo;
+pub mod engine;
+pub mod evil;
+pub mod fleet;
+pub mod image;
+pub mod limits;
+pub mod operator;
+pub mod process;
+pub mod proxy;
+pub mod wait;

@@ -1,0 +1,83 @@
+//! The commands themselves: build once, then test, check or show.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::cmd::{cargo, find, root, run, say, succeeds, target};
+use crate::{needs, tidy};
+
+const PROGRAMS: [&str; 3] = ["moorline-hub", "moorline-agent", "moorctl"];
+
+/// Builds the three programs and the demo in one go; returns the folder that they are in.
+fn build() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.current_dir(root()?).args(["build", "--locked", "--bins"]);
+    PROGRAMS.iter().for_each(|p| {
+        command.args(["--package", p]);
+    });
+    run(command.args(["--package", "moorline-tests"]))?;
+    Ok(target()?.join("debug"))
+}
+
+/// `cargo xtask demo`.
+pub fn demo(args: &[String]) -> Result<()> {
+    let bins = build()?;
+    let mut demo = Command::new(bins.join("demo"));
+    let status = demo.args(args).env("MOORLINE_BIN_DIR", &bins).current_dir(root()?).status().context("starting the demo")?;
+    anyhow::ensure!(status.success(), "the demo ended with {status}");
+    Ok(())
+}
+
+/// `cargo xtask test`.
+pub fn test(args: &[String]) -> Result<()> {
+    needs::busybox()?;
+    let python = needs::python()?;
+    let _dockerd = needs::engine()?;
+    let bins = build()?;
+    let mut command = cargo();
+    command.current_dir(root()?).args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(args);
+    command.env("MOORLINE_BIN_DIR", &bins).env("MOORLINE_PYTHON", python).env("MOORLINE_REQUIRE_DOCKER", "1");
+    run(&mut command)
+}
+
+/// `cargo xtask ci`.
+pub fn all() -> Result<()> {
+    let root = root()?;
+    let within = || {
+        let mut cargo = cargo();
+        cargo.current_dir(&root);
+        cargo
+    };
+    run(within().args(["fmt", "--all", "--check"]))?;
+    tidy::check()?;
+    deny()?;
+    run(within().args(["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]))?;
+    run(within().env("RUSTDOCFLAGS", "--deny warnings").args(["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"]))?;
+    test(&[])?;
+    say("\nall checks passed\n");
+    Ok(())
+}
+
+/// Licences, bans and sources of every dependency; advisories where their database can be had.
+fn deny() -> Result<()> {
+    let root = root()?;
+    let own = target()?.join("tools");
+    let program = match find("cargo-deny") {
+        Some(program) => program,
+        None => {
+            let program = own.join("bin/cargo-deny");
+            if !program.is_file() {
+                run(cargo().args(["install", "--quiet", "--locked", "cargo-deny", "--root"]).arg(&own))?;
+            }
+            program
+        }
+    };
+    run(Command::new(&program).current_dir(&root).args(["--locked", "check", "bans", "licenses", "sources"]))?;
+    if !succeeds(Command::new(&program).args(["--locked", "fetch", "db"]).current_dir(&root)) {
+        say("\nthe advisory database cannot be reached: advisories are not checked\n");
+        return Ok(());
+    }
+    run(Command::new(&program).current_dir(&root).args(["--locked", "check", "advisories"]))
+}
