@@ -1,8 +1,8 @@
 //! The topology model: what an operator wants, in the Compose Specification's words.
 //!
-//! - [`parse`] reads YAML or JSON into a [`TopologyFile`], with every problem at its line.
-//! - [`validate`] checks what only the whole file shows (cycles, undefined names).
-//! - [`slice`] turns the file and the host-bindings into one hydrated [`HostSpec`] per host.
+//! - [`parse`] reads YAML or JSON into a [`TopologyFile`], with every problem at its line, and
+//!   checks what only the whole file shows (cycles, undefined names).
+//! - [`slice`](mod@slice) turns the file and the host-bindings into one hydrated [`HostSpec`] per host.
 //!
 //! A [`HostSpec`] is normalised (one spelling for each meaning) and holds no defaults: a field that
 //! the file doesn't name is `None`, stays out of the canonical JSON and is not managed.
@@ -11,12 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+mod keys;
 pub mod limits;
+mod merge;
+mod node;
 pub mod parse;
 pub mod problem;
 pub mod schema;
 pub mod slice;
-pub mod validate;
+mod validate;
+mod vars;
 
 pub use parse::{load, load_bytes};
 pub use problem::{Problem, render_all};
@@ -45,6 +49,52 @@ pub struct Entry {
     pub docker: Option<DockerSpec>,
     /// Policy of this part.
     pub policy: Option<Policy>,
+    /// Where its parts stand, and which of them differ from host to host.
+    pub(crate) source: Source,
+}
+
+/// What an [`Entry`] keeps of the file besides its meaning.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// The entry's path in the file: `profiles.web`.
+    pub(crate) prefix: String,
+    /// Path below the entry → where it stands, for what the checks may refer to.
+    pub(crate) marks: BTreeMap<String, Position>,
+    /// Objects that hold variables: [`Entry::docker`] has them as far as they are known without a host.
+    pub(crate) varying: Vec<Varying>,
+}
+
+/// An object that differs from host to host, because it holds variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Varying {
+    /// What it is.
+    pub(crate) kind: ObjectKind,
+    /// Its name in the file.
+    pub(crate) name: String,
+    /// What stands in the file.
+    pub(crate) node: node::Node,
+}
+
+/// What an object under `docker` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ObjectKind {
+    /// A network.
+    Network,
+    /// A volume.
+    Volume,
+    /// A service.
+    Service,
+}
+
+impl ObjectKind {
+    /// The key that such objects stand under.
+    pub(crate) const fn section(self) -> &'static str {
+        match self {
+            ObjectKind::Network => "networks",
+            ObjectKind::Volume => "volumes",
+            ObjectKind::Service => "services",
+        }
+    }
 }
 
 /// One entry under `hosts`.

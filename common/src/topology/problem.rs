@@ -83,9 +83,7 @@ pub(crate) fn tidy(mut problems: Vec<Problem>) -> Vec<Problem> {
 /// The word of `known` that is nearest to `word`, if one is near enough to have been meant.
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word = word.to_lowercase();
-    let (score, best) = known
-        .into_iter()
-        .map(|k| (strsim::damerau_levenshtein(&word, &k.to_lowercase()), k))
-        .min_by_key(|(distance, _)| *distance)?;
+    let (score, best) =
+        known.into_iter().map(|k| (strsim::damerau_levenshtein(&word, &k.to_lowercase()), k)).min_by_key(|(distance, _)| *distance)?;
     (score <= (word.chars().count() / 3).max(1)).then_some(best)
 }

@@ -1,11 +1,21 @@
 //! From a topology file and the bound hosts to one hydrated [`HostSpec`] for each host. Pure.
+//!
+//! | caller does IO | this decides |
+//! |---|---|
+//! | verifies the host-bindings and hands them in | which entry is for which host |
+//! | signs what comes out | what each host shall have, in one spelling and without defaults |
 
 use std::collections::BTreeMap;
 
-use super::problem::Problem;
-use super::{HostSpec, TopologyFile};
+use super::parse::{Hydrated, hydrate};
+use super::problem::{Problem, tidy};
+use super::validate::check_spec;
+use super::{Attachment, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, TopologyFile, merge};
 use crate::id::{HostId, HostName};
 use crate::statement::HostBinding;
+
+/// The network that a service without `networks` is in.
+pub(crate) const DEFAULT_NETWORK: &str = "default";
 
 /// A bound host, as far as slicing needs it. Made from a [`HostBinding`] that the caller has verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +50,113 @@ impl TopologyFile {
     /// Every problem that only shows with the hosts at hand: two entries for one host, a label that a host lacks,
     /// a filled-in value that is not valid where it stands.
     pub fn slice(&self, hosts: &[BoundHost]) -> Result<Slices, Vec<Problem>> {
-        let _ = hosts;
-        Ok(Slices::default())
+        let mut problems = Vec::new();
+        let mut out = Slices::default();
+        // Entries without variables are merged once, however many hosts they match.
+        let mut plain: BTreeMap<&str, HostSpec> = BTreeMap::new();
+        for host in hosts {
+            let mut matching = self.entries_for(host);
+            let Some((key, entry)) = matching.next() else { continue };
+            if let Some((other_key, other)) = matching.next() {
+                let (first, second) =
+                    if entry.at <= other.at { ((key, entry), (other_key, other)) } else { ((other_key, other), (key, entry)) };
+                let message = format!(
+                    "two entries are for host {}: `{}` (line {}) and `{}` (line {})",
+                    host.name, first.0, first.1.at.line, second.0, second.1.at.line
+                );
+                problems.push(
+                    Problem::new(second.1.at, format!("hosts.{}", second.0), message)
+                        .help("name the host in one entry only, or move what is common into a profile"),
+                );
+                continue;
+            }
+            let parts = self.parts(entry);
+            let spec = if parts.iter().any(|part| !part.source.varying.is_empty()) {
+                let mut spec = self.merged(&parts, Some(host), &mut problems);
+                finish(&mut spec);
+                check_spec(self, &spec, &parts, key, &mut problems);
+                spec
+            } else {
+                plain
+                    .entry(key)
+                    .or_insert_with(|| {
+                        let mut spec = self.merged(&parts, None, &mut problems);
+                        finish(&mut spec);
+                        spec
+                    })
+                    .clone()
+            };
+            out.hosts.insert(host.host_id.clone(), spec);
+        }
+        let bound = |name: &str| hosts.iter().any(|h| h.name.as_str() == name);
+        out.pending = self.hosts.keys().filter(|key| !key.contains('=') && !bound(key)).cloned().collect();
+        if problems.is_empty() { Ok(out) } else { Err(tidy(problems)) }
+    }
+
+    /// The entries that are for `host`, by name first.
+    fn entries_for<'f>(&'f self, host: &'f BoundHost) -> impl Iterator<Item = (&'f str, &'f HostEntry)> {
+        let by_name = self.hosts.get_key_value(host.name.as_str());
+        let by_label = host.labels.iter().filter_map(|(label, value)| self.hosts.get_key_value(&format!("{label}={value}")));
+        by_name.into_iter().chain(by_label).map(|(key, entry)| (key.as_str(), entry))
+    }
+
+    /// The profiles of an entry in order, then the entry itself. Unknown profiles are left out.
+    pub(crate) fn parts<'f>(&'f self, entry: &'f HostEntry) -> Vec<&'f Entry> {
+        entry.uses.iter().filter_map(|name| self.profiles.get(name)).chain([&entry.own]).collect()
+    }
+
+    /// All parts merged; with a host, its variables filled in.
+    pub(crate) fn merged(&self, parts: &[&Entry], host: Option<&BoundHost>, problems: &mut Vec<Problem>) -> HostSpec {
+        let mut spec = HostSpec { docker: None, policy: self.policy };
+        for part in parts {
+            if let Some(mut docker) = part.docker.clone() {
+                if let Some(host) = host {
+                    fill(&mut docker, part, host, problems);
+                }
+                let empties = |service: &str| part.source.marks.contains_key(&format!("docker.services.{service}.ports"));
+                merge::docker(&mut spec, docker, empties);
+            }
+            if part.policy.is_some() {
+                spec.policy = part.policy;
+            }
+        }
+        spec
+    }
+}
+
+/// Replaces the objects that hold variables by what they are on `host`.
+fn fill(docker: &mut DockerSpec, part: &Entry, host: &BoundHost, problems: &mut Vec<Problem>) {
+    for varying in &part.source.varying {
+        let name = varying.name.clone();
+        match hydrate(varying, &part.source.prefix, host, problems) {
+            Hydrated::Network(network) => {
+                docker.networks.insert(name, network);
+            }
+            Hydrated::Volume(volume) => {
+                docker.volumes.insert(name, volume);
+            }
+            Hydrated::Service(service) => {
+                docker.services.insert(name, *service);
+            }
+        }
+    }
+}
+
+/// Brings what can be said in two ways into one.
+fn finish(spec: &mut HostSpec) {
+    if spec.docker.as_ref().is_some_and(DockerSpec::is_empty) {
+        spec.docker = None;
+    }
+    let Some(docker) = &mut spec.docker else { return };
+    let mut names_default = false;
+    for service in docker.services.values_mut() {
+        // `networks: [default]` is what no `networks` means.
+        if service.networks.len() == 1 && service.networks.get(DEFAULT_NETWORK) == Some(&Attachment::default()) {
+            service.networks.clear();
+        }
+        names_default |= service.networks.contains_key(DEFAULT_NETWORK);
+    }
+    if names_default {
+        docker.networks.entry(DEFAULT_NETWORK.to_owned()).or_insert_with(NetworkSpec::default);
     }
 }

@@ -1,1 +1,235 @@
-//! validate
+//! What only the whole of a host's state shows: undefined names, cycles, ports published twice. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::parse::{port_mark, undefined};
+use super::problem::Problem;
+use super::slice::DEFAULT_NETWORK;
+use super::{
+    DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, PortSpec, Position, Protocol, ServiceSpec, TopologyFile,
+};
+
+impl TopologyFile {
+    /// Checks everything that can be checked without the hosts.
+    pub(crate) fn validate(&self, problems: &mut Vec<Problem>) {
+        let mut seen: BTreeSet<&[String]> = BTreeSet::new();
+        for (key, entry) in &self.hosts {
+            for name in entry.uses.iter().filter(|name| !self.profiles.contains_key(*name)) {
+                let at = entry.own.source.marks.get(&format!("use.{name}")).copied().unwrap_or(entry.at);
+                let problem = Problem::new(at, format!("hosts.{key}.use"), format!("there is no profile `{name}`"));
+                problems.push(undefined(problem, name, self.profiles.keys()));
+            }
+            // Entries that only use the same profiles have the same problems.
+            if entry.own.docker.is_none() && !seen.insert(entry.uses.as_slice()) {
+                continue;
+            }
+            self.check_entry(key, entry, problems);
+        }
+    }
+
+    fn check_entry(&self, key: &str, entry: &HostEntry, problems: &mut Vec<Problem>) {
+        let parts = self.parts(entry);
+        let spec = self.merged(&parts, None, problems);
+        check_spec(self, &spec, &parts, key, problems);
+    }
+}
+
+/// Checks one host's state. `parts` tell where things stand; `key` names the entry.
+pub(crate) fn check_spec(file: &TopologyFile, spec: &HostSpec, parts: &[&Entry], key: &str, problems: &mut Vec<Problem>) {
+    let Some(docker) = &spec.docker else { return };
+    let at = file.hosts.get(key).map(|entry| entry.at).unwrap_or_default();
+    let mut check = Check { docker, parts, key, at, problems };
+    for (name, service) in &docker.services {
+        check.service(name, service);
+    }
+    check.cycles();
+    check.ports();
+    check.addresses();
+}
+
+struct Check<'c> {
+    docker: &'c DockerSpec,
+    parts: &'c [&'c Entry],
+    key: &'c str,
+    at: Position,
+    problems: &'c mut Vec<Problem>,
+}
+
+impl Check<'_> {
+    /// Reports at `mark`, where the last part that has it says it.
+    fn report(&mut self, mark: &str, make: impl FnOnce(Problem) -> Problem) {
+        let found = self.parts.iter().rev().find_map(|part| part.source.marks.get(mark).map(|at| (*at, &part.source.prefix)));
+        let problem = match found {
+            Some((at, prefix)) => Problem::new(at, format!("{prefix}.{mark}"), ""),
+            None => Problem::new(self.at, format!("hosts.{}.{mark}", self.key), ""),
+        };
+        self.problems.push(make(problem));
+    }
+
+    fn say(&mut self, mark: &str, message: String) {
+        self.report(mark, |p| Problem { message, ..p });
+    }
+
+    fn service(&mut self, name: &str, service: &ServiceSpec) {
+        let docker = self.docker;
+        let here = format!("docker.services.{name}");
+        if service.image.is_empty() {
+            let message = format!("service `{name}` has no image");
+            self.report(&here, |p| Problem { message, ..p }.help("name it here or in a profile that the host uses"));
+        }
+        for (network, attachment) in &service.networks {
+            let mark = format!("{here}.networks.{network}");
+            let spec = docker.networks.get(network);
+            if spec.is_none() && network != DEFAULT_NETWORK {
+                let message = format!("service `{name}` is on network `{network}`, which is not defined");
+                let problem = |p: Problem| {
+                    undefined(Problem { message, ..p }, network, docker.networks.keys())
+                        .help(format!("define it under `docker.networks`, as in `{network}: {{}}`"))
+                };
+                self.report(&mark, problem);
+            }
+            if let Some(address) = attachment.ipv4_address {
+                let pools = spec.and_then(|n| n.ipam.as_ref()).map(|ipam| ipam.config.as_slice()).unwrap_or_default();
+                let inside = pools.iter().filter_map(|p| p.subnet.parse::<IpNet>().ok()).any(|net| net.contains(&IpAddr::V4(address)));
+                // A network with variables has its pools only when it is known for a host.
+                if !inside && (!pools.is_empty() || !self.varies(network)) {
+                    self.say(&format!("{mark}.ipv4_address"), format!("the address {address} is in no subnet of network `{network}`"));
+                }
+            }
+        }
+        for (target, mount) in &service.volumes {
+            let Some(source) = mount.source.as_ref().filter(|_| mount.kind == MountKind::Volume) else { continue };
+            if !docker.volumes.contains_key(source) {
+                let message = format!("service `{name}` mounts volume `{source}`, which is not defined");
+                let problem = |p: Problem| {
+                    undefined(Problem { message, ..p }, source, docker.volumes.keys())
+                        .help(format!("define it under `docker.volumes`, as in `{source}: {{}}`"))
+                };
+                self.report(&format!("{here}.volumes.{target}"), problem);
+            }
+        }
+        for (other, dependency) in &service.depends_on {
+            let mark = format!("{here}.depends_on.{other}");
+            match docker.services.get(other) {
+                None => {
+                    let message = format!("service `{name}` depends on service `{other}`, which is not defined");
+                    self.report(&mark, |p| undefined(Problem { message, ..p }, other, docker.services.keys()));
+                }
+                Some(spec) => {
+                    let none = spec.healthcheck.as_ref().and_then(|h| h.test.first()).is_some_and(|word| word == "NONE");
+                    if none && dependency.condition == DependencyCondition::ServiceHealthy {
+                        self.say(&mark, format!("service `{name}` waits for `{other}` to be healthy, but its healthcheck is disabled"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn varies(&self, network: &str) -> bool {
+        let varying = self.parts.iter().flat_map(|part| &part.source.varying);
+        varying.into_iter().any(|v| v.kind == super::ObjectKind::Network && v.name == network)
+    }
+
+    /// Depth first, without recursion: a chain of services may be as long as the file.
+    fn cycles(&mut self) {
+        let services = &self.docker.services;
+        let mut done: BTreeSet<&str> = BTreeSet::new();
+        let mut found: Vec<Vec<&str>> = Vec::new();
+        for root in services.keys() {
+            let mut path: Vec<&str> = Vec::new();
+            let mut on_path: BTreeSet<&str> = BTreeSet::new();
+            // (service, true) enters it, (service, false) leaves it.
+            let mut work = vec![(root.as_str(), true)];
+            while let Some((name, enter)) = work.pop() {
+                if !enter {
+                    path.pop();
+                    on_path.remove(name);
+                    done.insert(name);
+                    continue;
+                }
+                if on_path.contains(name) {
+                    let from = path.iter().position(|n| *n == name).unwrap_or(0);
+                    found.push(path.get(from..).unwrap_or_default().to_vec());
+                    continue;
+                }
+                let Some(service) = services.get(name).filter(|_| !done.contains(name)) else { continue };
+                path.push(name);
+                on_path.insert(name);
+                work.push((name, false));
+                work.extend(service.depends_on.keys().rev().map(|other| (other.as_str(), true)));
+            }
+        }
+        for cycle in found.into_iter().take(CYCLES_MAX) {
+            let (first, second) = (cycle.first().copied().unwrap_or(""), cycle.get(1).or(cycle.first()).copied().unwrap_or(""));
+            let mut names: Vec<String> = cycle.iter().map(|n| format!("`{n}`")).collect();
+            if names.len() > CYCLE_SHOWN_MAX {
+                names.truncate(CYCLE_SHOWN_MAX);
+                names.push("…".to_owned());
+            }
+            names.push(format!("`{first}`"));
+            let message = if cycle.len() == 1 {
+                format!("service {} depends on itself", names.first().cloned().unwrap_or_default())
+            } else {
+                format!("services depend on each other in a circle: {}", names.join(" → "))
+            };
+            self.say(&format!("docker.services.{first}.depends_on.{second}"), message);
+        }
+    }
+
+    fn ports(&mut self) {
+        let mut taken: BTreeMap<(Protocol, u16), Vec<(&str, &PortSpec)>> = BTreeMap::new();
+        let mut clashes: Vec<(String, String)> = Vec::new();
+        for (name, service) in &self.docker.services {
+            for port in &service.ports {
+                let Some(published) = port.published else { continue };
+                let others = taken.entry((port.protocol, published)).or_default();
+                if let Some((other, _)) = others.iter().find(|(_, o)| overlap(o.host_ip, port.host_ip)) {
+                    let what = format!("{published}/{}", port.protocol.as_str());
+                    let message = if other == name {
+                        format!("service `{name}` publishes port {what} twice")
+                    } else {
+                        format!("services `{other}` and `{name}` both publish port {what}")
+                    };
+                    clashes.push((format!("docker.services.{name}.ports.{}", port_mark(port)), message));
+                }
+                others.push((name, port));
+            }
+        }
+        for (mark, message) in clashes {
+            self.say(&mark, message);
+        }
+    }
+
+    fn addresses(&mut self) {
+        let mut taken: BTreeMap<(&str, std::net::Ipv4Addr), &str> = BTreeMap::new();
+        let mut clashes: Vec<(String, String)> = Vec::new();
+        for (name, service) in &self.docker.services {
+            for (network, attachment) in &service.networks {
+                let Some(address) = attachment.ipv4_address else { continue };
+                if let Some(other) = taken.insert((network, address), name) {
+                    let message = format!("services `{other}` and `{name}` both want the address {address} on network `{network}`");
+                    clashes.push((format!("docker.services.{name}.networks.{network}.ipv4_address"), message));
+                }
+            }
+        }
+        for (mark, message) in clashes {
+            self.say(&mark, message);
+        }
+    }
+}
+
+/// The most circles that are told of one host.
+const CYCLES_MAX: usize = 10;
+/// The most services of a circle that are named.
+const CYCLE_SHOWN_MAX: usize = 12;
+
+/// Whether two addresses to listen on can't both be had. No address and the unspecified one mean all.
+fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
+    match (a, b) {
+        (None, _) | (_, None) => true,
+        (Some(a), Some(b)) => a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()),
+    }
+}

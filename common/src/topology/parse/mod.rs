@@ -1,21 +1,199 @@
-//! Reads YAML or JSON text into a [`TopologyFile`].
+//! Reads YAML or JSON text into a [`TopologyFile`], with every problem at its line.
+//!
+//! Text → tree ([`super::node`]) → values ([`walk`], [`docker`], [`service`], [`values`]) → checks of
+//! the whole ([`super::validate`]). Nothing is ever silently ignored.
 
-use super::problem::Problem;
-use super::{Position, TopologyFile};
+mod docker;
+mod service;
+mod values;
+mod walk;
 
-/// Reads a topology file.
+use std::collections::BTreeMap;
+
+use super::keys;
+use super::limits::TOPOLOGY_FILE_MAX;
+use super::node::{self, Node, shorten};
+use super::problem::{Problem, nearest, tidy};
+use super::slice::BoundHost;
+use super::vars::Why;
+use super::{DriftPolicy, Entry, HostEntry, ObjectKind, Policy, Position, Source, TopologyFile, Varying};
+use super::{NetworkSpec, ServiceSpec, VolumeSpec};
+use crate::id::{HostName, TopologyId};
+use walk::Walker;
+
+pub(crate) use service::port_mark;
+
+/// Reads a topology file and checks everything that can be checked without its hosts.
 ///
 /// # Errors
-/// Everything that is wrong with it, sorted by place.
+/// Everything that is wrong with it, sorted by place, at most [`super::limits::PROBLEMS_MAX`].
 pub fn load(text: &str) -> Result<TopologyFile, Vec<Problem>> {
-    let _ = text;
-    Err(vec![Problem::new(Position::default(), "", "not read yet")])
+    if text.len() > TOPOLOGY_FILE_MAX {
+        return Err(vec![too_large(text.len())]);
+    }
+    let mut problems = Vec::new();
+    // A byte order mark at the start is no content.
+    let root = match node::read(text.strip_prefix('\u{feff}').unwrap_or(text), &mut problems) {
+        Ok(root) => root,
+        Err(problem) => {
+            problems.push(problem);
+            return Err(tidy(problems));
+        }
+    };
+    let mut walker = Walker::new(&[], None);
+    let file = read_file(&mut walker, &root);
+    problems.append(&mut walker.problems);
+    match file {
+        Some(file) => {
+            file.validate(&mut problems);
+            if problems.is_empty() { Ok(file) } else { Err(tidy(problems)) }
+        }
+        None => Err(tidy(problems)),
+    }
 }
 
-/// Reads a topology file from bytes: a file that is too large or not UTF-8 is a problem like any other.
+/// Reads a topology file from bytes: one that is too large or not UTF-8 is a problem like any other.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_bytes(bytes: &[u8]) -> Result<TopologyFile, Vec<Problem>> {
-    load(&String::from_utf8_lossy(bytes))
+    if bytes.len() > TOPOLOGY_FILE_MAX {
+        return Err(vec![too_large(bytes.len())]);
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => load(text),
+        Err(error) => {
+            let good = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());
+            let line = good.matches('\n').count() + 1;
+            let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+            let at = Position { line: u32::try_from(line).unwrap_or(u32::MAX), column: u32::try_from(column).unwrap_or(u32::MAX) };
+            let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
+            Err(vec![Problem::new(at, "", format!("the byte 0x{byte:02x} here is not UTF-8")).help("save the file as UTF-8")])
+        }
+    }
+}
+
+fn too_large(bytes: usize) -> Problem {
+    Problem::new(Position { line: 1, column: 1 }, "", format!("the file has {bytes} bytes; at most {TOPOLOGY_FILE_MAX} are read"))
+        .help("split the topology")
+}
+
+/// Reads as much as can be read. `None` when nothing can be checked beyond that.
+fn read_file(w: &mut Walker<'_>, root: &Node) -> Option<TopologyFile> {
+    let fields = w.object(root, &keys::FILE)?;
+    let topology = w.get(&fields, "topology", |w, n| w.parsed(n, |t| TopologyId::parse(t).map_err(|e| Why::new(e.to_string()))));
+    let policy = w.get(&fields, "policy", policy);
+    let mut profiles = BTreeMap::new();
+    if let Some(node) = fields.get("profiles").filter(|n| !n.is_null()) {
+        w.within("profiles", |w| {
+            for pair in w.map(node, "a map of profiles by their names") {
+                w.within(&pair.key, |w| {
+                    if let Err(why) = values::name(&pair.key) {
+                        w.report_why(pair.key_at, why);
+                    }
+                    if pair.value.is_null() {
+                        w.report(pair.key_at, "this profile says nothing");
+                    } else if let Some(fields) = w.object(&pair.value, &keys::PROFILE) {
+                        let profile = entry(w, &fields);
+                        profiles.insert(pair.key.clone(), profile);
+                        return;
+                    }
+                    // It exists, whatever is wrong with it.
+                    profiles.insert(pair.key.clone(), Entry::default());
+                });
+            }
+        });
+    }
+    let mut hosts = BTreeMap::new();
+    if let Some(node) = fields.get("hosts") {
+        w.within("hosts", |w| {
+            for pair in w.map(node, "a map of hosts by their names, or `label=value`") {
+                let host = w.within(&pair.key, |w| {
+                    if let Err(why) = host_key(&pair.key) {
+                        w.report_why(pair.key_at, why);
+                    }
+                    host_entry(w, &pair.value, pair.key_at)
+                });
+                hosts.insert(pair.key.clone(), host);
+            }
+        });
+    }
+    // A wrong name is reported already; the rest can still be checked.
+    let topology = topology.or_else(|| TopologyId::parse("unnamed").ok())?;
+    Some(TopologyFile { topology, policy, profiles, hosts })
+}
+
+/// What a key under `hosts` may be.
+fn host_key(key: &str) -> Result<(), Why> {
+    let Some((label, value)) = key.split_once('=') else {
+        return HostName::parse(key)
+            .map(|_| ())
+            .map_err(|e| Why::new(e.to_string()).help("for every host with a label write `label=value`"));
+    };
+    let word = |t: &str| t.len() <= 253 && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/'));
+    if label.is_empty() || value.is_empty() || !word(label) || !word(value) {
+        return Err(Why::new(format!(
+            "`{}` selects nothing: a selector is one `label=value` of letters, digits, `.`, `_`, `-` and `/`",
+            shorten(key)
+        )));
+    }
+    Ok(())
+}
+
+fn host_entry(w: &mut Walker<'_>, node: &Node, at: Position) -> HostEntry {
+    if node.is_null() {
+        w.report_why(at, Why::new("this host entry says nothing").help("write `{}` for a host that shall have nothing"));
+        return HostEntry { at, ..HostEntry::default() };
+    }
+    let Some(fields) = w.object(node, &keys::HOST) else { return HostEntry { at, ..HostEntry::default() } };
+    let uses = w.get(&fields, "use", |w, n| Some(w.names(n, values::name))).unwrap_or_default();
+    let mut own = entry(w, &fields);
+    for (name, at) in &uses {
+        own.source.marks.insert(format!("use.{name}"), *at);
+    }
+    HostEntry { uses: uses.into_iter().map(|(name, _)| name).collect(), own, at }
+}
+
+/// Reads what profiles and host entries have in common.
+fn entry(w: &mut Walker<'_>, fields: &walk::Fields<'_>) -> Entry {
+    let prefix = w.path();
+    w.take_marks();
+    let mut extras = docker::Extras::default();
+    let docker = w.get(fields, "docker", |w, n| docker::docker(w, n, &mut extras));
+    let policy = w.get(fields, "policy", policy);
+    Entry { docker, policy, source: Source { prefix, marks: w.take_marks(), varying: extras.varying } }
+}
+
+fn policy(w: &mut Walker<'_>, node: &Node) -> Option<Policy> {
+    let fields = w.object(node, &keys::POLICY)?;
+    let words = [("heal", DriftPolicy::Heal), ("inbox", DriftPolicy::Inbox)];
+    w.get(&fields, "drift", |w, n| w.one_of(n, &words)).map(|drift| Policy { drift })
+}
+
+/// One object as it is for one host.
+pub(crate) enum Hydrated {
+    /// A network.
+    Network(NetworkSpec),
+    /// A volume.
+    Volume(VolumeSpec),
+    /// A service.
+    Service(Box<ServiceSpec>),
+}
+
+/// Reads an object that holds variables for one host. `prefix` is the path of its entry.
+pub(crate) fn hydrate(varying: &Varying, prefix: &str, host: &BoundHost, problems: &mut Vec<Problem>) -> Hydrated {
+    let Varying { kind, name, node } = varying;
+    let mut w = Walker::new(&[prefix, "docker", kind.section(), name], Some(host));
+    let done = match kind {
+        ObjectKind::Network => Hydrated::Network(docker::network(&mut w, node)),
+        ObjectKind::Volume => Hydrated::Volume(docker::volume(&mut w, node)),
+        ObjectKind::Service => Hydrated::Service(Box::new(service::service(&mut w, node))),
+    };
+    problems.append(&mut w.problems);
+    done
+}
+
+/// Adds the nearest of `known` to a problem about `word`.
+pub(crate) fn undefined<'k>(problem: Problem, word: &str, known: impl IntoIterator<Item = &'k String>) -> Problem {
+    problem.suggest(nearest(word, known.into_iter().map(String::as_str)))
 }

@@ -1,0 +1,73 @@
+//! The example topologies are read, sliced, and are what they say that they are.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use moorline_common::canonical::version_hash;
+use moorline_common::id::{HostId, HostName};
+use moorline_common::topology::{self, BoundHost, HostSpec, TopologyFile};
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples")
+}
+
+fn example(name: &str) -> TopologyFile {
+    let text = std::fs::read_to_string(folder().join(name)).unwrap();
+    topology::load(&text).unwrap_or_else(|problems| panic!("{}", topology::render_all(&problems, name)))
+}
+
+fn host(seed: u8, name: &str, labels: &[(&str, &str)]) -> BoundHost {
+    BoundHost {
+        host_id: HostId::of_key(&[seed; 32]),
+        name: HostName::parse(name).unwrap(),
+        labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+    }
+}
+
+fn slices(file: &TopologyFile, hosts: &[BoundHost]) -> BTreeMap<String, HostSpec> {
+    let slices = file.slice(hosts).unwrap_or_else(|problems| panic!("{}", topology::render_all(&problems, "")));
+    hosts.iter().filter_map(|h| Some((h.name.to_string(), slices.hosts.get(&h.host_id)?.clone()))).collect()
+}
+
+#[test]
+fn every_example_is_read_and_sliced() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".yaml") {
+            let hosts = [host(1, "shop-17", &[("site", "perth")]), host(2, "shop-18", &[("site", "sydney")])];
+            assert!(!slices(&example(&name), &hosts).is_empty(), "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3);
+}
+
+#[test]
+fn the_second_edge_changes_only_what_it_says() {
+    let hosts = [host(1, "shop-17", &[]), host(2, "shop-18", &[])];
+    let (before, after) = (slices(&example("edge.yaml"), &hosts), slices(&example("edge-v2.yaml"), &hosts));
+    for name in ["shop-17", "shop-18"] {
+        let (mut before, mut after) = (before[name].docker.clone().unwrap(), after[name].docker.clone().unwrap());
+        assert_eq!((before.networks.len(), before.volumes.len(), before.services.len()), (2, 1, 3));
+        assert_eq!(after.services["site"].environment["GREETING"], "good morning");
+        assert_eq!(after.services["site"].environment["HOST"], name);
+        assert_eq!(after.services.remove("night-clerk").is_some(), name == "shop-17");
+        before.services.remove("site");
+        after.services.remove("site");
+        assert_eq!(before, after);
+    }
+}
+
+#[test]
+fn full_is_hydrated_as_it_says() {
+    let hosts = [host(1, "shop-17", &[("site", "perth")]), host(2, "shop-99", &[("site", "sydney")])];
+    let slices = slices(&example("full.yaml"), &hosts);
+    let json = serde_json::to_string_pretty(&slices["shop-17"]).unwrap() + "\n";
+    let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/full.shop-17.json");
+    if std::env::var_os("MOORLINE_UPDATE").is_some() {
+        std::fs::write(&golden, &json).unwrap();
+    }
+    assert_eq!(json, std::fs::read_to_string(golden).unwrap());
+    assert_ne!(version_hash(&slices["shop-17"]).unwrap(), version_hash(&slices["shop-99"]).unwrap());
+}
