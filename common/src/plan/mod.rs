@@ -12,7 +12,14 @@ use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
 use crate::topology::{NetworkSpec, ServiceSpec, VolumeSpec};
 
+pub mod compare;
+mod containers;
 pub mod docker;
+mod draft;
+pub mod lower;
+pub mod model;
+#[cfg(test)]
+mod testing;
 
 /// Who plans for whom: goes into names and labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,6 +120,69 @@ pub enum Action {
         /// The engine's id.
         id: String,
     },
+}
+
+impl Action {
+    /// What it does, in one word for people: `create`, `replace`, `remove`, `start` or `unpause`.
+    #[must_use]
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Action::CreateNetwork(_) | Action::CreateVolume(_) | Action::CreateContainer(_) => "create",
+            Action::ReplaceNetwork { .. } | Action::ReplaceContainer { .. } => "replace",
+            Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => "remove",
+            Action::StartContainer { .. } => "start",
+            Action::UnpauseContainer { .. } => "unpause",
+        }
+    }
+
+    /// The engine's id of the container that it acts on, if that exists already.
+    #[must_use]
+    pub fn container_id(&self) -> Option<&str> {
+        match self {
+            Action::StartContainer { id } | Action::UnpauseContainer { id } | Action::RemoveContainer { id } => Some(id),
+            Action::ReplaceContainer { old_id, .. } => Some(old_id),
+            Action::CreateNetwork(_)
+            | Action::ReplaceNetwork { .. }
+            | Action::RemoveNetwork { .. }
+            | Action::CreateVolume(_)
+            | Action::CreateContainer(_) => None,
+        }
+    }
+
+    /// The container that it makes.
+    #[must_use]
+    pub fn container_target(&self) -> Option<&ContainerTarget> {
+        match self {
+            Action::CreateContainer(target) | Action::ReplaceContainer { target, .. } => Some(target),
+            Action::CreateNetwork(_)
+            | Action::ReplaceNetwork { .. }
+            | Action::RemoveNetwork { .. }
+            | Action::CreateVolume(_)
+            | Action::StartContainer { .. }
+            | Action::UnpauseContainer { .. }
+            | Action::RemoveContainer { .. } => None,
+        }
+    }
+
+    /// Where it stands among steps that do not wait for each other.
+    const fn phase(&self) -> u8 {
+        match self {
+            Action::RemoveContainer { .. } => 0,
+            Action::RemoveNetwork { .. } => 1,
+            Action::CreateNetwork(_) | Action::ReplaceNetwork { .. } => 2,
+            Action::CreateVolume(_) => 3,
+            Action::CreateContainer(_)
+            | Action::StartContainer { .. }
+            | Action::UnpauseContainer { .. }
+            | Action::ReplaceContainer { .. } => 4,
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}: {}", self.action.verb(), self.resource, self.reason)
+    }
 }
 
 /// A network to be made.

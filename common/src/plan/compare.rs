@@ -1,0 +1,349 @@
+//! Field by field: what a live object has otherwise than its slice names.
+//!
+//! Only fields that the slice names are compared. Both sides are brought to one normal form first, so that what
+//! the engine makes of a value (a cleaned path, a spelled-out signal, whole seconds) never reads as drift.
+
+use std::collections::BTreeMap;
+
+use super::ContainerTarget;
+use crate::drift::Drift;
+use crate::id::ResourceId;
+use crate::observe::{ContainerConfig, ObservedContainer, ObservedNetwork, ObservedVolume};
+use crate::topology::{Attachment, Healthcheck, MountKind, MountSpec, Nanos, NetworkSpec, PortSpec, VolumeSpec};
+
+/// Nanoseconds in a second: the engine keeps stop timeouts in whole seconds.
+const SECOND_NANOS: u64 = 1_000_000_000;
+
+/// One named field with another live value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The field in the file's words.
+    pub field: String,
+    /// What the slice says, for people.
+    pub expected: String,
+    /// What the host has, for people.
+    pub actual: String,
+}
+
+impl Difference {
+    fn new(field: impl Into<String>, expected: impl Into<String>, actual: impl Into<String>) -> Self {
+        Self { field: field.into(), expected: expected.into(), actual: actual.into() }
+    }
+
+    /// As a drift of `resource`.
+    #[must_use]
+    pub fn into_drift(self, resource: &ResourceId) -> Drift {
+        Drift { resource: resource.clone(), field: self.field, expected: self.expected, actual: self.actual }
+    }
+
+    /// For a step's reason. Values of environment variables stay out of it: reasons go to logs.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        if self.field.starts_with("environment.") {
+            return format!("{} differs", self.field);
+        }
+        format!("{} is {}, should be {}", self.field, self.actual, self.expected)
+    }
+}
+
+/// The reasons of all `differences` in one line.
+#[must_use]
+pub fn reasons(differences: &[Difference]) -> String {
+    differences.iter().map(Difference::reason).collect::<Vec<_>>().join("; ")
+}
+
+/// What a live network has otherwise.
+#[must_use]
+pub fn network(spec: &NetworkSpec, live: &ObservedNetwork) -> Vec<Difference> {
+    let mut out = Vec::new();
+    if let Some(driver) = &spec.driver {
+        scalar(&mut out, "driver", driver, &live.driver);
+    }
+    if let Some(internal) = spec.internal {
+        scalar(&mut out, "internal", &internal.to_string(), &live.internal.to_string());
+    }
+    map(&mut out, "driver_opts", &spec.driver_opts, &live.driver_opts);
+    map(&mut out, "labels", &spec.labels, &live.labels);
+    let Some(ipam) = &spec.ipam else { return out };
+    if let Some(driver) = &ipam.driver {
+        scalar(&mut out, "ipam.driver", driver, live.ipam.driver.as_deref().unwrap_or("default"));
+    }
+    for pool in &ipam.config {
+        let subnet = cidr(&pool.subnet);
+        let Some(found) = live.ipam.config.iter().find(|p| cidr(&p.subnet) == subnet) else {
+            let has = live.ipam.config.iter().map(|p| p.subnet.as_str()).collect::<Vec<_>>().join(", ");
+            out.push(Difference::new("ipam.config.subnet", subnet, or_nothing(&has)));
+            continue;
+        };
+        if let Some(range) = &pool.ip_range {
+            scalar(&mut out, "ipam.config.ip_range", &cidr(range), &found.ip_range.as_deref().map(cidr).unwrap_or_default());
+        }
+        if let Some(gateway) = &pool.gateway {
+            scalar(&mut out, "ipam.config.gateway", gateway, found.gateway.as_deref().unwrap_or_default());
+        }
+    }
+    out
+}
+
+/// What a live volume has otherwise.
+#[must_use]
+pub fn volume(spec: &VolumeSpec, live: &ObservedVolume) -> Vec<Difference> {
+    let mut out = Vec::new();
+    if let Some(driver) = &spec.driver {
+        scalar(&mut out, "driver", driver, &live.driver);
+    }
+    map(&mut out, "driver_opts", &spec.driver_opts, &live.driver_opts);
+    map(&mut out, "labels", &spec.labels, &live.labels);
+    out
+}
+
+/// Options and labels that a live volume has and the slice no longer names.
+#[must_use]
+pub fn volume_leftovers(spec: &VolumeSpec, live: &ObservedVolume) -> Vec<Difference> {
+    let opts = live.driver_opts.iter().filter(|(k, _)| !spec.driver_opts.contains_key(*k)).map(|(k, v)| ("driver_opts", k, v));
+    let labels = live.labels.iter().filter(|(k, _)| !spec.labels.contains_key(*k)).map(|(k, v)| ("labels", k, v));
+    opts.chain(labels).map(|(field, key, value)| Difference::new(format!("{field}.{key}"), "nothing", value.as_str())).collect()
+}
+
+/// What a live container has otherwise. Its state is not looked at.
+#[must_use]
+pub fn container(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Difference> {
+    let mut out = Vec::new();
+    let spec = &target.spec;
+    let Some(config) = &live.config else {
+        return out;
+    };
+    if image(&spec.image) != image(&live.image) {
+        out.push(Difference::new("image", spec.image.as_str(), live.image.as_str()));
+    }
+    process(&mut out, target, config);
+    map(&mut out, "environment", &spec.environment, &config.environment);
+    if !spec.ports.is_empty() && spec.ports != config.ports {
+        out.push(Difference::new("ports", list(spec.ports.iter().map(port)), list(config.ports.iter().map(port))));
+    }
+    attachments(&mut out, target, &config.networks);
+    mounts(&mut out, &spec.volumes, &config.volumes);
+    if let Some(restart) = spec.restart
+        && config.restart != Some(restart)
+    {
+        out.push(Difference::new("restart", text(&spec.restart), text(&config.restart)));
+    }
+    map(&mut out, "labels", &spec.labels, &config.labels);
+    if let Some(check) = &spec.healthcheck {
+        healthcheck(&mut out, check, &config.healthcheck.clone().unwrap_or_default());
+    }
+    out
+}
+
+/// Networks that a live container has joined beyond those that the slice names. Nothing is mended for their sake.
+#[must_use]
+pub fn extra_attachments(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Difference> {
+    let Some(config) = &live.config else { return Vec::new() };
+    let extra = config.networks.keys().filter(|name| !target.spec.networks.contains_key(*name));
+    extra.map(|name| Difference::new(format!("networks.{name}"), "not attached", "attached")).collect()
+}
+
+/// How the main process runs and ends.
+fn process(out: &mut Vec<Difference>, target: &ContainerTarget, config: &ContainerConfig) {
+    let spec = &target.spec;
+    let own_entrypoint = spec.entrypoint.as_ref().filter(|e| !is_reset(e));
+    if let Some(entrypoint) = own_entrypoint {
+        words(out, "entrypoint", entrypoint, &config.entrypoint);
+    }
+    // An empty command is the image's on the engine, unless the entrypoint is overridden.
+    if let Some(command) = spec.command.as_ref().filter(|c| !c.is_empty() || own_entrypoint.is_some()) {
+        words(out, "command", command, &config.command);
+    }
+    if let Some(hostname) = &spec.hostname {
+        scalar(out, "hostname", hostname, &config.hostname);
+    }
+    if let Some(user) = &spec.user {
+        scalar(out, "user", user, &config.user);
+    }
+    if let Some(dir) = &spec.working_dir {
+        scalar(out, "working_dir", &clean_path(dir), &clean_path(&config.working_dir));
+    }
+    if let Some(stop) = &spec.stop_signal {
+        let live = config.stop_signal.as_deref().unwrap_or_default();
+        if signal(stop) != signal(live) {
+            out.push(Difference::new("stop_signal", stop.as_str(), or_nothing(live)));
+        }
+    }
+    if let Some(grace) = spec.stop_grace_period {
+        let live = config.stop_grace_period.map(whole_seconds);
+        if live != Some(whole_seconds(grace)) {
+            let live = live.map_or_else(|| "nothing".to_owned(), |s| format!("{s}s"));
+            out.push(Difference::new("stop_grace_period", format!("{}s", whole_seconds(grace)), live));
+        }
+    }
+}
+
+fn attachments(out: &mut Vec<Difference>, target: &ContainerTarget, live: &BTreeMap<String, Attachment>) {
+    for (name, wanted) in &target.spec.networks {
+        let field = format!("networks.{name}");
+        let Some(has) = live.get(name) else {
+            out.push(Difference::new(field, "attached", "not attached"));
+            continue;
+        };
+        let missing = wanted.aliases.iter().chain([&target.service]).find(|alias| !has.aliases.contains(*alias));
+        if let Some(alias) = missing {
+            out.push(Difference::new(format!("{field}.aliases"), alias.as_str(), list(has.aliases.iter().cloned())));
+        }
+        if let Some(address) = wanted.ipv4_address
+            && has.ipv4_address != Some(address)
+        {
+            let live = has.ipv4_address.map_or_else(|| "nothing".to_owned(), |a| a.to_string());
+            out.push(Difference::new(format!("{field}.ipv4_address"), address.to_string(), live));
+        }
+    }
+}
+
+fn mounts(out: &mut Vec<Difference>, wanted: &BTreeMap<String, MountSpec>, live: &BTreeMap<String, MountSpec>) {
+    let live: BTreeMap<String, &MountSpec> = live.iter().map(|(target, mount)| (clean_path(target), mount)).collect();
+    for (path, wanted) in wanted {
+        let path = clean_path(path);
+        let found = live.get(&path);
+        if found.is_some_and(|has| same_mount(wanted, has)) {
+            continue;
+        }
+        let has = found.map_or_else(|| "nothing".to_owned(), |m| mount(m));
+        out.push(Difference::new(format!("volumes.{path}"), mount(wanted), has));
+    }
+}
+
+fn same_mount(wanted: &MountSpec, has: &MountSpec) -> bool {
+    let same_source = match (wanted.kind, &wanted.source) {
+        // Any volume will do for one without a name, and memory has no source.
+        (MountKind::Volume, None) | (MountKind::Tmpfs, _) => true,
+        (MountKind::Bind, Some(source)) => has.source.as_deref().map(clean_path) == Some(clean_path(source)),
+        (MountKind::Volume, Some(_)) | (MountKind::Bind, None) => wanted.source == has.source,
+    };
+    wanted.kind == has.kind && wanted.read_only == has.read_only && same_source
+}
+
+fn healthcheck(out: &mut Vec<Difference>, wanted: &Healthcheck, live: &Healthcheck) {
+    if !wanted.test.is_empty() {
+        words(out, "healthcheck.test", &wanted.test, &live.test);
+    }
+    let mut span = |field: &str, wanted: Option<Nanos>, live: Option<Nanos>| {
+        if let Some(wanted) = wanted
+            && live.unwrap_or_default() != wanted
+        {
+            let live = live.map_or_else(|| "nothing".to_owned(), |n| format!("{}ns", n.0));
+            out.push(Difference::new(format!("healthcheck.{field}"), format!("{}ns", wanted.0), live));
+        }
+    };
+    span("interval", wanted.interval, live.interval);
+    span("timeout", wanted.timeout, live.timeout);
+    span("start_period", wanted.start_period, live.start_period);
+    if let Some(retries) = wanted.retries {
+        scalar(out, "healthcheck.retries", &retries.to_string(), &live.retries.unwrap_or_default().to_string());
+    }
+}
+
+fn scalar(out: &mut Vec<Difference>, field: &str, wanted: &str, live: &str) {
+    if wanted != live {
+        out.push(Difference::new(field, wanted, or_nothing(live)));
+    }
+}
+
+fn words(out: &mut Vec<Difference>, field: &str, wanted: &[String], live: &[String]) {
+    if wanted != live {
+        out.push(Difference::new(field, text(wanted), text(live)));
+    }
+}
+
+fn map(out: &mut Vec<Difference>, field: &str, wanted: &BTreeMap<String, String>, live: &BTreeMap<String, String>) {
+    for (key, value) in wanted {
+        let has = live.get(key);
+        if has != Some(value) {
+            out.push(Difference::new(format!("{field}.{key}"), value.as_str(), has.map_or("nothing", String::as_str)));
+        }
+    }
+}
+
+/// Whether an entrypoint only takes the image's own away.
+#[must_use]
+pub fn is_reset(entrypoint: &[String]) -> bool {
+    entrypoint.iter().all(String::is_empty)
+}
+
+/// A span in whole seconds, rounded up, as the engine keeps stop timeouts.
+#[must_use]
+pub fn whole_seconds(span: Nanos) -> u64 {
+    span.0.div_ceil(SECOND_NANOS)
+}
+
+/// A path without empty and `.` parts and without a trailing slash, as the engine cleans it.
+#[must_use]
+pub fn clean_path(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    let root = if path.starts_with('/') { "/" } else { "" };
+    format!("{root}{}", parts.join("/"))
+}
+
+/// An image's name with the parts that may be left out left out.
+fn image(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    let name = name.strip_prefix("library/").unwrap_or(name);
+    name.strip_suffix(":latest").unwrap_or(name)
+}
+
+/// A signal's number or bare name.
+fn signal(name: &str) -> String {
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
+    match bare {
+        "1" => "HUP".to_owned(),
+        "2" => "INT".to_owned(),
+        "3" => "QUIT".to_owned(),
+        "9" => "KILL".to_owned(),
+        "10" => "USR1".to_owned(),
+        "12" => "USR2".to_owned(),
+        "15" => "TERM".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// A network in CIDR form with its host bits zero; what cannot be read stays as it is.
+fn cidr(text: &str) -> String {
+    text.parse::<ipnet::IpNet>().map_or_else(|_| text.to_owned(), |net| net.trunc().to_string())
+}
+
+fn port(port: &PortSpec) -> String {
+    let host = port.host_ip.map(|ip| format!("{ip}:")).unwrap_or_default();
+    let published = port.published.map(|p| format!("{p}:")).unwrap_or_default();
+    format!("{host}{published}{}/{}", port.target, port.protocol.as_str())
+}
+
+fn mount(mount: &MountSpec) -> String {
+    let kind = match mount.kind {
+        MountKind::Volume => "volume",
+        MountKind::Bind => "bind",
+        MountKind::Tmpfs => "tmpfs",
+    };
+    let source = mount.source.as_deref().map(|s| format!(" {s}")).unwrap_or_default();
+    format!("{kind}{source}{}", if mount.read_only { " read-only" } else { "" })
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
+}
+
+fn or_nothing(text: &str) -> &str {
+    if text.is_empty() { "nothing" } else { text }
+}
+
+fn text<T: serde::Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

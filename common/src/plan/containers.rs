@@ -1,0 +1,320 @@
+//! The planner's part for containers: what each needs, what gates it, and what frees its ports first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::Action;
+use super::compare;
+use super::docker::{Scene, changed, not_owned};
+use super::draft::Draft;
+use super::lower::{self, LoweredContainer};
+use crate::fault::Code;
+use crate::id::ResourceId;
+use crate::observe::{ContainerConfig, ContainerState, Health, ObservedContainer, Owner};
+use crate::topology::{DependencyCondition, DriftPolicy, Protocol};
+
+/// Plans all containers of the topology.
+pub(super) fn plan(scene: &Scene<'_>, draft: &mut Draft) {
+    plan_removals(scene, draft);
+    let order = by_dependency(scene, draft);
+    for resource in &order {
+        if let Some(wanted) = scene.lowered.containers.get(resource) {
+            plan_one(scene, resource, wanted, draft);
+        }
+    }
+    order_by_names(scene, draft);
+    order_by_claims(scene, draft);
+}
+
+/// The resources of the wanted containers, each behind those that it depends on. Those in a circle are blocked.
+fn by_dependency(scene: &Scene<'_>, draft: &mut Draft) -> Vec<ResourceId> {
+    let all = &scene.lowered.containers;
+    let mut order: Vec<ResourceId> = Vec::with_capacity(all.len());
+    let mut placed: BTreeSet<&ResourceId> = BTreeSet::new();
+    loop {
+        let ready = |c: &LoweredContainer| c.depends_on.keys().all(|d| placed.contains(d) || !all.contains_key(d));
+        let next: Vec<&ResourceId> = all.iter().filter(|(r, c)| !placed.contains(r) && ready(c)).map(|(r, _)| r).collect();
+        if next.is_empty() {
+            break;
+        }
+        order.extend(next.iter().map(|r| (*r).clone()));
+        placed.extend(next);
+    }
+    for resource in all.keys().filter(|r| !placed.contains(r)) {
+        draft.block(resource, Some(Code::BadContent), "its depends_on leads back to itself, or to services that do so".to_owned());
+    }
+    order
+}
+
+/// Removes our containers that the slice doesn't want, and what interrupted replacements and renames left beside
+/// their successors.
+fn plan_removals(scene: &Scene<'_>, draft: &mut Draft) {
+    for (name, live, owner) in scene.own_containers() {
+        let reason = if !scene.wants(&owner.resource) {
+            "not in the slice"
+        } else if owner.resource.name() != name && !is_heir(scene, name, &owner.resource) {
+            "left beside its successor"
+        } else {
+            continue;
+        };
+        let lane = lane_of(scene, name, live, owner, draft);
+        draft.step(&lane, Action::RemoveContainer { id: live.id.clone() }, reason.to_owned());
+    }
+}
+
+/// The resource under which a container is removed: its own, when no other step needs that.
+fn lane_of(scene: &Scene<'_>, name: &str, live: &ObservedContainer, owner: &Owner, draft: &Draft) -> ResourceId {
+    let free = |r: &ResourceId| !scene.wants(r) && !draft.has_step(r);
+    let by_name = lower::container_resource(name);
+    [owner.resource.clone(), by_name].into_iter().find(free).unwrap_or_else(|| lower::container_resource(&format!("{name}-{}", live.id)))
+}
+
+/// The container that stands for `resource` under another name, when none of ours has the right one.
+fn heir<'a>(scene: &Scene<'a>, resource: &ResourceId) -> Option<(&'a str, &'a ObservedContainer)> {
+    let hash = scene.lowered.containers.get(resource).map(|c| c.lowered.hash.as_str())?;
+    let claimants = scene.own_containers().filter(|(_, _, owner)| owner.resource == *resource);
+    let best = claimants.max_by_key(|(name, live, owner)| {
+        let right_name = *name == resource.name();
+        (right_name, live.state == ContainerState::Running, owner.spec == hash, std::cmp::Reverse(*name))
+    });
+    best.filter(|(name, _, _)| *name != resource.name()).map(|(name, live, _)| (name, live))
+}
+
+fn is_heir(scene: &Scene<'_>, name: &str, resource: &ResourceId) -> bool {
+    // Nothing is removed of a resource whose spec cannot be lowered.
+    !scene.lowered.containers.contains_key(resource) || heir(scene, resource).is_some_and(|(heir, _)| heir == name)
+}
+
+/// What a wanted container needs.
+enum Need {
+    Nothing,
+    /// It waits for the engine.
+    Wait(String),
+    /// A step that makes or starts a process: dependencies gate it.
+    Begin(Action, String),
+    /// It is only resumed.
+    Resume(Action, String),
+}
+
+fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, draft: &mut Draft) {
+    let target = &wanted.lowered.target;
+    let occupant = scene.observed.containers.get(&target.name);
+    if let Some(stranger) = occupant.filter(|o| o.owner.as_ref().is_none_or(|owner| owner.topology != scene.topology.as_str())) {
+        draft.block(resource, Some(Code::NotOwned), not_owned("container", &target.name, stranger.owner.as_ref()));
+        return;
+    }
+    let need = match occupant.filter(|o| scene.is(o.owner.as_ref(), resource)) {
+        Some(live) => need_of(scene, resource, wanted, live, draft),
+        None => match heir(scene, resource) {
+            Some((name, live)) => {
+                let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Box::new(target.clone()) };
+                Need::Begin(action, format!("stands under the name `{name}`"))
+            }
+            None => Need::Begin(Action::CreateContainer(Box::new(target.clone())), "does not exist".to_owned()),
+        },
+    };
+    match need {
+        Need::Nothing => {}
+        Need::Wait(reason) => draft.block(resource, None, reason),
+        Need::Resume(action, reason) => draft.step(resource, action, reason),
+        Need::Begin(action, reason) => match gate(scene, wanted, draft) {
+            Ok(after) => {
+                draft.step(resource, action, reason);
+                for first in after {
+                    draft.order(resource, &first);
+                }
+            }
+            Err((code, reason)) => draft.block(resource, code, reason),
+        },
+    }
+}
+
+fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, live: &ObservedContainer, draft: &mut Draft) -> Need {
+    let target = &wanted.lowered.target;
+    let replace = |reason: String| {
+        let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Box::new(target.clone()) };
+        Need::Begin(action, reason)
+    };
+    if live.state == ContainerState::Removing {
+        return Need::Wait("the engine is removing its predecessor".to_owned());
+    }
+    let differences = compare::container(target, live);
+    if live.owner.as_ref().is_none_or(|o| o.spec != wanted.lowered.hash.as_str()) {
+        return replace(changed(&differences));
+    }
+    if live.state == ContainerState::Dead {
+        return replace("the engine calls it dead".to_owned());
+    }
+    if let Some(network) = wanted.networks.iter().find(|n| draft.has_step(n) && scene_has(scene, n)) {
+        return replace(format!("`{network}` is replaced"));
+    }
+    draft.drift(resource, compare::extra_attachments(target, live));
+    // One that never ran was left half-made: nothing is lost by making it anew.
+    let mend = scene.policy == DriftPolicy::Heal || live.state == ContainerState::Created;
+    if !differences.is_empty() && mend {
+        return replace(compare::reasons(&differences));
+    }
+    draft.drift(resource, differences);
+    need_of_state(wanted, live)
+}
+
+/// Whether the network exists, so that a step on it is a replacement.
+fn scene_has(scene: &Scene<'_>, network: &ResourceId) -> bool {
+    scene.observed.networks.contains_key(network.name())
+}
+
+fn need_of_state(wanted: &LoweredContainer, live: &ObservedContainer) -> Need {
+    let start = |reason: String| Need::Begin(Action::StartContainer { id: live.id.clone() }, reason);
+    let exit = live.exit_code.unwrap_or_default();
+    match live.state {
+        ContainerState::Running | ContainerState::Removing | ContainerState::Dead => Need::Nothing,
+        ContainerState::Paused => Need::Resume(Action::UnpauseContainer { id: live.id.clone() }, "is paused".to_owned()),
+        ContainerState::Restarting => Need::Wait(format!("it exited with code {exit}; the engine starts it again")),
+        ContainerState::Created => start("was never started".to_owned()),
+        ContainerState::Exited if is_complete(wanted, live) => Need::Nothing,
+        ContainerState::Exited => start(format!("exited with code {exit}")),
+    }
+}
+
+/// Whether the container has ended and shall stay so.
+fn is_complete(wanted: &LoweredContainer, live: &ObservedContainer) -> bool {
+    live.state == ContainerState::Exited && (wanted.runs_once || wanted.may_complete && live.exit_code == Some(0))
+}
+
+/// The resources whose steps must come first; or why the container cannot begin.
+fn gate(scene: &Scene<'_>, wanted: &LoweredContainer, draft: &Draft) -> Result<Vec<ResourceId>, (Option<Code>, String)> {
+    let mut after: Vec<ResourceId> = Vec::new();
+    for part in wanted.networks.iter().chain(&wanted.volumes) {
+        if draft.has_step(part) {
+            after.push(part.clone());
+        } else if let Some(blocked) = draft.blocked(part).filter(|_| part.kind() == "docker/network" || draft.unusable.contains(part)) {
+            return Err((Some(Code::DependencyFailed), format!("needs `{part}`: {}", blocked.reason)));
+        }
+    }
+    for (other, condition) in &wanted.depends_on {
+        if draft.has_step(other) && *condition == DependencyCondition::ServiceStarted {
+            after.push(other.clone());
+        } else {
+            condition_met(scene, other, *condition, draft)?;
+        }
+    }
+    Ok(after)
+}
+
+fn condition_met(
+    scene: &Scene<'_>,
+    other: &ResourceId,
+    condition: DependencyCondition,
+    draft: &Draft,
+) -> Result<(), (Option<Code>, String)> {
+    if let Some(blocked) = draft.blocked(other) {
+        let code = blocked.code.map(|_| Code::DependencyFailed);
+        return Err((code, format!("waits for `{}`: {}", other.name(), blocked.reason)));
+    }
+    let wanted = scene.lowered.containers.get(other);
+    let live = scene.observed.containers.get(other.name()).filter(|_| !draft.has_step(other));
+    let runs_once = wanted.is_some_and(|w| w.runs_once);
+    match condition {
+        DependencyCondition::ServiceStarted => Ok(()),
+        DependencyCondition::ServiceHealthy => healthy(other, live),
+        DependencyCondition::ServiceCompletedSuccessfully => completed(other, live, runs_once),
+    }
+}
+
+fn healthy(other: &ResourceId, live: Option<&ObservedContainer>) -> Result<(), (Option<Code>, String)> {
+    let name = other.name();
+    match live.filter(|l| l.state == ContainerState::Running).map(|l| l.health) {
+        Some(Health::Healthy) => Ok(()),
+        Some(Health::None) => {
+            Err((Some(Code::DependencyFailed), format!("waits for `{name}` to be healthy, but that has no healthcheck; give it one")))
+        }
+        Some(Health::Unhealthy) => Err((None, format!("waits for `{name}` to be healthy; it is unhealthy now"))),
+        Some(Health::Starting) | None => Err((None, format!("waits for `{name}` to be healthy"))),
+    }
+}
+
+fn completed(other: &ResourceId, live: Option<&ObservedContainer>, runs_once: bool) -> Result<(), (Option<Code>, String)> {
+    let name = other.name();
+    match live.filter(|l| l.state == ContainerState::Exited).map(|l| l.exit_code.unwrap_or_default()) {
+        Some(0) => Ok(()),
+        Some(code) if runs_once => Err((Some(Code::DependencyFailed), format!("needs `{name}` to succeed, which exited with code {code}"))),
+        Some(_) | None => Err((None, format!("waits for `{name}` to complete"))),
+    }
+}
+
+/// Lets a container whose name is still borne by another one of ours wait until that has given it up.
+fn order_by_names(scene: &Scene<'_>, draft: &mut Draft) {
+    for (resource, wanted) in &scene.lowered.containers {
+        let Some(occupant) = scene.observed.containers.get(&wanted.lowered.target.name) else { continue };
+        if scene.is(occupant.owner.as_ref(), resource) || !draft.has_step(resource) {
+            continue;
+        }
+        match draft.step_on(&occupant.id) {
+            Some(first) => draft.order(resource, &first),
+            None => {
+                let reason = not_owned("container", &wanted.lowered.target.name, occupant.owner.as_ref());
+                draft.withdraw(resource, Some(Code::NotOwned), reason);
+            }
+        }
+    }
+    order_heirs(scene, draft);
+}
+
+/// What was left beside a container is gone before that is replaced, so that the two steps cannot meet.
+fn order_heirs(scene: &Scene<'_>, draft: &mut Draft) {
+    for (name, live, owner) in scene.own_containers() {
+        if name != owner.resource.name()
+            && let Some(lane) = draft.step_on(&live.id)
+        {
+            draft.order(&owner.resource, &lane);
+        }
+    }
+}
+
+/// Something on the host that only one running container can have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    Port(Protocol, u16),
+    Address(String, Ipv4Addr),
+}
+
+/// Lets a container that needs a port or address wait for the step that frees it.
+fn order_by_claims(scene: &Scene<'_>, draft: &mut Draft) {
+    let mut freed: BTreeMap<Claim, BTreeSet<ResourceId>> = BTreeMap::new();
+    for (_, live, _) in scene.own_containers() {
+        let Some((lane, action)) = draft.step_on(&live.id).and_then(|lane| draft.action(&lane).map(|a| (lane.clone(), a))) else {
+            continue;
+        };
+        let kept = match action {
+            Action::ReplaceContainer { target, .. } => wanted_claims(&target.spec),
+            Action::RemoveContainer { .. } => Vec::new(),
+            Action::StartContainer { .. }
+            | Action::UnpauseContainer { .. }
+            | Action::CreateContainer(_)
+            | Action::CreateNetwork(_)
+            | Action::ReplaceNetwork { .. }
+            | Action::RemoveNetwork { .. }
+            | Action::CreateVolume(_) => continue,
+        };
+        for claim in live.config.iter().flat_map(|c| claims(c)).filter(|c| !kept.contains(c)) {
+            freed.entry(claim).or_default().insert(lane.clone());
+        }
+    }
+    for (resource, wanted) in scene.lowered.containers.iter().filter(|_| !freed.is_empty()) {
+        for first in wanted_claims(&wanted.lowered.target.spec).iter().filter_map(|c| freed.get(c)).flatten() {
+            draft.order(resource, first);
+        }
+    }
+}
+
+fn claims(config: &ContainerConfig) -> Vec<Claim> {
+    let ports = config.ports.iter().filter_map(|p| p.published.map(|n| Claim::Port(p.protocol, n)));
+    let addresses = config.networks.iter().filter_map(|(n, a)| a.ipv4_address.map(|ip| Claim::Address(n.clone(), ip)));
+    ports.chain(addresses).collect()
+}
+
+fn wanted_claims(spec: &crate::topology::ServiceSpec) -> Vec<Claim> {
+    let ports = spec.ports.iter().filter_map(|p| p.published.map(|n| Claim::Port(p.protocol, n)));
+    let addresses = spec.networks.iter().filter_map(|(n, a)| a.ipv4_address.map(|ip| Claim::Address(n.clone(), ip)));
+    ports.chain(addresses).collect()
+}

@@ -1,0 +1,284 @@
+//! Lowering: from a host's slice, in the file's names, to what the engine shall have, in the engine's names.
+//!
+//! Total: a spec that cannot be lowered (an undefined network, a name that no engine takes) becomes a
+//! [`Blocked`], the rest goes on. It looks at nothing but the slice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::{Blocked, ContainerTarget, Identity, NetworkTarget, VolumeTarget};
+use crate::canonical::version_hash;
+use crate::fault::Code;
+use crate::id::{ResourceId, TopologyId, VersionHash, sha256_hex};
+use crate::observe::{LABEL_CLUSTER, LABEL_HOST, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY};
+use crate::topology::{
+    DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, RestartPolicy, ServiceSpec, VolumeSpec,
+};
+
+/// The network that services without `networks` join, by its name in the file.
+pub const DEFAULT_NETWORK: &str = "default";
+
+/// A resource with the hash of its own spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lowered<T> {
+    /// What it shall be.
+    pub target: T,
+    /// The hash that its `moorline.spec` label bears.
+    pub hash: VersionHash,
+}
+
+/// A host's slice in the engine's terms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoweredSpec {
+    /// Networks, the implicit `default` one included when a service needs it.
+    pub networks: BTreeMap<ResourceId, Lowered<NetworkTarget>>,
+    /// Named volumes.
+    pub volumes: BTreeMap<ResourceId, Lowered<VolumeTarget>>,
+    /// Containers, one per service.
+    pub containers: BTreeMap<ResourceId, LoweredContainer>,
+    /// What cannot be lowered.
+    pub blocked: Vec<Blocked>,
+}
+
+/// A container with what the planner must know beside its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoweredContainer {
+    /// The target and the hash of its spec.
+    pub lowered: Lowered<ContainerTarget>,
+    /// The networks that it joins.
+    pub networks: BTreeSet<ResourceId>,
+    /// The named volumes that it mounts.
+    pub volumes: BTreeSet<ResourceId>,
+    /// The containers that must be so far before it starts.
+    pub depends_on: BTreeMap<ResourceId, DependencyCondition>,
+    /// Whether an exit may be its end: see [`may_complete`].
+    pub may_complete: bool,
+    /// Whether any exit is its end, a failed one too.
+    pub runs_once: bool,
+}
+
+/// The engine's name of a network.
+#[must_use]
+pub fn network_name(topology: &TopologyId, name: &str) -> String {
+    format!("{topology}_{name}")
+}
+
+/// The engine's name of a volume.
+#[must_use]
+pub fn volume_name(topology: &TopologyId, name: &str) -> String {
+    format!("{topology}_{name}")
+}
+
+/// The engine's name of a service's container.
+#[must_use]
+pub fn container_name(topology: &TopologyId, service: &str) -> String {
+    format!("{topology}-{service}-1")
+}
+
+/// The resource of an engine object. A name that no engine would take is replaced by its digest, so that this is total.
+fn resource(kind: &str, name: &str) -> ResourceId {
+    let digest = || ResourceId::parse(format!("docker/{kind}/{}", sha256_hex(name.as_bytes())));
+    // The fallback is hex behind a fixed prefix, which always is a valid id.
+    #[allow(clippy::expect_used)]
+    ResourceId::parse(format!("docker/{kind}/{name}")).or_else(|_| digest()).expect("a digest is a valid name")
+}
+
+/// The resource of a network on the engine.
+#[must_use]
+pub fn network_resource(engine_name: &str) -> ResourceId {
+    resource("network", engine_name)
+}
+
+/// The resource of a volume on the engine.
+#[must_use]
+pub fn volume_resource(engine_name: &str) -> ResourceId {
+    resource("volume", engine_name)
+}
+
+/// The resource of a container on the engine.
+#[must_use]
+pub fn container_resource(engine_name: &str) -> ResourceId {
+    resource("container", engine_name)
+}
+
+/// The names of the networks that a host needs, by their names in the file.
+pub fn needed_networks(docker: &DockerSpec) -> BTreeMap<&str, Option<&NetworkSpec>> {
+    let mut needed: BTreeMap<&str, Option<&NetworkSpec>> = docker.networks.iter().map(|(name, spec)| (name.as_str(), Some(spec))).collect();
+    if docker.services.values().any(|s| s.networks.is_empty()) {
+        needed.entry(DEFAULT_NETWORK).or_insert(None);
+    }
+    needed
+}
+
+/// Whether any exit of `service` is its end: `restart: "no"` is named, or nothing is named and another
+/// service waits for its success.
+#[must_use]
+pub fn runs_once(docker: &DockerSpec, service: &str) -> bool {
+    let awaited = || {
+        docker
+            .services
+            .values()
+            .any(|other| other.depends_on.get(service).is_some_and(|d| d.condition == DependencyCondition::ServiceCompletedSuccessfully))
+    };
+    match docker.services.get(service).and_then(|s| s.restart) {
+        Some(RestartPolicy::No) => true,
+        Some(RestartPolicy::Always | RestartPolicy::UnlessStopped | RestartPolicy::OnFailure(_)) => false,
+        None => awaited(),
+    }
+}
+
+/// Whether an exit of `service` can be its end, so that its absence is no fault by itself.
+#[must_use]
+pub fn may_complete(docker: &DockerSpec, service: &str) -> bool {
+    let on_failure = matches!(docker.services.get(service).and_then(|s| s.restart), Some(RestartPolicy::OnFailure(_)));
+    on_failure || runs_once(docker, service)
+}
+
+/// Lowers a slice.
+#[must_use]
+pub fn lower(identity: &Identity, desired: &HostSpec) -> LoweredSpec {
+    let mut out = LoweredSpec::default();
+    let Some(docker) = &desired.docker else {
+        return out;
+    };
+    for (name, spec) in needed_networks(docker) {
+        lower_network(identity, name, spec, &mut out);
+    }
+    for (name, spec) in &docker.volumes {
+        lower_volume(identity, name, spec, &mut out);
+    }
+    for (name, spec) in &docker.services {
+        lower_service(identity, docker, name, spec, &mut out);
+    }
+    out
+}
+
+fn lower_network(identity: &Identity, name: &str, spec: Option<&NetworkSpec>, out: &mut LoweredSpec) {
+    let engine_name = network_name(&identity.topology, name);
+    let resource = network_resource(&engine_name);
+    let spec = spec.cloned().unwrap_or_default();
+    match hash_of(&resource, &engine_name, &spec) {
+        Ok(hash) => {
+            let labels = labels(identity, &resource, &hash, &spec.labels);
+            out.networks.insert(resource, Lowered { target: NetworkTarget { name: engine_name, spec, labels }, hash });
+        }
+        Err(blocked) => out.blocked.push(blocked),
+    }
+}
+
+fn lower_volume(identity: &Identity, name: &str, spec: &VolumeSpec, out: &mut LoweredSpec) {
+    let engine_name = volume_name(&identity.topology, name);
+    let resource = volume_resource(&engine_name);
+    match hash_of(&resource, &engine_name, spec) {
+        Ok(hash) => {
+            let labels = labels(identity, &resource, &hash, &spec.labels);
+            out.volumes.insert(resource, Lowered { target: VolumeTarget { name: engine_name, spec: spec.clone(), labels }, hash });
+        }
+        Err(blocked) => out.blocked.push(blocked),
+    }
+}
+
+/// What a container's `moorline.spec` label is the hash of. The networks' hashes are part of it: a container must
+/// be replaced with its network, also when the replacement was cut short. What it depends on is not: that is
+/// about order, and no reason to restart anything.
+#[derive(Serialize)]
+struct ContainerContent<'a> {
+    spec: &'a ServiceSpec,
+    networks: BTreeMap<&'a str, &'a VersionHash>,
+}
+
+fn lower_service(identity: &Identity, docker: &DockerSpec, service: &str, spec: &ServiceSpec, out: &mut LoweredSpec) {
+    let engine_name = container_name(&identity.topology, service);
+    let resource = container_resource(&engine_name);
+    match lower_container(identity, docker, service, spec, &resource, out) {
+        Ok(container) => {
+            out.containers.insert(resource, container);
+        }
+        Err(blocked) => out.blocked.push(blocked),
+    }
+}
+
+fn lower_container(
+    identity: &Identity,
+    docker: &DockerSpec,
+    service: &str,
+    spec: &ServiceSpec,
+    resource: &ResourceId,
+    done: &LoweredSpec,
+) -> Result<LoweredContainer, Blocked> {
+    let engine_name = container_name(&identity.topology, service);
+    let mut lowered = spec.clone();
+    if lowered.networks.is_empty() {
+        lowered.networks.insert(DEFAULT_NETWORK.to_owned(), crate::topology::Attachment::default());
+    }
+    lowered.networks = lowered.networks.into_iter().map(|(n, a)| (network_name(&identity.topology, &n), a)).collect();
+    let networks: BTreeSet<ResourceId> = lowered.networks.keys().map(|n| network_resource(n)).collect();
+    let mut hashes = BTreeMap::new();
+    for (name, network) in lowered.networks.keys().map(|n| (n, network_resource(n))) {
+        let known = done.networks.get(&network);
+        let Some(known) = known else {
+            return Err(bad(resource, format!("it joins the network `{name}`, which the slice does not define")));
+        };
+        hashes.insert(name.as_str(), &known.hash);
+    }
+    let volumes = lower_mounts(identity, docker, resource, &mut lowered.volumes)?;
+    let mut depends_on = BTreeMap::new();
+    for (other, dependency) in std::mem::take(&mut lowered.depends_on) {
+        if !docker.services.contains_key(&other) {
+            return Err(bad(resource, format!("it depends on the service `{other}`, which the slice does not define")));
+        }
+        depends_on.insert(container_resource(&container_name(&identity.topology, &other)), dependency.condition);
+    }
+    let hash = hash_of(resource, &engine_name, &ContainerContent { spec: &lowered, networks: hashes })?;
+    let labels = labels(identity, resource, &hash, &spec.labels);
+    let target = ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, labels };
+    let lowered = Lowered { target, hash };
+    let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
+    Ok(LoweredContainer { lowered, networks, volumes, depends_on, may_complete, runs_once })
+}
+
+/// Gives named volumes their engine names; says which volumes they are.
+fn lower_mounts(
+    identity: &Identity,
+    docker: &DockerSpec,
+    resource: &ResourceId,
+    mounts: &mut BTreeMap<String, MountSpec>,
+) -> Result<BTreeSet<ResourceId>, Blocked> {
+    let mut named = BTreeSet::new();
+    for mount in mounts.values_mut() {
+        let MountKind::Volume = mount.kind else { continue };
+        let Some(source) = &mut mount.source else { continue };
+        if !docker.volumes.contains_key(source) {
+            return Err(bad(resource, format!("it mounts the volume `{source}`, which the slice does not define")));
+        }
+        *source = volume_name(&identity.topology, source);
+        named.insert(volume_resource(source));
+    }
+    Ok(named)
+}
+
+fn labels(identity: &Identity, resource: &ResourceId, hash: &VersionHash, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut labels = own.clone();
+    for (key, value) in [
+        (LABEL_CLUSTER, identity.cluster.as_str()),
+        (LABEL_HOST, identity.host_id.as_str()),
+        (LABEL_TOPOLOGY, identity.topology.as_str()),
+        (LABEL_RESOURCE, resource.as_str()),
+        (LABEL_SPEC, hash.as_str()),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}
+
+fn hash_of<T: Serialize>(resource: &ResourceId, engine_name: &str, content: &T) -> Result<VersionHash, Blocked> {
+    if resource.name() != engine_name {
+        return Err(bad(resource, format!("`{engine_name}` cannot be a name on the engine")));
+    }
+    version_hash(content).map_err(|error| bad(resource, format!("its specification cannot be hashed: {error}")))
+}
+
+fn bad(resource: &ResourceId, reason: String) -> Blocked {
+    Blocked { resource: resource.clone(), code: Some(Code::BadContent), reason }
+}
