@@ -1,1 +1,336 @@
-//! demo
+//! The guided tour behind `cargo demo`: a hub, an operator and two hosts as real processes, a push, a
+//! container removed by hand, a change, and the way down. Every command that it runs is shown.
+//!
+//! It touches nothing on the engine but what it made, and leaves nothing behind.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::engine::{Engine, SOCKET};
+use crate::fleet::{Drive, Fleet, text};
+use crate::image;
+use crate::limits::{APPLY, SOON};
+use crate::operator::Operator;
+use crate::wait::wait_for;
+
+/// The hosts of the example topologies.
+const HOSTS: [&str; 2] = ["shop-17", "shop-18"];
+const EXAMPLE: &str = "deploy/examples/edge.yaml";
+const EXAMPLE_CHANGED: &str = "deploy/examples/edge-v2.yaml";
+const TOPOLOGY: &str = "edge";
+
+/// What the tour does differently.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Leave everything running at the end.
+    pub keep: bool,
+}
+
+/// Runs the tour.
+///
+/// # Errors
+/// When anything is not as it should be; what was made is removed all the same.
+pub fn run(options: &Options) -> Result<()> {
+    let started = Instant::now();
+    let mut tour = Tour::begin()?;
+    let result = tour.walk();
+    match result {
+        Ok(()) if options.keep => tour.leave_running(),
+        Ok(()) => {
+            tour.take_down()?;
+            tour.tidy()?;
+            say(&format!("\nThat was Moorline, in {:.0} seconds. Next: README.md, docs/topology.md.\n", started.elapsed().as_secs_f64()))
+        }
+        Err(error) => {
+            let logs = tour.log_tails();
+            let tidied = tour.tidy();
+            say(&logs)?;
+            tidied.context("tidying up behind the failed demo")?;
+            Err(error)
+        }
+    }
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        // Whoever read along has left: go on and tidy up.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("writing to standard output"),
+    }
+}
+
+fn chapter(title: &str) -> Result<()> {
+    say(&format!("\n── {title}"))
+}
+
+fn quote(output: &str) -> Result<()> {
+    for line in output.lines() {
+        say(&format!("   {line}"))?;
+    }
+    Ok(())
+}
+
+struct Tour {
+    fleet: Fleet,
+    engine: Option<Engine>,
+    made_image: bool,
+    examples: PathBuf,
+}
+
+impl Tour {
+    fn begin() -> Result<Self> {
+        say("Moorline: an operator signs what hosts shall run, a hub delivers it, agents make it so.")?;
+        let fleet = Fleet::prepare("demo")?;
+        let examples = std::env::current_dir()?;
+        for file in [EXAMPLE, EXAMPLE_CHANGED] {
+            if !examples.join(file).is_file() {
+                bail!("{file} is not here; run `cargo demo` in the project's folder");
+            }
+        }
+        let engine = usable_engine()?;
+        let mut made_image = false;
+        match &engine {
+            Some(engine) => {
+                say(&format!("Host {} runs on the real Docker Engine {} of this machine.", HOSTS[0], engine.version()?))?;
+                made_image = image::ensure(engine)?;
+                if made_image {
+                    say(&format!("Its image {} is made here, of one small static program: no registry is asked.", image::IMAGE))?;
+                }
+            }
+            None => say(&format!("Host {} runs on the built-in simulator.", HOSTS[0]))?,
+        }
+        say(&format!("Host {} runs on the built-in simulator, so that there are two.", HOSTS[1]))?;
+        say(&format!("Everything happens in {}.", fleet.root().display()))?;
+        Ok(Self { fleet, engine, made_image, examples })
+    }
+
+    fn walk(&mut self) -> Result<()> {
+        self.hub_and_operator()?;
+        self.hosts()?;
+        let operator = self.fleet.operator()?;
+        self.push(&operator)?;
+        self.break_and_heal(&operator)?;
+        self.change(&operator)
+    }
+
+    fn hub_and_operator(&mut self) -> Result<()> {
+        chapter("A hub. It remembers and delivers; it holds no signing key.")?;
+        let (address, cluster) = (self.fleet.address(), self.fleet.cluster().to_owned());
+        say(&format!(" $ moorline-hub --dir hub init --cluster {cluster} --listen {address} --advertise {address}"))?;
+        self.fleet.hub_command(&["init", "--cluster", &cluster, "--listen", &address, "--advertise", &address])?.ok()?;
+        self.fleet.set_hub_config("heartbeat_interval_ms", "1000")?;
+        say(" $ moorline-hub --dir hub serve &")?;
+        self.fleet.start_hub()?;
+        chapter("An operator. Keys are made here and stay here; the trust root says whose signatures count.")?;
+        say(" $ moorctl init --bundle hub/operators/admin.json")?;
+        let bundle = self.fleet.bundle_path(crate::fleet::OPERATOR);
+        let said = self.fleet.moorctl(&["init", "--bundle", text(&bundle)?])?.ok()?;
+        quote(said.stdout.trim_end())
+    }
+
+    fn hosts(&mut self) -> Result<()> {
+        chapter("Two hosts. A one-time token lets each join; the operator signs who it is.")?;
+        for (index, name) in HOSTS.iter().enumerate() {
+            let drive = match &self.engine {
+                Some(engine) if index == 0 => Drive::Docker(engine.socket().to_owned()),
+                Some(_) | None => Drive::Sim,
+            };
+            let driver = if drive == Drive::Sim { "sim" } else { "docker" };
+            say(&format!(" $ moorctl host add {name}                        (waits for the join, then signs the binding)"))?;
+            say(&format!(" $ moorline-agent --driver {driver} join <token> && moorline-agent --driver {driver} run &"))?;
+            self.fleet.add_host(name, drive, &[])?;
+        }
+        self.show(&["host", "ls"])
+    }
+
+    /// Runs `moorctl`, showing the line and what it says.
+    fn show(&self, args: &[&str]) -> Result<()> {
+        say(&format!(" $ moorctl {}", args.join(" ")))?;
+        let mut command = self.fleet.moorctl_command(args);
+        command.current_dir(&self.examples);
+        let output = crate::process::run(command, b"", crate::limits::COMMAND)?.ok()?;
+        quote(output.stdout.trim_end())
+    }
+
+    fn converged(&self, operator: &Operator, generation: u64) -> Result<()> {
+        for host in HOSTS {
+            self.fleet.wait_converged(operator, host, TOPOLOGY, generation)?;
+        }
+        Ok(())
+    }
+
+    fn push(&self, operator: &Operator) -> Result<()> {
+        chapter("A push: parsed, checked, sliced, signed on the operator's machine; applied on the hosts.")?;
+        self.show(&["push", "-f", EXAMPLE, "--wait"])?;
+        self.converged(operator, 1)?;
+        self.show(&["status"])?;
+        self.show_containers()
+    }
+
+    fn show_containers(&self) -> Result<()> {
+        let Some(engine) = &self.engine else { return Ok(()) };
+        say(&format!(" $ docker ps --filter label=moorline.cluster={}", self.fleet.cluster()))?;
+        for container in engine.containers(self.fleet.cluster())?.values() {
+            let short = container.id.get(..12).unwrap_or(&container.id);
+            say(&format!("   {short}  {:<24} {}", container.name, if container.running { "running" } else { "stopped" }))?;
+        }
+        Ok(())
+    }
+
+    fn break_and_heal(&self, operator: &Operator) -> Result<()> {
+        let (what, took) = match &self.engine {
+            Some(engine) => self.break_docker(engine)?,
+            None => self.break_sim()?,
+        };
+        self.converged(operator, 1)?;
+        say(&format!("   {what} is back after {took:.2} s, and the hub never had to be asked."))?;
+        self.show_containers()
+    }
+
+    fn break_docker(&self, engine: &Engine) -> Result<(String, f64)> {
+        let cluster = self.fleet.cluster();
+        let containers = engine.containers(cluster)?;
+        let victim = containers.values().find(|c| c.running).context("no container runs after the push")?.clone();
+        chapter("A container is removed by hand. The agent hears of it from the engine and heals.")?;
+        say(&format!(" $ docker rm --force {}", victim.name))?;
+        engine.remove_container(cluster, &victim.name)?;
+        let gone = Instant::now();
+        wait_for(&format!("{} is healed", victim.name), SOON, || {
+            let now = engine.containers(cluster)?;
+            Ok(now.get(&victim.name).filter(|c| c.running && c.id != victim.id).map(|_| ()))
+        })?;
+        Ok((victim.name, gone.elapsed().as_secs_f64()))
+    }
+
+    fn break_sim(&self) -> Result<(String, f64)> {
+        let path = self.fleet.agent_dir(HOSTS[0]).join("sim/engine.json");
+        let mut world: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+        let containers = world.pointer_mut("/containers").and_then(|c| c.as_object_mut()).context("the simulator's containers")?;
+        let victim = containers.keys().next().context("no container after the push")?.clone();
+        chapter("A container is removed by hand. The agent notices and heals.")?;
+        say(&format!(" (takes {victim} out of the simulator's world)"))?;
+        containers.remove(&victim);
+        std::fs::write(&path, serde_json::to_vec(&world)?)?;
+        let gone = Instant::now();
+        wait_for(&format!("{victim} is healed"), SOON, || {
+            let world: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
+            Ok(world.pointer("/containers").and_then(|c| c.get(&victim)).map(|_| ()))
+        })?;
+        Ok((victim, gone.elapsed().as_secs_f64()))
+    }
+
+    fn change(&mut self, operator: &Operator) -> Result<()> {
+        chapter("A change. First what it would do, then the push of it.")?;
+        say(&format!(" $ moorctl plan -f {EXAMPLE_CHANGED}"))?;
+        let mut plan = self.fleet.moorctl_command(&["plan", "-f", EXAMPLE_CHANGED]);
+        plan.current_dir(&self.examples);
+        // Exit code 2 says that changes are pending.
+        let plan = crate::process::run(plan, b"", crate::limits::COMMAND)?.expect_code(2)?;
+        quote(plan.stdout.trim_end())?;
+        say(&format!(" (the agent of {} is killed: kill -9)", HOSTS[1]))?;
+        self.fleet.kill_agent(HOSTS[1])?;
+        self.show(&["push", "-f", EXAMPLE_CHANGED])?;
+        self.fleet.wait_converged(operator, HOSTS[0], TOPOLOGY, 2)?;
+        self.show(&["status"])?;
+        say(&format!("   {} follows the change; {} was away and does not know of it.", HOSTS[0], HOSTS[1]))?;
+        chapter("It comes back, and the hub pushes again by itself.")?;
+        say(&format!(" $ moorline-agent --driver sim run &              (on {})", HOSTS[1]))?;
+        self.fleet.start_agent(HOSTS[1])?;
+        self.converged(operator, 2)?;
+        self.show(&["status"])?;
+        self.show_containers()?;
+        self.show(&["events", "--limit", "12"])
+    }
+
+    fn take_down(&self) -> Result<()> {
+        chapter("And down again: a signed empty slice, so nobody else can do it.")?;
+        self.show(&["down", TOPOLOGY, "--yes", "--wait"])?;
+        let Some(engine) = &self.engine else { return Ok(()) };
+        let cluster = self.fleet.cluster();
+        wait_for("containers and networks are gone", APPLY, || {
+            Ok((engine.containers(cluster)?.is_empty() && engine.networks(cluster)?.is_empty()).then_some(()))
+        })?;
+        let volumes = engine.volumes(cluster)?;
+        if !volumes.is_empty() {
+            say("   Containers and networks are gone. Volumes hold data, so they stay until somebody removes them:")?;
+            for name in &volumes {
+                say(&format!("   {name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn log_tails(&self) -> String {
+        let mut all = String::new();
+        for (name, log) in self.fleet.logs().unwrap_or_default() {
+            let start = log.char_indices().rev().nth(3000).map_or(0, |(at, _)| at);
+            all.push_str(&format!("\n--- end of the log of {name}:\n{}", log.get(start..).unwrap_or_default()));
+        }
+        all
+    }
+
+    fn tidy(self) -> Result<()> {
+        let Self { fleet, engine, made_image, .. } = self;
+        let (cluster, root) = (fleet.cluster().to_owned(), fleet.root().to_owned());
+        drop(fleet);
+        if let Some(engine) = engine {
+            engine.clean(&cluster)?;
+            if made_image {
+                image::remove(&engine)?;
+            }
+            let left = (engine.containers(&cluster)?, engine.networks(&cluster)?, engine.volumes(&cluster)?);
+            if !(left.0.is_empty() && left.1.is_empty() && left.2.is_empty()) {
+                bail!("something was left behind: {left:?}");
+            }
+        }
+        if root.exists() {
+            bail!("{} was left behind", root.display());
+        }
+        say("   Everything that the demo made is gone: processes, folder, containers, networks, volumes, image.")
+    }
+
+    fn leave_running(self) -> Result<()> {
+        let Self { fleet, engine, .. } = self;
+        let (root, cluster, home) = (fleet.root().to_owned(), fleet.cluster().to_owned(), fleet.home());
+        let moorctl = crate::binaries::Binaries::find()?.moorctl;
+        let ids: Vec<String> = fleet.leave_running().iter().map(u32::to_string).collect();
+        chapter("Left running. Lines to try next:")?;
+        let line = format!("{} --home {}", shorten(&moorctl), home.display());
+        for verb in ["status -w", "events -f", "get topology edge", "diff edge 1..2", "rollback edge --to 1 --wait", "down edge --wait"] {
+            say(&format!("   {line} {verb}"))?;
+        }
+        say("\nTo end it all:")?;
+        say(&format!("   {line} --yes down edge --wait"))?;
+        say(&format!("   kill {}", ids.join(" ")))?;
+        if engine.is_some() {
+            say(&format!("   docker volume rm $(docker volume ls -q --filter label=moorline.cluster={cluster})"))?;
+            say(&format!("   docker image rm {}", image::IMAGE))?;
+        }
+        say(&format!("   rm -r {}", root.display()))
+    }
+}
+
+fn shorten(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(&here).unwrap_or(path).display().to_string()
+}
+
+/// The system's engine, if it answers and none of its containers has a name that the tour needs.
+fn usable_engine() -> Result<Option<Engine>> {
+    let Ok(engine) = Engine::connect(Path::new(SOCKET)) else {
+        say("No Docker Engine answers on this machine.")?;
+        return Ok(None);
+    };
+    let all = bollard::query_parameters::ListContainersOptionsBuilder::new().all(true).build();
+    let taken = engine.block_on(engine.docker().list_containers(Some(all)))?;
+    let prefix = format!("/{TOPOLOGY}-");
+    if let Some(name) = taken.into_iter().filter_map(|c| c.names).flatten().find(|n| n.starts_with(&prefix)) {
+        say(&format!("The Docker Engine has a container `{}` already: it is left alone.", name.trim_start_matches('/')))?;
+        return Ok(None);
+    }
+    Ok(Some(engine))
+}

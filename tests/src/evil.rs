@@ -1,1 +1,169 @@
-//! evil
+//! A hub that sends whatever a test tells it to: it holds the real hub's CA (as a thief of the hub
+//! would) and serves at its address, but no signature of an operator is its own to make.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow};
+use moorline_proto::transport::HUB_SERVER_NAME;
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::DuplexStream;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::limits::SOON;
+use crate::wait::wait_for;
+
+const QUEUE: usize = 64;
+const PIPE: usize = 64 * 1024;
+const HEARTBEAT_MS: u32 = 200;
+
+/// A serving evil hub; ends with its value.
+pub struct EvilHub {
+    shared: Arc<Shared>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+#[derive(Default)]
+struct Shared {
+    session: Mutex<Option<mpsc::Sender<Result<pb::HubMessage, Status>>>>,
+    received: Mutex<Vec<pb::agent_message::Kind>>,
+}
+
+impl EvilHub {
+    /// Serves at `address` with a certificate by the CA below `hub_dir`.
+    ///
+    /// # Errors
+    /// When the CA cannot be read or the address is taken.
+    pub fn start(hub_dir: &Path, address: &str) -> Result<Self> {
+        let tls = TlsAcceptor::from(Arc::new(server_config(hub_dir)?));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let listener = runtime.block_on(TcpListener::bind(address)).with_context(|| format!("listening at {address}"))?;
+        let shared = Arc::new(Shared::default());
+        let service = AgentGatewayServer::new(Gateway(shared.clone()));
+        let (streams, incoming) = mpsc::channel(QUEUE);
+        runtime.spawn(accept(listener, tls, streams));
+        runtime.spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(ReceiverStream::new(incoming)));
+        Ok(Self { shared, _runtime: runtime })
+    }
+
+    /// Waits until an agent has opened a session and sent a heartbeat.
+    ///
+    /// # Errors
+    /// When none does in time.
+    pub fn wait_for_agent(&self) -> Result<pb::Heartbeat> {
+        wait_for("an agent sends a heartbeat to the evil hub", SOON, || Ok(self.heartbeat()))
+    }
+
+    /// Sends `message` in the newest session.
+    ///
+    /// # Errors
+    /// When there is no session.
+    pub fn send(&self, message: pb::hub_message::Kind) -> Result<()> {
+        let session = lock(&self.shared.session).clone().context("no agent has a session")?;
+        session.blocking_send(Ok(pb::HubMessage { kind: Some(message) })).map_err(|_| anyhow!("the session has ended"))
+    }
+
+    /// Sends `envelope` as a slice and waits for the refusal of these very bytes; returns its code.
+    ///
+    /// # Errors
+    /// When the agent does not refuse in time.
+    pub fn refusal_of_slice(&self, envelope: Vec<u8>) -> Result<String> {
+        let before = self.refusals().len();
+        self.send(pb::hub_message::Kind::Slice(pb::Envelope { json: envelope }))?;
+        let refusal = wait_for("the agent refuses", SOON, || Ok(self.refusals().get(before).cloned()))?;
+        Ok(refusal.fault.unwrap_or_default().code)
+    }
+
+    /// Every refusal so far.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<pb::Refusal> {
+        let received = lock(&self.shared.received);
+        received.iter().filter_map(|kind| if let pb::agent_message::Kind::Refusal(r) = kind { Some(r.clone()) } else { None }).collect()
+    }
+
+    /// The newest heartbeat.
+    #[must_use]
+    pub fn heartbeat(&self) -> Option<pb::Heartbeat> {
+        let received = lock(&self.shared.received);
+        received.iter().rev().find_map(|kind| if let pb::agent_message::Kind::Heartbeat(h) = kind { Some(h.clone()) } else { None })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A TLS server that passes for the hub: its certificate is by the hub's own CA.
+fn server_config(hub_dir: &Path) -> Result<rustls::ServerConfig> {
+    let ca_pem = std::fs::read_to_string(hub_dir.join("ca/ca.crt.pem")).context("reading the CA's certificate")?;
+    let key_pem = std::fs::read_to_string(hub_dir.join("ca/ca.key.pem")).context("reading the CA's key")?;
+    let issuer = Issuer::from_ca_cert_pem(&ca_pem, KeyPair::from_pem(&key_pem)?)?;
+    let mut params = CertificateParams::new(vec![HUB_SERVER_NAME.to_owned()])?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate()?;
+    let leaf = params.signed_by(&key, &issuer)?;
+    let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|e| anyhow!("the CA's certificate: {e}"))?;
+    let private = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| anyhow!("{e}"))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![leaf.der().clone(), ca], private)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+async fn accept(listener: TcpListener, tls: TlsAcceptor, streams: mpsc::Sender<std::io::Result<DuplexStream>>) {
+    while let Ok((tcp, _)) = listener.accept().await {
+        let (tls, streams) = (tls.clone(), streams.clone());
+        tokio::spawn(async move {
+            let Ok(mut stream) = tls.accept(tcp).await else { return };
+            // The server takes plain streams: what it writes goes through this pipe into TLS.
+            let (near, mut far) = tokio::io::duplex(PIPE);
+            if streams.send(Ok(near)).await.is_ok() {
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut far).await;
+            }
+        });
+    }
+}
+
+struct Gateway(Arc<Shared>);
+
+#[tonic::async_trait]
+impl AgentGateway for Gateway {
+    async fn join(&self, _: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
+        Err(Status::unimplemented("the evil hub takes no joins"))
+    }
+
+    async fn renew(&self, _: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
+        Err(Status::unavailable("the evil hub renews nothing"))
+    }
+
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::HubMessage, Status>> + Send>>;
+
+    async fn session(&self, request: Request<Streaming<pb::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+        let mut messages = request.into_inner();
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let welcome = pb::Welcome { protocol_version: 1, heartbeat_interval_ms: HEARTBEAT_MS, hub_version: "0.1.0".to_owned() };
+        let welcome = pb::HubMessage { kind: Some(pb::hub_message::Kind::Welcome(welcome)) };
+        sender.send(Ok(welcome)).await.map_err(|_| Status::internal("session"))?;
+        *lock(&self.0.session) = Some(sender);
+        let shared = self.0.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = messages.next().await {
+                lock(&shared.received).extend(message.kind);
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}

@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
+use moorline_common::sign::OperatorKey;
 use moorline_proto::v1 as pb;
 use tempfile::TempDir;
 
@@ -270,6 +271,18 @@ impl Fleet {
         let mut args = vec!["--yes", "push", "-f", text(&path)?];
         args.extend(more);
         self.moorctl(&args)
+    }
+
+    /// The first operator's signing key, as `moorctl` keeps it.
+    ///
+    /// # Errors
+    /// When its file is not where `moorctl` puts it.
+    pub fn operator_key(&self) -> Result<OperatorKey> {
+        let path = self.home().join("contexts").join(&self.cluster).join("operator.key");
+        let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let mut seed = [0; 32];
+        hex::decode_to_slice(text.trim(), &mut seed).context("the operator's key is 64 hex digits")?;
+        Ok(OperatorKey::from_seed(&seed))
     }
 
     // --- hosts

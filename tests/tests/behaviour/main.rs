@@ -1,0 +1,27 @@
+//! What Moorline promises, tried on real processes with real TLS, and on the real engine where the
+//! promise is about it. One file per promise.
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod foreign_client;
+#[cfg(test)]
+mod join;
+#[cfg(test)]
+mod noop;
+#[cfg(test)]
+mod operators;
+#[cfg(test)]
+mod recovery;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod repush;
+#[cfg(test)]
+mod restore;
+#[cfg(test)]
+mod setup;
+#[cfg(test)]
+mod units;
