@@ -146,3 +146,137 @@ pub fn mismatch(target: &Target, reported: &Reported) -> Option<&'static str> {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(name: &str) -> ResourceId {
+        ResourceId::parse(format!("docker/container/{name}")).unwrap()
+    }
+
+    fn target() -> Target {
+        Target {
+            topology: TopologyId::parse("edge").unwrap(),
+            generation: Generation(3),
+            version_hash: VersionHash::of_bytes(b"3"),
+            payload_sha256: "0".repeat(64),
+            resources: BTreeSet::from([resource("a"), resource("b")]),
+        }
+    }
+
+    /// A host that is as it should be.
+    fn good() -> Reported {
+        let Target { topology, generation, version_hash, resources, .. } = target();
+        Reported {
+            topology: Some(topology),
+            generation,
+            applied: Some(version_hash),
+            converging: false,
+            engine: EngineState::Ready,
+            observe_error: false,
+            present: Some(resources),
+            ready: true,
+            enforcing: true,
+        }
+    }
+
+    fn decide_now(reported: &Reported, history: &History) -> Decision {
+        decide(&target(), reported, history, 1_000_000, 0)
+    }
+
+    #[test]
+    fn a_host_as_wanted_is_left_alone() {
+        assert_eq!(decide_now(&good(), &History::default()), Decision::Converged);
+        let more = Reported { present: Some(BTreeSet::from([resource("a"), resource("b"), resource("stranger")])), ..good() };
+        assert_eq!(decide_now(&more, &History::default()), Decision::Converged);
+        let unknown = Reported { present: None, ..good() };
+        assert_eq!(decide_now(&unknown, &History::default()), Decision::Converged);
+    }
+
+    #[test]
+    fn every_mismatch_is_a_reason_to_push() {
+        for (reported, words) in [
+            (Reported { topology: None, generation: Generation(0), applied: None, ..good() }, "another topology or none"),
+            (Reported { topology: Some(TopologyId::parse("other").unwrap()), generation: Generation(9), ..good() }, "another topology"),
+            (Reported { generation: Generation(2), ..good() }, "generation"),
+            (Reported { applied: Some(VersionHash::of_bytes(b"edited by hand")), ..good() }, "hash mismatch"),
+            (Reported { applied: None, ..good() }, "nothing applied"),
+            (Reported { engine: EngineState::Unreachable, ..good() }, "unreachable"),
+            (Reported { observe_error: true, ..good() }, "observation failed"),
+            (Reported { present: Some(BTreeSet::from([resource("a")])), ..good() }, "resources missing"),
+            (Reported { enforcing: false, ..good() }, "restarted"),
+        ] {
+            match decide_now(&reported, &History::default()) {
+                Decision::Push(reason) => assert!(reason.contains(words), "{reason}"),
+                other => panic!("{other:?} for {reported:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_was_torn_down_need_not_enforce_anything() {
+        let empty = Target { resources: BTreeSet::new(), ..target() };
+        let reported = Reported { enforcing: false, present: Some(BTreeSet::new()), ..good() };
+        assert_eq!(decide(&empty, &reported, &History::default(), 0, 0), Decision::Converged);
+    }
+
+    #[test]
+    fn pushes_of_one_slice_back_off() {
+        let behind = Reported { generation: Generation(2), ..good() };
+        let mut now = 0;
+        let mut waits = Vec::new();
+        for pushes in 1..=12 {
+            let history = History { pushes, last_push_ms: Some(now), refusal: None };
+            let Decision::Wait(until) = decide(&target(), &behind, &history, now, u64::MAX) else { panic!("pushed at once") };
+            assert_eq!(decide(&target(), &behind, &history, until - 1, u64::MAX), Decision::Wait(until));
+            assert!(matches!(decide(&target(), &behind, &history, until, u64::MAX), Decision::Push(_)));
+            waits.push(until - now);
+            now = until;
+        }
+        assert!(
+            waits.iter().zip([1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]).all(|(w, s)| (s * 500..=s * 1000).contains(w)),
+            "{waits:?}"
+        );
+    }
+
+    #[test]
+    fn an_agent_that_is_at_it_is_not_hurried() {
+        let busy = Reported { applied: None, converging: true, ..good() };
+        let history = History { pushes: 1, last_push_ms: Some(1_000_000), refusal: None };
+        let grace = u64::try_from(PUSH_GRACE.as_millis()).unwrap();
+        assert_eq!(decide_now(&busy, &history), Decision::Wait(1_000_000 + grace));
+        assert!(matches!(decide(&target(), &busy, &history, 1_000_000 + grace, 0), Decision::Push(_)));
+    }
+
+    #[test]
+    fn a_definite_refusal_is_an_alarm_and_no_push() {
+        let behind = Reported { generation: Generation(2), ..good() };
+        for code in Code::ALL {
+            let history = History { pushes: 1, last_push_ms: Some(0), refusal: Some(*code) };
+            match decide_now(&behind, &history) {
+                Decision::Alarm(alarm) => assert!(alarm == *code && is_definite(*code)),
+                Decision::Push(_) => assert!(!is_definite(*code), "{code}"),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(is_definite(Code::BadSignature) && is_definite(Code::AlreadyApplied) && !is_definite(Code::Busy));
+        // Fulfilled all the same: nothing to raise.
+        let history = History { refusal: Some(Code::BadSignature), ..History::default() };
+        assert_eq!(decide_now(&good(), &history), Decision::Converged);
+    }
+
+    #[test]
+    fn a_host_that_cannot_accept_yet_is_waited_for() {
+        let pending = Reported { ready: false, topology: None, generation: Generation(0), applied: None, ..good() };
+        assert!(matches!(decide_now(&pending, &History::default()), Decision::Wait(until) if until > 1_000_000));
+    }
+
+    #[test]
+    fn a_host_ahead_of_the_hub_is_asked_for_what_it_holds() {
+        let ahead = Reported { generation: Generation(4), ..good() };
+        assert_eq!(decide_now(&ahead, &History::default()), Decision::Adopt);
+        let refused = History { refusal: Some(Code::GenerationRegressed), ..History::default() };
+        assert_eq!(decide_now(&ahead, &refused), Decision::Adopt);
+    }
+}

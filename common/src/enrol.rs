@@ -183,3 +183,100 @@ impl HostClaim {
         groups.join("-")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token() -> JoinToken {
+        JoinToken::new(
+            TokenParts {
+                id: "0f".repeat(16),
+                cluster: ClusterId::parse("c").unwrap(),
+                name: HostName::parse("shop-17").unwrap(),
+                hubs: vec!["hub.example:7443".to_owned()],
+                ca_spki: "a".repeat(64),
+                root_pin: "b".repeat(64),
+                expires: UnixSeconds(3600),
+            },
+            [42; 32],
+        )
+    }
+
+    fn claim() -> HostClaim {
+        HostClaim {
+            host_key: [1; 32],
+            sealing_key: [2; 32],
+            host_epoch: HostEpoch::parse("3".repeat(32)).unwrap(),
+            name: HostName::parse("shop-17").unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_token_survives_the_way_to_the_host() {
+        let line = token().encode();
+        let read = JoinToken::decode(&format!("  {}\n", *line)).unwrap();
+        assert_eq!((&read.id, &read.name, &read.hubs, read.expires), (&token().id, &token().name, &token().hubs, UnixSeconds(3600)));
+        assert_eq!(read.join_key_hash(), token().join_key_hash());
+        assert_eq!(*read.mac_key(), *token().mac_key());
+    }
+
+    #[test]
+    fn damaged_tokens_all_get_one_and_the_same_answer() {
+        let line = token().encode();
+        let body = line.strip_prefix(PREFIX).unwrap();
+        for bad in ["", "moor1.", "moor2.x", body, &line[..line.len() - 4], &format!("{PREFIX}!{body}"), &"x".repeat(TOKEN_MAX + 1)] {
+            assert!(JoinToken::decode(bad).is_err(), "{bad}");
+        }
+        let shown = JoinToken::decode("moor1.x").map(|_| ()).unwrap_err().to_string();
+        assert!(shown.contains("`moor1.`") && !shown.contains("moor1.x"));
+    }
+
+    #[test]
+    fn the_two_keys_differ_and_depend_on_id_and_secret() {
+        let (first, other) = (token(), JoinToken { id: "00".repeat(16), ..token() });
+        assert_ne!(*first.join_key(), *first.mac_key());
+        assert_ne!(*first.join_key(), *other.join_key());
+        assert_ne!(*first.mac_key(), *other.mac_key());
+        // What the hub keeps tells nothing of the key for the MAC.
+        assert_eq!(first.join_key_hash(), sha256_hex(&*first.join_key()));
+    }
+
+    #[test]
+    fn the_mac_covers_every_part_of_the_claim() {
+        let key = token().mac_key();
+        let mac = claim().mac(&key);
+        assert!(claim().mac_is_valid(&key, &mac));
+        for changed in [
+            HostClaim { host_key: [9; 32], ..claim() },
+            HostClaim { sealing_key: [9; 32], ..claim() },
+            HostClaim { host_epoch: HostEpoch::parse("4".repeat(32)).unwrap(), ..claim() },
+            HostClaim { name: HostName::parse("shop-18").unwrap(), ..claim() },
+        ] {
+            assert!(!changed.mac_is_valid(&key, &mac), "{changed:?}");
+        }
+        assert!(!claim().mac_is_valid(&[0; 32], &mac));
+        assert!(!claim().mac_is_valid(&key, &mac[..31]));
+        assert!(!claim().mac_is_valid(&key, b""));
+    }
+
+    #[test]
+    fn fingerprints_can_be_compared_by_eye() {
+        let print = claim().fingerprint();
+        assert_eq!(print.len(), 39);
+        assert_eq!(print.split('-').count(), 8);
+        assert_ne!(print, HostClaim { sealing_key: [9; 32], ..claim() }.fingerprint());
+    }
+
+    /// Resolved by the compiler: were there a `Debug`, this would not compile for being ambiguous.
+    #[test]
+    fn a_token_cannot_be_printed() {
+        trait NotDebug<A> {
+            fn check() {}
+        }
+        impl<T: ?Sized> NotDebug<()> for T {}
+        struct HasDebug;
+        impl<T: ?Sized + std::fmt::Debug> NotDebug<HasDebug> for T {}
+        <JoinToken as NotDebug<_>>::check();
+    }
+}

@@ -196,6 +196,12 @@ fn verify_bytes(public: &[u8; 32], message: &[u8], signature: &[u8]) -> Result<(
     key.verify_strict(message, &signature).map_err(|_| ())
 }
 
+/// Whether `signature` is `public`'s over the bare bytes of `message`: for what is no statement, such as a join.
+#[must_use]
+pub fn verify_raw(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+    verify_bytes(public, message, signature).is_ok()
+}
+
 /// An ed25519 private key: an operator's, or a host's. Zeroed when dropped; has no `Debug`.
 pub struct OperatorKey(SigningKey);
 
@@ -341,4 +347,134 @@ impl<T> Verified<T> {
 #[must_use]
 pub fn base64_encode(bytes: &[u8]) -> String {
     BASE64.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{Generation, HostId, UnixSeconds};
+    use crate::statement::{ApplyReport, ObservedReport};
+
+    fn key(seed: u8) -> OperatorKey {
+        OperatorKey::from_seed(&[seed; 32])
+    }
+
+    fn report() -> ObservedReport {
+        ObservedReport {
+            host_id: HostId::of_key(&key(1).public()),
+            taken_at: UnixSeconds(7),
+            observed: crate::observe::Observed::default(),
+            apply: ApplyReport { generation: Generation(3), ..ApplyReport::default() },
+        }
+    }
+
+    fn sealed() -> Signed<ObservedReport> {
+        Signed::seal(&report(), &[&key(1)]).unwrap()
+    }
+
+    fn code<T>(result: Result<T, Fault>) -> Code {
+        match result {
+            Ok(_) => panic!("accepted"),
+            Err(fault) => fault.code,
+        }
+    }
+
+    #[test]
+    fn what_a_host_signs_is_read_back_by_its_key_only() {
+        let bytes = sealed().envelope().to_json();
+        let read = Signed::<ObservedReport>::from_json(&bytes).unwrap();
+        let verified = read.clone().verify_by_host(&key(1).public()).unwrap();
+        assert_eq!(verified.statement(), &report());
+        assert_eq!(verified.signers().iter().collect::<Vec<_>>(), [&key(1).id()]);
+        assert_eq!(code(read.verify_by_host(&key(2).public())), Code::UnknownKey);
+    }
+
+    #[test]
+    fn one_changed_byte_anywhere_is_refused() {
+        let good = sealed().envelope().clone();
+        for at in 0..good.payload.len() {
+            let mut bad = good.clone();
+            bad.payload[at] ^= 1;
+            assert_eq!(code(Signed::<ObservedReport>::new(bad).unwrap().verify_by_host(&key(1).public())), Code::BadSignature, "byte {at}");
+        }
+        for at in 0..64 {
+            let mut bad = good.clone();
+            bad.signatures[0].sig[at] ^= 1;
+            assert_eq!(code(Signed::<ObservedReport>::new(bad).unwrap().verify_by_host(&key(1).public())), Code::BadSignature);
+        }
+        let mut short = good.clone();
+        short.signatures[0].sig.pop();
+        assert_eq!(code(Signed::<ObservedReport>::new(short).unwrap().verify_by_host(&key(1).public())), Code::BadSignature);
+    }
+
+    #[test]
+    fn another_type_is_refused_even_with_the_same_payload() {
+        let mut envelope = sealed().envelope().clone();
+        envelope.payload_type = PayloadType::Slice.as_str().to_owned();
+        assert_eq!(code(Signed::<ObservedReport>::new(envelope.clone())), Code::WrongType);
+        // Named as the right type again, the signature over the other one doesn't count.
+        let signature = key(1).sign_raw(&pae(&envelope.payload_type, &envelope.payload));
+        envelope.signatures[0].sig = signature;
+        envelope.payload_type = PayloadType::Observed.as_str().to_owned();
+        assert_eq!(code(Signed::<ObservedReport>::new(envelope).unwrap().verify_by_host(&key(1).public())), Code::BadSignature);
+    }
+
+    #[test]
+    fn a_signature_under_another_keys_name_is_refused() {
+        let mut envelope = sealed().envelope().clone();
+        envelope.signatures[0].keyid = key(2).id();
+        assert_eq!(code(Signed::<ObservedReport>::new(envelope).unwrap().verify_by_host(&key(2).public())), Code::BadSignature);
+    }
+
+    #[test]
+    fn a_key_that_signs_twice_counts_once() {
+        let mut envelope = sealed().envelope().clone();
+        envelope.add_signature(&key(1));
+        assert_eq!(envelope.signatures.len(), 1);
+        envelope.signatures.push(envelope.signatures[0].clone());
+        let public = key(1).public();
+        assert_eq!(envelope.verified_signers(|_| Some(&public)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_payload_with_duplicate_or_unknown_keys_is_refused_although_it_is_signed() {
+        let good = String::from_utf8(sealed().envelope().payload.clone()).unwrap();
+        for (bad, what) in [
+            (good.replacen("{\"apply\"", "{\"host_id\":\"x\",\"apply\"", 1), "duplicate"),
+            (good.replacen("{\"apply\"", "{\"more\":1,\"apply\"", 1), "unknown"),
+            (good.replacen("\"taken_at\":7", "\"taken_at\":7.5", 1), "fraction"),
+            (good.clone() + " 1", "trailing"),
+        ] {
+            assert_ne!(bad, good);
+            let signature = key(1).sign_raw(&pae(PayloadType::Observed.as_str(), bad.as_bytes()));
+            let envelope = Envelope {
+                payload_type: PayloadType::Observed.as_str().to_owned(),
+                payload: bad.into_bytes(),
+                signatures: vec![Signature { keyid: key(1).id(), sig: signature }],
+            };
+            let result = Signed::<ObservedReport>::new(envelope).unwrap().verify_by_host(&key(1).public());
+            assert_eq!(code(result), Code::BadEnvelope, "{what}");
+        }
+    }
+
+    #[test]
+    fn envelopes_that_are_too_large_or_misshapen_are_refused_before_any_signature_is_looked_at() {
+        assert_eq!(code(Envelope::from_json(&vec![b' '; ENVELOPE_MAX + 1])), Code::TooLarge);
+        let good = sealed().envelope().clone();
+        let text = String::from_utf8(good.to_json()).unwrap();
+        for bad in [
+            "",
+            "[]",
+            "{}",
+            &text.replacen("{\"payloadType\"", "{\"payload\":\"\",\"payloadType\"", 1),
+            &text.replacen("{\"payloadType\"", "{\"x\":1,\"payloadType\"", 1),
+            &text.replacen("\"sig\":\"", "\"sig\":\"!", 1),
+            &text.replacen("\"keyid\":\"", "\"keyid\":\"../", 1),
+        ] {
+            assert_eq!(code(Envelope::from_json(bad.as_bytes())), Code::BadEnvelope, "{bad}");
+        }
+        let mut many = good.clone();
+        many.signatures = vec![good.signatures[0].clone(); SIGNATURES_MAX + 1];
+        assert_eq!(code(Envelope::from_json(&many.to_json())), Code::BadEnvelope);
+    }
 }

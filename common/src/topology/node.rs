@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use granit_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
 
 use super::Position;
 use super::limits::{DEPTH_MAX, NODES_MAX, PROBLEMS_KEPT_MAX};
@@ -111,7 +111,15 @@ fn empty_file(at: Position) -> Problem {
 }
 
 fn position(span: &Span) -> Position {
-    let mark = span.start;
+    place(&span.start)
+}
+
+/// Where the tag of a node begins; where the node does, if it has none.
+fn tag_position(span: &Span) -> Position {
+    place(&span.tag_start().unwrap_or(span.start))
+}
+
+fn place(mark: &Marker) -> Position {
     Position { line: u32::try_from(mark.line()).unwrap_or(u32::MAX), column: u32::try_from(mark.col() + 1).unwrap_or(u32::MAX) }
 }
 
@@ -121,13 +129,17 @@ fn scan_problem(text: &str, error: &granit_parser::ScanError) -> Problem {
         Position { line: u32::try_from(mark.line()).unwrap_or(u32::MAX).max(1), column: u32::try_from(mark.col() + 1).unwrap_or(u32::MAX) };
     let line = text.lines().nth(at.line.saturating_sub(1) as usize).unwrap_or("");
     let indent = &line[..line.len() - line.trim_start().len()];
-    if indent.contains('\t') {
+    if let Some(before) = indent.find('\t') {
+        let at = Position { column: u32::try_from(before + 1).unwrap_or(u32::MAX), ..at };
         return Problem::new(at, "", "a tab indents this line; YAML allows only spaces there").help("replace the tab by spaces");
     }
     let info = error.info();
     let limits = info.contains("nesting") || info.contains("recursion");
-    let message = if limits { too_deep() } else { format!("not valid YAML: {info}") };
-    Problem::new(at, "", message)
+    if limits {
+        return Problem::new(at, "", too_deep());
+    }
+    let problem = Problem::new(at, "", format!("not valid YAML: {info}"));
+    if info.contains("expected") { problem.help("check how far this line and the ones above it are indented") } else { problem }
 }
 
 fn too_deep() -> String {
@@ -176,30 +188,20 @@ impl Builder<'_> {
                 Ok(())
             }
             Event::Scalar(text, style, anchor, tag) => {
-                let kind = self.scalar_kind(&text, style, tag.as_deref(), at)?;
+                let kind = scalar_kind(&text, style, tag.as_deref(), tag_position(span))?;
                 self.count(1, at)?;
                 let node = Node { value: Value::Scalar { text: text.into_owned(), kind }, at };
                 self.finish(node, anchor, 1, 0)
             }
-            Event::SequenceStart(_, anchor, tag) => self.begin(anchor, tag.as_deref(), at, Shape::List(Vec::new())),
+            Event::SequenceStart(_, anchor, tag) => self.begin(anchor, tag.as_deref(), span, Shape::List(Vec::new())),
             Event::MappingStart(_, anchor, tag) => {
-                self.begin(anchor, tag.as_deref(), at, Shape::Map { pairs: Vec::new(), key: None, merges: Vec::new() })
+                self.begin(anchor, tag.as_deref(), span, Shape::Map { pairs: Vec::new(), key: None, merges: Vec::new() })
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(id) => self.alias(id, at),
             Event::UnresolvedAlias(name) => Err(Problem::new(at, "", format!("no anchor `&{}` stands before this", shorten(&name)))),
             // StreamStart, StreamEnd, DocumentEnd, and events of other modes of that parser.
             _ => Ok(()),
-        }
-    }
-
-    fn scalar_kind(&self, text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Position) -> Result<Kind, Problem> {
-        match tag {
-            None if style == ScalarStyle::Plain => Ok(core_kind(text)),
-            None => Ok(Kind::Text),
-            Some(tag) if tag.is_yaml_core_schema_tag("str") => Ok(Kind::Text),
-            Some(tag) if ["int", "float", "bool", "null"].iter().any(|t| tag.is_yaml_core_schema_tag(t)) => Ok(core_kind(text)),
-            Some(tag) => Err(unknown_tag(tag, at)),
         }
     }
 
@@ -212,14 +214,15 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn begin(&mut self, anchor: usize, tag: Option<&Tag>, at: Position, shape: Shape) -> Result<(), Problem> {
+    fn begin(&mut self, anchor: usize, tag: Option<&Tag>, span: &Span, shape: Shape) -> Result<(), Problem> {
+        let at = position(span);
         let plain = match (&shape, tag) {
             (_, None) => true,
             (Shape::List(_), Some(tag)) => tag.is_yaml_core_schema_tag("seq"),
             (Shape::Map { .. }, Some(tag)) => tag.is_yaml_core_schema_tag("map"),
         };
         if let (false, Some(tag)) = (plain, tag) {
-            return Err(unknown_tag(tag, at));
+            return Err(unknown_tag(tag, tag_position(span)));
         }
         if self.open.len() >= DEPTH_MAX {
             return Err(Problem::new(at, "", too_deep()));
@@ -314,6 +317,16 @@ impl Builder<'_> {
             }
         }
         Ok(out)
+    }
+}
+
+fn scalar_kind(text: &str, style: ScalarStyle, tag: Option<&Tag>, at: Position) -> Result<Kind, Problem> {
+    match tag {
+        None if style == ScalarStyle::Plain => Ok(core_kind(text)),
+        None => Ok(Kind::Text),
+        Some(tag) if tag.is_yaml_core_schema_tag("str") => Ok(Kind::Text),
+        Some(tag) if ["int", "float", "bool", "null"].iter().any(|t| tag.is_yaml_core_schema_tag(t)) => Ok(core_kind(text)),
+        Some(tag) => Err(unknown_tag(tag, at)),
     }
 }
 

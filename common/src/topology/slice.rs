@@ -55,21 +55,13 @@ impl TopologyFile {
         // Entries without variables are merged once, however many hosts they match.
         let mut plain: BTreeMap<&str, HostSpec> = BTreeMap::new();
         for host in hosts {
-            let mut matching = self.entries_for(host);
-            let Some((key, entry)) = matching.next() else { continue };
-            if let Some((other_key, other)) = matching.next() {
-                let (first, second) =
-                    if entry.at <= other.at { ((key, entry), (other_key, other)) } else { ((other_key, other), (key, entry)) };
-                let message = format!(
-                    "two entries are for host {}: `{}` (line {}) and `{}` (line {})",
-                    host.name, first.0, first.1.at.line, second.0, second.1.at.line
-                );
-                problems.push(
-                    Problem::new(second.1.at, format!("hosts.{}", second.0), message)
-                        .help("name the host in one entry only, or move what is common into a profile"),
-                );
+            let mut matching: Vec<(&str, &HostEntry)> = self.entries_for(host).collect();
+            if matching.len() > 1 {
+                matching.sort_by_key(|(_, entry)| entry.at);
+                problems.push(several(host, &matching));
                 continue;
             }
+            let Some((key, entry)) = matching.pop() else { continue };
             let parts = self.parts(entry);
             let spec = if parts.iter().any(|part| !part.source.varying.is_empty()) {
                 let mut spec = self.merged(&parts, Some(host), &mut problems);
@@ -122,6 +114,16 @@ impl TopologyFile {
         }
         spec
     }
+}
+
+/// More than one entry is for one host.
+fn several(host: &BoundHost, entries: &[(&str, &HostEntry)]) -> Problem {
+    let names: Vec<String> = entries.iter().map(|(key, entry)| format!("`{key}` (line {})", entry.at.line)).collect();
+    let (last, before) = names.split_last().map(|(last, before)| (last.as_str(), before.join(", "))).unwrap_or_default();
+    let count = if entries.len() == 2 { "two".to_owned() } else { entries.len().to_string() };
+    let (key, at) = entries.last().map(|(key, entry)| (*key, entry.at)).unwrap_or_default();
+    Problem::new(at, format!("hosts.{key}"), format!("{count} entries are for host {}: {before} and {last}", host.name))
+        .help("name the host in one entry only; what entries have in common belongs into a profile")
 }
 
 /// Replaces the objects that hold variables by what they are on `host`.

@@ -59,12 +59,18 @@ struct Check<'c> {
 }
 
 impl Check<'_> {
+    fn is_marked(&self, mark: &str) -> bool {
+        self.parts.iter().any(|part| part.source.marks.contains_key(mark))
+    }
+
     /// Reports at `mark`, where the last part that has it says it.
     fn report(&mut self, mark: &str, make: impl FnOnce(Problem) -> Problem) {
         let found = self.parts.iter().rev().find_map(|part| part.source.marks.get(mark).map(|at| (*at, &part.source.prefix)));
+        // A port has no name of its own in the file.
+        let shown = mark.split_once(".ports.").map_or(mark, |(service, _)| &mark[..service.len() + ".ports".len()]);
         let problem = match found {
-            Some((at, prefix)) => Problem::new(at, format!("{prefix}.{mark}"), ""),
-            None => Problem::new(self.at, format!("hosts.{}.{mark}", self.key), ""),
+            Some((at, prefix)) => Problem::new(at, format!("{prefix}.{shown}"), ""),
+            None => Problem::new(self.at, format!("hosts.{}.{shown}", self.key), ""),
         };
         self.problems.push(make(problem));
     }
@@ -76,7 +82,7 @@ impl Check<'_> {
     fn service(&mut self, name: &str, service: &ServiceSpec) {
         let docker = self.docker;
         let here = format!("docker.services.{name}");
-        if service.image.is_empty() {
+        if service.image.is_empty() && !self.is_marked(&format!("{here}.image")) {
             let message = format!("service `{name}` has no image");
             self.report(&here, |p| Problem { message, ..p }.help("name it here or in a profile that the host uses"));
         }

@@ -189,7 +189,14 @@ pub(crate) fn hydrate(varying: &Varying, prefix: &str, host: &BoundHost, problem
         ObjectKind::Volume => Hydrated::Volume(docker::volume(&mut w, node)),
         ObjectKind::Service => Hydrated::Service(Box::new(service::service(&mut w, node))),
     };
-    problems.append(&mut w.problems);
+    let name = host.name.as_str();
+    problems.extend(w.problems.into_iter().map(|mut problem| {
+        // The line is the same for every host that the entry is for.
+        if !problem.message.contains(name) {
+            problem.message = format!("{} (on host {name})", problem.message);
+        }
+        problem
+    }));
     done
 }
 
@@ -197,3 +204,6 @@ pub(crate) fn hydrate(varying: &Varying, prefix: &str, host: &BoundHost, problem
 pub(crate) fn undefined<'k>(problem: Problem, word: &str, known: impl IntoIterator<Item = &'k String>) -> Problem {
     problem.suggest(nearest(word, known.into_iter().map(String::as_str)))
 }
+
+#[cfg(test)]
+mod tests;

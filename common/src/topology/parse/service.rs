@@ -16,7 +16,13 @@ use super::walk::{Filled, Walker};
 
 /// Reads an entry under `services`. An image may be missing here: another part may bring it.
 pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
-    let Some(fields) = w.object(node, &keys::SERVICE) else { return ServiceSpec::default() };
+    let fields = w.object(node, &keys::SERVICE);
+    // Whoever names an image wrongly is not told as well that there is none.
+    let image_at = fields.as_ref().map_or(Some(node.at), |f| f.get("image").map(|n| n.at));
+    if let Some(at) = image_at {
+        w.mark("image", at);
+    }
+    let Some(fields) = fields else { return ServiceSpec::default() };
     ServiceSpec {
         image: w.get(&fields, "image", |w, n| w.checked(n, values::image)).unwrap_or_default(),
         command: w.get(&fields, "command", words),

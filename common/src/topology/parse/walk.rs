@@ -137,6 +137,9 @@ impl<'a> Walker<'a> {
             if object.keys.iter().any(|k| k.name == key) || key.starts_with("x-") {
                 continue;
             }
+            if self.problems.len() >= PROBLEMS_KEPT_MAX {
+                break;
+            }
             let known = object.keys.iter().map(|k| k.name);
             let problem = if object.later.contains(&key) {
                 Why::new(format!("`{key}` is not supported yet"))
