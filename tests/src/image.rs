@@ -117,3 +117,29 @@ fn header(name: &str, mode: u32, size: usize, kind: u8, link: &str) -> [u8; BLOC
     put(148, format!("{sum:06o}\0 ").as_bytes());
     block
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_made_without_a_registry_and_made_once() {
+        let Some(engine) = Engine::system().unwrap() else { return };
+        ensure(&engine).unwrap();
+        assert!(!ensure(&engine).unwrap(), "the second time it is there already");
+        let image = engine.block_on(engine.docker().inspect_image(IMAGE)).unwrap();
+        let config = image.config.unwrap();
+        assert_eq!(config.entrypoint.unwrap_or_default(), ["/bin/moorline-demo"]);
+        assert_eq!(config.cmd.unwrap_or_default(), ["serve"]);
+    }
+
+    #[test]
+    fn the_archive_is_one_that_tar_reads() {
+        let archive = archive(b"program");
+        assert_eq!(archive.len() % BLOCK, 0);
+        assert_eq!(archive.get(257..262), Some(b"ustar".as_slice()));
+        let sum = archive.iter().take(BLOCK).enumerate().map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) }).sum::<u32>();
+        let field = String::from_utf8_lossy(archive.get(148..154).unwrap_or_default()).into_owned();
+        assert_eq!(u32::from_str_radix(&field, 8), Ok(sum));
+    }
+}
