@@ -11,6 +11,7 @@ use moorline_common::observe::Observed;
 use moorline_common::plan::Step;
 
 pub mod docker;
+mod limits;
 pub mod sim;
 
 /// Whose objects a driver counts as owned: those whose labels name this cluster and this host.

@@ -461,7 +461,7 @@ mod tests {
         // Beside its successor: removed, and nothing else changes.
         let mut aside = engine.containers["edge-db-1"].clone();
         (aside.id, aside.state) = ("aside".to_owned(), ContainerState::Created);
-        engine.containers.insert("edge-db-1-new-123".to_owned(), aside.clone());
+        engine.containers.insert("edge-db-1-new-123".to_owned(), aside);
         let plan = replan(&engine, &full());
         assert_eq!(verbs(&plan), ["remove docker/container/edge-db-1-new-123"]);
         // In its place: it becomes the container.

@@ -9,7 +9,7 @@ use super::docker::plan;
 use super::model::Engine;
 use super::{Identity, Plan};
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
-use crate::observe::{ContainerState, ObservedContainer, ObservedNetwork, ObservedVolume};
+use crate::observe::{ContainerState, ObservedContainer, ObservedNetwork};
 use crate::topology::HostSpec;
 
 pub fn identity() -> Identity {
@@ -183,7 +183,7 @@ pub fn damage(engine: &mut Engine, what: &Damage) {
             engine.containers.entry(format!("stranger-{at}")).or_insert(stranger);
             let network = ObservedNetwork { id: format!("strange-net-{at}"), ..Default::default() };
             engine.networks.entry(format!("edge_strange{at}")).or_insert(network);
-            engine.volumes.entry(format!("edge_strange{at}")).or_insert_with(ObservedVolume::default);
+            engine.volumes.entry(format!("edge_strange{at}")).or_default();
         }
     }
 }

@@ -1,34 +1,97 @@
 //! The Docker Engine driver: observes and changes one engine over its unix socket.
 //!
-//! It never decides and never touches an object without our labels.
+//! It never decides, and never touches an object without our labels. The engine may be away at any time: each
+//! call then fails fast as `Unreachable`, and the next one tries anew.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `observe` | lists and inspections → plain data |
+//! | `apply` | one step → the engine's calls |
+//! | `body` | a container's target → the engine's creation request |
+//! | `events` | the engine's event stream → "something changed" |
+//! | `error` | the engine's errors → what may be done about them |
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use moorline_common::fault::Code;
-use moorline_common::observe::Observed;
-use moorline_common::plan::Step;
+use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
+use moorline_common::fault::{Code, cut};
+use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed, Owner};
+use moorline_common::plan::{Step, model};
 
+use super::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT_SECONDS};
 use super::{Driver, DriverError, DriverErrorKind, EngineEvent, Ownership};
+
+mod apply;
+mod body;
+mod error;
+mod events;
+mod observe;
 
 /// Talks to one Docker Engine.
 pub struct DockerDriver {
     socket: PathBuf,
-    _owned: Ownership,
+    owned: Ownership,
+    engine: Mutex<Option<Arc<Engine>>>,
+    events: events::Events,
+}
+
+/// A connection to an engine that has said who it is.
+struct Engine {
+    docker: Docker,
+    /// Its name and version, for people.
+    version: String,
+    /// Whether a container can join several networks when it is made (API 1.44).
+    many_endpoints: bool,
 }
 
 impl DockerDriver {
     /// A driver for the engine behind `socket`; nothing is opened yet, and the engine may be away.
     #[must_use]
     pub fn new(socket: PathBuf, owned: Ownership) -> Self {
-        Self { socket, _owned: owned }
+        Self { socket, owned, engine: Mutex::new(None), events: events::Events::default() }
     }
 
-    fn away(&self) -> DriverError {
-        DriverError {
-            kind: DriverErrorKind::Unreachable,
-            code: Code::EngineUnreachable,
-            message: format!("no engine answers on {}", self.socket.display()),
+    /// The engine's name and version, such as `docker 20.10.24`.
+    ///
+    /// # Errors
+    /// [`DriverError`] when no engine answers.
+    pub async fn version(&self) -> Result<String, DriverError> {
+        self.engine().await.map(|e| e.version.clone())
+    }
+
+    /// The engine, asked who it is when that is not known yet.
+    async fn engine(&self) -> Result<Arc<Engine>, DriverError> {
+        if let Some(engine) = self.known() {
+            return Ok(engine);
         }
+        let asked = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.socket)).await;
+        let engine = Arc::new(asked.map_err(|_| no_answer("the engine"))??);
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&engine));
+        Ok(engine)
+    }
+
+    fn known(&self) -> Option<Arc<Engine>> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets an engine that went away: the next one may be another version.
+    fn forget_if_away<T>(&self, result: Result<T, DriverError>) -> Result<T, DriverError> {
+        if matches!(&result, Err(e) if e.kind == DriverErrorKind::Unreachable) {
+            self.forget();
+        }
+        result
+    }
+
+    fn forget(&self) {
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    async fn observe_now(&self) -> Result<Observed, DriverError> {
+        let engine = self.engine().await?;
+        let observed = observe::observe(&engine, &self.owned).await?;
+        self.events.watch(&observed);
+        Ok(observed)
     }
 }
 
@@ -38,18 +101,56 @@ impl Driver for DockerDriver {
     }
 
     fn parallelism(&self) -> usize {
-        8
+        DOCKER_PARALLELISM
     }
 
     async fn observe(&self) -> Result<Observed, DriverError> {
-        std::future::ready(Err(self.away())).await
+        let observed = tokio::time::timeout(OBSERVE_TIMEOUT, self.observe_now()).await;
+        self.forget_if_away(observed.unwrap_or_else(|_| Err(no_answer("observing the engine"))))
     }
 
-    async fn apply(&self, _step: &Step) -> Result<(), DriverError> {
-        std::future::ready(Err(self.away())).await
+    async fn apply(&self, step: &Step) -> Result<(), DriverError> {
+        let applied = match self.engine().await {
+            Ok(engine) => apply::apply(&engine, &self.owned, step).await,
+            Err(error) => Err(error),
+        };
+        self.forget_if_away(applied)
     }
 
     async fn next_event(&self) -> EngineEvent {
-        std::future::pending().await
+        self.events.next(self).await
+    }
+}
+
+async fn connect(socket: &Path) -> Result<Engine, DriverError> {
+    let path = socket.to_string_lossy();
+    let open = |version: &ClientVersion| {
+        Docker::connect_with_unix(&path, REQUEST_TIMEOUT_SECONDS, version).map_err(|e| error::from_engine(&e, "connecting to the engine"))
+    };
+    let docker = open(API_DEFAULT_VERSION)?;
+    let said = docker.version().await.map_err(|e| error::from_engine(&e, "asking the engine for its version"))?;
+    let api = said.api_version.as_deref().and_then(parse_api).unwrap_or((1, 24));
+    let ours = (API_DEFAULT_VERSION.major_version, API_DEFAULT_VERSION.minor_version);
+    let (major_version, minor_version) = api.min(ours);
+    let docker = open(&ClientVersion { major_version, minor_version })?;
+    let version = format!("docker {}", said.version.as_deref().unwrap_or("of an unknown version"));
+    Ok(Engine { docker, version: cut(&version), many_endpoints: api >= (1, 44) })
+}
+
+fn parse_api(text: &str) -> Option<(usize, usize)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn no_answer(what: &str) -> DriverError {
+    DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message: format!("{what}: no answer in time") }
+}
+
+impl Ownership {
+    /// The owner that an object's labels name, if it is ours.
+    fn of<'a>(&self, labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Option<Owner> {
+        let labels = labels.into_iter().map(|(k, v)| (k.clone(), v.clone())).collect::<std::collections::BTreeMap<_, _>>();
+        let is = |key: &str, value: &str| labels.get(key).is_some_and(|v| v == value);
+        if is(LABEL_CLUSTER, self.cluster.as_str()) && is(LABEL_HOST, self.host_id.as_str()) { model::owner_of(&labels) } else { None }
     }
 }

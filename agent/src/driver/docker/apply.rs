@@ -1,0 +1,328 @@
+//! One step → the engine's calls. "Already so" is success, and each may be repeated after a crash at any point.
+
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::models::{
+    ContainerInspectResponse, Ipam as EngineIpam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
+    VolumeCreateRequest,
+};
+use bollard::query_parameters::{
+    CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions, ListNetworksOptions,
+    RemoveContainerOptions, RenameContainerOptions, StartContainerOptions, StopContainerOptions,
+};
+use futures_util::StreamExt;
+use moorline_common::fault::cut;
+use moorline_common::observe::{LABEL_SPEC, Owner};
+use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model};
+
+use super::super::limits::{PULL_IDLE_TIMEOUT, STOP_TIMEOUT_SECONDS};
+use super::super::{DriverError, DriverErrorKind, Ownership};
+use super::Engine;
+use super::body::{self, Carried};
+use super::error::{from_engine, image_unavailable, not_owned, status, words};
+
+/// Digits of the predecessor's id in the name that its successor bears until it is gone.
+const ID_IN_NAME: usize = 12;
+/// Hex digits of the name that the engine gives to a volume without one.
+const ANONYMOUS_NAME: usize = 64;
+
+/// Makes `step` so.
+pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Result<(), DriverError> {
+    let hands = Hands { engine, docker: &engine.docker, owned };
+    match &step.action {
+        Action::CreateNetwork(target) => hands.create_network(target).await,
+        Action::ReplaceNetwork { old_id, target } => {
+            hands.remove_network(old_id).await?;
+            hands.create_network(target).await
+        }
+        Action::RemoveNetwork { id } => hands.remove_network(id).await,
+        Action::CreateVolume(target) => hands.create_volume(target).await,
+        Action::CreateContainer(target) => {
+            let id = hands.make(target, &target.name, &Carried::new()).await?;
+            hands.start(&id, &target.name).await
+        }
+        Action::StartContainer { id } => hands.start(id, step.resource.name()).await,
+        Action::UnpauseContainer { id } => hands.unpause(id, step.resource.name()).await,
+        Action::ReplaceContainer { old_id, target } => hands.replace_container(old_id, target).await,
+        Action::RemoveContainer { id } => hands.remove_container(id, step.resource.name()).await,
+    }
+}
+
+struct Hands<'a> {
+    engine: &'a Engine,
+    docker: &'a Docker,
+    owned: &'a Ownership,
+}
+
+impl Hands<'_> {
+    async fn create_network(&self, target: &NetworkTarget) -> Result<(), DriverError> {
+        let what = format!("creating the network `{}`", target.name);
+        // Engines allow several networks of one name, so a repeated request would make a second one.
+        let filters = [("name".to_owned(), vec![target.name.clone()])].into_iter().collect();
+        let same_name = self.docker.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await;
+        let same_name = same_name.map_err(|e| from_engine(&e, &what))?;
+        if let Some(live) = same_name.iter().find(|n| n.name.as_deref() == Some(target.name.as_str())) {
+            let owner = live.labels.as_ref().and_then(|l| self.owned.of(l));
+            return already_so(owner.as_ref(), &target.labels, &format!("a network named `{}`", target.name));
+        }
+        let ipam = target.spec.ipam.as_ref().map(|ipam| EngineIpam {
+            driver: Some(ipam.driver.clone().unwrap_or_else(|| "default".to_owned())),
+            config: Some(
+                ipam.config
+                    .iter()
+                    .map(|pool| IpamConfig {
+                        subnet: Some(pool.subnet.clone()),
+                        ip_range: pool.ip_range.clone(),
+                        gateway: pool.gateway.clone(),
+                        ..Default::default()
+                    })
+                    .collect(),
+            ),
+            ..Default::default()
+        });
+        let request = NetworkCreateRequest {
+            name: target.name.clone(),
+            driver: Some(target.spec.driver.clone().unwrap_or_else(|| "bridge".to_owned())),
+            internal: target.spec.internal,
+            ipam,
+            options: Some(target.spec.driver_opts.clone().into_iter().collect()),
+            labels: Some(target.labels.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        self.docker.create_network(request).await.map(drop).map_err(|e| from_engine(&e, &what))
+    }
+
+    async fn remove_network(&self, id: &str) -> Result<(), DriverError> {
+        match self.docker.remove_network(id).await {
+            Err(e) if status(&e) == Some(403) && words(&e).contains("active endpoints") => {
+                self.detach_all(id).await?;
+                gone(self.docker.remove_network(id).await, "removing a network")
+            }
+            other => gone(other, "removing a network"),
+        }
+    }
+
+    /// Detaches our containers from one of our networks; those that are not ours are left, and then so is the network.
+    async fn detach_all(&self, network: &str) -> Result<(), DriverError> {
+        let what = "detaching containers from a network";
+        let live = match self.docker.inspect_network(network, None::<InspectNetworkOptions>).await {
+            Ok(live) => live,
+            Err(e) if status(&e) == Some(404) => return Ok(()),
+            Err(e) => return Err(from_engine(&e, what)),
+        };
+        for id in live.containers.unwrap_or_default().into_keys() {
+            let Some(container) = self.inspect(&id).await? else { continue };
+            if self.owner(&container).is_none() {
+                let name = container.name.unwrap_or_default();
+                let message = format!("the container `{}` is not ours and still uses the network; detach it", name.trim_start_matches('/'));
+                return Err(DriverError { message: cut(&message), ..not_owned("") });
+            }
+            let request = NetworkDisconnectRequest { container: id, force: Some(true) };
+            gone(self.docker.disconnect_network(network, request).await, what)?;
+        }
+        Ok(())
+    }
+
+    async fn create_volume(&self, target: &VolumeTarget) -> Result<(), DriverError> {
+        let request = VolumeCreateRequest {
+            name: Some(target.name.clone()),
+            driver: target.spec.driver.clone(),
+            driver_opts: Some(target.spec.driver_opts.clone().into_iter().collect()),
+            labels: Some(target.labels.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        let made = self.docker.create_volume(request).await;
+        let made = made.map_err(|e| from_engine(&e, &format!("creating the volume `{}`", target.name)))?;
+        // The engine answers with the volume that is there, whoever made it.
+        already_so(self.owned.of(&made.labels).as_ref(), &target.labels, &format!("a volume named `{}`", target.name))
+    }
+
+    /// Makes the container `target` under `name` without starting it; one of the same spec that is there already is
+    /// finished. Returns its id.
+    async fn make(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, DriverError> {
+        let what = format!("creating the container `{}`", target.name);
+        let made = match self.create(target, name, carried).await {
+            Err(e) if status(&e) == Some(404) && words(&e).to_ascii_lowercase().contains("no such image") => {
+                self.pull(&target.spec.image).await?;
+                self.create(target, name, carried).await
+            }
+            other => other,
+        };
+        let id = match made {
+            Ok(id) => id,
+            Err(e) if status(&e) == Some(409) => match self.adopt(target, name).await? {
+                Some(id) => id,
+                None => return Err(from_engine(&e, &what)),
+            },
+            Err(e) => return Err(from_engine(&e, &what)),
+        };
+        for (network, endpoint) in body::further_networks(target, self.engine.many_endpoints) {
+            let request = NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint) };
+            match self.docker.connect_network(network, request).await {
+                Ok(()) => {}
+                Err(e) if words(&e).contains("already exists in network") => {}
+                Err(e) => return Err(from_engine(&e, &format!("attaching `{}` to `{network}`", target.name))),
+            }
+        }
+        Ok(id)
+    }
+
+    async fn create(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, Error> {
+        let options = CreateContainerOptions { name: Some(name.to_owned()), platform: String::new() };
+        let body = body::body(target, carried, self.engine.many_endpoints);
+        self.docker.create_container(Some(options), body).await.map(|made| made.id)
+    }
+
+    /// The id of the container that has `name`, if it is ours and was made for the very same spec.
+    async fn adopt(&self, target: &ContainerTarget, name: &str) -> Result<Option<String>, DriverError> {
+        let Some(live) = self.inspect(name).await? else { return Ok(None) };
+        let what = format!("a container named `{name}`");
+        already_so(self.owner(&live).as_ref(), &target.labels, &what)?;
+        Ok(live.id)
+    }
+
+    async fn pull(&self, image: &str) -> Result<(), DriverError> {
+        let (from_image, tag) = split_image(image);
+        let options = CreateImageOptions { from_image: Some(from_image.to_owned()), tag: Some(tag.to_owned()), ..Default::default() };
+        tracing::info!(image, "pulling");
+        let mut progress = std::pin::pin!(self.docker.create_image(Some(options), None, None));
+        loop {
+            match tokio::time::timeout(PULL_IDLE_TIMEOUT, progress.next()).await {
+                Err(_) => return Err(image_unavailable(image, DriverErrorKind::Retryable, "the registry stopped answering")),
+                Ok(None) => return Ok(()),
+                Ok(Some(Ok(_))) => {}
+                Ok(Some(Err(e))) => {
+                    let mapped = from_engine(&e, "pulling");
+                    if mapped.kind == DriverErrorKind::Unreachable {
+                        return Err(mapped);
+                    }
+                    // The registry's words, without our own and the engine's wrapping.
+                    let plain = if words(&e).is_empty() { mapped.message } else { words(&e).to_owned() };
+                    let kind = if status(&e) == Some(404) { DriverErrorKind::Permanent } else { DriverErrorKind::Retryable };
+                    return Err(image_unavailable(image, kind, &plain));
+                }
+            }
+        }
+    }
+
+    async fn start(&self, id: &str, name: &str) -> Result<(), DriverError> {
+        let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
+        started.map_err(|e| from_engine(&e, &format!("starting `{name}`")))
+    }
+
+    async fn unpause(&self, id: &str, name: &str) -> Result<(), DriverError> {
+        let Err(e) = self.docker.unpause_container(id).await else { return Ok(()) };
+        let live = self.inspect(id).await?.and_then(|c| c.state);
+        let runs = live.is_some_and(|s| s.running == Some(true) && s.paused != Some(true));
+        if runs { Ok(()) } else { Err(from_engine(&e, &format!("resuming `{name}`"))) }
+    }
+
+    /// The successor is made beside the old one, so that an image that can't be had stops nothing. At each moment one of
+    /// the two bears our labels and holds the volumes, whatever is cut short.
+    async fn replace_container(&self, old_id: &str, target: &ContainerTarget) -> Result<(), DriverError> {
+        let Some(old) = self.inspect(old_id).await? else {
+            let id = self.make(target, &target.name, &Carried::new()).await?;
+            return self.start(&id, &target.name).await;
+        };
+        let Some(owner) = self.owner(&old) else { return Err(not_owned(&format!("a container named `{}`", target.name))) };
+        let old_name = old.name.as_deref().unwrap_or_default().trim_start_matches('/');
+        let same_spec = target.labels.get(LABEL_SPEC).is_some_and(|spec| *spec == owner.spec);
+        if old_name != target.name && same_spec {
+            self.rename(old_id, &target.name).await?;
+            return self.start(old_id, &target.name).await;
+        }
+        let short: String = old_id.chars().take(ID_IN_NAME).collect();
+        let beside = format!("{}-new-{short}", target.name);
+        let id = self.make(target, &beside, &carried(&old, target)).await?;
+        self.remove_container(old_id, &target.name).await?;
+        self.rename(&id, &target.name).await?;
+        self.start(&id, &target.name).await
+    }
+
+    async fn rename(&self, id: &str, name: &str) -> Result<(), DriverError> {
+        let renamed = self.docker.rename_container(id, RenameContainerOptions { name: name.to_owned() }).await;
+        renamed.map_err(|e| from_engine(&e, &format!("naming a container `{name}`")))
+    }
+
+    /// Stops and removes; its volumes stay, those without a name, too.
+    async fn remove_container(&self, id: &str, name: &str) -> Result<(), DriverError> {
+        let patient = self.docker.clone().with_timeout(std::time::Duration::from_secs(STOP_TIMEOUT_SECONDS));
+        match patient.stop_container(id, None::<StopContainerOptions>).await {
+            Ok(()) => {}
+            Err(e) if status(&e) == Some(404) => return Ok(()),
+            Err(e) => return Err(from_engine(&e, &format!("stopping `{name}`"))),
+        }
+        gone(self.docker.remove_container(id, None::<RemoveContainerOptions>).await, &format!("removing `{name}`"))
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, DriverError> {
+        match self.docker.inspect_container(id, None::<InspectContainerOptions>).await {
+            Ok(live) => Ok(Some(live)),
+            Err(e) if status(&e) == Some(404) => Ok(None),
+            Err(e) => Err(from_engine(&e, "inspecting a container")),
+        }
+    }
+
+    fn owner(&self, live: &ContainerInspectResponse) -> Option<Owner> {
+        live.config.as_ref().and_then(|c| c.labels.as_ref()).and_then(|labels| self.owned.of(labels))
+    }
+}
+
+/// What does not exist any more is removed.
+fn gone(result: Result<(), Error>, what: &str) -> Result<(), DriverError> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(e) if status(&e) == Some(404) => Ok(()),
+        Err(e) => Err(from_engine(&e, what)),
+    }
+}
+
+/// Success when the object that is there was made by us for the very same spec.
+fn already_so(live: Option<&Owner>, wanted: &std::collections::BTreeMap<String, String>, what: &str) -> Result<(), DriverError> {
+    if live.is_some() && live == model::owner_of(wanted).as_ref() { Ok(()) } else { Err(not_owned(what)) }
+}
+
+/// The volumes without a name that the successor takes over: those that its spec asks for, and those of the image.
+fn carried(old: &ContainerInspectResponse, target: &ContainerTarget) -> Carried {
+    let declared = old.config.as_ref().and_then(|c| c.volumes.clone()).unwrap_or_default();
+    let anonymous = |name: &str| name.len() == ANONYMOUS_NAME && name.bytes().all(|b| b.is_ascii_hexdigit());
+    let mut carried = Carried::new();
+    for mount in old.mounts.iter().flatten() {
+        let (Some(path), Some(name)) = (&mount.destination, &mount.name) else { continue };
+        let named = target.spec.volumes.iter().find(|(p, _)| moorline_common::plan::compare::clean_path(p) == *path);
+        let wanted = match named {
+            Some((_, spec)) => spec.kind == moorline_common::topology::MountKind::Volume && spec.source.is_none(),
+            None => declared.contains(path),
+        };
+        if wanted && mount.typ.as_deref() == Some("volume") && anonymous(name) {
+            carried.insert(named.map_or_else(|| path.clone(), |(p, _)| p.clone()), name.clone());
+        }
+    }
+    carried
+}
+
+/// An image's name and its tag or digest: without one the engine would pull every tag.
+fn split_image(image: &str) -> (&str, &str) {
+    if let Some((name, digest)) = image.split_once('@') {
+        return (name, digest);
+    }
+    match image.rsplit_once(':') {
+        // A colon before the last slash is a registry's port.
+        Some((name, tag)) if !tag.contains('/') => (name, tag),
+        Some(_) | None => (image, "latest"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_without_a_tag_means_its_latest_one() {
+        assert_eq!(split_image("nginx"), ("nginx", "latest"));
+        assert_eq!(split_image("nginx:1.27"), ("nginx", "1.27"));
+        assert_eq!(split_image("hub.example:5000/a/b"), ("hub.example:5000/a/b", "latest"));
+        assert_eq!(split_image("hub.example:5000/a/b:2"), ("hub.example:5000/a/b", "2"));
+        assert_eq!(split_image("nginx:1@sha256:00"), ("nginx:1", "sha256:00"));
+    }
+}

@@ -1,0 +1,129 @@
+//! From a container's target to the engine's creation request. Pure.
+
+use std::collections::BTreeMap;
+
+use bollard::models::{
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, Mount, MountType, NetworkingConfig, PortBinding,
+    RestartPolicy as EngineRestartPolicy, RestartPolicyNameEnum,
+};
+use moorline_common::plan::ContainerTarget;
+use moorline_common::plan::compare::{is_reset, whole_seconds};
+use moorline_common::topology::{Attachment, Healthcheck, MountKind, MountSpec, Nanos, PortSpec, RestartPolicy};
+
+/// Volumes without a name that a container takes over from its predecessor: path → the engine's volume name.
+pub(super) type Carried = BTreeMap<String, String>;
+
+/// The request that makes `target`. Engines before API 1.44 attach only the first network; see [`further_networks`].
+pub(super) fn body(target: &ContainerTarget, carried: &Carried, many_endpoints: bool) -> ContainerCreateBody {
+    let spec = &target.spec;
+    let at_once = if many_endpoints { spec.networks.len() } else { 1 };
+    let endpoints = spec.networks.iter().take(at_once).map(|(name, a)| (name.clone(), endpoint(&target.service, a)));
+    ContainerCreateBody {
+        image: Some(spec.image.clone()),
+        hostname: spec.hostname.clone(),
+        user: spec.user.clone(),
+        working_dir: spec.working_dir.clone(),
+        cmd: spec.command.clone(),
+        entrypoint: spec.entrypoint.clone().map(|e| if is_reset(&e) { Vec::new() } else { e }),
+        env: Some(spec.environment.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        exposed_ports: Some(spec.ports.iter().map(port_key).collect()),
+        labels: Some(target.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
+        healthcheck: spec.healthcheck.as_ref().map(healthcheck),
+        stop_signal: spec.stop_signal.clone(),
+        stop_timeout: spec.stop_grace_period.and_then(|g| i64::try_from(whole_seconds(g)).ok()),
+        host_config: Some(host_config(target, carried)),
+        networking_config: Some(NetworkingConfig { endpoints_config: Some(endpoints.collect()) }),
+        ..Default::default()
+    }
+}
+
+/// The networks that [`body`] leaves for after the creation.
+pub(super) fn further_networks(target: &ContainerTarget, many_endpoints: bool) -> Vec<(&str, EndpointSettings)> {
+    let skip = if many_endpoints { target.spec.networks.len() } else { 1 };
+    target.spec.networks.iter().skip(skip).map(|(name, a)| (name.as_str(), endpoint(&target.service, a))).collect()
+}
+
+fn endpoint(service: &str, attachment: &Attachment) -> EndpointSettings {
+    let mut aliases = attachment.aliases.clone();
+    aliases.insert(service.to_owned());
+    let address = attachment.ipv4_address.map(|ip| EndpointIpamConfig { ipv4_address: Some(ip.to_string()), ..Default::default() });
+    EndpointSettings { aliases: Some(aliases.into_iter().collect()), ipam_config: address, ..Default::default() }
+}
+
+fn host_config(target: &ContainerTarget, carried: &Carried) -> HostConfig {
+    let spec = &target.spec;
+    let mut bindings: BTreeMap<String, Vec<PortBinding>> = BTreeMap::new();
+    for port in &spec.ports {
+        let binding = PortBinding {
+            host_ip: Some(port.host_ip.map(|ip| ip.to_string()).unwrap_or_default()),
+            host_port: Some(port.published.map(|p| p.to_string()).unwrap_or_default()),
+        };
+        bindings.entry(port_key(port)).or_default().push(binding);
+    }
+    let (binds, mut mounts) = split_mounts(&spec.volumes, carried);
+    let unnamed = carried.iter().filter(|(path, _)| !spec.volumes.contains_key(*path));
+    mounts.extend(unnamed.map(|(path, volume)| volume_mount(path, Some(volume.clone()), false)));
+    HostConfig {
+        network_mode: spec.networks.keys().next().cloned(),
+        port_bindings: Some(bindings.into_iter().map(|(port, list)| (port, Some(list))).collect()),
+        restart_policy: spec.restart.map(restart_policy),
+        binds: Some(binds),
+        mounts: Some(mounts),
+        ..Default::default()
+    }
+}
+
+/// Host paths go as binds, which the engine makes when they are missing, as Compose does; all else as mounts.
+fn split_mounts(volumes: &BTreeMap<String, MountSpec>, carried: &Carried) -> (Vec<String>, Vec<Mount>) {
+    let (mut binds, mut mounts) = (Vec::new(), Vec::new());
+    for (path, mount) in volumes {
+        let source = mount.source.clone();
+        match mount.kind {
+            MountKind::Bind => {
+                let source = source.unwrap_or_default();
+                if source.contains(':') || path.contains(':') {
+                    mounts.push(plain_mount(MountType::BIND, path, Some(source), mount.read_only));
+                } else {
+                    binds.push(format!("{source}:{path}{}", if mount.read_only { ":ro" } else { "" }));
+                }
+            }
+            MountKind::Volume => mounts.push(volume_mount(path, source.or_else(|| carried.get(path).cloned()), mount.read_only)),
+            MountKind::Tmpfs => mounts.push(plain_mount(MountType::TMPFS, path, None, mount.read_only)),
+        }
+    }
+    (binds, mounts)
+}
+
+fn volume_mount(path: &str, source: Option<String>, read_only: bool) -> Mount {
+    plain_mount(MountType::VOLUME, path, source, read_only)
+}
+
+fn plain_mount(typ: MountType, path: &str, source: Option<String>, read_only: bool) -> Mount {
+    Mount { typ: Some(typ), target: Some(path.to_owned()), source, read_only: Some(read_only), ..Default::default() }
+}
+
+fn port_key(port: &PortSpec) -> String {
+    format!("{}/{}", port.target, port.protocol.as_str())
+}
+
+fn restart_policy(policy: RestartPolicy) -> EngineRestartPolicy {
+    let (name, retries) = match policy {
+        RestartPolicy::No => (RestartPolicyNameEnum::NO, None),
+        RestartPolicy::Always => (RestartPolicyNameEnum::ALWAYS, None),
+        RestartPolicy::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, None),
+        RestartPolicy::OnFailure(retries) => (RestartPolicyNameEnum::ON_FAILURE, Some(i64::from(retries))),
+    };
+    EngineRestartPolicy { name: Some(name), maximum_retry_count: retries }
+}
+
+fn healthcheck(check: &Healthcheck) -> HealthConfig {
+    let span = |n: Option<Nanos>| n.and_then(|n| i64::try_from(n.0).ok());
+    HealthConfig {
+        test: Some(check.test.clone()).filter(|t| !t.is_empty()),
+        interval: span(check.interval),
+        timeout: span(check.timeout),
+        retries: check.retries.map(i64::from),
+        start_period: span(check.start_period),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,87 @@
+//! What the engine's errors mean to the caller.
+
+use std::io::ErrorKind;
+
+use bollard::errors::Error;
+use moorline_common::fault::{Code, cut};
+
+use super::super::{DriverError, DriverErrorKind};
+
+/// An error of the engine while doing `what`.
+pub(super) fn from_engine(error: &Error, what: &str) -> DriverError {
+    let (kind, code, words) = match error {
+        Error::DockerResponseServerError { status_code, message } => (kind_of_status(*status_code), Code::StepFailed, message.clone()),
+        Error::DockerStreamError { error } => (DriverErrorKind::Retryable, Code::StepFailed, error.clone()),
+        Error::RequestTimeoutError => {
+            (DriverErrorKind::Unreachable, Code::EngineUnreachable, "the engine did not answer in time".to_owned())
+        }
+        Error::SocketNotFoundError(path) => {
+            (DriverErrorKind::Unreachable, Code::EngineUnreachable, format!("the engine's socket {path} does not exist"))
+        }
+        other if io_kind(other) == Some(ErrorKind::PermissionDenied) => {
+            let words = "the engine's socket may not be opened; run the agent as root or in the group `docker`";
+            (DriverErrorKind::Unauthorized, Code::EngineUnreachable, words.to_owned())
+        }
+        Error::HyperLegacyError { .. } | Error::HyperResponseError { .. } | Error::IOError { .. } => {
+            (DriverErrorKind::Unreachable, Code::EngineUnreachable, format!("the engine cannot be reached ({})", root_cause(error)))
+        }
+        other => (DriverErrorKind::Permanent, Code::StepFailed, other.to_string()),
+    };
+    DriverError { kind, code, message: cut(&format!("{what}: {words}")) }
+}
+
+fn kind_of_status(status: u16) -> DriverErrorKind {
+    match status {
+        401 => DriverErrorKind::Unauthorized,
+        404 => DriverErrorKind::NotFound,
+        409 => DriverErrorKind::Conflict,
+        400..=499 => DriverErrorKind::Permanent,
+        _ => DriverErrorKind::Retryable,
+    }
+}
+
+fn io_kind(error: &Error) -> Option<ErrorKind> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(at) = source {
+        if let Some(io) = at.downcast_ref::<std::io::Error>() {
+            return Some(io.kind());
+        }
+        source = at.source();
+    }
+    None
+}
+
+fn root_cause(error: &Error) -> String {
+    let mut at: &(dyn std::error::Error + 'static) = error;
+    if let Error::HyperLegacyError { err } = error {
+        at = err;
+    }
+    while let Some(source) = at.source() {
+        at = source;
+    }
+    at.to_string()
+}
+
+/// The HTTP status of an answer that was an error.
+pub(super) fn status(error: &Error) -> Option<u16> {
+    if let Error::DockerResponseServerError { status_code, .. } = error { Some(*status_code) } else { None }
+}
+
+/// The engine's words, if it answered.
+pub(super) fn words(error: &Error) -> &str {
+    if let Error::DockerResponseServerError { message, .. } = error { message } else { "" }
+}
+
+/// Something of that name is there that is not ours.
+pub(super) fn not_owned(what: &str) -> DriverError {
+    DriverError { kind: DriverErrorKind::Conflict, code: Code::NotOwned, message: cut(&format!("{what} exists and is not ours")) }
+}
+
+/// The image is not here and cannot be had.
+pub(super) fn image_unavailable(image: &str, kind: DriverErrorKind, words: &str) -> DriverError {
+    DriverError {
+        kind,
+        code: Code::ImageUnavailable,
+        message: cut(&format!("the image `{image}` is not on this host and cannot be pulled: {words}")),
+    }
+}

@@ -1,0 +1,126 @@
+//! The engine's event stream, as "something that may be ours changed".
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bollard::errors::Error;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
+use bollard::query_parameters::EventsOptions;
+use futures_util::{Stream, StreamExt};
+use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed};
+use tokio::time::Instant;
+
+use super::super::limits::EVENTS_BACKOFF;
+use super::super::{EngineEvent, Ownership};
+use super::DockerDriver;
+
+/// What happens to containers and matters: the rest (exec, attach, top, copy, …) is noise.
+const CONTAINER_ACTIONS: [&str; 9] = ["start", "die", "destroy", "pause", "unpause", "rename", "update", "oom", "health_status"];
+
+type Messages = Pin<Box<dyn Stream<Item = Result<EventMessage, Error>> + Send>>;
+
+/// The stream and what it is filtered by.
+#[derive(Default)]
+pub(super) struct Events {
+    link: tokio::sync::Mutex<Link>,
+    /// Ids of our networks and names of our volumes: their events bear no labels.
+    ours: Mutex<BTreeSet<String>>,
+}
+
+#[derive(Default)]
+struct Link {
+    stream: Option<Messages>,
+    failures: u32,
+    /// Before this moment no new stream is opened. Kept here, so that a cancelled wait does not begin anew.
+    not_before: Option<Instant>,
+}
+
+impl Events {
+    /// From now on the events of the networks and volumes in `observed` count.
+    pub fn watch(&self, observed: &Observed) {
+        let networks = observed.networks.values().filter(|n| n.owner.is_some()).map(|n| n.id.clone());
+        let volumes = observed.volumes.iter().filter(|(_, v)| v.owner.is_some()).map(|(name, _)| name.clone());
+        *self.ours.lock().unwrap_or_else(PoisonError::into_inner) = networks.chain(volumes).collect();
+    }
+
+    /// See [`super::super::Driver::next_event`].
+    pub async fn next(&self, driver: &DockerDriver) -> EngineEvent {
+        let mut link = self.link.lock().await;
+        loop {
+            let Some(stream) = &mut link.stream else {
+                if open(&mut link, driver).await {
+                    // Whatever happened while nobody listened.
+                    return EngineEvent::Changed;
+                }
+                continue;
+            };
+            match stream.next().await {
+                Some(Ok(message)) if self.matters(&message, &driver.owned) => {
+                    link.failures = 0;
+                    return EngineEvent::Changed;
+                }
+                Some(Ok(_)) => {}
+                // An event that this client cannot read says nothing about the stream.
+                Some(Err(Error::JsonDataError { .. } | Error::JsonSerdeError { .. })) => return EngineEvent::Changed,
+                Some(Err(_)) | None => {
+                    link.stream = None;
+                    failed(&mut link);
+                    return EngineEvent::Disconnected;
+                }
+            }
+        }
+    }
+
+    fn matters(&self, message: &EventMessage, owned: &Ownership) -> bool {
+        let action = message.action.as_deref().unwrap_or_default();
+        let actor = message.actor.as_ref();
+        let attributes = actor.and_then(|a| a.attributes.as_ref());
+        let known = || {
+            let id = actor.and_then(|a| a.id.as_deref()).unwrap_or_default();
+            self.ours.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+        };
+        match message.typ {
+            Some(EventMessageTypeEnum::CONTAINER) => {
+                let is = |key: &str, value: &str| attributes.and_then(|a| a.get(key)).is_some_and(|v| v == value);
+                let word = action.split(':').next().unwrap_or_default();
+                CONTAINER_ACTIONS.contains(&word) && is(LABEL_CLUSTER, owned.cluster.as_str()) && is(LABEL_HOST, owned.host_id.as_str())
+            }
+            Some(EventMessageTypeEnum::NETWORK) => matches!(action, "destroy" | "disconnect" | "remove") && known(),
+            Some(EventMessageTypeEnum::VOLUME) => action == "destroy" && known(),
+            _ => false,
+        }
+    }
+}
+
+/// Tries to open the stream, after the backoff's wait.
+async fn open(link: &mut Link, driver: &DockerDriver) -> bool {
+    if let Some(moment) = link.not_before {
+        tokio::time::sleep_until(moment).await;
+    }
+    // Events from before the subscription are replayed from here on: none is missed in between.
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let answered = driver.engine().await;
+    let Ok(engine) = driver.forget_if_away(answered) else {
+        failed(link);
+        return false;
+    };
+    // A cached engine may be gone by now; only an answer shows that it is there.
+    if engine.docker.ping().await.is_err() {
+        driver.forget();
+        failed(link);
+        return false;
+    }
+    let filters = [("type".to_owned(), ["container", "network", "volume"].map(str::to_owned).to_vec())];
+    let since = format!("{}.{:09}", since.as_secs(), since.subsec_nanos());
+    let options = EventsOptions { since: Some(since), until: None, filters: Some(filters.into_iter().collect()) };
+    link.stream = Some(Box::pin(engine.docker.events(Some(options))));
+    link.not_before = None;
+    true
+}
+
+fn failed(link: &mut Link) {
+    link.failures = link.failures.saturating_add(1);
+    link.not_before = Some(Instant::now() + EVENTS_BACKOFF.ceiling(link.failures));
+}

@@ -1,0 +1,267 @@
+//! Lists and inspections, as the planner's plain data.
+//!
+//! Three lists tell everything about networks, volumes and strangers; only our own containers are inspected.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings, HealthConfig,
+    HealthStatusEnum, HostConfig, MountPoint, Network, RestartPolicyNameEnum, Volume,
+};
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use moorline_common::observe::{
+    ContainerConfig, ContainerState, EngineState, Health, Observed, ObservedContainer, ObservedNetwork, ObservedVolume,
+};
+use moorline_common::plan::model::own_labels;
+use moorline_common::topology::{Attachment, Healthcheck, Ipam, IpamPool, MountKind, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy};
+
+use super::super::limits::DOCKER_PARALLELISM;
+use super::super::{DriverError, Ownership};
+use super::{Engine, error};
+
+/// Digits of the short container id that old engines add as an alias.
+const SHORT_ID: usize = 12;
+/// Nanoseconds in a second.
+const SECOND_NANOS: u64 = 1_000_000_000;
+
+/// Looks at the engine.
+pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observed, DriverError> {
+    let docker = &engine.docker;
+    let all = ListContainersOptions { all: true, ..Default::default() };
+    let (containers, networks, volumes) = tokio::try_join!(
+        docker.list_containers(Some(all)),
+        docker.list_networks(None::<ListNetworksOptions>),
+        docker.list_volumes(None::<ListVolumesOptions>),
+    )
+    .map_err(|e| error::from_engine(&e, "observing the engine"))?;
+    let networks = networks_of(networks, owned);
+    let volumes = volumes.volumes.unwrap_or_default().into_iter().map(|v| volume_of(v, owned)).collect();
+    let containers = stream::iter(containers.into_iter().map(|summary| container_of(engine, owned, &networks, summary)))
+        .buffer_unordered(DOCKER_PARALLELISM)
+        .try_filter_map(|found| std::future::ready(Ok(found)))
+        .try_collect::<BTreeMap<_, _>>()
+        .await?;
+    Ok(Observed { engine: EngineState::Ready, error: None, engine_version: Some(engine.version.clone()), networks, volumes, containers })
+}
+
+/// The engine allows several networks of one name: then ours counts.
+fn networks_of(found: Vec<Network>, owned: &Ownership) -> BTreeMap<String, ObservedNetwork> {
+    let mut networks: BTreeMap<String, ObservedNetwork> = BTreeMap::new();
+    for network in found {
+        let name = network.name.clone().unwrap_or_default();
+        let network = network_of(network, owned);
+        if networks.get(&name).is_none_or(|known| known.owner.is_none() && network.owner.is_some()) {
+            networks.insert(name, network);
+        }
+    }
+    networks
+}
+
+fn network_of(network: Network, owned: &Ownership) -> ObservedNetwork {
+    let id = network.id.unwrap_or_default();
+    let labels: BTreeMap<String, String> = network.labels.unwrap_or_default().into_iter().collect();
+    let Some(owner) = owned.of(&labels) else {
+        return ObservedNetwork { id, ..Default::default() };
+    };
+    let ipam = network.ipam.unwrap_or_default();
+    let pools = ipam.config.unwrap_or_default().into_iter().map(|pool| IpamPool {
+        subnet: pool.subnet.unwrap_or_default(),
+        ip_range: pool.ip_range.filter(|r| !r.is_empty()),
+        gateway: pool.gateway.filter(|g| !g.is_empty()),
+    });
+    ObservedNetwork {
+        id,
+        owner: Some(owner),
+        driver: network.driver.unwrap_or_default(),
+        driver_opts: network.options.unwrap_or_default().into_iter().collect(),
+        internal: network.internal.unwrap_or_default(),
+        ipam: Ipam { driver: ipam.driver, config: pools.collect() },
+        labels: own_labels(&labels),
+    }
+}
+
+fn volume_of(volume: Volume, owned: &Ownership) -> (String, ObservedVolume) {
+    let labels: BTreeMap<String, String> = volume.labels.into_iter().collect();
+    let observed = match owned.of(&labels) {
+        None => ObservedVolume::default(),
+        Some(owner) => ObservedVolume {
+            owner: Some(owner),
+            driver: volume.driver,
+            driver_opts: volume.options.into_iter().collect(),
+            labels: own_labels(&labels),
+        },
+    };
+    (volume.name, observed)
+}
+
+/// One container; `None` when it went away in between.
+async fn container_of(
+    engine: &Engine,
+    owned: &Ownership,
+    networks: &BTreeMap<String, ObservedNetwork>,
+    summary: ContainerSummary,
+) -> Result<Option<(String, ObservedContainer)>, DriverError> {
+    let id = summary.id.unwrap_or_default();
+    let labels: BTreeMap<String, String> = summary.labels.unwrap_or_default().into_iter().collect();
+    let Some(owner) = owned.of(&labels) else {
+        // A name with two slashes is a legacy link, not the container's own.
+        let names = summary.names.unwrap_or_default();
+        let name = names.iter().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).unwrap_or(&id).to_owned();
+        let state = summary.state.map_or_else(ContainerState::default, summary_state);
+        let stranger = ObservedContainer { id, image: summary.image.unwrap_or_default(), state, ..Default::default() };
+        return Ok(Some((name, stranger)));
+    };
+    let live = match engine.docker.inspect_container(&id, None::<InspectContainerOptions>).await {
+        Ok(live) => live,
+        Err(e) if error::status(&e) == Some(404) => return Ok(None),
+        Err(e) => return Err(error::from_engine(&e, "inspecting a container")),
+    };
+    let name = live.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
+    let state = live.state.clone().unwrap_or_default();
+    let is = state.status.map_or_else(ContainerState::default, inspected_state);
+    let observed = ObservedContainer {
+        owner: Some(owner),
+        image: live.config.as_ref().and_then(|c| c.image.clone()).unwrap_or_default(),
+        state: is,
+        exit_code: state.exit_code.filter(|_| matches!(is, ContainerState::Exited | ContainerState::Restarting | ContainerState::Dead)),
+        health: health_of(state.health.and_then(|h| h.status)),
+        config: Some(Box::new(config_of(&id, live, networks))),
+        id,
+    };
+    Ok(Some((name, observed)))
+}
+
+fn summary_state(state: ContainerSummaryStateEnum) -> ContainerState {
+    match state {
+        ContainerSummaryStateEnum::EMPTY | ContainerSummaryStateEnum::CREATED => ContainerState::Created,
+        ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::STOPPING => ContainerState::Running,
+        ContainerSummaryStateEnum::PAUSED => ContainerState::Paused,
+        ContainerSummaryStateEnum::RESTARTING => ContainerState::Restarting,
+        ContainerSummaryStateEnum::REMOVING => ContainerState::Removing,
+        ContainerSummaryStateEnum::EXITED => ContainerState::Exited,
+        ContainerSummaryStateEnum::DEAD => ContainerState::Dead,
+    }
+}
+
+fn inspected_state(state: ContainerStateStatusEnum) -> ContainerState {
+    match state {
+        ContainerStateStatusEnum::EMPTY | ContainerStateStatusEnum::CREATED => ContainerState::Created,
+        ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::STOPPING => ContainerState::Running,
+        ContainerStateStatusEnum::PAUSED => ContainerState::Paused,
+        ContainerStateStatusEnum::RESTARTING => ContainerState::Restarting,
+        ContainerStateStatusEnum::REMOVING => ContainerState::Removing,
+        ContainerStateStatusEnum::EXITED => ContainerState::Exited,
+        ContainerStateStatusEnum::DEAD => ContainerState::Dead,
+    }
+}
+
+fn health_of(status: Option<HealthStatusEnum>) -> Health {
+    match status {
+        None | Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) => Health::None,
+        Some(HealthStatusEnum::STARTING) => Health::Starting,
+        Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
+    }
+}
+
+fn config_of(id: &str, live: ContainerInspectResponse, networks: &BTreeMap<String, ObservedNetwork>) -> ContainerConfig {
+    let config = live.config.unwrap_or_default();
+    let host = live.host_config.unwrap_or_default();
+    let endpoints = live.network_settings.and_then(|s| s.networks).unwrap_or_default();
+    let attached = endpoints.into_iter().filter(|(name, endpoint)| is_current(endpoint, networks.get(name)));
+    let labels: BTreeMap<String, String> = config.labels.unwrap_or_default().into_iter().collect();
+    ContainerConfig {
+        command: config.cmd.unwrap_or_default(),
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        environment: config.env.unwrap_or_default().iter().map(|e| pair(e)).collect(),
+        ports: ports_of(&host),
+        networks: attached.map(|(name, endpoint)| (name, attachment_of(id, endpoint))).collect(),
+        volumes: mounts_of(live.mounts.unwrap_or_default(), &host),
+        restart: host.restart_policy.and_then(|r| restart_of(r.name?, r.maximum_retry_count)),
+        labels: own_labels(&labels),
+        healthcheck: config.healthcheck.map(healthcheck_of),
+        hostname: config.hostname.unwrap_or_default(),
+        user: config.user.unwrap_or_default(),
+        working_dir: config.working_dir.unwrap_or_default(),
+        stop_signal: config.stop_signal.filter(|s| !s.is_empty()),
+        stop_grace_period: config.stop_timeout.and_then(|s| u64::try_from(s).ok()).map(|s| Nanos(s.saturating_mul(SECOND_NANOS))),
+    }
+}
+
+/// Whether an endpoint is on the network that bears its name today: a stopped container keeps those of networks
+/// that were removed since. One that never ran knows no id yet.
+fn is_current(endpoint: &EndpointSettings, network: Option<&ObservedNetwork>) -> bool {
+    let id = endpoint.network_id.as_deref().unwrap_or_default();
+    network.is_some_and(|n| id.is_empty() || n.id == id)
+}
+
+fn attachment_of(container: &str, endpoint: EndpointSettings) -> Attachment {
+    let short: String = container.chars().take(SHORT_ID).collect();
+    Attachment {
+        aliases: endpoint.aliases.unwrap_or_default().into_iter().filter(|a| *a != short).collect(),
+        ipv4_address: endpoint.ipam_config.and_then(|c| c.ipv4_address).and_then(|a| a.parse().ok()),
+    }
+}
+
+fn pair(entry: &str) -> (String, String) {
+    entry.split_once('=').map_or_else(|| (entry.to_owned(), String::new()), |(k, v)| (k.to_owned(), v.to_owned()))
+}
+
+fn ports_of(host: &HostConfig) -> BTreeSet<PortSpec> {
+    let mut ports = BTreeSet::new();
+    for (port, bindings) in host.port_bindings.iter().flatten() {
+        let (target, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+        let protocol = match protocol {
+            "udp" => Protocol::Udp,
+            "sctp" => Protocol::Sctp,
+            _ => Protocol::Tcp,
+        };
+        let Ok(target) = target.parse() else { continue };
+        for binding in bindings.iter().flatten() {
+            ports.insert(PortSpec {
+                target,
+                protocol,
+                published: binding.host_port.as_deref().and_then(|p| p.parse().ok()).filter(|p| *p != 0),
+                host_ip: binding.host_ip.as_deref().and_then(|ip| ip.parse().ok()),
+            });
+        }
+    }
+    ports
+}
+
+fn mounts_of(mounts: Vec<MountPoint>, host: &HostConfig) -> BTreeMap<String, MountSpec> {
+    let tmpfs = |path: &String| (path.clone(), MountSpec { kind: MountKind::Tmpfs, source: None, read_only: false });
+    let mut found: BTreeMap<String, MountSpec> = host.tmpfs.iter().flatten().map(|(path, _)| tmpfs(path)).collect();
+    for mount in mounts {
+        let (kind, source) = match mount.typ.as_deref() {
+            Some("bind") => (MountKind::Bind, mount.source),
+            Some("tmpfs") => (MountKind::Tmpfs, None),
+            Some("volume") => (MountKind::Volume, mount.name),
+            Some(_) | None => continue,
+        };
+        let spec = MountSpec { kind, source, read_only: mount.rw == Some(false) };
+        found.insert(mount.destination.unwrap_or_default(), spec);
+    }
+    found
+}
+
+fn restart_of(name: RestartPolicyNameEnum, retries: Option<i64>) -> Option<RestartPolicy> {
+    Some(match name {
+        RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO => RestartPolicy::No,
+        RestartPolicyNameEnum::ALWAYS => RestartPolicy::Always,
+        RestartPolicyNameEnum::UNLESS_STOPPED => RestartPolicy::UnlessStopped,
+        RestartPolicyNameEnum::ON_FAILURE => RestartPolicy::OnFailure(retries.and_then(|r| u32::try_from(r).ok()).unwrap_or_default()),
+    })
+}
+
+fn healthcheck_of(check: HealthConfig) -> Healthcheck {
+    let span = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).filter(|n| *n != 0).map(Nanos);
+    Healthcheck {
+        test: check.test.unwrap_or_default(),
+        interval: span(check.interval),
+        timeout: span(check.timeout),
+        retries: check.retries.and_then(|n| u32::try_from(n).ok()).filter(|n| *n != 0),
+        start_period: span(check.start_period),
+    }
+}
