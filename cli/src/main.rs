@@ -1,2 +1,15 @@
-//! x
-fn main() {}
+//! `moorctl`: reads the arguments, starts a runtime, runs one verb, turns the outcome into an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Fails only when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // One thread is enough: a verb waits for the hub most of the time.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return moorctl::report_start_failure(&error),
+    };
+    let code = runtime.block_on(moorctl::run(std::env::args_os()));
+    ExitCode::from(code)
+}

@@ -1,0 +1,248 @@
+//! Between a host's claim and its binding: the checks that keep a hub from passing off a host of its own,
+//! and the slices that a newly bound host is owed.
+
+use std::collections::BTreeMap;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, TopologyId};
+use moorline_common::sign::{OperatorKey, Signed, Verified};
+use moorline_common::statement::{HostBinding, TopologyStatement};
+use moorline_common::topology::{BoundHost, HostSpec};
+
+use crate::client::facts::Claim;
+use crate::client::{Client, HostView};
+use crate::clock;
+use crate::desired;
+use crate::error::{Failure, LocalCode};
+use crate::home::{Home, Pending};
+use crate::limits::RETRIES;
+use crate::render::Ui;
+use crate::revision::{Draft, sign_slice};
+
+/// Checks that a joined host is the one that was meant: by the MAC if this machine made the token, by
+/// `fingerprint` if one is given; at least one must stand. Gives what was remembered of the token.
+///
+/// # Errors
+/// [`LocalCode::ClaimMismatch`] when a check fails; [`LocalCode::Usage`] when none is possible.
+pub fn check_claim(home: &Home, host: &HostView, fingerprint: Option<&str>) -> Result<Option<Pending>, Failure> {
+    let claim = claim_of(host)?;
+    let shown = claim.claim.fingerprint();
+    if let Some(expected) = fingerprint {
+        if !same_fingerprint(expected, &shown) {
+            return Err(mismatch(host, &format!("its fingerprint is {shown}, expected {expected}")));
+        }
+    }
+    let pending = home.pending(&claim.token_id)?;
+    if let Some(pending) = &pending {
+        let stands = pending.name == host.name && claim.claim.mac_is_valid(&*pending.mac_key()?, &claim.mac);
+        if !stands {
+            return Err(mismatch(host, "what it claims does not bear the mark of the token's secret"));
+        }
+    } else if fingerprint.is_none() {
+        return Err(Failure::usage(
+            format!("the token of host `{}` was not made on this machine, so its keys cannot be checked here", host.name),
+            format!(
+                "run `moorline-agent status` on the host, compare its fingerprint with {shown}, and pass it with --fingerprint {shown}"
+            ),
+        ));
+    }
+    Ok(pending)
+}
+
+fn claim_of(host: &HostView) -> Result<&Claim, Failure> {
+    host.claim
+        .as_ref()
+        .filter(|c| moorline_common::id::HostId::of_key(&c.claim.host_key) == host.host_id)
+        .ok_or_else(|| Fault::new(Code::BadEnvelope, format!("the hub shows no well-formed claim of host `{}`", host.name)).into())
+}
+
+fn same_fingerprint(a: &str, b: &str) -> bool {
+    let digits = |text: &str| text.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    !digits(a).is_empty() && digits(a) == digits(b)
+}
+
+fn mismatch(host: &HostView, why: &str) -> Failure {
+    Failure::new(
+        LocalCode::ClaimMismatch,
+        format!("the host that joined as `{}` is not the one that was meant: {why}", host.name),
+        "do not approve it: somebody else used the token, or the hub is not honest; look at `moorctl events`, then make a new token",
+    )
+}
+
+/// A topology whose newest revision names the host.
+struct Owed {
+    source: Verified<TopologyStatement>,
+    spec: HostSpec,
+}
+
+/// Binds a host whose claim was checked, with the floors of the topologies that name it.
+///
+/// # Errors
+/// When the statement is refused here or by the hub.
+pub async fn bind(
+    client: &Client,
+    ui: &mut Ui,
+    key: &OperatorKey,
+    host: &HostView,
+    labels: BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    client.require_live_root()?;
+    let claim = claim_of(host)?.claim.clone();
+    let serial = client.context.floors()?.bindings.get(&host.host_id).map_or(1, |seen| seen.saturating_add(1));
+    let mut binding = HostBinding {
+        cluster: client.root.cluster.clone(),
+        host_id: host.host_id.clone(),
+        host_key: claim.host_key,
+        sealing_key: claim.sealing_key,
+        host_epoch: claim.host_epoch,
+        name: host.name.clone(),
+        labels,
+        generation_floors: BTreeMap::new(),
+        serial,
+        issued_at: clock::now(),
+    };
+    for owed in owed(client, ui, &binding).await? {
+        let statement = owed.source.statement();
+        binding.generation_floors.insert(statement.topology.clone(), statement.generation);
+    }
+    let signed = client.root.verify_binding(Signed::seal(&binding, &[key])?, Some(&host.host_id))?;
+    client.put_binding(signed.envelope()).await?;
+    client.context.update_floors(|floors| {
+        floors.bindings.insert(host.host_id.clone(), serial);
+        Ok(())
+    })
+}
+
+/// Every topology whose newest, verified revision names the host of `binding`.
+async fn owed(client: &Client, ui: &mut Ui, binding: &HostBinding) -> Result<Vec<Owed>, Failure> {
+    let bound = [BoundHost::from(binding)];
+    let mut found = Vec::new();
+    for facts in client.topologies().await? {
+        let Some(view) = client.current(&facts.topology, false).await? else { continue };
+        let Some(source) = view.source else {
+            let why = view.doubt.map_or_else(|| "the hub has no source of it".to_owned(), |f| f.to_string());
+            ui.warn(&format!("topology `{}` generation {} is left out: {why}; push it again", facts.topology, view.facts.generation));
+            continue;
+        };
+        if source.statement().down {
+            continue;
+        }
+        let name = format!("{}@{}", facts.topology, view.facts.generation);
+        let sliced = desired::parse(&name, source.statement().source.as_bytes()).and_then(|s| s.slice_bound(&bound));
+        match sliced {
+            Ok(mut desired) => {
+                if let Some(spec) = desired.hosts.remove(&binding.host_id) {
+                    found.push(Owed { source, spec });
+                }
+            }
+            Err(failure) => {
+                ui.failure(&failure);
+                ui.warn(&format!("topology `{}` is left out for this host", facts.topology));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Signs and hands in the slice that a bound host is owed by the topology that names it, if it lacks it.
+/// Gives the topology and generation that it now follows.
+///
+/// # Errors
+/// [`Code::AlreadyApplied`] when more than one topology names the host; what calls can fail with.
+pub async fn give_slices(
+    client: &Client,
+    ui: &mut Ui,
+    key: &OperatorKey,
+    host: &HostView,
+) -> Result<Option<(TopologyId, Generation)>, Failure> {
+    let binding = host.bound().ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let mut owed = owed(client, ui, binding).await?;
+        let Some(one) = owed.pop() else { return Ok(None) };
+        if !owed.is_empty() {
+            let names: Vec<String> = owed.iter().chain([&one]).map(|o| o.source.statement().topology.to_string()).collect();
+            let message =
+                format!("host `{}` is named by {} topologies: {}; it got a slice of none", host.name, names.len(), names.join(", "));
+            return Err(Fault::new(Code::AlreadyApplied, message).into());
+        }
+        let statement = one.source.statement();
+        let has = host.target.as_ref().is_some_and(|t| t.topology == statement.topology && t.generation == statement.generation);
+        let given = Some((statement.topology.clone(), statement.generation));
+        if has {
+            return Ok(given);
+        }
+        let draft = Draft {
+            topology: statement.topology.clone(),
+            generation: statement.generation,
+            source: String::new(),
+            down: false,
+            message: String::new(),
+            deliver_within_s: statement.deliver_within_s,
+            hosts: BTreeMap::new(),
+        };
+        let slice = sign_slice(&client.root, key, &draft, binding, &one.spec, clock::now())?;
+        match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {
+            Ok(()) => return Ok(given),
+            // A push or another approval was faster and took the host along.
+            Err(failure) if failure.is(Code::AlreadyExists) => return Ok(given),
+            Err(failure) if failure.is(Code::BaseMoved) && tries < RETRIES => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revision::tests::host;
+    use moorline_common::enrol::HostClaim;
+    use moorline_common::id::{ClusterId, HostEpoch, UnixSeconds};
+
+    fn joined(name: &str, mac_key: &[u8; 32]) -> HostView {
+        let mut view = host(10, name);
+        let binding = view.binding.take().unwrap().into_statement();
+        let claim = HostClaim {
+            host_key: binding.host_key,
+            sealing_key: binding.sealing_key,
+            host_epoch: HostEpoch::parse("0".repeat(32)).unwrap(),
+            name: binding.name,
+        };
+        view.pending = true;
+        view.claim = Some(Claim { mac: claim.mac(mac_key).to_vec(), claim, token_id: "a".repeat(32) });
+        view
+    }
+
+    fn home_with_token(name: &str, mac_key: &[u8; 32]) -> (tempfile::TempDir, Home) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path().to_owned())).unwrap();
+        let cluster = ClusterId::parse("acme").unwrap();
+        let name = moorline_common::id::HostName::parse(name).unwrap();
+        home.save_pending(&Pending::new(cluster, "a".repeat(32), name, BTreeMap::new(), UnixSeconds(9), mac_key)).unwrap();
+        (dir, home)
+    }
+
+    #[test]
+    fn only_the_host_that_had_the_token_passes() {
+        let (_dir, home) = home_with_token("shop-17", &[7; 32]);
+        assert!(check_claim(&home, &joined("shop-17", &[7; 32]), None).unwrap().is_some());
+        assert_eq!(check_claim(&home, &joined("shop-17", &[8; 32]), None).err().unwrap().code, "claim_mismatch");
+        assert_eq!(check_claim(&home, &joined("shop-18", &[7; 32]), None).err().unwrap().code, "claim_mismatch");
+        let mut swapped = joined("shop-17", &[7; 32]);
+        swapped.claim.as_mut().unwrap().claim.sealing_key = [9; 32];
+        assert_eq!(check_claim(&home, &swapped, None).err().unwrap().code, "claim_mismatch");
+    }
+
+    #[test]
+    fn without_the_token_the_fingerprint_must_be_given_and_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path().to_owned())).unwrap();
+        let view = joined("shop-17", &[7; 32]);
+        let shown = view.claim.as_ref().unwrap().claim.fingerprint();
+        assert_eq!(check_claim(&home, &view, None).err().unwrap().exit, 64);
+        assert!(check_claim(&home, &view, Some(&shown.to_uppercase().replace('-', " "))).unwrap().is_none());
+        assert_eq!(check_claim(&home, &view, Some("0000")).err().unwrap().code, "claim_mismatch");
+        assert_eq!(check_claim(&home, &view, Some("")).err().unwrap().code, "claim_mismatch");
+    }
+}

@@ -1,0 +1,86 @@
+//! The command line. Each verb's own arguments stand in its file under [`crate::cmd`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cmd;
+use crate::render::Format;
+
+/// The operator's hands: signs what hosts shall run, and shows what they do.
+#[derive(Debug, Parser)]
+#[command(name = "moorctl", version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 error, 2 changes pending (plan), 64 usage.")]
+pub struct Cli {
+    /// What every verb understands.
+    #[command(flatten)]
+    pub global: Global,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What every verb understands.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Folder with contexts and keys [default: ~/.config/moorline]
+    #[arg(long, global = true, env = "MOORLINE_HOME", hide_env_values = true, value_name = "DIR")]
+    pub home: Option<PathBuf>,
+    /// The context to use [default: the one that `init` made last]
+    #[arg(long, global = true, env = "MOORLINE_CONTEXT", hide_env_values = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// How results are written
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    /// Answer every question with yes
+    #[arg(short, long, global = true)]
+    pub yes: bool,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make keys and the trust root of a new cluster, or join one as another operator
+    Init(cmd::init::InitArgs),
+    /// Make and show operator keys
+    #[command(subcommand)]
+    Key(cmd::key::KeyVerb),
+    /// Add, approve and list hosts
+    #[command(subcommand)]
+    Host(cmd::host::HostVerb),
+    /// Check a topology file without a hub
+    Validate(cmd::validate::ValidateArgs),
+    /// Show what a topology file would change on each host; exit 2 when it would change something
+    Plan(cmd::plan::PlanArgs),
+    /// Sign a topology file and hand it to the hub
+    Push(cmd::push::PushArgs),
+    /// Show every host: what it should have and what it has
+    Status(cmd::status::StatusArgs),
+    /// Show one thing in full
+    #[command(subcommand)]
+    Get(cmd::get::GetVerb),
+    /// Show the revisions of a topology
+    History(cmd::history::HistoryArgs),
+    /// Show what differs between two revisions, or between the newest and a file
+    Diff(cmd::diff::DiffArgs),
+    /// Make an earlier revision the newest again
+    Rollback(cmd::rollback::RollbackArgs),
+    /// Tear a topology down on every host; volumes stay
+    Down(cmd::down::DownArgs),
+    /// Show what happened
+    Events(cmd::events::EventsArgs),
+    /// Print the JSON Schema of the topology file, for editors
+    Schema,
+    /// Print a completion script
+    Completion(cmd::completion::CompletionArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

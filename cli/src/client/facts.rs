@@ -1,0 +1,266 @@
+//! What the hub says, in the core's types. Facts have no authority; what is signed is kept apart and verified.
+
+use moorline_common::enrol::HostClaim;
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, HostEpoch, HostId, HostName, IdError, TopologyId, VersionHash};
+use moorline_common::observe::EngineState;
+use moorline_common::sign::{Envelope, Verified};
+use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
+use moorline_proto::v1 as pb;
+
+/// One host: the hub's facts, and the binding if it verified.
+#[derive(Debug, Clone)]
+pub struct HostView {
+    /// The hash of its key.
+    pub host_id: HostId,
+    /// Its name: in its binding, or in its token while pending.
+    pub name: HostName,
+    /// Whether it awaits approval. The hub's word.
+    pub pending: bool,
+    /// Its verified binding.
+    pub binding: Option<Verified<HostBinding>>,
+    /// Why its binding does not count.
+    pub doubt: Option<Fault>,
+    /// What it claimed when it joined.
+    pub claim: Option<Claim>,
+    /// Whether a session is open.
+    pub connected: bool,
+    /// Its newest heartbeat.
+    pub heartbeat: Option<Beat>,
+    /// When that came, by the hub's clock.
+    pub heartbeat_unix_ms: u64,
+    /// What it should have, in the hub's view.
+    pub target: Option<TargetFacts>,
+    /// Whether it has that, in the hub's view.
+    pub converged: bool,
+    /// Its last refusal or error.
+    pub last_error: Option<Fault>,
+    /// When it joined, by the hub's clock.
+    pub joined_unix_ms: u64,
+    /// The agent's version.
+    pub agent_version: String,
+}
+
+/// What a joined host said about itself.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The claim.
+    pub claim: HostClaim,
+    /// The MAC over it, which only the maker of the token can check.
+    pub mac: Vec<u8>,
+    /// The token's public id.
+    pub token_id: String,
+}
+
+/// A heartbeat, as far as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// The topology of the accepted slice, or of the one just torn down.
+    pub topology: Option<TopologyId>,
+    /// Its generation.
+    pub generation: Generation,
+    /// The hash of what is applied.
+    pub applied: Option<VersionHash>,
+    /// The engine.
+    pub engine: EngineState,
+    /// Whether an apply is under way.
+    pub converging: bool,
+    /// Whether the newest observation failed.
+    pub observe_error: bool,
+    /// The code of the last error; empty for none.
+    pub last_error_code: String,
+    /// Whether the agent has a root and a binding.
+    pub ready: bool,
+    /// Whether it enforces its slice.
+    pub enforcing: bool,
+}
+
+/// What a host should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetFacts {
+    /// The topology.
+    pub topology: TopologyId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The hash of the host's slice; `None` when the hub sent none.
+    pub hash: Option<VersionHash>,
+}
+
+/// One revision as the hub lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevisionFacts {
+    /// The topology.
+    pub topology: TopologyId,
+    /// The generation.
+    pub generation: Generation,
+    /// Hosts with a slice in it.
+    pub hosts: u32,
+    /// Whether it tears the topology down.
+    pub down: bool,
+    /// When the hub stored it, by its clock.
+    pub pushed_unix_ms: u64,
+    /// Who pushed it: a certificate's subject.
+    pub pushed_by: String,
+    /// The operator's message.
+    pub message: String,
+}
+
+/// One revision with what was signed.
+#[derive(Debug, Clone)]
+pub struct RevisionView {
+    /// The hub's facts.
+    pub facts: RevisionFacts,
+    /// The verified source; `None` when the hub has none (it was restored) or it does not verify.
+    pub source: Option<Verified<TopologyStatement>>,
+    /// Why the source does not count.
+    pub doubt: Option<Fault>,
+    /// The slices as they came: verify each with its host's binding.
+    pub slices: Vec<(HostId, Envelope)>,
+}
+
+/// A host's report, signed by its own key.
+#[derive(Debug, Clone)]
+pub struct ReportView {
+    /// The report.
+    pub report: Verified<ObservedReport>,
+    /// When the hub got it, by the hub's clock.
+    pub received_unix_ms: u64,
+}
+
+/// Something that happened, as the hub recorded it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct EventFacts {
+    /// Counts all events of the hub.
+    pub sequence: u64,
+    /// When, by the hub's clock.
+    pub at: String,
+    /// What.
+    pub kind: String,
+    /// Who.
+    pub actor: String,
+    /// The host's name, if it concerns one.
+    pub host: String,
+    /// The topology, if it concerns one.
+    pub topology: String,
+    /// The generation, if it concerns one.
+    pub generation: u64,
+    /// The code, if something was refused or failed.
+    pub code: String,
+    /// Words for people.
+    pub message: String,
+}
+
+fn malformed(what: &str, error: &dyn std::fmt::Display) -> Fault {
+    Fault::new(Code::BadEnvelope, format!("the hub sent a malformed {what}: {error}"))
+}
+
+fn optional<T>(text: String, parse: impl FnOnce(String) -> Result<T, IdError>, what: &str) -> Result<Option<T>, Fault> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some).map_err(|e| malformed(what, &e)) }
+}
+
+impl Claim {
+    /// The claim inside a host's facts; `None` when the hub has none (it was restored).
+    fn of(host: &pb::Host, name: &HostName) -> Option<Self> {
+        Some(Self {
+            claim: HostClaim {
+                host_key: host.host_key.as_slice().try_into().ok()?,
+                sealing_key: host.sealing_key.as_slice().try_into().ok()?,
+                host_epoch: HostEpoch::parse(host.host_epoch.clone()).ok()?,
+                name: name.clone(),
+            },
+            mac: host.claim_mac.clone(),
+            token_id: host.token_id.clone(),
+        })
+    }
+}
+
+impl TryFrom<pb::Heartbeat> for Beat {
+    type Error = Fault;
+    fn try_from(beat: pb::Heartbeat) -> Result<Self, Fault> {
+        let engine = beat.engine().into();
+        Ok(Self {
+            topology: optional(beat.topology, TopologyId::parse, "heartbeat")?,
+            generation: Generation(beat.generation),
+            applied: optional(beat.applied_hash, VersionHash::parse, "heartbeat")?,
+            engine,
+            converging: beat.converging,
+            observe_error: beat.observe_error,
+            last_error_code: beat.last_error_code,
+            ready: beat.ready,
+            enforcing: beat.enforcing,
+        })
+    }
+}
+
+impl HostView {
+    /// The facts; the binding is left for the caller to verify and comes back beside them.
+    ///
+    /// # Errors
+    /// [`Code::BadEnvelope`] for what is not well formed.
+    pub fn from_wire(mut host: pb::Host) -> Result<(Self, Option<pb::Envelope>), Fault> {
+        let name = HostName::parse(host.name.clone()).map_err(|e| malformed("host", &e))?;
+        let claim = Claim::of(&host, &name);
+        let topology = optional(std::mem::take(&mut host.target_topology), TopologyId::parse, "target")?;
+        let hash = optional(std::mem::take(&mut host.target_hash), VersionHash::parse, "target")?;
+        let pending = match host.state() {
+            pb::HostState::Pending => true,
+            pb::HostState::Bound => false,
+            pb::HostState::Unspecified => return Err(malformed("host", &"no state")),
+        };
+        let binding = host.binding.take();
+        let view = Self {
+            host_id: HostId::parse(host.host_id).map_err(|e| malformed("host", &e))?,
+            name,
+            pending,
+            binding: None,
+            doubt: None,
+            claim,
+            connected: host.connected,
+            heartbeat: host.heartbeat.map(Beat::try_from).transpose()?,
+            heartbeat_unix_ms: host.heartbeat_unix_ms,
+            target: topology.map(|topology| TargetFacts { topology, generation: Generation(host.target_generation), hash }),
+            converged: host.converged,
+            last_error: host.last_error.filter(|f| !f.code.is_empty()).map(Fault::from),
+            joined_unix_ms: host.joined_unix_ms,
+            agent_version: host.agent_version,
+        };
+        Ok((view, binding))
+    }
+
+    /// The verified binding.
+    #[must_use]
+    pub fn bound(&self) -> Option<&HostBinding> {
+        self.binding.as_ref().map(Verified::statement)
+    }
+}
+
+impl TryFrom<pb::Revision> for RevisionFacts {
+    type Error = Fault;
+    fn try_from(revision: pb::Revision) -> Result<Self, Fault> {
+        Ok(Self {
+            topology: TopologyId::parse(revision.topology).map_err(|e| malformed("revision", &e))?,
+            generation: Generation(revision.generation),
+            hosts: revision.hosts,
+            down: revision.down,
+            pushed_unix_ms: revision.pushed_unix_ms,
+            pushed_by: revision.pushed_by,
+            message: revision.message,
+        })
+    }
+}
+
+impl From<pb::Event> for EventFacts {
+    fn from(event: pb::Event) -> Self {
+        Self {
+            sequence: event.sequence,
+            at: crate::clock::rfc3339(event.at_unix_ms),
+            kind: event.kind,
+            actor: event.actor,
+            host: event.host,
+            topology: event.topology,
+            generation: event.generation,
+            code: event.code,
+            message: event.message,
+        }
+    }
+}

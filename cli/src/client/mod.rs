@@ -1,0 +1,536 @@
+//! The hub's API for one context: dials, walks the trust root, and gives facts in the core's types.
+//!
+//! What matters is verified here and nowhere else: roots from the pinned one, bindings and topologies by
+//! the newest root, reports by the binding's host key, all against the newest that this machine has seen.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, HostName, TopologyId};
+use moorline_common::sign::{Envelope, Signed};
+use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
+use moorline_common::trust::TrustRoot;
+use moorline_proto::convert;
+use moorline_proto::transport::{self, ClientIdentity};
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::operator_client::OperatorClient;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tonic::transport::Channel;
+
+use crate::clock;
+use crate::error::{Failure, LocalCode, remedy};
+use crate::home::{Bundle, Context, TopologyFloor};
+use crate::limits::{CALL_TIMEOUT, MESSAGE_MAX, ROOT_WARNING_S};
+
+pub mod facts;
+pub mod walk;
+
+pub use facts::{EventFacts, HostView, ReportView, RevisionFacts, RevisionView};
+
+/// A hub that was dialled, before anything it says is believed.
+#[derive(Clone)]
+pub struct Hub {
+    rpc: OperatorClient<Channel>,
+    /// The address that answered.
+    pub address: String,
+}
+
+/// What the hub says about itself.
+#[derive(Debug, Clone)]
+pub struct ClusterFacts {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The hub's version.
+    pub hub_version: String,
+    /// Trust roots, version 1 first; not verified.
+    pub roots: Vec<Envelope>,
+    /// Addresses that agents should dial.
+    pub agent_addresses: Vec<String>,
+    /// The hub's clock less ours, in milliseconds.
+    pub clock_offset_ms: i64,
+}
+
+/// A hub whose trust root was walked from the pinned one.
+#[derive(Clone)]
+pub struct Client {
+    hub: Hub,
+    /// The context.
+    pub context: Context,
+    /// The newest verified trust root.
+    pub root: TrustRoot,
+    /// What the hub says about itself.
+    pub facts: ClusterFacts,
+    /// Things to tell the operator before anything else.
+    pub warnings: Vec<String>,
+}
+
+impl Hub {
+    /// Dials the hubs of `bundle` in order until one answers.
+    ///
+    /// # Errors
+    /// The last hub's, when none answers; or when the bundle's certificate is unusable.
+    pub async fn dial(bundle: &Bundle, pins: BTreeSet<String>) -> Result<Self, Failure> {
+        let bad = |what: String| {
+            Failure::local(format!("the operator bundle of `{}` {what}", bundle.name))
+                .with_remedy("make a new one with `moorline-hub operator add`")
+        };
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(bundle.certificate_chain_pem.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|e| bad(format!("has an unreadable certificate: {e}")))?;
+        let key = PrivateKeyDer::from_pem_slice(bundle.key_pem.expose().as_bytes()).map_err(|_| bad("has an unreadable key".to_owned()))?;
+        let config = Arc::new(transport::client_config(pins, Some(ClientIdentity { chain, key }))?);
+        let mut last = bad("names no hub".to_owned());
+        for address in &bundle.hubs {
+            match transport::connect(address, config.clone()).await {
+                Ok(channel) => {
+                    let rpc = OperatorClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
+                    return Ok(Self { rpc, address: address.clone() });
+                }
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+
+    /// Makes one call; `call` gets the client and sends the request.
+    async fn call<T, F>(&self, call: impl FnOnce(OperatorClient<Channel>) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        match tokio::time::timeout(CALL_TIMEOUT, call(self.rpc.clone())).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.failure(&status)),
+            Err(_) => Err(Failure::new(
+                LocalCode::HubUnreachable,
+                format!("the hub at {} did not answer within {} s", self.address, CALL_TIMEOUT.as_secs()),
+                "check its load and its log, and try again",
+            )),
+        }
+    }
+
+    /// What a status means: the hub's own fault if it carries one, else what happened to the call.
+    fn failure(&self, status: &tonic::Status) -> Failure {
+        if status.metadata().contains_key(convert::CODE_METADATA) {
+            return convert::from_status(status).into();
+        }
+        let message = transport::error_chain(status);
+        match status.code() {
+            tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
+                Fault::new(Code::PermissionDenied, format!("the hub at {} refuses this certificate: {message}", self.address)).into()
+            }
+            tonic::Code::Unimplemented => {
+                Fault::new(Code::UnsupportedVersion, format!("the hub at {} does not know this call", self.address)).into()
+            }
+            tonic::Code::Ok
+            | tonic::Code::Cancelled
+            | tonic::Code::Unknown
+            | tonic::Code::InvalidArgument
+            | tonic::Code::DeadlineExceeded
+            | tonic::Code::NotFound
+            | tonic::Code::AlreadyExists
+            | tonic::Code::ResourceExhausted
+            | tonic::Code::FailedPrecondition
+            | tonic::Code::Aborted
+            | tonic::Code::OutOfRange
+            | tonic::Code::Internal
+            | tonic::Code::Unavailable
+            | tonic::Code::DataLoss => Failure::new(
+                LocalCode::HubUnreachable,
+                format!("the call to the hub at {} failed: {message}", self.address),
+                "check that the hub still runs, read its log, and try again",
+            ),
+        }
+    }
+
+    /// Who the hub is.
+    ///
+    /// # Errors
+    /// When the call fails or the answer is malformed.
+    pub async fn cluster(&self) -> Result<ClusterFacts, Failure> {
+        let sent = clock::now_ms();
+        let answer = self.call(|mut rpc| async move { rpc.get_cluster(pb::GetClusterRequest {}).await }).await?;
+        let ours = i64::try_from(sent / 2 + clock::now_ms() / 2).unwrap_or(i64::MAX);
+        Ok(ClusterFacts {
+            cluster: answer.cluster,
+            hub_version: answer.hub_version,
+            roots: answer.roots.into_iter().map(Envelope::try_from).collect::<Result<_, _>>()?,
+            agent_addresses: answer.agent_addresses,
+            clock_offset_ms: i64::try_from(answer.now_unix_ms).unwrap_or(i64::MAX).saturating_sub(ours),
+        })
+    }
+
+    /// Hands in a trust root.
+    ///
+    /// # Errors
+    /// When the hub refuses it.
+    pub async fn put_root(&self, root: &Envelope) -> Result<u64, Failure> {
+        let request = pb::PutRootRequest { root: Some(root.into()) };
+        Ok(self.call(|mut rpc| async move { rpc.put_root(request).await }).await?.version)
+    }
+}
+
+impl Client {
+    /// Dials the context's hub and walks its trust root.
+    ///
+    /// # Errors
+    /// When no hub answers, or it is not the one that this context trusts.
+    pub async fn open(context: Context) -> Result<Self, Failure> {
+        let bundle = context.bundle()?;
+        let stored = context.roots()?;
+        let mut pins = BTreeSet::from([bundle.ca_spki.clone()]);
+        if !stored.is_empty() {
+            pins.extend(walk::walk(&context.facts.root_pin, &stored, &[])?.newest.hub_ca_spki);
+        }
+        let hub = Hub::dial(&bundle, pins).await?;
+        let facts = hub.cluster().await?;
+        if facts.cluster != context.facts.cluster.as_str() {
+            return Err(Fault::new(
+                Code::WrongCluster,
+                format!("the hub at {} serves cluster `{}`, this context is for `{}`", hub.address, facts.cluster, context.facts.cluster),
+            )
+            .into());
+        }
+        let walked = walk::walk(&context.facts.root_pin, &stored, &facts.roots)?;
+        if walked.chain.len() > stored.len() {
+            context.save_roots(&walked.chain)?;
+        }
+        let mut warnings = Vec::new();
+        if walked.hub_lacks > 0 {
+            warnings.push(format!(
+                "the hub lacks {} newest version(s) of the trust root that this machine holds; `moorctl init` with the same bundle hands them in again",
+                walked.hub_lacks
+            ));
+        }
+        warnings.extend(expiry_warning(&walked.newest));
+        Ok(Self { hub, context, root: walked.newest, facts, warnings })
+    }
+
+    /// The hub's clock now, in milliseconds since 1970.
+    #[must_use]
+    pub fn hub_now_ms(&self) -> u64 {
+        clock::now_ms().saturating_add_signed(self.facts.clock_offset_ms)
+    }
+
+    /// Addresses for join tokens.
+    ///
+    /// # Errors
+    /// When the bundle cannot be read.
+    pub fn agent_addresses(&self) -> Result<Vec<String>, Failure> {
+        if self.facts.agent_addresses.is_empty() { Ok(self.context.bundle()?.hubs) } else { Ok(self.facts.agent_addresses.clone()) }
+    }
+
+    /// Refuses when the trust root has expired: agents would refuse what is signed now.
+    ///
+    /// # Errors
+    /// [`Code::RootExpired`].
+    pub fn require_live_root(&self) -> Result<(), Failure> {
+        if clock::now() < self.root.expires {
+            return Ok(());
+        }
+        let when = clock::rfc3339(self.root.expires.0.saturating_mul(1000));
+        Err(Fault::new(Code::RootExpired, format!("the trust root version {} expired at {when}", self.root.version)).into())
+    }
+
+    /// All hosts, or those of one name, sorted by name; bindings verified.
+    ///
+    /// # Errors
+    /// When the call fails, the answer is malformed, or a binding is older than one seen before.
+    pub async fn hosts(&self, name: Option<&HostName>) -> Result<Vec<HostView>, Failure> {
+        let request = pb::ListHostsRequest { name: name.map(ToString::to_string).unwrap_or_default(), state: 0 };
+        let answer = self.hub.call(|mut rpc| async move { rpc.list_hosts(request).await }).await?;
+        let mut views = Vec::with_capacity(answer.hosts.len());
+        for host in answer.hosts {
+            let (mut view, binding) = HostView::from_wire(host)?;
+            if let Some(envelope) = binding.filter(|_| !view.pending) {
+                match self.verify_binding(&view, envelope) {
+                    Ok(binding) => view.binding = Some(binding),
+                    Err(fault) => view.doubt = Some(fault),
+                }
+            } else if !view.pending {
+                view.doubt = Some(Fault::new(Code::BadEnvelope, "the hub shows no binding for it"));
+            }
+            views.push(view);
+        }
+        self.note_serials(&mut views)?;
+        views.sort_by(|a, b| (&a.name, &a.host_id).cmp(&(&b.name, &b.host_id)));
+        Ok(views)
+    }
+
+    fn verify_binding(&self, view: &HostView, envelope: pb::Envelope) -> Result<moorline_common::sign::Verified<HostBinding>, Fault> {
+        let signed = Signed::new(Envelope::try_from(envelope)?)?;
+        let binding = self.root.verify_binding(signed, Some(&view.host_id))?;
+        if binding.statement().name != view.name {
+            return Err(Fault::new(Code::WrongHost, format!("its binding names `{}`", binding.statement().name)));
+        }
+        Ok(binding)
+    }
+
+    /// A binding of a lower serial than one seen before is withheld news: it does not count.
+    fn note_serials(&self, views: &mut [HostView]) -> Result<(), Failure> {
+        self.context.update_floors(|floors| {
+            for view in views {
+                let Some(serial) = view.bound().map(|b| b.serial) else { continue };
+                let seen = floors.bindings.entry(view.host_id.clone()).or_insert(serial);
+                if serial < *seen {
+                    view.binding = None;
+                    view.doubt = Some(Fault::new(
+                        Code::GenerationRegressed,
+                        format!("the hub shows its binding number {serial}, this machine has seen {seen}"),
+                    ));
+                }
+                *seen = (*seen).max(serial);
+            }
+            Ok(())
+        })
+    }
+
+    /// The one host of this name, bound if there is a bound one.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] when there is none.
+    pub async fn host(&self, name: &HostName) -> Result<HostView, Failure> {
+        let mut hosts = self.hosts(Some(name)).await?;
+        hosts.sort_by_key(|h| h.pending);
+        hosts.into_iter().next().ok_or_else(|| Fault::new(Code::NotFound, format!("there is no host `{name}`")).into())
+    }
+
+    /// The newest revision of every topology.
+    ///
+    /// # Errors
+    /// When the call fails or the answer is malformed.
+    pub async fn topologies(&self) -> Result<Vec<RevisionFacts>, Failure> {
+        let answer = self.hub.call(|mut rpc| async move { rpc.list_topologies(pb::ListTopologiesRequest {}).await }).await?;
+        Ok(answer.revisions.into_iter().map(RevisionFacts::try_from).collect::<Result<_, _>>()?)
+    }
+
+    /// The revisions of a topology, newest first.
+    ///
+    /// # Errors
+    /// When the call fails or the answer is malformed.
+    pub async fn revisions(&self, topology: &TopologyId, limit: u32) -> Result<Vec<RevisionFacts>, Failure> {
+        let request = pb::ListRevisionsRequest { topology: topology.to_string(), limit };
+        let answer = self.hub.call(|mut rpc| async move { rpc.list_revisions(request).await }).await?;
+        Ok(answer.revisions.into_iter().map(RevisionFacts::try_from).collect::<Result<_, _>>()?)
+    }
+
+    /// One revision; its source verified.
+    ///
+    /// # Errors
+    /// [`Code::NotFound`] and what calls can fail with.
+    pub async fn revision(&self, topology: &TopologyId, generation: Generation, with_slices: bool) -> Result<RevisionView, Failure> {
+        let request = pb::GetRevisionRequest { topology: topology.to_string(), generation: generation.0, with_slices };
+        let answer = self.hub.call(|mut rpc| async move { rpc.get_revision(request).await }).await?;
+        let Some(facts) = answer.revision else {
+            return Err(Fault::new(Code::BadEnvelope, "the hub sent a revision without saying which").into());
+        };
+        let facts = RevisionFacts::try_from(facts)?;
+        let wrong = facts.topology != *topology || (generation.0 != 0 && facts.generation != generation);
+        if wrong {
+            let got = format!("{} generation {}", facts.topology, facts.generation);
+            return Err(Fault::new(Code::BadEnvelope, format!("asked the hub for {topology} generation {generation}, got {got}")).into());
+        }
+        let (source, doubt) = match answer.source.filter(|e| !e.json.is_empty()).map(|e| self.verify_source(&facts, e)) {
+            None => (None, None),
+            Some(Ok(source)) => (Some(source), None),
+            Some(Err(fault)) => (None, Some(fault)),
+        };
+        let mut slices = Vec::with_capacity(answer.slices.len());
+        for slice in answer.slices {
+            let host_id = moorline_common::id::HostId::parse(slice.host_id)?;
+            slices.push((host_id, convert::required(slice.slice, "slice")?));
+        }
+        Ok(RevisionView { facts, source, doubt, slices })
+    }
+
+    fn verify_source(
+        &self,
+        facts: &RevisionFacts,
+        envelope: pb::Envelope,
+    ) -> Result<moorline_common::sign::Verified<TopologyStatement>, Fault> {
+        let source = self.root.verify_topology(Signed::new(Envelope::try_from(envelope)?)?)?;
+        let statement = source.statement();
+        if statement.topology != facts.topology || statement.generation != facts.generation {
+            return Err(Fault::new(
+                Code::BadEnvelope,
+                format!("its source is signed as {} generation {}", statement.topology, statement.generation),
+            ));
+        }
+        Ok(source)
+    }
+
+    /// The newest revision, checked against the newest that this machine has seen; `None` for a topology
+    /// that was never pushed.
+    ///
+    /// # Errors
+    /// [`Code::GenerationRegressed`] or [`Code::Equivocation`] when the hub shows less or other than was
+    /// seen before; what calls can fail with.
+    pub async fn current(&self, topology: &TopologyId, with_slices: bool) -> Result<Option<RevisionView>, Failure> {
+        let view = match self.revision(topology, Generation(0), with_slices).await {
+            Ok(view) => Some(view),
+            Err(failure) if failure.is(Code::NotFound) => None,
+            Err(failure) => return Err(failure),
+        };
+        let generation = view.as_ref().map(|v| v.facts.generation).unwrap_or_default();
+        let sha = view.as_ref().and_then(|v| v.source.as_ref()).map(|s| s.envelope().payload_sha256()).unwrap_or_default();
+        self.context.update_floors(|floors| {
+            let Some(view) = &view else {
+                return match floors.topologies.get(topology) {
+                    Some(floor) if floor.generation.0 > 0 => Err(regressed(topology, generation, floor)),
+                    Some(_) | None => Ok(()),
+                };
+            };
+            let floor = floors.topologies.entry(view.facts.topology.clone()).or_default();
+            if generation < floor.generation {
+                return Err(regressed(topology, generation, floor));
+            }
+            let known = generation == floor.generation && !floor.source_sha256.is_empty() && !sha.is_empty();
+            if known && floor.source_sha256 != sha {
+                let message = format!("the hub shows another generation {generation} of `{topology}` than the one this machine has seen");
+                return Err(Fault::new(Code::Equivocation, message).into());
+            }
+            if generation > floor.generation || !sha.is_empty() {
+                floor.generation = generation;
+                floor.source_sha256.clone_from(&sha);
+            }
+            Ok(())
+        })?;
+        Ok(view)
+    }
+
+    /// The last report of a host, verified by the host key in its binding; `None` when it never sent one.
+    ///
+    /// # Errors
+    /// When the host has no verified binding, the signature is wrong, or the call fails.
+    pub async fn report(&self, host: &HostView) -> Result<Option<ReportView>, Failure> {
+        let Some(binding) = host.bound() else {
+            return Err(Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)).into());
+        };
+        let request = pb::GetReportRequest { host_id: host.host_id.to_string() };
+        let answer = match self.hub.call(|mut rpc| async move { rpc.get_report(request).await }).await {
+            Ok(answer) => answer,
+            Err(failure) if failure.is(Code::NotFound) => return Ok(None),
+            Err(failure) => return Err(failure),
+        };
+        let Some(envelope) = answer.report else { return Ok(None) };
+        let signed: Signed<ObservedReport> = Signed::new(Envelope::try_from(envelope)?)?;
+        let report = signed.verify_by_host(&binding.host_key)?;
+        if report.statement().host_id != host.host_id {
+            return Err(Fault::new(Code::WrongHost, format!("the report of `{}` speaks of another host", host.name)).into());
+        }
+        Ok(Some(ReportView { report, received_unix_ms: answer.received_unix_ms }))
+    }
+
+    /// Registers a join token.
+    ///
+    /// # Errors
+    /// When the hub refuses it.
+    pub async fn create_join_token(&self, token: &moorline_common::enrol::JoinToken) -> Result<(), Failure> {
+        let request = pb::CreateJoinTokenRequest {
+            token_id: token.id.clone(),
+            join_key_hash: token.join_key_hash(),
+            name: token.name.to_string(),
+            expires: token.expires.0,
+        };
+        self.hub.call(|mut rpc| async move { rpc.create_join_token(request).await }).await.map(|_| ())
+    }
+
+    /// Hands in a binding.
+    ///
+    /// # Errors
+    /// When the hub refuses it.
+    pub async fn put_binding(&self, binding: &Envelope) -> Result<(), Failure> {
+        let request = pb::PutBindingRequest { binding: Some(binding.into()) };
+        self.hub.call(|mut rpc| async move { rpc.put_binding(request).await }).await.map(|_| ())
+    }
+
+    /// Adds a slice of the newest revision for a host that was bound after its push.
+    ///
+    /// # Errors
+    /// When the hub refuses it.
+    pub async fn add_slice(&self, topology: &TopologyId, generation: Generation, host: &HostView, slice: &Envelope) -> Result<(), Failure> {
+        let slice = pb::HostSlice { host_id: host.host_id.to_string(), slice: Some(slice.into()) };
+        let request = pb::AddSlicesRequest { topology: topology.to_string(), generation: generation.0, slices: vec![slice] };
+        self.hub.call(|mut rpc| async move { rpc.add_slices(request).await }).await.map(|_| ())
+    }
+
+    /// Pushes a signed revision.
+    ///
+    /// # Errors
+    /// [`Code::BaseMoved`] and whatever else the hub refuses.
+    pub async fn push(&self, base: Generation, revision: &crate::revision::SignedRevision) -> Result<(), Failure> {
+        let request = pb::PushRequest {
+            topology: revision.topology.to_string(),
+            base_generation: base.0,
+            source: Some((&revision.source).into()),
+            slices: revision
+                .slices
+                .iter()
+                .map(|(host, slice)| pb::HostSlice { host_id: host.to_string(), slice: Some((&slice.envelope).into()) })
+                .collect(),
+        };
+        let answer = self.hub.call(|mut rpc| async move { rpc.push(request).await }).await?;
+        if answer.generation != revision.generation.0 {
+            let message = format!("pushed generation {}, the hub says it stored {}", revision.generation, answer.generation);
+            return Err(Fault::new(Code::Internal, message).into());
+        }
+        self.context.update_floors(|floors| {
+            let floor = floors.topologies.entry(revision.topology.clone()).or_default();
+            if revision.generation >= floor.generation {
+                floor.generation = revision.generation;
+                floor.source_sha256 = revision.source.payload_sha256();
+            }
+            floor.pushed = revision.generation;
+            Ok(())
+        })
+    }
+
+    /// Events from a point on.
+    ///
+    /// # Errors
+    /// When the call fails.
+    pub async fn events(&self, after: u64, limit: u32, follow: bool) -> Result<EventStream, Failure> {
+        let request = pb::EventsRequest { after, limit, follow };
+        let stream = self.hub.call(|mut rpc| async move { rpc.events(request).await }).await?;
+        Ok(EventStream { stream, hub: self.hub.clone() })
+    }
+}
+
+/// Events as they come.
+pub struct EventStream {
+    stream: tonic::Streaming<pb::Event>,
+    hub: Hub,
+}
+
+impl EventStream {
+    /// The next event; `None` at the end.
+    ///
+    /// # Errors
+    /// When the stream breaks.
+    pub async fn next(&mut self) -> Result<Option<EventFacts>, Failure> {
+        match self.stream.message().await {
+            Ok(event) => Ok(event.map(EventFacts::from)),
+            Err(status) => Err(self.hub.failure(&status)),
+        }
+    }
+}
+
+fn regressed(topology: &TopologyId, generation: Generation, floor: &TopologyFloor) -> Failure {
+    let shown = if generation.0 == 0 { "no revision".to_owned() } else { format!("generation {generation}") };
+    let fault = Fault::new(
+        Code::GenerationRegressed,
+        format!("the hub shows {shown} of `{topology}`, this machine has seen generation {}", floor.generation),
+    );
+    let text = remedy(fault.code);
+    Failure::from(fault).with_remedy(text)
+}
+
+fn expiry_warning(root: &TrustRoot) -> Option<String> {
+    let now = clock::now();
+    let when = clock::rfc3339(root.expires.0.saturating_mul(1000));
+    if now >= root.expires {
+        return Some(format!("the trust root expired at {when}: nothing new is accepted until a new version is signed"));
+    }
+    (now.plus(ROOT_WARNING_S) >= root.expires).then(|| format!("the trust root expires at {when}: sign a new version before"))
+}

@@ -1,0 +1,91 @@
+//! From the trust root that this machine pinned to the newest one, version by version. Pure.
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::sign::Envelope;
+use moorline_common::trust::TrustRoot;
+
+/// Where the walk ended.
+#[derive(Debug, Clone)]
+pub struct Walk {
+    /// Every verified root, version 1 first.
+    pub chain: Vec<Envelope>,
+    /// The newest.
+    pub newest: TrustRoot,
+    /// How many roots the hub lacks that this machine has seen.
+    pub hub_lacks: usize,
+}
+
+/// Verifies `stored` from `pin` on, then goes on with what the hub offers.
+///
+/// # Errors
+/// [`Code::NoTrustRoot`] when neither side has a root; [`Code::BadRoot`] or signature codes when a
+/// root does not follow from the one before, or the hub shows another one than this machine has seen.
+pub fn walk(pin: &str, stored: &[Envelope], offered: &[Envelope]) -> Result<Walk, Fault> {
+    for (version, (ours, theirs)) in stored.iter().zip(offered).enumerate() {
+        if ours.payload != theirs.payload {
+            return Err(Fault::new(
+                Code::BadRoot,
+                format!("the hub shows another trust root version {} than the one this machine has verified", version + 1),
+            ));
+        }
+    }
+    let chain: Vec<Envelope> = stored.iter().chain(offered.iter().skip(stored.len())).cloned().collect();
+    let mut roots = chain.iter().cloned();
+    let first = roots.next().ok_or_else(|| Fault::new(Code::NoTrustRoot, "the hub has no trust root yet"))?;
+    let mut newest = TrustRoot::verify_first(first, pin)?.into_statement();
+    for envelope in roots {
+        newest = newest.verify_next(envelope)?.into_statement();
+    }
+    let hub_lacks = stored.len().saturating_sub(offered.len());
+    Ok(Walk { chain, newest, hub_lacks })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+    use moorline_common::id::{ClusterId, UnixSeconds};
+    use moorline_common::sign::{OperatorKey, Signed};
+    use moorline_common::trust::{ROOT_ROLE, Role, RootKey};
+
+    pub(crate) fn root(version: u64, recovery: &OperatorKey, operator: &OperatorKey) -> Envelope {
+        let key = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.into(), public: key.public() });
+        let role = |key: &OperatorKey, kinds: &[&str]| Role {
+            keys: BTreeSet::from([key.id()]),
+            threshold: 1,
+            hosts: vec!["*".into()],
+            kinds: kinds.iter().map(|k| (*k).to_owned()).collect(),
+        };
+        let root = TrustRoot {
+            cluster: ClusterId::parse("acme").unwrap(),
+            version,
+            issued_at: UnixSeconds(1),
+            expires: UnixSeconds(u64::from(u32::MAX)),
+            keys: BTreeMap::from([key("recovery", recovery), key("ann", operator)]),
+            roles: BTreeMap::from([
+                (ROOT_ROLE.to_owned(), role(recovery, &["root"])),
+                ("operator".to_owned(), role(operator, &["slice", "topology", "host-binding", "op"])),
+            ]),
+            hub_ca_spki: BTreeSet::new(),
+            revoked: BTreeSet::new(),
+        };
+        Signed::seal(&root, &[recovery]).unwrap().envelope().clone()
+    }
+
+    #[test]
+    fn a_walk_follows_the_hub_only_along_signatures() {
+        let (recovery, operator, thief) =
+            (OperatorKey::from_seed(&[1; 32]), OperatorKey::from_seed(&[2; 32]), OperatorKey::from_seed(&[3; 32]));
+        let (one, two) = (root(1, &recovery, &operator), root(2, &recovery, &operator));
+        let pin = TrustRoot::pin(&one);
+        let newest = walk(&pin, &[], &[one.clone(), two.clone()]).unwrap();
+        assert_eq!((newest.newest.version, newest.hub_lacks), (2, 0));
+        let forged = root(2, &thief, &thief);
+        assert!(walk(&pin, &[], &[one.clone(), forged.clone()]).is_err());
+        assert_eq!(walk(&pin, &[one.clone(), two.clone()], &[one.clone(), forged]).unwrap_err().code, Code::BadRoot);
+        assert_eq!(walk(&pin, &[one.clone(), two], std::slice::from_ref(&one)).unwrap().hub_lacks, 1);
+        assert_eq!(walk("00", &[], &[one]).unwrap_err().code, Code::BadRoot);
+        assert_eq!(walk(&pin, &[], &[]).unwrap_err().code, Code::NoTrustRoot);
+    }
+}

@@ -1,0 +1,278 @@
+//! What `push`, `rollback` and `down` share: slice, compare, sign, hand in, wait.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, TopologyId};
+use moorline_common::topology::HostSpec;
+use moorline_common::trust::TrustRoot;
+use owo_colors::OwoColorize;
+use serde::Serialize;
+
+use crate::client::{Client, HostView, RevisionView};
+use crate::clock;
+use crate::desired::{Desired, Source};
+use crate::error::Failure;
+use crate::limits::ERROR_DIFF_LINES;
+use crate::progress::{self, Goal, HostStanding};
+use crate::render::{Format, Ui, diff};
+use crate::revision::{self, ChangeKind, Draft, HostChange, Previous};
+
+/// What shall become the newest revision.
+pub struct Order {
+    /// The topology.
+    pub topology: TopologyId,
+    /// The file; `None` tears the topology down.
+    pub source: Option<Source>,
+    /// Why, in the operator's words.
+    pub message: String,
+    /// How long its slices may wait for delivery.
+    pub deliver_within: Duration,
+    /// The generation that the file was made from; `None` for the newest.
+    pub base: Option<Generation>,
+    /// Whether to push although no host changes.
+    pub force: bool,
+    /// How long to wait until every host is there; `None` does not wait.
+    pub wait: Option<Duration>,
+}
+
+/// What came of it.
+#[derive(Serialize)]
+struct Outcome {
+    topology: String,
+    generation: u64,
+    base_generation: u64,
+    /// Whether a new revision was made.
+    pushed: bool,
+    down: bool,
+    hosts: Vec<HostChange>,
+    /// Entries whose hosts are not bound yet.
+    awaiting: Vec<String>,
+    /// Where each host was when the wait ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited: Option<Vec<HostStanding>>,
+}
+
+/// A topology as the hub has it, with the hosts.
+pub struct Scene {
+    /// The newest revision, if there is one.
+    pub current: Option<RevisionView>,
+    /// What it says per host.
+    pub previous: Previous,
+    /// All hosts.
+    pub hosts: Vec<HostView>,
+}
+
+/// Fetches and verifies what a new revision is compared with.
+///
+/// # Errors
+/// What calls can fail with.
+pub async fn scene(client: &Client, ui: &mut Ui, topology: &TopologyId) -> Result<Scene, Failure> {
+    let current = client.current(topology, true).await?;
+    let hosts = client.hosts(None).await?;
+    for host in hosts.iter().filter(|h| h.doubt.is_some()) {
+        ui.warn(&format!("host `{}` is left out: {}", host.name, host.doubt.as_ref().map(ToString::to_string).unwrap_or_default()));
+    }
+    if let Some(fault) = current.as_ref().and_then(|c| c.doubt.as_ref()) {
+        ui.warn(&format!("the newest revision of `{topology}` does not verify and cannot be compared: {fault}"));
+    }
+    let previous = Previous::of(current.as_ref(), &hosts, &client.root);
+    Ok(Scene { current, previous, hosts })
+}
+
+/// What every host gets: what the file says, nothing for hosts that leave.
+///
+/// # Errors
+/// When the file has problems with these hosts.
+pub fn wanted(ui: &mut Ui, topology: &TopologyId, source: Option<&Source>, scene: &Scene) -> Result<Desired, Failure> {
+    let mut desired = match source {
+        Some(source) => source.slice(&scene.hosts)?,
+        None => Desired::default(),
+    };
+    let (leaves, kept) = revision::leaving(topology, &desired.hosts, &scene.previous, &scene.hosts, &revision::empty_hash()?);
+    desired.hosts.extend(leaves.into_iter().map(|host| (host, HostSpec::default())));
+    for host in kept {
+        ui.warn(&format!("host `{host}` keeps what it has: the hub shows no binding of it that verifies"));
+    }
+    Ok(desired)
+}
+
+/// Makes the new revision and hands it in.
+///
+/// # Errors
+/// [`Code::BaseMoved`] with the difference; what signing, pushing and waiting can fail with.
+pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failure> {
+    client.require_live_root()?;
+    let key = client.context.operator_key()?;
+    let scene = scene(client, ui, &order.topology).await?;
+    let desired = wanted(ui, &order.topology, order.source.as_ref(), &scene)?;
+    let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
+    let newest = scene.previous.generation;
+    if !order.force && is_unchanged(&order, &scene.previous, &changes) {
+        client.context.update_floors(|floors| {
+            floors.topologies.entry(order.topology.clone()).or_default().pushed = newest;
+            Ok(())
+        })?;
+        let outcome = outcome(&order, newest, newest, desired.pending, changes);
+        return finish(client, ui, &order, outcome).await;
+    }
+    let base = order.base.unwrap_or(newest);
+    if base != newest {
+        return Err(base_moved(client, &order, base, scene.current.as_ref()).await);
+    }
+    let draft = Draft {
+        topology: order.topology.clone(),
+        generation: base.next(),
+        source: order.source.as_ref().map_or_else(|| scene.previous.source.clone().unwrap_or_default(), |s| s.text.clone()),
+        down: order.source.is_none(),
+        message: order.message.clone(),
+        deliver_within_s: order.deliver_within.as_secs(),
+        hosts: desired.hosts.clone(),
+    };
+    let signed = revision::sign(&client.root, &key, &draft, &scene.hosts, clock::now())?;
+    if let Err(failure) = client.push(base, &signed).await {
+        if failure.is(Code::BaseMoved) {
+            let current = client.current(&order.topology, false).await.unwrap_or(None);
+            return Err(base_moved(client, &order, base, current.as_ref()).await);
+        }
+        return Err(failure.while_doing(format_args!("pushing `{}` generation {}", order.topology, draft.generation)));
+    }
+    let outcome = outcome(&order, base, draft.generation, desired.pending, changes);
+    finish(client, ui, &order, outcome).await
+}
+
+fn outcome(order: &Order, base: Generation, generation: Generation, awaiting: Vec<String>, hosts: Vec<HostChange>) -> Outcome {
+    Outcome {
+        topology: order.topology.to_string(),
+        generation: generation.0,
+        base_generation: base.0,
+        pushed: generation != base,
+        down: order.source.is_none(),
+        hosts,
+        awaiting,
+        waited: None,
+    }
+}
+
+/// Whether a new revision would say what the newest says already, to every host and to those to come.
+fn is_unchanged(order: &Order, previous: &Previous, changes: &[HostChange]) -> bool {
+    if previous.generation == Generation(0) {
+        return false;
+    }
+    let same_hosts = changes.iter().all(|c| c.change == ChangeKind::Unchanged);
+    match (&order.source, &previous.source) {
+        (Some(source), Some(text)) => same_hosts && !previous.down && source.means_the_same_as(text),
+        // Torn down already; hosts that are still at it are on their way.
+        (None, _) => previous.down,
+        (Some(_), None) => false,
+    }
+}
+
+/// Shows what came of it, and waits if the order says so.
+async fn finish(client: &Client, ui: &mut Ui, order: &Order, mut outcome: Outcome) -> Result<u8, Failure> {
+    if ui.format == Format::Table {
+        ui.text(&words(&outcome))?;
+    }
+    let mut failure = None;
+    if let Some(timeout) = order.wait {
+        let hosts: BTreeMap<_, _> = outcome.hosts.iter().map(|c| (c.host_id.clone(), c.to.clone())).collect();
+        let goal = Goal { topology: order.topology.clone(), generation: Generation(outcome.generation), hosts };
+        let waited = progress::wait(client, ui, &goal, timeout).await?;
+        if ui.format == Format::Table {
+            ui.text(&standing_words(&waited.standings))?;
+        }
+        outcome.waited = Some(waited.standings);
+        failure = waited.failure;
+    }
+    if ui.format != Format::Table {
+        ui.result(&outcome, String::new)?;
+    }
+    failure.map_or(Ok(0), Err)
+}
+
+fn count(changes: &[HostChange], kind: ChangeKind) -> usize {
+    changes.iter().filter(|c| c.change == kind).count()
+}
+
+fn words(outcome: &Outcome) -> String {
+    let name = outcome.topology.bold();
+    let mut text = if outcome.pushed {
+        let verb = if outcome.down { "tearing down" } else { "pushed" };
+        format!("{verb} {name} generation {}\n", outcome.generation)
+    } else if outcome.down {
+        format!("{name} generation {} is down already\n", outcome.generation)
+    } else {
+        format!("nothing changed: {name} generation {} says the same (--force pushes all the same)\n", outcome.generation)
+    };
+    let counts: Vec<String> = [
+        (ChangeKind::Added, "added"),
+        (ChangeKind::Changed, "changed"),
+        (ChangeKind::Unchanged, "unchanged"),
+        (ChangeKind::Leaves, "torn down"),
+    ]
+    .into_iter()
+    .map(|(kind, word)| (count(&outcome.hosts, kind), word))
+    .filter(|(n, _)| *n > 0)
+    .map(|(n, word)| format!("{n} {word}"))
+    .collect();
+    if !counts.is_empty() {
+        text.push_str(&format!("  hosts: {}\n", counts.join(", ")));
+    }
+    if !outcome.awaiting.is_empty() {
+        text.push_str(&format!("  not joined yet, they get it when they are approved: {}\n", outcome.awaiting.join(", ")));
+    }
+    text
+}
+
+fn standing_words(standings: &[HostStanding]) -> String {
+    let done = standings.iter().filter(|s| s.standing == progress::Standing::Done).count();
+    let offline: Vec<&str> = standings.iter().filter(|s| s.standing == progress::Standing::Offline).map(|s| s.host.as_str()).collect();
+    let mut text = format!("  {done} of {} hosts have it\n", standings.len());
+    if !offline.is_empty() {
+        text.push_str(&format!("  offline, pending until they connect: {}\n", offline.join(", ")));
+    }
+    text
+}
+
+/// Says who moved the base, and shows what they changed.
+async fn base_moved(client: &Client, order: &Order, base: Generation, current: Option<&RevisionView>) -> Failure {
+    let Some(current) = current else {
+        return Fault::new(Code::BaseMoved, format!("`{}` has no generation {base}; the hub has none at all", order.topology)).into();
+    };
+    let generation = current.facts.generation;
+    let age = clock::age(current.facts.pushed_unix_ms, client.hub_now_ms());
+    let why = if current.facts.message.is_empty() { String::new() } else { format!(": “{}”", current.facts.message) };
+    let message = format!(
+        "`{}` has moved from generation {base} to {generation}, pushed by {} {age} ago{why}; nothing was pushed",
+        order.topology,
+        author(current, &client.root)
+    );
+    let old = match base {
+        Generation(0) => String::new(),
+        base => client
+            .revision(&order.topology, base, false)
+            .await
+            .ok()
+            .and_then(|v| v.source)
+            .map(|s| s.statement().source.clone())
+            .unwrap_or_default(),
+    };
+    let new = current.source.as_ref().map(|s| s.statement().source.clone()).unwrap_or_default();
+    let difference = diff::unified(&old, &new, &format!("generation {base}"), &format!("generation {generation}"));
+    let file = order.source.as_ref().map_or("FILE", |s| s.name.as_str());
+    Failure::from(Fault::new(Code::BaseMoved, message))
+        .with_details(diff::first_lines(&diff::coloured(&difference), ERROR_DIFF_LINES))
+        .with_remedy(format!(
+            "merge the difference above into your file, then `moorctl push -f {file} --base {generation}` (`moorctl diff {} -f {file}` shows what that would change)",
+            order.topology
+        ))
+}
+
+/// Who made a revision: by the signature if it verifies, else the hub's word.
+#[must_use]
+pub fn author(view: &RevisionView, root: &TrustRoot) -> String {
+    let Some(source) = &view.source else { return format!("{} (the hub says)", view.facts.pushed_by) };
+    let names: Vec<&str> = source.signers().iter().filter_map(|id| root.keys.get(id)).map(|k| k.name.as_str()).collect();
+    names.join(", ")
+}

@@ -1,0 +1,51 @@
+//! `moorctl down`: an empty slice for every host of a topology. Containers and networks go, volumes stay.
+
+use clap::Args;
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::TopologyId;
+use moorline_common::statement::DELIVER_WITHIN_DEFAULT_S;
+use std::time::Duration;
+
+use super::Env;
+use super::deploy::{self, Order};
+use super::push::WaitArgs;
+use crate::error::Failure;
+use crate::render::Ui;
+
+/// Arguments of `down`.
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// The topology
+    pub topology: String,
+    /// Why, for the history
+    #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub message: String,
+    /// How the wait goes
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Runs it; asks first.
+///
+/// # Errors
+/// When there is no such topology, or the answer is no; as `push`.
+pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let topology = TopologyId::parse(args.topology)?;
+    let client = env.client(ui).await?;
+    let Some(current) = client.current(&topology, false).await? else {
+        return Err(Fault::new(Code::NotFound, format!("there is no topology `{topology}`")).into());
+    };
+    if !current.facts.down {
+        ui.confirm(&format!("Tear down `{topology}` on {} host(s)? Containers and networks go, volumes stay.", current.facts.hosts))?;
+    }
+    let order = Order {
+        topology,
+        source: None,
+        message: args.message,
+        deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
+        base: None,
+        force: false,
+        wait: args.wait.limit(),
+    };
+    deploy::run(&client, ui, order).await
+}

@@ -1,0 +1,79 @@
+//! `moorctl history`: the revisions of a topology, with who signed each.
+
+use clap::Args;
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::TopologyId;
+use serde::Serialize;
+
+use super::{Env, deploy};
+use crate::clock;
+use crate::error::Failure;
+use crate::limits::HISTORY_DEFAULT;
+use crate::render::{Table, Tone, Ui, plain, shorten};
+
+/// Arguments of `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// The topology
+    pub topology: String,
+    /// How many revisions
+    #[arg(short = 'n', long, default_value_t = HISTORY_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+}
+
+#[derive(Serialize)]
+struct Row {
+    generation: u64,
+    pushed: String,
+    pushed_by: String,
+    signed_by: String,
+    /// Whether the source's signature stands.
+    verified: bool,
+    hosts: u32,
+    down: bool,
+    message: String,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// `not_found`; what calls can fail with.
+pub async fn run(args: HistoryArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let topology = TopologyId::parse(args.topology)?;
+    let client = env.client(ui).await?;
+    let revisions = client.revisions(&topology, args.limit).await?;
+    if revisions.is_empty() {
+        return Err(Fault::new(Code::NotFound, format!("there is no topology `{topology}`")).into());
+    }
+    let mut rows = Vec::with_capacity(revisions.len());
+    let mut ages = Vec::with_capacity(revisions.len());
+    for facts in revisions {
+        let view = client.revision(&topology, facts.generation, false).await?;
+        ages.push(clock::age(facts.pushed_unix_ms, client.hub_now_ms()));
+        rows.push(Row {
+            generation: facts.generation.0,
+            pushed: clock::rfc3339(facts.pushed_unix_ms),
+            signed_by: deploy::author(&view, &client.root),
+            verified: view.source.is_some(),
+            pushed_by: facts.pushed_by,
+            hosts: facts.hosts,
+            down: facts.down,
+            message: facts.message,
+        });
+    }
+    ui.result(&rows, || {
+        let mut table = Table::new(&["GEN", "AGE", "SIGNED BY", "HOSTS", "MESSAGE"]);
+        for (row, age) in rows.iter().zip(ages) {
+            let message = if row.down { format!("(down) {}", row.message) } else { row.message.clone() };
+            table.row(vec![
+                plain(row.generation),
+                (age, Tone::Dim),
+                (row.signed_by.clone(), if row.verified { Tone::Plain } else { Tone::Warn }),
+                plain(row.hosts),
+                plain(shorten(&message, 60)),
+            ]);
+        }
+        table.text()
+    })?;
+    Ok(0)
+}

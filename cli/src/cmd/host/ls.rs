@@ -1,0 +1,87 @@
+//! `moorctl host ls`: who the hosts are. What they do is shown by `moorctl status`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::client::HostView;
+use crate::clock;
+use crate::cmd::Env;
+use crate::error::Failure;
+use crate::render::{Table, Tone, Ui, or_dash, plain};
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    host_id: String,
+    state: &'static str,
+    fingerprint: String,
+    labels: BTreeMap<String, String>,
+    serial: Option<u64>,
+    joined: String,
+    agent_version: String,
+    connected: bool,
+    /// Why its binding does not count.
+    doubt: Option<String>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What calls can fail with.
+pub async fn run(env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let client = env.client(ui).await?;
+    let hosts = client.hosts(None).await?;
+    let now = client.hub_now_ms();
+    let rows: Vec<Row> = hosts.iter().map(row).collect();
+    ui.result(&rows, || table(&rows, &hosts, now))?;
+    Ok(0)
+}
+
+fn row(host: &HostView) -> Row {
+    let binding = host.bound();
+    Row {
+        name: host.name.to_string(),
+        host_id: host.host_id.to_string(),
+        state: match (host.pending, binding) {
+            (true, _) => "pending",
+            (false, Some(_)) => "bound",
+            (false, None) => "unverified",
+        },
+        fingerprint: host.claim.as_ref().map(|c| c.claim.fingerprint()).unwrap_or_default(),
+        labels: binding.map(|b| b.labels.clone()).unwrap_or_default(),
+        serial: binding.map(|b| b.serial),
+        joined: clock::rfc3339(host.joined_unix_ms),
+        agent_version: host.agent_version.clone(),
+        connected: host.connected,
+        doubt: host.doubt.as_ref().map(ToString::to_string),
+    }
+}
+
+fn table(rows: &[Row], hosts: &[HostView], now_ms: u64) -> String {
+    if rows.is_empty() {
+        return "no hosts yet: moorctl host add NAME\n".to_owned();
+    }
+    let mut table = Table::new(&["NAME", "STATE", "FINGERPRINT", "LABELS", "JOINED", "AGENT"]);
+    for (row, host) in rows.iter().zip(hosts) {
+        let labels: Vec<String> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let tone = match row.state {
+            "bound" => Tone::Good,
+            "pending" => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        table.row(vec![
+            plain(&row.name),
+            (row.state.to_owned(), tone),
+            plain(or_dash(&row.fingerprint)),
+            plain(or_dash(&labels.join(","))),
+            (clock::age(host.joined_unix_ms, now_ms), Tone::Dim),
+            (or_dash(&row.agent_version), Tone::Dim),
+        ]);
+    }
+    let mut text = table.text();
+    for row in rows.iter().filter(|r| r.doubt.is_some()) {
+        text.push_str(&format!("{}: {}\n", row.name, row.doubt.as_deref().unwrap_or_default()));
+    }
+    text
+}

@@ -1,0 +1,75 @@
+//! The verbs, one per file: each reads its arguments, asks the client, decides with the pure modules, shows.
+
+use crate::args::{Cli, Global, Verb};
+use crate::client::Client;
+use crate::error::Failure;
+use crate::home::Home;
+use crate::render::Ui;
+
+pub mod completion;
+pub mod deploy;
+pub mod diff;
+pub mod down;
+pub mod events;
+pub mod get;
+pub mod history;
+pub mod host;
+pub mod init;
+pub mod key;
+pub mod plan;
+pub mod push;
+pub mod rollback;
+pub mod schema;
+pub mod status;
+pub mod validate;
+
+/// Where a verb finds its context.
+pub struct Env {
+    /// The home folder.
+    pub home: Home,
+    /// The context that was named, if one was.
+    pub context: Option<String>,
+}
+
+impl Env {
+    fn new(global: &Global) -> Result<Self, Failure> {
+        Ok(Self { home: Home::open(global.home.clone())?, context: global.context.clone() })
+    }
+
+    /// Connects to the context's hub, and passes on its warnings.
+    ///
+    /// # Errors
+    /// As [`Client::open`], or when there is no context.
+    pub async fn client(&self, ui: &mut Ui) -> Result<Client, Failure> {
+        let client = Client::open(self.home.context(self.context.as_deref())?).await?;
+        for warning in &client.warnings {
+            ui.warn(warning);
+        }
+        Ok(client)
+    }
+}
+
+/// Runs the verb of `cli`; gives its exit code.
+///
+/// # Errors
+/// What the verb failed with.
+pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
+    let env = Env::new(&cli.global)?;
+    match cli.verb {
+        Verb::Init(args) => init::run(args, &env, ui).await,
+        Verb::Key(verb) => key::run(verb, &env, ui),
+        Verb::Host(verb) => host::run(verb, &env, ui).await,
+        Verb::Validate(args) => validate::run(&args, ui),
+        Verb::Plan(args) => plan::run(args, &env, ui).await,
+        Verb::Push(args) => push::run(args, &env, ui).await,
+        Verb::Status(args) => status::run(args, &env, ui).await,
+        Verb::Get(verb) => get::run(verb, &env, ui).await,
+        Verb::History(args) => history::run(args, &env, ui).await,
+        Verb::Diff(args) => diff::run(args, &env, ui).await,
+        Verb::Rollback(args) => rollback::run(args, &env, ui).await,
+        Verb::Down(args) => down::run(args, &env, ui).await,
+        Verb::Events(args) => events::run(args, &env, ui).await,
+        Verb::Schema => schema::run(ui),
+        Verb::Completion(args) => completion::run(&args, ui),
+    }
+}

@@ -1,0 +1,200 @@
+//! `moorctl plan`: what a topology file would change on each host, judged by the host's last signed report.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use moorline_common::observe::{EngineState, Observed};
+use moorline_common::plan::{Action, Identity, Plan, docker};
+use moorline_common::topology::HostSpec;
+use owo_colors::OwoColorize;
+use serde::Serialize;
+
+use super::{Env, deploy};
+use crate::client::{Client, HostView};
+use crate::clock;
+use crate::desired;
+use crate::error::{EXIT_CHANGES, Failure};
+use crate::render::Ui;
+use crate::revision::{self, ChangeKind, HostChange};
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The topology file; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    topology: String,
+    base_generation: u64,
+    /// Whether pushing the file would change anything.
+    changes: bool,
+    hosts: Vec<HostPlan>,
+    /// Entries whose hosts are not bound yet.
+    awaiting: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct HostPlan {
+    #[serde(flatten)]
+    change: HostChange,
+    /// How old the report is; none when the host never sent one.
+    report_age_s: Option<u64>,
+    /// What stands in the way of a plan that can be relied on.
+    notes: Vec<String>,
+    plan: Plan,
+}
+
+impl HostPlan {
+    fn has_changes(&self) -> bool {
+        self.change.change != ChangeKind::Unchanged || !self.plan.steps.is_empty() || self.plan.blocked.iter().any(|b| b.code.is_some())
+    }
+}
+
+/// Runs it; exit 2 when something would change.
+///
+/// # Errors
+/// `bad_topology`; what calls can fail with.
+pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let source = desired::read(&args.file)?;
+    let topology = source.file.topology.clone();
+    let client = env.client(ui).await?;
+    let scene = deploy::scene(&client, ui, &topology).await?;
+    let desired = deploy::wanted(ui, &topology, Some(&source), &scene)?;
+    let mut hosts = Vec::with_capacity(desired.hosts.len());
+    for change in revision::changes(&desired.hosts, &scene.previous, &scene.hosts)? {
+        let (Some(host), Some(spec)) = (scene.hosts.iter().find(|h| h.host_id == change.host_id), desired.hosts.get(&change.host_id))
+        else {
+            continue;
+        };
+        let identity = Identity { cluster: client.root.cluster.clone(), host_id: host.host_id.clone(), topology: topology.clone() };
+        hosts.push(plan_host(&client, &identity, host, spec, change).await?);
+    }
+    let same = source.means_the_same_as(scene.previous.source.as_deref().unwrap_or_default());
+    let changes = hosts.iter().any(HostPlan::has_changes) || (!desired.pending.is_empty() && !same);
+    let outcome =
+        Outcome { topology: topology.to_string(), base_generation: scene.previous.generation.0, changes, hosts, awaiting: desired.pending };
+    ui.result(&outcome, || words(&outcome))?;
+    Ok(if changes { EXIT_CHANGES } else { 0 })
+}
+
+async fn plan_host(
+    client: &Client,
+    identity: &Identity,
+    host: &HostView,
+    spec: &HostSpec,
+    change: HostChange,
+) -> Result<HostPlan, Failure> {
+    let mut notes = Vec::new();
+    let report = match client.report(host).await {
+        Ok(report) => report,
+        Err(failure) => {
+            notes.push(format!("its report does not count: {failure}"));
+            None
+        }
+    };
+    let report_age_s = report.as_ref().map(|r| client.hub_now_ms().saturating_sub(r.received_unix_ms) / 1000);
+    let observed = match &report {
+        Some(report) => report.report.statement().observed.clone(),
+        None => Observed::default(),
+    };
+    if report.is_none() {
+        notes.push("no report yet: planned for an empty host".to_owned());
+    } else if observed.engine == EngineState::Unreachable {
+        notes.push("its engine was unreachable: planned with what was seen before".to_owned());
+    }
+    if !host.connected {
+        notes.push("offline: it gets the change when it connects".to_owned());
+    }
+    let empty = revision::empty_hash()?;
+    if let Some(other) = host.target.as_ref().filter(|t| t.topology != identity.topology && t.hash.as_ref() != Some(&empty)) {
+        notes.push(format!("it follows topology `{}`: a push is refused until that one is down", other.topology));
+    }
+    Ok(HostPlan { plan: docker::plan(identity, spec, &observed), change, report_age_s, notes })
+}
+
+fn words(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    for host in &outcome.hosts {
+        text.push_str(&host_words(host));
+    }
+    let steps = outcome.hosts.iter().flat_map(|h| &h.plan.steps);
+    let (mut create, mut replace, mut remove) = (0, 0, 0);
+    for step in steps {
+        match sign(&step.action) {
+            Sign::Plus => create += 1,
+            Sign::Tilde => replace += 1,
+            Sign::Minus => remove += 1,
+        }
+    }
+    if !outcome.awaiting.is_empty() {
+        text.push_str(&format!("not joined yet: {}\n", outcome.awaiting.join(", ")));
+    }
+    text.push_str(&match (outcome.changes, create + replace + remove) {
+        (false, _) => format!("no changes: `{}` is as the file says\n", outcome.topology),
+        (true, 0) => "a new generation; nothing to do on the hosts now\n".to_owned(),
+        (true, _) => format!("{create} to create or start, {replace} to replace, {remove} to remove on {} host(s)\n", outcome.hosts.len()),
+    });
+    text
+}
+
+enum Sign {
+    Plus,
+    Tilde,
+    Minus,
+}
+
+const fn sign(action: &Action) -> Sign {
+    match action {
+        Action::CreateNetwork(_)
+        | Action::CreateVolume(_)
+        | Action::CreateContainer(_)
+        | Action::StartContainer { .. }
+        | Action::UnpauseContainer { .. } => Sign::Plus,
+        Action::ReplaceNetwork { .. } | Action::ReplaceContainer { .. } => Sign::Tilde,
+        Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => Sign::Minus,
+    }
+}
+
+fn host_words(host: &HostPlan) -> String {
+    let seen = match host.report_age_s {
+        Some(seconds) => format!("verified report, {} old", clock::span_words(seconds)),
+        None => "no report".to_owned(),
+    };
+    let what = match host.change.change {
+        ChangeKind::Added => "is added",
+        ChangeKind::Changed => "changes",
+        ChangeKind::Unchanged => "has the same content",
+        ChangeKind::Leaves => "leaves and is torn down; volumes stay",
+    };
+    let mut text = format!("{} {what} {}\n", host.change.host.bold(), format!("({seen})").dimmed());
+    for note in &host.notes {
+        text.push_str(&format!("    {}: {note}\n", "note".yellow()));
+    }
+    for step in &host.plan.steps {
+        let line = format!("{} {} — {}", step.action.verb(), step.resource, step.reason);
+        let line = match sign(&step.action) {
+            Sign::Plus => format!("+ {line}").green().to_string(),
+            Sign::Tilde => format!("~ {line}").yellow().to_string(),
+            Sign::Minus => format!("- {line}").red().to_string(),
+        };
+        text.push_str(&format!("  {line}\n"));
+    }
+    for blocked in &host.plan.blocked {
+        let code = blocked.code.map(|c| format!(" [{c}]")).unwrap_or_default();
+        text.push_str(&format!("  {} {} — {}{code}\n", "!".yellow(), blocked.resource, blocked.reason));
+    }
+    for drift in &host.plan.drift {
+        text.push_str(&format!(
+            "  {} {} {}: is {}, should be {}\n",
+            "≠".yellow(),
+            drift.resource,
+            drift.field,
+            drift.actual,
+            drift.expected
+        ));
+    }
+    text
+}

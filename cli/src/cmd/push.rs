@@ -1,0 +1,77 @@
+//! `moorctl push`: signs a topology file and hands it in.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use moorline_common::id::Generation;
+
+use super::Env;
+use super::deploy::{self, Order};
+use crate::clock;
+use crate::desired;
+use crate::error::Failure;
+use crate::render::Ui;
+
+/// Arguments of `push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// The topology file; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Why, for the history
+    #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub message: String,
+    /// The generation that the file was made from [default: the last one that this machine pushed]
+    #[arg(long, value_name = "GENERATION")]
+    pub base: Option<u64>,
+    /// Push although nothing changes
+    #[arg(long)]
+    pub force: bool,
+    /// How long hosts may take to come and fetch it
+    #[arg(long, default_value = "30d", value_name = "SPAN", value_parser = clock::parse_span)]
+    pub deliver_within: Duration,
+    /// How the wait goes
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Arguments of verbs that can wait.
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Wait until every host has it
+    #[arg(short, long)]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, default_value = "2m", value_name = "SPAN", value_parser = clock::parse_span)]
+    pub timeout: Duration,
+}
+
+impl WaitArgs {
+    /// How long to wait, if at all.
+    #[must_use]
+    pub fn limit(&self) -> Option<Duration> {
+        self.wait.then_some(self.timeout)
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// `bad_topology` before anything is sent; `base_moved`; `not_converged` after a wait.
+pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let source = desired::read(&args.file)?;
+    let client = env.client(ui).await?;
+    let topology = source.file.topology.clone();
+    let pushed = client.context.floors()?.topologies.get(&topology).map(|f| f.pushed).filter(|g| g.0 > 0);
+    let order = Order {
+        topology,
+        source: Some(source),
+        message: args.message,
+        deliver_within: args.deliver_within,
+        base: args.base.map(Generation).or(pushed),
+        force: args.force,
+        wait: args.wait.limit(),
+    };
+    deploy::run(&client, ui, order).await
+}

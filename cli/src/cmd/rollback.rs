@@ -1,0 +1,60 @@
+//! `moorctl rollback`: a new generation with the content of an earlier one.
+
+use clap::Args;
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, TopologyId};
+use std::time::Duration;
+
+use super::Env;
+use super::deploy::{self, Order};
+use super::push::WaitArgs;
+use crate::desired;
+use crate::error::Failure;
+use crate::render::Ui;
+
+/// Arguments of `rollback`.
+#[derive(Debug, Args)]
+pub struct RollbackArgs {
+    /// The topology
+    pub topology: String,
+    /// The generation to go back to
+    #[arg(long, value_name = "GENERATION")]
+    pub to: u64,
+    /// How the wait goes
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the old revision has no source that verifies; as `push`.
+pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let topology = TopologyId::parse(args.topology)?;
+    let to = Generation(args.to);
+    if to == Generation(0) {
+        return Err(Failure::usage("--to must name a generation", "list them with `moorctl history`"));
+    }
+    let client = env.client(ui).await?;
+    let old = client.revision(&topology, to, false).await?;
+    let Some(source) = old.source else {
+        let fault =
+            old.doubt.unwrap_or_else(|| Fault::new(Code::NotFound, format!("the hub has no source of `{topology}` generation {to}")));
+        return Err(fault.into());
+    };
+    let statement = source.into_statement();
+    if statement.down {
+        let message = format!("generation {to} of `{topology}` tore it down");
+        return Err(Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy("to tear it down again: `moorctl down`"));
+    }
+    let order = Order {
+        source: Some(desired::parse(&format!("{topology}@{to}"), statement.source.as_bytes())?),
+        topology,
+        message: format!("rollback to generation {to}"),
+        deliver_within: Duration::from_secs(statement.deliver_within_s),
+        base: None,
+        force: false,
+        wait: args.wait.limit(),
+    };
+    deploy::run(&client, ui, order).await
+}

@@ -1,0 +1,332 @@
+//! `moorctl status`: every host, what it should have and what it has.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+use moorline_common::fault::Fault;
+use moorline_common::id::VersionHash;
+use moorline_common::observe::EngineState;
+use moorline_common::statement::Trouble;
+use owo_colors::OwoColorize;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::Env;
+use crate::client::{Client, HostView, ReportView};
+use crate::clock;
+use crate::error::Failure;
+use crate::limits::{REPORTS_AT_ONCE, WATCH_INTERVAL};
+use crate::render::{Format, Table, Tone, Ui, or_dash, plain, shorten};
+use crate::revision;
+
+/// The widest error in the table; the full text stands below it.
+const ERROR_COLUMN: usize = 40;
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Refresh until interrupted
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Between two refreshes
+    #[arg(long, default_value = "1s", value_name = "SPAN", value_parser = clock::parse_span)]
+    pub interval: Duration,
+    /// Only hosts of this topology
+    #[arg(long, value_name = "NAME")]
+    pub topology: Option<String>,
+}
+
+/// A host as `-o json` shows it; keys are stable.
+#[derive(Debug, Serialize)]
+struct Row {
+    host: String,
+    host_id: String,
+    state: State,
+    connected: bool,
+    /// What it should follow, by the hub.
+    target_topology: Option<String>,
+    target_generation: Option<u64>,
+    target_hash: Option<VersionHash>,
+    /// What it says that it follows.
+    topology: Option<String>,
+    generation: Option<u64>,
+    applied_hash: Option<VersionHash>,
+    engine: EngineState,
+    engine_version: Option<String>,
+    heartbeat_age_s: Option<u64>,
+    /// Whether the host's own signature stands under its last report.
+    verified: bool,
+    report_age_s: Option<u64>,
+    error: Option<Fault>,
+    /// Resources that are not as wanted, from the verified report.
+    troubles: Vec<Trouble>,
+    agent_version: String,
+}
+
+/// Where a host is, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    /// Joined, awaits approval.
+    Pending,
+    /// The hub shows no binding of it that verifies.
+    Unverified,
+    /// No session.
+    Offline,
+    /// Its engine does not answer.
+    EngineUnreachable,
+    /// A refusal or an error stands in the way.
+    Error,
+    /// No topology names it.
+    Idle,
+    /// On its way.
+    Converging,
+    /// It has what it should.
+    Converged,
+    /// Its topology was torn down.
+    Down,
+}
+
+impl State {
+    const fn words(self) -> (&'static str, Tone) {
+        match self {
+            State::Pending => ("pending approval", Tone::Warn),
+            State::Unverified => ("unverified", Tone::Bad),
+            State::Offline => ("offline", Tone::Warn),
+            State::EngineUnreachable => ("engine unreachable", Tone::Bad),
+            State::Error => ("error", Tone::Bad),
+            State::Idle => ("idle", Tone::Dim),
+            State::Converging => ("converging", Tone::Warn),
+            State::Converged => ("converged", Tone::Good),
+            State::Down => ("down", Tone::Dim),
+        }
+    }
+
+    fn of(host: &HostView, empty: &VersionHash) -> Self {
+        let engine = host.heartbeat.as_ref().map(|b| b.engine);
+        if host.pending {
+            State::Pending
+        } else if host.binding.is_none() {
+            State::Unverified
+        } else if !host.connected {
+            State::Offline
+        } else if engine == Some(EngineState::Unreachable) {
+            State::EngineUnreachable
+        } else if host.last_error.is_some() && !host.converged {
+            State::Error
+        } else {
+            match &host.target {
+                None => State::Idle,
+                Some(_) if !host.converged => State::Converging,
+                Some(target) if target.hash.as_ref() == Some(empty) => State::Down,
+                Some(_) => State::Converged,
+            }
+        }
+    }
+}
+
+/// Runs it.
+///
+/// # Errors
+/// What calls can fail with; while watching, only what cannot be tried again.
+pub async fn run(args: StatusArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let client = env.client(ui).await?;
+    if !args.watch {
+        show(&client, ui, &args, false).await?;
+        return Ok(0);
+    }
+    let clear = std::io::stdout().is_terminal();
+    loop {
+        match show(&client, ui, &args, clear).await {
+            Ok(()) => {}
+            Err(failure) if failure.code == crate::error::LocalCode::HubUnreachable.as_str() => ui.failure(&failure),
+            Err(failure) => return Err(failure),
+        }
+        tokio::time::sleep(args.interval.max(WATCH_INTERVAL / 4)).await;
+    }
+}
+
+async fn show(client: &Client, ui: &mut Ui, args: &StatusArgs, clear: bool) -> Result<(), Failure> {
+    let mut hosts = client.hosts(None).await?;
+    if let Some(wanted) = &args.topology {
+        hosts.retain(|h| h.target.as_ref().is_some_and(|t| t.topology.as_str() == wanted));
+    }
+    let reports = reports(client, &hosts).await;
+    let empty = revision::empty_hash()?;
+    let now = client.hub_now_ms();
+    let rows: Vec<Row> = hosts.iter().zip(&reports).map(|(host, report)| row(host, report, &empty, now)).collect();
+    let human = || {
+        let home = if clear { "\x1b[H\x1b[2J" } else { "" };
+        format!("{home}{}", table(&rows, client))
+    };
+    if args.watch && ui.format == Format::Json { ui.item(&rows, human) } else { ui.result(&rows, human) }
+}
+
+/// The verified report of each host, or why it does not count; a bounded number at a time.
+async fn reports(client: &Client, hosts: &[HostView]) -> Vec<Result<Option<ReportView>, Failure>> {
+    let mut results: Vec<Result<Option<ReportView>, Failure>> = hosts.iter().map(|_| Ok(None)).collect();
+    let mut tasks = JoinSet::new();
+    for (index, host) in hosts.iter().enumerate() {
+        if host.bound().is_none() || host.heartbeat.is_none() {
+            continue;
+        }
+        if tasks.len() >= REPORTS_AT_ONCE {
+            keep(&mut results, tasks.join_next().await);
+        }
+        let (client, host) = (client.clone(), host.clone());
+        tasks.spawn(async move { (index, client.report(&host).await) });
+    }
+    while let Some(done) = tasks.join_next().await {
+        keep(&mut results, Some(done));
+    }
+    results
+}
+
+type Fetched = (usize, Result<Option<ReportView>, Failure>);
+
+fn keep(results: &mut [Result<Option<ReportView>, Failure>], done: Option<Result<Fetched, tokio::task::JoinError>>) {
+    if let Some(Ok((index, report))) = done {
+        if let Some(place) = results.get_mut(index) {
+            *place = report;
+        }
+    }
+}
+
+fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &VersionHash, now_ms: u64) -> Row {
+    let beat = host.heartbeat.as_ref();
+    let target = host.target.as_ref();
+    let report = report.as_ref().ok().and_then(Option::as_ref);
+    let statement = report.map(|r| r.report.statement());
+    let age = |then: u64| now_ms.saturating_sub(then) / 1000;
+    Row {
+        host: host.name.to_string(),
+        host_id: host.host_id.to_string(),
+        state: State::of(host, empty),
+        connected: host.connected,
+        target_topology: target.map(|t| t.topology.to_string()),
+        target_generation: target.map(|t| t.generation.0),
+        target_hash: target.and_then(|t| t.hash.clone()),
+        topology: beat.and_then(|b| b.topology.as_ref()).map(ToString::to_string),
+        generation: beat.map(|b| b.generation.0).filter(|g| *g > 0),
+        applied_hash: beat.and_then(|b| b.applied.clone()),
+        engine: beat.map(|b| b.engine).unwrap_or_default(),
+        engine_version: statement.and_then(|s| s.observed.engine_version.clone()),
+        heartbeat_age_s: beat.map(|_| age(host.heartbeat_unix_ms)),
+        verified: report.is_some(),
+        report_age_s: report.map(|r| age(r.received_unix_ms)),
+        error: host.doubt.clone().or_else(|| host.last_error.clone()),
+        troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
+        agent_version: host.agent_version.clone(),
+    }
+}
+
+fn table(rows: &[Row], client: &Client) -> String {
+    if rows.is_empty() {
+        return "no hosts yet: moorctl host add NAME\n".to_owned();
+    }
+    let mut table = Table::new(&["NAME", "STATE", "TOPOLOGY", "GEN", "APPLIED", "ENGINE", "REPORT", "AGE", "ERROR"]);
+    for row in rows {
+        let (word, tone) = row.state.words();
+        let (engine, engine_tone) = match row.engine {
+            EngineState::Unknown => ("-", Tone::Dim),
+            EngineState::Ready => ("ready", Tone::Plain),
+            EngineState::Unreachable => ("unreachable", Tone::Bad),
+        };
+        let report = match (row.verified, row.heartbeat_age_s) {
+            (true, _) => ("verified".to_owned(), Tone::Good),
+            (false, Some(_)) => ("unverified".to_owned(), Tone::Warn),
+            (false, None) => ("-".to_owned(), Tone::Dim),
+        };
+        let error = row.error.as_ref().map(|f| format!("{}: {}", f.code, f.message)).unwrap_or_default();
+        table.row(vec![
+            plain(&row.host),
+            (word.to_owned(), tone),
+            plain(or_dash(row.target_topology.as_deref().or(row.topology.as_deref()).unwrap_or_default())),
+            plain(generation(row)),
+            plain(row.applied_hash.as_ref().map_or("-", |h| h.short())),
+            (engine.to_owned(), engine_tone),
+            report,
+            (row.heartbeat_age_s.map_or_else(|| "-".to_owned(), clock::span_words), Tone::Dim),
+            (shorten(&error, ERROR_COLUMN), Tone::Bad),
+        ]);
+    }
+    let converged = rows.iter().filter(|r| matches!(r.state, State::Converged | State::Down)).count();
+    let mut text = table.text();
+    text.push_str(&details(rows));
+    let summary = format!("{} hosts, {converged} converged; cluster {}, hub {}", rows.len(), client.root.cluster, client.facts.hub_version);
+    text.push_str(&format!("\n{}\n", summary.dimmed()));
+    text
+}
+
+/// The generation it has, and the one it should have when that is another.
+fn generation(row: &Row) -> String {
+    let same_topology = row.target_topology.is_none() || row.topology == row.target_topology;
+    match (row.generation.filter(|_| same_topology), row.target_generation) {
+        (None, None) => "-".to_owned(),
+        (Some(has), None) => has.to_string(),
+        (None, Some(wants)) => format!("-→{wants}"),
+        (Some(has), Some(wants)) if has == wants => has.to_string(),
+        (Some(has), Some(wants)) => format!("{has}→{wants}"),
+    }
+}
+
+/// Every error in full, below the table.
+fn details(rows: &[Row]) -> String {
+    let mut text = String::new();
+    for row in rows.iter().filter(|r| r.error.is_some() || !r.troubles.is_empty()) {
+        text.push_str(&format!("\n{}\n", row.host.bold()));
+        if let Some(fault) = &row.error {
+            text.push_str(&format!("  {}: {fault}\n", "error".red()));
+        }
+        for trouble in &row.troubles {
+            text.push_str(&format!("  {}: {} [{}]\n", trouble.resource, trouble.message, trouble.code));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::facts::TargetFacts;
+    use crate::revision::tests::host;
+    use moorline_common::fault::Code;
+    use moorline_common::id::{Generation, TopologyId};
+
+    fn view() -> HostView {
+        let mut view = host(10, "a");
+        let topology = TopologyId::parse("edge").unwrap();
+        view.target = Some(TargetFacts { topology, generation: Generation(3), hash: Some(VersionHash::of_bytes(b"x")) });
+        view
+    }
+
+    #[test]
+    fn a_hosts_state_is_the_first_thing_that_an_operator_must_know() {
+        let empty = revision::empty_hash().unwrap();
+        let mut v = view();
+        assert_eq!(State::of(&v, &empty), State::Converging);
+        v.last_error = Some(Fault::new(Code::StepFailed, "x"));
+        assert_eq!(State::of(&v, &empty), State::Error);
+        v.converged = true;
+        assert_eq!(State::of(&v, &empty), State::Converged);
+        v.target.as_mut().unwrap().hash = Some(empty.clone());
+        assert_eq!(State::of(&v, &empty), State::Down);
+        v.connected = false;
+        assert_eq!(State::of(&v, &empty), State::Offline);
+        v.binding = None;
+        assert_eq!(State::of(&v, &empty), State::Unverified);
+        v.pending = true;
+        assert_eq!(State::of(&v, &empty), State::Pending);
+    }
+
+    #[test]
+    fn the_full_error_stands_below_the_table() {
+        let mut v = view();
+        let long = "x".repeat(150);
+        v.last_error = Some(Fault::new(Code::ImageUnavailable, long.clone()));
+        let row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
+        assert_eq!(generation(&row), "-→3");
+        assert!(details(&[row]).contains(&long));
+    }
+}

@@ -1,0 +1,50 @@
+//! `moorctl validate`: everything that can be found in a topology file without hosts, at once.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use owo_colors::OwoColorize;
+use serde::Serialize;
+
+use crate::desired;
+use crate::error::Failure;
+use crate::render::Ui;
+
+/// Arguments of `validate`.
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// The topology file; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Validated {
+    topology: String,
+    profiles: Vec<String>,
+    hosts: Vec<String>,
+}
+
+/// Reads the file and says what it holds.
+///
+/// # Errors
+/// `bad_topology` with every problem at its line.
+pub fn run(args: &ValidateArgs, ui: &mut Ui) -> Result<u8, Failure> {
+    let source = desired::read(&args.file)?;
+    let result = Validated {
+        topology: source.file.topology.to_string(),
+        profiles: source.file.profiles.keys().cloned().collect(),
+        hosts: source.file.hosts.keys().cloned().collect(),
+    };
+    ui.result(&result, || {
+        format!(
+            "{} {}: topology `{}`, {} host entries, {} profiles\n",
+            "ok".green(),
+            source.name,
+            result.topology,
+            result.hosts.len(),
+            result.profiles.len()
+        )
+    })?;
+    Ok(0)
+}

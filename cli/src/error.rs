@@ -1,0 +1,266 @@
+//! What a user sees when something goes wrong: a message, what to do about it, a stable code, an exit code.
+
+use std::fmt;
+use std::io;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::IdError;
+use moorline_proto::transport::TransportError;
+
+/// The verb failed.
+pub const EXIT_ERROR: u8 = 1;
+/// `plan` found changes.
+pub const EXIT_CHANGES: u8 = 2;
+/// The command line is wrong (EX_USAGE).
+pub const EXIT_USAGE: u8 = 64;
+
+/// Codes of `moorctl` alone, next to those of [`Code`]; each has its section in docs/errors.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalCode {
+    /// The hub does not answer.
+    HubUnreachable,
+    /// The topology file has problems.
+    BadTopology,
+    /// There is no usable context.
+    NoContext,
+    /// A private file can be read by others.
+    UnsafeFile,
+    /// A file cannot be read or written.
+    LocalIo,
+    /// Not every host got where it should within the time.
+    NotConverged,
+    /// The host that joined is not the one that got the token.
+    ClaimMismatch,
+    /// The command line is wrong.
+    Usage,
+    /// The question needs an answer and nobody is there to give it.
+    NeedsConfirmation,
+}
+
+impl LocalCode {
+    /// Every one.
+    pub const ALL: [LocalCode; 9] = [
+        LocalCode::HubUnreachable,
+        LocalCode::BadTopology,
+        LocalCode::NoContext,
+        LocalCode::UnsafeFile,
+        LocalCode::LocalIo,
+        LocalCode::NotConverged,
+        LocalCode::ClaimMismatch,
+        LocalCode::Usage,
+        LocalCode::NeedsConfirmation,
+    ];
+
+    /// The code as it is shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LocalCode::HubUnreachable => "hub_unreachable",
+            LocalCode::BadTopology => "bad_topology",
+            LocalCode::NoContext => "no_context",
+            LocalCode::UnsafeFile => "unsafe_file",
+            LocalCode::LocalIo => "local_io",
+            LocalCode::NotConverged => "not_converged",
+            LocalCode::ClaimMismatch => "claim_mismatch",
+            LocalCode::Usage => "usage",
+            LocalCode::NeedsConfirmation => "needs_confirmation",
+        }
+    }
+}
+
+/// Why a verb ended early.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The stable code; empty for a closed pipe, which is not shown.
+    pub code: &'static str,
+    /// What was wrong, where.
+    pub message: String,
+    /// What to do next.
+    pub remedy: String,
+    /// Lines that belong to it: problems in a file, the difference to another revision.
+    pub details: Vec<String>,
+    /// The exit code.
+    pub exit: u8,
+}
+
+impl Failure {
+    /// A failure of `moorctl` itself.
+    pub fn new(code: LocalCode, message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        let exit = if code == LocalCode::Usage { EXIT_USAGE } else { EXIT_ERROR };
+        Self { code: code.as_str(), message: message.into(), remedy: remedy.into(), details: Vec::new(), exit }
+    }
+
+    /// Something on this machine that should not happen.
+    pub fn local(message: impl Into<String>) -> Self {
+        Self::new(LocalCode::LocalIo, message, "check the path, its permissions and the free space")
+    }
+
+    /// Trouble with a file of this machine.
+    pub fn file(doing: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Self::local(format!("cannot {doing} {}: {error}", path.display()))
+    }
+
+    /// A wrong command line that only the verb could find.
+    pub fn usage(message: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::new(LocalCode::Usage, message, remedy)
+    }
+
+    /// The same with another remedy.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+
+    /// The same with lines below it.
+    #[must_use]
+    pub fn with_details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// The same, saying first what was being done.
+    #[must_use]
+    pub fn while_doing(mut self, what: impl fmt::Display) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
+    /// Whether it is this code of the core's.
+    #[must_use]
+    pub fn is(&self, code: Code) -> bool {
+        self.code == code.as_str()
+    }
+
+    /// Nobody reads what we write: end quietly.
+    #[must_use]
+    pub fn closed_pipe() -> Self {
+        Self { code: "", message: String::new(), remedy: String::new(), details: Vec::new(), exit: 0 }
+    }
+
+    /// Whether there is nothing to say.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.code.is_empty()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.message, self.code)
+    }
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self {
+            code: fault.code.as_str(),
+            message: fault.message,
+            remedy: remedy(fault.code).to_owned(),
+            details: Vec::new(),
+            exit: EXIT_ERROR,
+        }
+    }
+}
+
+impl From<IdError> for Failure {
+    fn from(error: IdError) -> Self {
+        Fault::new(Code::InvalidArgument, error.to_string()).into()
+    }
+}
+
+impl From<TransportError> for Failure {
+    fn from(error: TransportError) -> Self {
+        Failure::new(
+            LocalCode::HubUnreachable,
+            error.to_string(),
+            "check that the hub runs (`moorline-hub doctor` there) and that this machine reaches its address",
+        )
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// For output: everything else names its file through [`Failure::file`].
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::closed_pipe();
+        }
+        Failure::local(format!("cannot write the output: {error}"))
+    }
+}
+
+/// What an operator does about a code; the long form is in docs/errors.md.
+#[must_use]
+pub const fn remedy(code: Code) -> &'static str {
+    match code {
+        Code::TooLarge => "make it smaller: split the topology, or move large values into files on the host",
+        Code::BadEnvelope => "the statement was damaged or made by another version; update moorctl, hub and agents to one version",
+        Code::BadSignature => "do not act on it: somebody or something changed signed bytes; check the hub and its backups",
+        Code::UnknownKey => "ask an operator whose key is in the trust root to sign, or to add yours",
+        Code::RevokedKey => "use a key that is not revoked",
+        Code::ThresholdNotMet => "this role needs more operators to sign",
+        Code::WrongType | Code::WrongEpoch | Code::HashMismatch => {
+            "push again; if it comes back, compare the versions of moorctl, hub and agents"
+        }
+        Code::WrongCluster => "choose the right context with --context",
+        Code::WrongHost => "check the name, and that no other hub answers at this address",
+        Code::OutOfScope => "ask an operator whose role reaches this host and kind of statement",
+        Code::Expired => "push again (a later --deliver-within gives slow hosts more time)",
+        Code::RootExpired => "sign a new version of the trust root with the recovery key",
+        Code::BadRoot => "do not go on: the hub shows a trust root that this machine cannot follow; ask the operator who made it",
+        Code::NoTrustRoot => "run `moorctl init` first",
+        Code::NotApproved => "run `moorctl host approve NAME`",
+        Code::GenerationRegressed => {
+            "the hub is behind what this machine has seen; if it was restored from a backup, let its agents reconnect and try again"
+        }
+        Code::Equivocation => "two revisions bear one generation: push again to make a new one, and find out who signed the other",
+        Code::AlreadyApplied => "tear the other topology down first: `moorctl down NAME --wait`",
+        Code::BadContent => "the agent does not understand the content; update it, or leave the new keys out",
+        Code::PolicyDenied => "allow it in the agent's local policy file on that host, or take it out of the topology",
+        Code::Quarantined => "run `moorline-agent doctor` on the host",
+        Code::EngineUnreachable => "start the engine on the host, or fix its socket; nothing was changed there",
+        Code::StepFailed => "read the message; the agent tries again by itself",
+        Code::ImageUnavailable => "check the image's name and that the host reaches its registry, or load it there",
+        Code::DependencyFailed => "fix what it depends on; the agent goes on by itself",
+        Code::Waiting => "nothing is wrong yet: it goes on by itself when what it waits for is so far",
+        Code::NotOwned => "rename or remove the object on the host, or choose another name in the topology",
+        Code::Busy => "try again in a moment",
+        Code::BaseMoved => "look at the difference, merge it into your file, and push again",
+        Code::JoinRefused => "make a new token with `moorctl host add`",
+        Code::PermissionDenied => "use a certificate of the operator role: `moorline-hub operator add NAME` makes one",
+        Code::NotFound => "list what there is with `moorctl status`, `moorctl host ls` or `moorctl get`",
+        Code::AlreadyExists => "choose another name, or remove the other one first",
+        Code::InvalidArgument => "correct what the message names",
+        Code::RenewalConflict => "two machines hold one identity: find the copy, then let the host join anew",
+        Code::UnsupportedVersion => "bring moorctl, hub and agents to versions that are at most one apart",
+        Code::Internal => "read the hub's log, and try again",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_section_in_the_error_reference() {
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors.md")).unwrap();
+        let codes = Code::ALL.iter().map(|c| c.as_str()).chain(LocalCode::ALL.iter().map(|c| c.as_str()));
+        for code in codes {
+            assert!(page.contains(&format!("\n### `{code}`\n")), "docs/errors.md has no section for `{code}`");
+        }
+    }
+
+    #[test]
+    fn every_code_has_a_remedy() {
+        for code in Code::ALL {
+            assert!(!remedy(*code).is_empty(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_closed_pipe_ends_quietly_with_success() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(failure.is_quiet());
+        assert_eq!(failure.exit, 0);
+    }
+}

@@ -1,0 +1,117 @@
+//! Private files: 0600 in 0700 folders, written whole or not at all, refused when others can read them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::error::{Failure, LocalCode};
+use crate::limits::HOME_FILE_MAX;
+
+/// Makes `dir` and its parents; what is new is 0700.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn ensure_private_dir(dir: &Path) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Failure::file("create", dir, &e))
+}
+
+/// Writes `bytes` to `path`, 0600: a temporary file, its bytes and then the folder made durable.
+///
+/// # Errors
+/// When it cannot be written; then the old content is untouched.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |e: &io::Error| Failure::file("write", path, e);
+    let dir = path.parent().unwrap_or_else(|| Path::new("."));
+    ensure_private_dir(dir)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary: PathBuf = dir.join(format!(".{name}.{}.tmp", std::process::id()));
+    // What a killed process of the same id left behind.
+    let _ = fs::remove_file(&temporary);
+    let result = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(dir)?.sync_all()
+    })();
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result.map_err(|e| failed(&e))
+}
+
+/// Reads a file; `None` when there is none.
+///
+/// # Errors
+/// When it cannot be read or is larger than [`HOME_FILE_MAX`].
+pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    let failed = |e: &io::Error| Failure::file("read", path, e);
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(&e)),
+    };
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.take(HOME_FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > HOME_FILE_MAX {
+        return Err(Failure::local(format!("{} is larger than {HOME_FILE_MAX} bytes", path.display())));
+    }
+    Ok(Some(bytes))
+}
+
+/// Reads a file that must exist.
+///
+/// # Errors
+/// As [`read_optional`], or when there is none.
+pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    read_optional(path)?.ok_or_else(|| Failure::local(format!("{} does not exist", path.display())).with_remedy("check the path"))
+}
+
+/// Reads a file that holds a secret; refuses one that anybody but its owner can read.
+///
+/// # Errors
+/// [`LocalCode::UnsafeFile`], or as [`read`].
+pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let bytes = read(path)?;
+    let metadata = fs::metadata(path).map_err(|e| Failure::file("read", path, &e))?;
+    if metadata.mode() & 0o077 != 0 {
+        return Err(Failure::new(
+            LocalCode::UnsafeFile,
+            format!("{} holds a key and can be read by others (mode {:o})", path.display(), metadata.mode() & 0o777),
+            format!("run `chmod 600 {}`, and make a new key if somebody may have copied it", path.display()),
+        ));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn private_files_and_folders_are_for_their_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b/key");
+        write_private(&path, b"one").unwrap();
+        write_private(&path, b"two").unwrap();
+        assert_eq!(&**read_secret(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn a_key_file_that_others_can_read_is_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_private(&path, b"x").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let failure = read_secret(&path).unwrap_err();
+        assert_eq!(failure.code, "unsafe_file");
+        assert!(failure.remedy.contains("chmod 600"));
+    }
+}

@@ -1,0 +1,34 @@
+//! Every limit of `moorctl` in one place.
+
+use std::time::Duration;
+
+/// The largest file that is read from the home folder or as a bundle, in bytes.
+pub const HOME_FILE_MAX: u64 = 64 * 1024 * 1024;
+/// The largest message that is accepted from a hub, in bytes: a revision with all its slices.
+pub const MESSAGE_MAX: usize = 256 * 1024 * 1024;
+/// How long one call to the hub may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two looks at the hosts while waiting.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(400);
+/// Between two refreshes of `status -w`.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// How long `push --wait` hopes for offline hosts when every connected one is done.
+pub const OFFLINE_GRACE: Duration = Duration::from_secs(10);
+/// Looks in a row that must show the same error before a wait gives a host up.
+pub const ERROR_LOOKS: u32 = 3;
+/// Reports that are fetched at the same time.
+pub const REPORTS_AT_ONCE: usize = 16;
+/// Revisions that `history` shows when not told.
+pub const HISTORY_DEFAULT: u32 = 20;
+/// Events of the past that `events` shows when not told.
+pub const EVENTS_DEFAULT: u32 = 50;
+/// The longest life of a join token, in seconds.
+pub const TOKEN_TTL_MAX_S: u64 = 7 * 24 * 3600;
+/// How long a new trust root is valid, in seconds: a year.
+pub const ROOT_LIFE_S: u64 = 365 * 24 * 3600;
+/// From how long before its end the trust root's expiry is warned of, in seconds: 14 days.
+pub const ROOT_WARNING_S: u64 = 14 * 24 * 3600;
+/// How many times an action that another operator overtook by a hair is tried again.
+pub const RETRIES: u32 = 3;
+/// The most lines of a difference that an error shows.
+pub const ERROR_DIFF_LINES: usize = 60;

@@ -1,0 +1,318 @@
+//! Whether a host has got where a revision wants it, and waiting until all have.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, HostId, TopologyId, VersionHash};
+use moorline_common::observe::EngineState;
+use serde::Serialize;
+
+use crate::client::{Client, HostView};
+use crate::error::{Failure, LocalCode};
+use crate::limits::{ERROR_LOOKS, OFFLINE_GRACE, POLL_INTERVAL};
+use crate::render::Ui;
+
+/// What a wait is for.
+#[derive(Debug, Clone)]
+pub struct Goal {
+    /// The topology.
+    pub topology: TopologyId,
+    /// The generation.
+    pub generation: Generation,
+    /// The hash per host.
+    pub hosts: BTreeMap<HostId, VersionHash>,
+}
+
+/// How far one host is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Standing {
+    /// It reports the generation and the hash.
+    Done,
+    /// It is on its way.
+    Waiting {
+        /// Where it is.
+        why: String,
+    },
+    /// It is not connected: it gets its slice when it comes back.
+    Offline,
+    /// It cannot get there without an operator.
+    Failed {
+        /// The stable code.
+        code: String,
+        /// Words for people.
+        message: String,
+    },
+}
+
+/// A host's standing with its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostStanding {
+    /// The host's name.
+    pub host: String,
+    /// How far it is.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+/// Whether a code is the intake's: it speaks of the payload, not of what runs.
+const fn is_refusal(code: Code) -> bool {
+    match code {
+        Code::TooLarge
+        | Code::BadEnvelope
+        | Code::BadSignature
+        | Code::UnknownKey
+        | Code::RevokedKey
+        | Code::ThresholdNotMet
+        | Code::WrongType
+        | Code::WrongCluster
+        | Code::WrongHost
+        | Code::WrongEpoch
+        | Code::OutOfScope
+        | Code::Expired
+        | Code::RootExpired
+        | Code::BadRoot
+        | Code::GenerationRegressed
+        | Code::Equivocation
+        | Code::AlreadyApplied
+        | Code::HashMismatch
+        | Code::BadContent
+        | Code::PolicyDenied
+        | Code::Quarantined
+        | Code::UnsupportedVersion => true,
+        Code::NoTrustRoot
+        | Code::NotApproved
+        | Code::EngineUnreachable
+        | Code::StepFailed
+        | Code::ImageUnavailable
+        | Code::DependencyFailed
+        | Code::Waiting
+        | Code::NotOwned
+        | Code::Busy
+        | Code::BaseMoved
+        | Code::JoinRefused
+        | Code::PermissionDenied
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::InvalidArgument
+        | Code::RenewalConflict
+        | Code::Internal => false,
+    }
+}
+
+/// How far `host` is on its way to `hash` of `goal`.
+#[must_use]
+pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
+    let accepted = host.heartbeat.as_ref().filter(|b| b.topology.as_ref() == Some(&goal.topology) && b.generation == goal.generation);
+    if accepted.is_some_and(|b| b.applied.as_ref() == Some(hash) && !b.converging && b.engine != EngineState::Unreachable) && host.connected
+    {
+        return Standing::Done;
+    }
+    if let Some(fault) = host.last_error.as_ref().filter(|f| definite(f, accepted.is_some_and(|b| !b.converging))) {
+        return Standing::Failed { code: fault.code.to_string(), message: fault.message.clone() };
+    }
+    if !host.connected {
+        return Standing::Offline;
+    }
+    let why = match (&host.heartbeat, accepted) {
+        (None, _) => "no heartbeat yet".to_owned(),
+        (Some(beat), _) if !beat.ready => "the agent has no trust root or binding yet".to_owned(),
+        (Some(beat), _) if beat.engine == EngineState::Unreachable => "its engine is unreachable".to_owned(),
+        (Some(_), None) => "has not accepted the slice yet".to_owned(),
+        (Some(_), Some(beat)) => match &host.last_error {
+            Some(fault) => format!("{} [{}]", fault.message, fault.code),
+            None if beat.converging => "applying".to_owned(),
+            None => "accepted, not applied yet".to_owned(),
+        },
+    };
+    Standing::Waiting { why }
+}
+
+/// Whether an error ends the wait: a refusal of the payload, or (once the slice was accepted and the agent
+/// rests) one that only an operator can mend.
+fn definite(fault: &Fault, accepted_and_resting: bool) -> bool {
+    is_refusal(fault.code) || (accepted_and_resting && matches!(fault.code, Code::ImageUnavailable | Code::NotOwned))
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone)]
+pub struct Waited {
+    /// Where each host is, sorted by name.
+    pub standings: Vec<HostStanding>,
+    /// [`LocalCode::NotConverged`] with each host that failed or is late.
+    pub failure: Option<Failure>,
+}
+
+/// Waits until every host of `goal` is there, or cannot get there. Offline hosts count as pending.
+///
+/// # Errors
+/// What calls can fail with; that hosts did not get there is told by [`Waited::failure`].
+pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) -> Result<Waited, Failure> {
+    let started = Instant::now();
+    let bar = bar(ui, goal);
+    let mut shown: BTreeMap<String, Standing> = BTreeMap::new();
+    let mut errors: BTreeMap<HostId, u32> = BTreeMap::new();
+    loop {
+        let hosts = client.hosts(None).await?;
+        let mut standings = Vec::with_capacity(goal.hosts.len());
+        for (host_id, hash) in &goal.hosts {
+            let (name, mut standing) = match hosts.iter().find(|h| h.host_id == *host_id) {
+                Some(host) => (host.name.to_string(), judge(goal, hash, host)),
+                None => (host_id.to_string(), Standing::Waiting { why: "the hub does not show it".to_owned() }),
+            };
+            let looks = errors.entry(host_id.clone()).or_insert(0);
+            if let Standing::Failed { code, message } = &standing {
+                *looks += 1;
+                if *looks < ERROR_LOOKS {
+                    standing = Standing::Waiting { why: format!("{message} [{code}]") };
+                }
+            } else {
+                *looks = 0;
+            }
+            standings.push(HostStanding { host: name, standing });
+        }
+        standings.sort_by(|a, b| a.host.cmp(&b.host));
+        show(ui, &bar, &standings, &mut shown);
+        let moving = standings.iter().any(|s| matches!(s.standing, Standing::Waiting { .. }));
+        let offline = standings.iter().any(|s| s.standing == Standing::Offline);
+        let over = started.elapsed() >= timeout;
+        if over || (!moving && (!offline || started.elapsed() >= OFFLINE_GRACE)) {
+            bar.finish_and_clear();
+            return Ok(finish(standings, over, timeout));
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+fn bar(ui: &Ui, goal: &Goal) -> ProgressBar {
+    if !ui.progress_bars() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(u64::try_from(goal.hosts.len()).unwrap_or(u64::MAX));
+    if let Ok(style) = ProgressStyle::with_template("{spinner} [{bar:30}] {pos}/{len} hosts {wide_msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
+}
+
+/// Moves the bar, or (off a terminal) says a line for each host whose standing changed.
+fn show(ui: &mut Ui, bar: &ProgressBar, standings: &[HostStanding], shown: &mut BTreeMap<String, Standing>) {
+    let done = standings.iter().filter(|s| s.standing == Standing::Done).count();
+    bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
+    let waiting = standings.iter().find_map(|s| match &s.standing {
+        Standing::Waiting { why } => Some(format!("{}: {why}", s.host)),
+        Standing::Done | Standing::Offline | Standing::Failed { .. } => None,
+    });
+    bar.set_message(waiting.unwrap_or_default());
+    bar.tick();
+    if !bar.is_hidden() {
+        return;
+    }
+    for HostStanding { host, standing } in standings {
+        if shown.get(host) != Some(standing) {
+            ui.note(&format!("{host}: {}", words(standing)));
+            shown.insert(host.clone(), standing.clone());
+        }
+    }
+}
+
+/// A standing for people.
+#[must_use]
+pub fn words(standing: &Standing) -> String {
+    match standing {
+        Standing::Done => "done".to_owned(),
+        Standing::Waiting { why } => format!("waiting: {why}"),
+        Standing::Offline => "offline: pending until it connects".to_owned(),
+        Standing::Failed { code, message } => format!("failed: {message} [{code}]"),
+    }
+}
+
+fn finish(standings: Vec<HostStanding>, over: bool, timeout: Duration) -> Waited {
+    let bad = |s: &&HostStanding| match s.standing {
+        Standing::Done => false,
+        Standing::Failed { .. } => true,
+        Standing::Waiting { .. } | Standing::Offline => over,
+    };
+    let details: Vec<String> = standings.iter().filter(bad).map(|s| format!("{}: {}", s.host, words(&s.standing))).collect();
+    let late = if over { format!(" within {} s", timeout.as_secs()) } else { String::new() };
+    let failure = (!details.is_empty()).then(|| {
+        Failure::new(
+            LocalCode::NotConverged,
+            format!("{} of {} hosts did not get there{late}", details.len(), standings.len()),
+            "the hub and the agents go on by themselves: look with `moorctl status`, mend what it names; `moorctl rollback` goes back",
+        )
+        .with_details(details)
+    });
+    Waited { standings, failure }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::facts::Beat;
+    use crate::revision::tests::host;
+
+    fn setup() -> (Goal, VersionHash, HostView) {
+        let view = host(10, "a");
+        let hash = VersionHash::of_bytes(b"x");
+        let goal = Goal {
+            topology: TopologyId::parse("edge").unwrap(),
+            generation: Generation(2),
+            hosts: BTreeMap::from([(view.host_id.clone(), hash.clone())]),
+        };
+        (goal, hash, view)
+    }
+
+    fn beat(generation: u64, applied: Option<&VersionHash>, converging: bool) -> Beat {
+        Beat {
+            topology: Some(TopologyId::parse("edge").unwrap()),
+            generation: Generation(generation),
+            applied: applied.cloned(),
+            engine: EngineState::Ready,
+            converging,
+            observe_error: false,
+            last_error_code: String::new(),
+            ready: true,
+            enforcing: true,
+        }
+    }
+
+    #[test]
+    fn a_host_is_done_when_it_reports_generation_and_hash() {
+        let (goal, hash, mut view) = setup();
+        view.heartbeat = Some(beat(2, Some(&hash), false));
+        assert_eq!(judge(&goal, &hash, &view), Standing::Done);
+        view.heartbeat = Some(beat(1, Some(&hash), false));
+        assert!(matches!(judge(&goal, &hash, &view), Standing::Waiting { .. }));
+        view.connected = false;
+        assert_eq!(judge(&goal, &hash, &view), Standing::Offline);
+    }
+
+    #[test]
+    fn an_error_of_the_revision_before_does_not_fail_the_new_one() {
+        let (goal, hash, mut view) = setup();
+        view.last_error = Some(Fault::new(Code::ImageUnavailable, "no such image"));
+        view.heartbeat = Some(beat(1, None, false));
+        assert!(matches!(judge(&goal, &hash, &view), Standing::Waiting { .. }));
+        view.heartbeat = Some(beat(2, None, false));
+        assert!(matches!(judge(&goal, &hash, &view), Standing::Failed { .. }));
+    }
+
+    #[test]
+    fn a_refusal_ends_the_wait_whatever_the_host_runs() {
+        let (goal, hash, mut view) = setup();
+        view.heartbeat = Some(beat(1, Some(&hash), false));
+        view.last_error = Some(Fault::new(Code::PolicyDenied, "bind mount"));
+        assert!(matches!(judge(&goal, &hash, &view), Standing::Failed { .. }));
+    }
+
+    #[test]
+    fn offline_hosts_are_pending_and_late_ones_are_named() {
+        let standing = |standing| HostStanding { host: "a".into(), standing };
+        assert!(finish(vec![standing(Standing::Offline)], false, Duration::from_secs(1)).failure.is_none());
+        let failure = finish(vec![standing(Standing::Waiting { why: "x".into() })], true, Duration::from_secs(1)).failure.unwrap();
+        assert_eq!((failure.code, failure.details.len()), ("not_converged", 1));
+    }
+}
