@@ -138,7 +138,8 @@ mod tests {
         let archive = archive(b"program");
         assert_eq!(archive.len() % BLOCK, 0);
         assert_eq!(archive.get(257..262), Some(b"ustar".as_slice()));
-        let sum = archive.iter().take(BLOCK).enumerate().map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) }).sum::<u32>();
+        let sum =
+            archive.iter().take(BLOCK).enumerate().map(|(n, b)| if (148..156).contains(&n) { 32 } else { u32::from(*b) }).sum::<u32>();
         let field = String::from_utf8_lossy(archive.get(148..154).unwrap_or_default()).into_owned();
         assert_eq!(u32::from_str_radix(&field, 8), Ok(sum));
     }
