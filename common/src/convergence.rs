@@ -207,10 +207,8 @@ mod tests {
             (Reported { present: Some(BTreeSet::from([resource("a")])), ..good() }, "resources missing"),
             (Reported { enforcing: false, ..good() }, "restarted"),
         ] {
-            match decide_now(&reported, &History::default()) {
-                Decision::Push(reason) => assert!(reason.contains(words), "{reason}"),
-                other => panic!("{other:?} for {reported:?}"),
-            }
+            let Decision::Push(reason) = decide_now(&reported, &History::default()) else { panic!("{reported:?}") };
+            assert!(reason.contains(words), "{reason}");
         }
     }
 
@@ -257,7 +255,7 @@ mod tests {
             match decide_now(&behind, &history) {
                 Decision::Alarm(alarm) => assert!(alarm == *code && is_definite(*code)),
                 Decision::Push(_) => assert!(!is_definite(*code), "{code}"),
-                other => panic!("{other:?}"),
+                Decision::Converged | Decision::Wait(_) | Decision::Adopt => panic!("{code}"),
             }
         }
         assert!(is_definite(Code::BadSignature) && is_definite(Code::AlreadyApplied) && !is_definite(Code::Busy));

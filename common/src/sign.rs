@@ -402,7 +402,7 @@ mod tests {
             bad.signatures[0].sig[at] ^= 1;
             assert_eq!(code(Signed::<ObservedReport>::new(bad).unwrap().verify_by_host(&key(1).public())), Code::BadSignature);
         }
-        let mut short = good.clone();
+        let mut short = good;
         short.signatures[0].sig.pop();
         assert_eq!(code(Signed::<ObservedReport>::new(short).unwrap().verify_by_host(&key(1).public())), Code::BadSignature);
     }

@@ -377,7 +377,7 @@ mod tests {
     fn the_first_root_is_the_pinned_one_and_signed_by_its_own_root_role() {
         let envelope = seal(&root(1), &[1]).envelope().clone();
         let pin = TrustRoot::pin(&envelope);
-        assert_eq!(TrustRoot::verify_first(envelope.clone(), &pin).unwrap().statement(), &root(1));
+        assert_eq!(TrustRoot::verify_first(envelope, &pin).unwrap().statement(), &root(1));
         let other = seal(&TrustRoot { expires: UnixSeconds(3), ..root(1) }, &[1]).envelope().clone();
         assert_eq!(code(TrustRoot::verify_first(other, &pin)), Code::BadRoot);
         for (root, keys, expected) in

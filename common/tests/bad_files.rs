@@ -2,6 +2,7 @@
 //!
 //! `MOORLINE_UPDATE=1 cargo test -p moorline-common --test bad_files` writes the words anew; read the
 //! difference before committing it.
+#![allow(clippy::unwrap_used)] // A panic here is a failed test.
 
 use std::path::PathBuf;
 

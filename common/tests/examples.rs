@@ -1,4 +1,5 @@
 //! The example topologies are read, sliced, and are what they say that they are.
+#![allow(clippy::unwrap_used)] // A panic here is a failed test.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,7 +5,8 @@ use moorline_common::topology::{self, BoundHost};
 
 #[test]
 fn a_thousand_hosts_get_their_own_slices() {
-    let mut text = String::from("topology: big\nprofiles:\n  web:\n    docker:\n      networks: { front: {}, back: {} }\n      services:\n");
+    let mut text =
+        String::from("topology: big\nprofiles:\n  web:\n    docker:\n      networks: { front: {}, back: {} }\n      services:\n");
     for n in 0..20 {
         text.push_str(&format!(
             "        s{n}:\n          image: nginx:1.27\n          environment: {{ HOST: \"${{host.name}}\", A: 1, B: 2 }}\n          networks: [front, back]\n          \

@@ -1,7 +1,7 @@
 //! Reads YAML or JSON text into a [`TopologyFile`], with every problem at its line.
 //!
-//! Text → tree ([`super::node`]) → values ([`walk`], [`docker`], [`service`], [`values`]) → checks of
-//! the whole ([`super::validate`]). Nothing is ever silently ignored.
+//! Text → tree (`super::node`) → values (`walk`, `docker`, `service`, `values`) → checks of the whole
+//! (`super::validate`). Nothing is ever silently ignored.
 
 mod docker;
 mod service;

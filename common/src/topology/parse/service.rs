@@ -1,5 +1,6 @@
 //! A service, in every form that the Compose Specification knows for its keys.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -211,10 +212,13 @@ fn mounts(w: &mut Walker<'_>, node: &Node) -> Option<BTreeMap<String, MountSpec>
         });
         let Some((target, spec)) = mount else { continue };
         w.mark(&target, item.at);
-        if out.contains_key(&target) {
-            w.within(format!("[{n}]"), |w| w.report(item.at, format!("something is mounted at `{target}` already")));
-        } else {
-            out.insert(target, spec);
+        match out.entry(target) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(spec);
+            }
+            Entry::Occupied(taken) => {
+                w.within(format!("[{n}]"), |w| w.report(item.at, format!("something is mounted at `{}` already", taken.key())));
+            }
         }
     }
     Some(out)
