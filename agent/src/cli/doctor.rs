@@ -1,0 +1,39 @@
+//! `moorline-agent doctor`.
+
+use std::process::ExitCode;
+
+use super::{Output, say};
+use crate::config::{Config, DriverKind};
+use crate::doctor::{Check, Outcome, examine};
+use crate::driver::Ownership;
+use crate::driver::docker::DockerDriver;
+use crate::driver::sim::SimDriver;
+use crate::identity::StateDir;
+
+pub(super) async fn doctor(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
+    let checks = match config.driver {
+        DriverKind::Docker => examine(config, ownership(config).map(|o| DockerDriver::new(config.docker_socket.clone(), o))).await,
+        DriverKind::Sim => examine(config, ownership(config).map(|o| SimDriver::new(&config.state, o))).await,
+    };
+    match output {
+        Output::Json => say(&serde_json::to_string_pretty(&checks)?),
+        Output::Text => checks.iter().for_each(|check| say(&line(check))),
+    }
+    let failed = checks.iter().any(|c| c.outcome == Outcome::Failed);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn ownership(config: &Config) -> Option<Ownership> {
+    let state = StateDir(config.state.clone());
+    let enrolment = state.joined().ok()?;
+    Some(Ownership { cluster: enrolment.cluster, host_id: state.keys().ok()??.host_id() })
+}
+
+fn line(check: &Check) -> String {
+    let mark = match check.outcome {
+        Outcome::Ok => "ok",
+        Outcome::Warning => "warning",
+        Outcome::Failed => "FAILED",
+    };
+    format!("{mark:<9}{:<18}{}", check.name, check.detail)
+}

@@ -1,0 +1,37 @@
+//! `moorline-agent run`.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, DriverKind};
+use crate::driver::docker::DockerDriver;
+use crate::driver::sim::SimDriver;
+use crate::run::{Host, run as run_agent};
+
+pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let host = Host::open(&config)?;
+    let shutdown = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("told to stop (SIGTERM)"),
+            _ = interrupt.recv() => tracing::info!("told to stop (SIGINT)"),
+        }
+        stop.cancel();
+    });
+    let owned = host.ownership();
+    match config.driver {
+        DriverKind::Docker => {
+            let driver = DockerDriver::new(config.docker_socket.clone(), owned);
+            run_agent(config, host, driver, shutdown).await?;
+        }
+        DriverKind::Sim => {
+            let driver = SimDriver::new(&config.state, owned);
+            run_agent(config, host, driver, shutdown).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,109 @@
+//! `moorline-agent status`.
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use moorline_common::observe::EngineState;
+
+use super::{Output, say};
+use crate::admin::{self, Status};
+use crate::config::Config;
+use crate::db::{self, Db};
+use crate::identity::StateDir;
+use crate::ledger::Ledger;
+
+pub(super) async fn status(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
+    let status = match admin::ask_status(&config.state).await? {
+        Some(status) => status,
+        None => from_disk(config)?,
+    };
+    match output {
+        Output::Json => say(&serde_json::to_string_pretty(&status)?),
+        Output::Text => lines(&status).iter().for_each(|line| say(line)),
+    }
+    Ok(if status.running { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What can be told while the agent does not run.
+fn from_disk(config: &Config) -> anyhow::Result<Status> {
+    let state = StateDir(config.state.clone());
+    let enrolment = state.joined()?;
+    let mut status = Status::default();
+    let current = if config.state.join(db::FILE_NAME).exists() { Ledger::new(Db::open(&config.state)?).current()? } else { None };
+    status.from_disk(&enrolment, current.as_ref());
+    status.host_id = state.keys()?.map(|k| k.host_id().to_string()).unwrap_or_default();
+    Ok(status)
+}
+
+fn lines(s: &Status) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut line = |name: &str, text: String| out.push(format!("{name:<13}{text}"));
+    line("agent", format!("{} {}", s.version, if s.running { "running" } else { "not running" }));
+    line("host", format!("{} of cluster {}", s.name, s.cluster));
+    line("host id", s.host_id.clone());
+    if s.running {
+        line(
+            "hub",
+            match (&s.hub, &s.link_error) {
+                (Some(hub), _) => format!("connected to {hub} since {}", when(s.link_since)),
+                (None, Some(error)) => format!("not connected: {error}"),
+                (None, None) => "not connected yet".to_owned(),
+            },
+        );
+        line(
+            "trust",
+            match (s.root_version, s.binding_serial) {
+                (0, _) => "no trust root yet".to_owned(),
+                (root, 0) => format!("root {root}; awaiting approval (`moorctl host approve {}`)", s.name),
+                (root, binding) => format!("root {root}, binding {binding}"),
+            },
+        );
+        line(
+            "engine",
+            match s.engine {
+                EngineState::Unknown => "not looked at yet".to_owned(),
+                EngineState::Ready => s.engine_version.clone().unwrap_or_else(|| s.driver.clone()),
+                EngineState::Unreachable => format!("UNREACHABLE: {}", s.observe_error.as_deref().unwrap_or("no answer")),
+            },
+        );
+    }
+    line(
+        "topology",
+        match &s.topology {
+            Some(topology) => format!("{topology}, generation {}", s.generation),
+            None => "none".to_owned(),
+        },
+    );
+    line(
+        "applied",
+        match &s.applied_hash {
+            Some(hash) if s.applied_at > 0 => format!("{hash} since {}", when(s.applied_at)),
+            Some(hash) => hash.clone(),
+            None => "nothing".to_owned(),
+        },
+    );
+    if s.running {
+        let state = match (s.enforcing, s.converging) {
+            (false, _) => "waits for the hub to send the slice",
+            (true, true) => "converging",
+            (true, false) => "enforcing",
+        };
+        line("state", format!("{state}; {} of {} containers run", s.containers_running, s.containers));
+    }
+    for (name, fault) in [("last error", &s.last_error), ("quarantine", &s.quarantine)] {
+        if let Some(fault) = fault {
+            line(name, fault.to_string());
+        }
+    }
+    if let Some((kind, fault)) = &s.last_refusal {
+        line("refused", format!("a {kind}: {fault}"));
+    }
+    for trouble in &s.troubles {
+        line("trouble", format!("{}: {} [{}]", trouble.resource, trouble.message, trouble.code));
+    }
+    out
+}
+
+fn when(unix: u64) -> String {
+    i64::try_from(unix).ok().and_then(|s| Timestamp::from_second(s).ok()).map_or_else(|| unix.to_string(), |t| t.to_string())
+}

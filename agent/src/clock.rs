@@ -1,0 +1,97 @@
+//! The agent's clocks. The only place where they are read; everything else is handed a time.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use moorline_common::id::UnixSeconds;
+
+/// Reads the clocks. Copied freely.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Clock;
+
+/// Where the kernel is in its life: tells how much time has passed even when the wall clock is set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootTime {
+    /// The kernel's boot id.
+    pub boot_id: String,
+    /// Seconds since it booted, time asleep included.
+    pub uptime_s: u64,
+}
+
+impl Clock {
+    /// The wall clock in seconds.
+    #[must_use]
+    pub fn wall(self) -> UnixSeconds {
+        UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+    }
+
+    /// The wall clock in milliseconds, for records.
+    #[must_use]
+    pub fn wall_ms(self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Boot id and uptime; an empty id when the kernel does not tell.
+    #[must_use]
+    pub fn boot(self) -> BootTime {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let uptime_s = uptime.split(['.', ' ']).next().and_then(|s| s.parse().ok()).unwrap_or(0);
+        BootTime { boot_id, uptime_s }
+    }
+}
+
+/// The lowest moment that it can be now: advanced by verified statements and by elapsed boot time,
+/// never by the wall clock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TimeFloor {
+    /// The floor when it was saved.
+    pub at: UnixSeconds,
+    /// The boot in which it was saved.
+    pub boot_id: String,
+    /// The uptime when it was saved, in seconds.
+    pub uptime_s: u64,
+}
+
+impl TimeFloor {
+    /// The floor at `boot`: time that passed in the same boot counts.
+    #[must_use]
+    pub fn now(&self, boot: &BootTime) -> UnixSeconds {
+        if !self.boot_id.is_empty() && self.boot_id == boot.boot_id {
+            self.at.plus(boot.uptime_s.saturating_sub(self.uptime_s))
+        } else {
+            self.at
+        }
+    }
+
+    /// The floor after a verified statement of `issued_at` was accepted at `boot`.
+    #[must_use]
+    pub fn advanced(&self, issued_at: UnixSeconds, boot: &BootTime) -> Self {
+        Self { at: self.now(boot).max(issued_at), boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(id: &str, uptime_s: u64) -> BootTime {
+        BootTime { boot_id: id.to_owned(), uptime_s }
+    }
+
+    #[test]
+    fn the_floor_rises_with_statements_and_boot_time_and_never_falls() {
+        let floor = TimeFloor::default().advanced(UnixSeconds(1000), &boot("a", 10));
+        assert_eq!(floor.now(&boot("a", 70)), UnixSeconds(1060));
+        assert_eq!(floor.now(&boot("b", 5)), UnixSeconds(1000), "another boot: unknown time passed");
+        let older = floor.advanced(UnixSeconds(500), &boot("a", 70));
+        assert_eq!(older.now(&boot("a", 70)), UnixSeconds(1060));
+    }
+
+    #[test]
+    fn this_machine_tells_its_boot() {
+        let boot = Clock.boot();
+        assert_eq!(boot.boot_id.len(), 36);
+        assert!(boot.uptime_s > 0);
+    }
+}

@@ -1,0 +1,226 @@
+//! Configuration: `agent.toml`, the local policy file, and what the command line overrides.
+//!
+//! Everything is read and checked, with all problems at once, before any socket or state is opened.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::files;
+use crate::limits::{BIND_ROOTS_MAX, CONFIG_MAX};
+
+/// Where the state folder is when nothing says otherwise.
+pub const STATE_DEFAULT: &str = "/var/lib/moorline-agent";
+/// Where the configuration is when nothing says otherwise. Need not exist.
+pub const CONFIG_DEFAULT: &str = "/etc/moorline/agent.toml";
+/// Where Docker listens when nothing says otherwise.
+pub const DOCKER_SOCKET_DEFAULT: &str = "/var/run/docker.sock";
+/// Host paths that containers may mount when no policy file says otherwise.
+pub const BIND_ROOT_DEFAULT: &str = "/srv/moorline";
+
+/// The agent's configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The state folder.
+    pub state: PathBuf,
+    /// The engine.
+    pub driver: DriverKind,
+    /// Docker's socket.
+    pub docker_socket: PathBuf,
+    /// What this host allows, whatever an operator signs.
+    pub policy: Policy,
+    /// What to do after a start while the hub cannot be reached.
+    pub offline: Offline,
+    /// The form of the log.
+    pub log: LogFormat,
+    /// The least level that is logged, such as `info`, or a `tracing` filter.
+    pub log_level: String,
+}
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverKind {
+    /// The Docker Engine.
+    #[default]
+    Docker,
+    /// A simulated engine that keeps its state in the state folder.
+    Sim,
+}
+
+/// What to do after a start while the hub cannot be reached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Offline {
+    /// Change nothing until the hub has sent the slice again.
+    #[default]
+    Wait,
+    /// Verify the stored slice anew and enforce it.
+    Enforce,
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What this host allows, whatever an operator signs.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Policy {
+    /// Folders of the host below which containers may mount paths.
+    pub bind_roots: Vec<PathBuf>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { bind_roots: vec![PathBuf::from(BIND_ROOT_DEFAULT)] }
+    }
+}
+
+/// What the command line says; wins over the file.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--state`.
+    pub state: Option<PathBuf>,
+    /// `--driver`.
+    pub driver: Option<DriverKind>,
+    /// `--docker-socket`.
+    pub docker_socket: Option<PathBuf>,
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration is not usable:\n{}", .0.iter().map(|p| format!("  - {p}")).collect::<Vec<_>>().join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    state: Option<PathBuf>,
+    driver: Option<DriverKind>,
+    docker_socket: Option<PathBuf>,
+    policy: Option<PathBuf>,
+    #[serde(default)]
+    offline: Offline,
+    #[serde(default)]
+    log: LogFormat,
+    log_level: Option<String>,
+}
+
+/// Reads the file (the default one only if it exists), applies `overrides` and checks everything.
+///
+/// # Errors
+/// [`ConfigError`] with every problem that was found.
+pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
+    let mut problems = Vec::new();
+    let file = match &overrides.config {
+        Some(path) => read_toml(path, true, &mut problems),
+        None => read_toml(Path::new(CONFIG_DEFAULT), false, &mut problems),
+    };
+    let file: FileConfig = file.unwrap_or_default();
+    let policy = match &file.policy {
+        Some(path) => read_toml(path, true, &mut problems).unwrap_or_default(),
+        None => Policy::default(),
+    };
+    let config = Config {
+        state: overrides.state.clone().or(file.state).unwrap_or_else(|| STATE_DEFAULT.into()),
+        driver: overrides.driver.or(file.driver).unwrap_or_default(),
+        docker_socket: overrides.docker_socket.clone().or(file.docker_socket).unwrap_or_else(|| DOCKER_SOCKET_DEFAULT.into()),
+        policy,
+        offline: file.offline,
+        log: file.log,
+        log_level: file.log_level.unwrap_or_else(|| "info".to_owned()),
+    };
+    config.validate(&mut problems);
+    if problems.is_empty() { Ok(config) } else { Err(ConfigError(problems)) }
+}
+
+impl Config {
+    fn validate(&self, problems: &mut Vec<String>) {
+        let mut absolute = |what: &str, path: &Path| {
+            if !path.is_absolute() {
+                problems.push(format!("{what} `{}` is not an absolute path", path.display()));
+            }
+        };
+        absolute("docker_socket", &self.docker_socket);
+        self.policy.bind_roots.iter().for_each(|root| absolute("bind root", root));
+        if self.policy.bind_roots.len() > BIND_ROOTS_MAX {
+            problems.push(format!("more than {BIND_ROOTS_MAX} bind roots"));
+        }
+        if self.policy.bind_roots.iter().any(|r| r.components().any(|c| c == std::path::Component::ParentDir)) {
+            problems.push("a bind root contains `..`".to_owned());
+        }
+        if self.log_level.parse::<tracing_subscriber::filter::EnvFilter>().is_err() {
+            problems.push(format!("log_level `{}` is not a level such as `info`", self.log_level));
+        }
+    }
+}
+
+fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, must_exist: bool, problems: &mut Vec<String>) -> Option<T> {
+    let bytes = match files::read_limited(path, CONFIG_MAX) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => {
+            if must_exist {
+                problems.push(format!("{}: there is no such file", path.display()));
+            }
+            return None;
+        }
+        Err(e) => {
+            problems.push(format!("{}: {e}", path.display()));
+            return None;
+        }
+    };
+    let parsed = std::str::from_utf8(&bytes).map_err(|e| e.to_string()).and_then(|text| toml::from_str(text).map_err(|e| e.to_string()));
+    parsed.map_err(|e| problems.push(format!("{}: {}", path.display(), e.trim_end()))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+        let path = dir.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_and_the_file_over_the_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = write(dir.path(), "policy.toml", "bind_roots = [\"/data\"]");
+        let text = format!("state = \"/a\"\ndriver = \"sim\"\noffline = \"enforce\"\npolicy = \"{}\"\nlog = \"json\"", policy.display());
+        let overrides =
+            Overrides { config: Some(write(dir.path(), "agent.toml", &text)), state: Some("/b".into()), ..Overrides::default() };
+        let config = load(&overrides).unwrap();
+        assert_eq!(config.state, PathBuf::from("/b"));
+        assert_eq!((config.driver, config.offline, config.log), (DriverKind::Sim, Offline::Enforce, LogFormat::Json));
+        assert_eq!(config.policy.bind_roots, [PathBuf::from("/data")]);
+        assert_eq!(config.docker_socket, PathBuf::from(DOCKER_SOCKET_DEFAULT));
+    }
+
+    #[test]
+    fn every_problem_is_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "docker_socket = \"docker.sock\"\nlog_level = \"x=y=z\"\npolicy = \"/nowhere/policy.toml\"";
+        let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", text)), ..Overrides::default() };
+        let ConfigError(problems) = load(&overrides).unwrap_err();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", "\nstaet = \"/a\"")), ..Overrides::default() };
+        let text = load(&overrides).unwrap_err().to_string();
+        assert!(text.contains("staet") && text.contains("line 2"), "{text}");
+    }
+}

@@ -1,0 +1,315 @@
+//! The intake: the only door for what operators signed. Envelope in, verified out, floors persisted
+//! before anything acts.
+//!
+//! [`judge`] decides; this reads and stores. It never touches an engine: it hands the accepted slice on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::UnixSeconds;
+use moorline_common::plan::Identity;
+use moorline_common::sign::{ENVELOPE_MAX, Envelope, Verified};
+use moorline_common::statement::SliceStatement;
+use moorline_common::topology::HostSpec;
+use moorline_common::{id::sha256_hex, sign::Signed};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::config::Policy;
+use crate::db::{DbError, blocking};
+use crate::ledger::{Admission, FloorState, Ledger};
+use crate::trust::{Trust, TrustStore, next_root};
+
+pub mod judge;
+
+use judge::{Own, SliceContext, Verdict};
+
+/// An accepted slice: what the host shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Who plans for whom.
+    pub identity: Identity,
+    /// The desired state.
+    pub spec: HostSpec,
+    /// What the ledger records of it.
+    pub admission: Admission,
+    /// What the floor becomes once an empty slice is applied.
+    pub when_gone: FloorState,
+}
+
+/// What the reconciler works towards.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// The accepted slice; `None` means: observe, change nothing.
+    pub desired: Option<Arc<Desired>>,
+    /// Counts the times that a slice was handed in, repeats included.
+    pub pushes: u64,
+}
+
+/// The agent did not accept something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Why.
+    pub fault: Fault,
+    /// Lowercase hex SHA-256 of the payload (of the message's bytes when there is none).
+    pub payload_sha256: String,
+    /// What it was taken for: `slice`, `root` or `host-binding`.
+    pub kind: &'static str,
+}
+
+/// What an intake is made of.
+pub struct Parts {
+    /// Where slices and floors are kept.
+    pub ledger: Ledger,
+    /// Where roots and the binding are kept.
+    pub trust_store: TrustStore,
+    /// The pin of the first root.
+    pub root_pin: String,
+    /// This host.
+    pub own: Own,
+    /// What this host allows.
+    pub policy: Policy,
+    /// The engine's socket.
+    pub engine_socket: PathBuf,
+    /// Why nothing may be changed, if the agent's records are damaged.
+    pub quarantine: Option<Fault>,
+}
+
+/// See the module.
+pub struct Intake {
+    parts: Parts,
+    trust: watch::Sender<Arc<Trust>>,
+    target: watch::Sender<Target>,
+}
+
+impl Intake {
+    /// Loads what was accepted before. Nothing is enforced yet.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn open(parts: Parts) -> Result<Self, DbError> {
+        let trust = parts.trust_store.load(&parts.root_pin, &parts.own.host_id)?;
+        let (trust, _) = watch::channel(Arc::new(trust));
+        let (target, _) = watch::channel(Target::default());
+        Ok(Self { parts, trust, target })
+    }
+
+    /// What the reconciler works towards.
+    #[must_use]
+    pub fn target(&self) -> watch::Receiver<Target> {
+        self.target.subscribe()
+    }
+
+    /// What the agent believes.
+    #[must_use]
+    pub fn trust(&self) -> watch::Receiver<Arc<Trust>> {
+        self.trust.subscribe()
+    }
+
+    /// Takes in a slice.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn slice(&mut self, json: Vec<u8>) -> Result<(), Refused> {
+        self.take("slice", json, async |intake: &mut Self, envelope| intake.accept_slice(envelope).await).await
+    }
+
+    /// Takes in a binding.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn binding(&mut self, json: Vec<u8>) -> Result<(), Refused> {
+        self.take("host-binding", json, async |intake: &mut Self, envelope| intake.accept_binding(envelope).await).await
+    }
+
+    /// Takes in the next root.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn root(&mut self, json: Vec<u8>) -> Result<(), Refused> {
+        self.take("root", json, async |intake: &mut Self, envelope| intake.accept_root(envelope).await).await
+    }
+
+    /// Enforces the stored slice without the hub, after verifying it anew. Returns whether there is one.
+    ///
+    /// # Errors
+    /// [`Fault`] when it is refused.
+    pub async fn enforce_stored(&mut self) -> Result<bool, Fault> {
+        let ledger = self.parts.ledger.clone();
+        let stored = blocking(move || ledger.accepted()).await.map_err(|e| internal(&e))?;
+        let Some(floor) = stored.filter(|f| f.state == FloorState::Active) else { return Ok(false) };
+        self.accept_slice(Envelope::from_json(&floor.envelope)?).await?;
+        Ok(true)
+    }
+
+    async fn take<F>(&mut self, kind: &'static str, json: Vec<u8>, accept: F) -> Result<(), Refused>
+    where
+        F: AsyncFnOnce(&mut Self, Envelope) -> Result<(), Fault>,
+    {
+        let envelope = Envelope::from_json(&json);
+        let payload_sha256 = match &envelope {
+            Ok(envelope) => envelope.payload_sha256(),
+            Err(_) => sha256_hex(json.get(..ENVELOPE_MAX).unwrap_or(&json)),
+        };
+        drop(json);
+        let result = match envelope {
+            Ok(envelope) => accept(self, envelope).await,
+            Err(fault) => Err(fault),
+        };
+        result.map_err(|fault| {
+            tracing::warn!(kind, code = %fault.code, error = %fault.message, "refused a signed statement");
+            Refused { fault, payload_sha256, kind }
+        })
+    }
+
+    async fn accept_slice(&mut self, envelope: Envelope) -> Result<(), Fault> {
+        let trust = self.trust.borrow().clone();
+        let (slice, spec) = judge::verify_slice(envelope, &trust, &self.parts.own)?;
+        if let Some(fault) = &self.parts.quarantine {
+            return Err(fault.clone());
+        }
+        let desired = Arc::new(desired_of(&slice, spec));
+        let (ledger, policy, engine_socket) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.engine_socket.clone());
+        let judged = desired.clone();
+        let verdict = blocking(move || {
+            let statement = slice.statement();
+            let floor = ledger.floor(&statement.topology)?;
+            let (current, pinned) = (ledger.current()?, ledger.pinned()?);
+            let boot = Clock.boot();
+            let now = Clock.wall().max(ledger.time_floor()?.now(&boot));
+            let context =
+                SliceContext { floor: floor.as_ref(), pinned: pinned.as_ref(), policy: &policy, engine_socket: &engine_socket, now };
+            let verdict = judge::judge_slice(&slice, &judged.spec, &trust, context)?;
+            // A known slice whose row was lost, or that was taken down on the host itself, gets its rows again.
+            if verdict == Verdict::New || (current.is_none() && !judged.admission.is_empty) {
+                ledger.admit(&judged.admission, &boot)?;
+            }
+            Ok::<_, IntakeError>(verdict)
+        })
+        .await
+        .map_err(Fault::from)?;
+        tracing::info!(
+            topology = %desired.identity.topology, generation = %desired.admission.generation,
+            hash = desired.admission.version_hash.short(), new = verdict == Verdict::New, "accepted a slice"
+        );
+        self.target.send_modify(|t| *t = Target { desired: Some(desired), pushes: t.pushes + 1 });
+        Ok(())
+    }
+
+    async fn accept_binding(&mut self, envelope: Envelope) -> Result<(), Fault> {
+        let trust = self.trust.borrow().clone();
+        let now = self.now().await?;
+        let (binding, verdict) = judge::judge_binding(envelope, &trust, &self.parts.own, now)?;
+        if verdict == Verdict::Known {
+            return Ok(());
+        }
+        let (store, ledger, stored) = (self.parts.trust_store.clone(), self.parts.ledger.clone(), binding.clone());
+        blocking(move || {
+            store.put_binding(&stored)?;
+            ledger.advance_time_floor(stored.statement().issued_at, &Clock.boot())
+        })
+        .await
+        .map_err(|e| internal(&e))?;
+        tracing::info!(serial = binding.statement().serial, name = %binding.statement().name, "accepted a host-binding");
+        self.trust.send_modify(|t| *t = Arc::new(Trust { root: t.root.clone(), binding: Some(binding) }));
+        Ok(())
+    }
+
+    async fn accept_root(&mut self, envelope: Envelope) -> Result<(), Fault> {
+        let trust = self.trust.borrow().clone();
+        Signed::<moorline_common::trust::TrustRoot>::new(envelope.clone())?;
+        if trust.root.as_ref().is_some_and(|r| r.envelope().payload == envelope.payload) {
+            return Ok(());
+        }
+        let root = next_root(trust.root.as_ref().map(Verified::statement), &self.parts.root_pin, envelope)?;
+        let (store, ledger, stored) = (self.parts.trust_store.clone(), self.parts.ledger.clone(), root.clone());
+        blocking(move || {
+            store.put_root(&stored)?;
+            ledger.advance_time_floor(stored.statement().issued_at, &Clock.boot())
+        })
+        .await
+        .map_err(|e| internal(&e))?;
+        tracing::info!(version = root.statement().version, "accepted a trust root");
+        self.adopt_root(root);
+        Ok(())
+    }
+
+    /// Puts a new root in force. A binding or slice that it no longer covers is no longer acted on:
+    /// the host freezes, it is never torn down.
+    fn adopt_root(&mut self, root: Verified<moorline_common::trust::TrustRoot>) {
+        let held = self.trust.borrow().binding.clone();
+        let own = &self.parts.own;
+        let binding = held.and_then(|held| {
+            let signed = Signed::new(held.envelope().clone());
+            signed.and_then(|signed| root.statement().verify_binding(signed, Some(&own.host_id))).ok()
+        });
+        let trust = Trust { root: Some(root), binding };
+        let desired = self.target.borrow().desired.clone();
+        if let Some(desired) = desired {
+            let again = Envelope::from_json(&desired.admission.envelope).and_then(|e| judge::verify_slice(e, &trust, own));
+            if let Err(fault) = again {
+                tracing::warn!(code = %fault.code, error = %fault.message, "the new trust root does not cover the accepted slice; the host stays as it is");
+                self.target.send_modify(|t| t.desired = None);
+            }
+        }
+        self.trust.send_replace(Arc::new(trust));
+    }
+
+    async fn now(&self) -> Result<UnixSeconds, Fault> {
+        let ledger = self.parts.ledger.clone();
+        let floor = blocking(move || ledger.time_floor()).await.map_err(|e| internal(&e))?;
+        Ok(Clock.wall().max(floor.now(&Clock.boot())))
+    }
+}
+
+fn desired_of(slice: &Verified<SliceStatement>, spec: HostSpec) -> Desired {
+    let statement = slice.statement();
+    Desired {
+        identity: Identity { cluster: statement.cluster.clone(), host_id: statement.host_id.clone(), topology: statement.topology.clone() },
+        admission: Admission {
+            topology: statement.topology.clone(),
+            generation: statement.generation,
+            payload_sha256: slice.envelope().payload_sha256(),
+            version_hash: statement.version_hash.clone(),
+            hydrated: statement.content.to_string(),
+            envelope: slice.envelope().to_json(),
+            is_empty: spec.is_empty(),
+            issued_at: statement.issued_at,
+        },
+        spec,
+        when_gone: FloorState::TornDown,
+    }
+}
+
+/// What can stop an admission.
+enum IntakeError {
+    Refused(Fault),
+    Db(DbError),
+}
+
+impl From<Fault> for IntakeError {
+    fn from(fault: Fault) -> Self {
+        IntakeError::Refused(fault)
+    }
+}
+
+impl From<DbError> for IntakeError {
+    fn from(error: DbError) -> Self {
+        IntakeError::Db(error)
+    }
+}
+
+impl From<IntakeError> for Fault {
+    fn from(error: IntakeError) -> Self {
+        match error {
+            IntakeError::Refused(fault) => fault,
+            IntakeError::Db(error) => internal(&error),
+        }
+    }
+}
+
+fn internal(error: &DbError) -> Fault {
+    tracing::error!(%error, "the ledger failed");
+    Fault::new(Code::Internal, error.to_string())
+}

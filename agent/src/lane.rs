@@ -1,0 +1,187 @@
+//! Lanes: one FIFO per resource. In one lane everything runs in the order it was handed in, one at a
+//! time; lanes run side by side, up to the driver's limit. Nothing in a lane waits for another lane.
+//!
+//! A lane is a task that exists while it has work. Reconcile and operations share the lanes, so two
+//! writers never meet on one resource.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moorline_common::id::ResourceId;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::limits::{LANE_DEPTH_MAX, LANES_MAX};
+
+/// The lane, or the set of lanes, is full. Nothing was taken on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the lane of {resource} is full; try again later")]
+pub struct Busy {
+    /// The resource.
+    pub resource: ResourceId,
+}
+
+type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// All lanes of an engine. Cloned freely.
+#[derive(Clone)]
+pub struct Lanes {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Jobs that wait, by lane. A lane that runs its last job has an empty queue here.
+    queues: Mutex<BTreeMap<ResourceId, VecDeque<Job>>>,
+    permits: Semaphore,
+}
+
+impl Lanes {
+    /// Lanes of which `parallelism` (at least 1) run at once.
+    #[must_use]
+    pub fn new(parallelism: usize) -> Self {
+        let permits = Semaphore::new(parallelism.max(1));
+        Self { inner: Arc::new(Inner { queues: Mutex::default(), permits }) }
+    }
+
+    /// Puts `job` at the end of the lane of `resource`. Its result comes through the receiver, which fails
+    /// when the job panicked.
+    ///
+    /// # Errors
+    /// [`Busy`] when the lane is full.
+    pub fn submit<T, F>(&self, resource: &ResourceId, job: F) -> Result<oneshot::Receiver<T>, Busy>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (sender, receiver) = oneshot::channel();
+        let job: Job = Box::pin(async move {
+            // A caller that no longer waits doesn't undo the work.
+            let _ = sender.send(job.await);
+        });
+        let mut queues = self.inner.lock();
+        let has_room = queues.len() < LANES_MAX;
+        match queues.get_mut(resource) {
+            Some(queue) if queue.len() >= LANE_DEPTH_MAX => return Err(Busy { resource: resource.clone() }),
+            Some(queue) => queue.push_back(job),
+            None if !has_room => return Err(Busy { resource: resource.clone() }),
+            None => {
+                queues.insert(resource.clone(), VecDeque::new());
+                tokio::spawn(self.clone().run(resource.clone(), job));
+            }
+        }
+        Ok(receiver)
+    }
+
+    /// How many lanes have work.
+    #[must_use]
+    pub fn busy(&self) -> usize {
+        self.inner.lock().len()
+    }
+
+    async fn run(self, resource: ResourceId, first: Job) {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            // The semaphore is never closed.
+            let permit = self.inner.permits.acquire().await;
+            // A task of its own: a job that panics must not take the lane with it.
+            if tokio::spawn(job).await.is_err_and(|e| e.is_panic()) {
+                tracing::error!(%resource, "a job panicked");
+            }
+            drop(permit);
+            next = self.inner.next(&resource);
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ResourceId, VecDeque<Job>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job of a lane; without one, the lane ends under the same lock.
+    fn next(&self, resource: &ResourceId) -> Option<Job> {
+        let mut queues = self.lock();
+        let job = queues.get_mut(resource)?.pop_front();
+        if job.is_none() {
+            queues.remove(resource);
+        }
+        job
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn resource(name: &str) -> ResourceId {
+        ResourceId::parse(format!("docker/container/{name}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn jobs_of_one_lane_run_one_at_a_time_in_order() {
+        let lanes = Lanes::new(8);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let receivers: Vec<_> = (0..10)
+            .map(|n| {
+                let log = log.clone();
+                let job = async move {
+                    log.lock().unwrap().push(format!("begin {n}"));
+                    tokio::task::yield_now().await;
+                    log.lock().unwrap().push(format!("end {n}"));
+                };
+                lanes.submit(&resource("a"), job).unwrap()
+            })
+            .collect();
+        for receiver in receivers {
+            receiver.await.unwrap();
+        }
+        let expected: Vec<String> = (0..10).flat_map(|n| [format!("begin {n}"), format!("end {n}")]).collect();
+        assert_eq!(*log.lock().unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn lanes_run_side_by_side_up_to_the_limit() {
+        let lanes = Lanes::new(3);
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let receivers: Vec<_> = (0..12)
+            .map(|n| {
+                let (running, most) = (running.clone(), most.clone());
+                let job = async move {
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    for _ in 0..20 {
+                        tokio::task::yield_now().await;
+                    }
+                    running.fetch_sub(1, Ordering::SeqCst);
+                };
+                lanes.submit(&resource(&n.to_string()), job).unwrap()
+            })
+            .collect();
+        for receiver in receivers {
+            receiver.await.unwrap();
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn a_full_lane_says_busy_and_a_panic_does_not_stop_it() {
+        let lanes = Lanes::new(1);
+        let (open, gate) = oneshot::channel::<()>();
+        let first = lanes
+            .submit(&resource("a"), async move {
+                gate.await.unwrap();
+                panic!("on purpose");
+            })
+            .unwrap();
+        let _: &oneshot::Receiver<()> = &first;
+        let mut last = None;
+        for n in 0..LANE_DEPTH_MAX {
+            last = Some(lanes.submit(&resource("a"), async move { n }).unwrap());
+        }
+        assert_eq!(lanes.submit(&resource("a"), async {}).unwrap_err(), Busy { resource: resource("a") });
+        open.send(()).unwrap();
+        assert!(first.await.is_err());
+        assert_eq!(last.unwrap().await.unwrap(), LANE_DEPTH_MAX - 1);
+    }
+}

@@ -1,0 +1,521 @@
+//! The ledger: what was accepted and what was applied.
+//!
+//! It is a cache of the truth on the engine, never the truth itself: nothing is restored from it at
+//! start. Its rules:
+//! - One *current* row. A first apply that has not succeeded leaves a marker: empty hash, `applied_at`
+//!   0, the hydrated content, so that its topology stays pinned and teardown can walk it.
+//! - An error keeps hash, `applied_at` and any non-empty content. Success sets all and clears the error.
+//! - Clearing is idempotent, and clearing another topology does nothing.
+//! - The *floors* are kept apart: they outlive teardown and a lost current row.
+
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::{Generation, TopologyId, UnixSeconds, VersionHash};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::clock::{BootTime, TimeFloor};
+use crate::db::{Db, DbError};
+use crate::limits::FLOOR_ENVELOPES_MAX;
+
+/// The current row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Current {
+    /// The topology that this host follows.
+    pub topology: TopologyId,
+    /// The generation of what is applied (of what was tried, for a marker).
+    pub generation: Generation,
+    /// The hash of what is applied; `None` for a marker, or when the stored text is no hash.
+    pub version_hash: Option<VersionHash>,
+    /// The slice's content as JSON.
+    pub hydrated: String,
+    /// The signed slice as JSON.
+    pub envelope: Vec<u8>,
+    /// When it was applied; 0 for a marker.
+    pub applied_at: UnixSeconds,
+    /// The last error since the last success.
+    pub last_error: Option<Fault>,
+}
+
+/// How far the accepted slice of a topology has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FloorState {
+    /// It is in force.
+    Active,
+    /// It was empty, and everything has been removed.
+    TornDown,
+    /// It was taken down on the host itself, without an operator's slice.
+    Cleared,
+}
+
+impl FloorState {
+    const fn as_str(self) -> &'static str {
+        match self {
+            FloorState::Active => "active",
+            FloorState::TornDown => "torn_down",
+            FloorState::Cleared => "cleared",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [FloorState::Active, FloorState::TornDown, FloorState::Cleared].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// The newest slice that was accepted for a topology: lower generations are refused for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Floor {
+    /// The topology.
+    pub topology: TopologyId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The payload's SHA-256: the same generation with another one is refused.
+    pub payload_sha256: String,
+    /// The hash of its content.
+    pub version_hash: VersionHash,
+    /// How far it has come.
+    pub state: FloorState,
+    /// The signed slice as JSON; empty when it has been dropped to save space.
+    pub envelope: Vec<u8>,
+}
+
+/// A slice about to be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admission {
+    /// The topology.
+    pub topology: TopologyId,
+    /// Its generation.
+    pub generation: Generation,
+    /// The payload's SHA-256.
+    pub payload_sha256: String,
+    /// The hash of its content.
+    pub version_hash: VersionHash,
+    /// The content as JSON.
+    pub hydrated: String,
+    /// The signed slice as JSON.
+    pub envelope: Vec<u8>,
+    /// Whether it asks for nothing to exist.
+    pub is_empty: bool,
+    /// When it was signed.
+    pub issued_at: UnixSeconds,
+}
+
+/// Where the host stands, as the heartbeat tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The topology of the accepted slice, or of the one just torn down.
+    pub topology: Option<TopologyId>,
+    /// Its generation.
+    pub generation: Generation,
+    /// The hash of what is applied.
+    pub applied: Option<VersionHash>,
+    /// The last error since the last success.
+    pub last_error: Option<Fault>,
+}
+
+/// The ledger's rows in a [`Db`]. All methods block for as long as the disk takes.
+#[derive(Clone)]
+pub struct Ledger {
+    db: Db,
+}
+
+impl Ledger {
+    /// The ledger in `db`.
+    #[must_use]
+    pub fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    /// The current row.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn current(&self) -> Result<Option<Current>, DbError> {
+        read_current(&self.db.lock())
+    }
+
+    /// The floor of `topology`.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn floor(&self, topology: &TopologyId) -> Result<Option<Floor>, DbError> {
+        let connection = self.db.lock();
+        read_floor(&connection, "WHERE topology = ?1", params![topology.as_str()])
+    }
+
+    /// The slice in force, or the one torn down last.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn accepted(&self) -> Result<Option<Floor>, DbError> {
+        read_accepted(&self.db.lock())
+    }
+
+    /// The topology that this host is bound to: that of the current row, or of an accepted slice that
+    /// has not got that far.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn pinned(&self) -> Result<Option<TopologyId>, DbError> {
+        let connection = self.db.lock();
+        if let Some(current) = read_current(&connection)? {
+            return Ok(Some(current.topology));
+        }
+        Ok(read_accepted(&connection)?.filter(|f| f.state == FloorState::Active).map(|f| f.topology))
+    }
+
+    /// What the heartbeat says, read afresh.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn standing(&self) -> Result<Standing, DbError> {
+        let connection = self.db.lock();
+        let current = read_current(&connection)?;
+        let last_error = current.as_ref().and_then(|c| c.last_error.clone());
+        let Some(floor) = read_accepted(&connection)? else {
+            return Ok(match current {
+                Some(c) => Standing { topology: Some(c.topology), generation: c.generation, applied: c.version_hash, last_error },
+                None => Standing::default(),
+            });
+        };
+        let applied = match (&current, floor.state) {
+            (Some(current), _) if current.topology == floor.topology => current.version_hash.clone(),
+            (_, FloorState::TornDown) => Some(floor.version_hash.clone()),
+            (_, FloorState::Active | FloorState::Cleared) => None,
+        };
+        Ok(Standing { topology: Some(floor.topology), generation: floor.generation, applied, last_error })
+    }
+
+    /// Accepts a slice: floors, time floor and (for a first slice) the marker, in one transaction.
+    /// Durable when it returns, so that nothing acts before.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn admit(&self, admission: &Admission, boot: &BootTime) -> Result<(), DbError> {
+        let mut connection = self.db.lock();
+        let tx = connection.transaction()?;
+        tx.execute(
+            "INSERT INTO floors (topology, generation, payload_sha256, version_hash, state, envelope, accepted_order)
+             VALUES (?1, ?2, ?3, ?4, 'active', ?5, (SELECT COALESCE(MAX(accepted_order), 0) + 1 FROM floors))
+             ON CONFLICT (topology) DO UPDATE SET generation = excluded.generation, payload_sha256 = excluded.payload_sha256,
+                version_hash = excluded.version_hash, state = 'active', envelope = excluded.envelope, accepted_order = excluded.accepted_order
+             WHERE excluded.generation >= floors.generation",
+            params![
+                admission.topology.as_str(),
+                to_sql(admission.generation.0),
+                admission.payload_sha256,
+                admission.version_hash.as_str(),
+                admission.envelope
+            ],
+        )?;
+        tx.execute(
+            "UPDATE floors SET envelope = x'' WHERE accepted_order <= (SELECT MAX(accepted_order) FROM floors) - ?1 AND state <> 'active'",
+            params![FLOOR_ENVELOPES_MAX],
+        )?;
+        if !admission.is_empty {
+            tx.execute(
+                "INSERT INTO current (id, topology, generation, version_hash, hydrated, envelope, applied_at)
+                 VALUES (1, ?1, ?2, '', ?3, ?4, 0) ON CONFLICT (id) DO NOTHING",
+                params![admission.topology.as_str(), to_sql(admission.generation.0), admission.hydrated, admission.envelope],
+            )?;
+        }
+        let floor = read_time_floor(&tx)?.advanced(admission.issued_at, boot);
+        write_time_floor(&tx, &floor)?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Records that the accepted slice could not be applied: keeps hash, time and content.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn record_error(&self, topology: &TopologyId, fault: &Fault) -> Result<(), DbError> {
+        self.db.lock().execute(
+            "UPDATE current SET last_error_code = ?2, last_error = ?3 WHERE topology = ?1",
+            params![topology.as_str(), fault.code.as_str(), cut(&fault.message)],
+        )?;
+        Ok(())
+    }
+
+    /// Records that a slice is applied: sets everything, clears the error.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn record_success(&self, admission: &Admission, at: UnixSeconds) -> Result<(), DbError> {
+        self.db.lock().execute(
+            "INSERT INTO current (id, topology, generation, version_hash, hydrated, envelope, applied_at, last_error_code, last_error)
+             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, NULL)
+             ON CONFLICT (id) DO UPDATE SET topology = excluded.topology, generation = excluded.generation,
+                version_hash = excluded.version_hash, hydrated = excluded.hydrated, envelope = excluded.envelope,
+                applied_at = excluded.applied_at, last_error_code = NULL, last_error = NULL",
+            params![
+                admission.topology.as_str(),
+                to_sql(admission.generation.0),
+                admission.version_hash.as_str(),
+                admission.hydrated,
+                admission.envelope,
+                to_sql(at.0)
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// Records that `topology` is gone from this host; its floor stays.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn clear(&self, topology: &TopologyId, state: FloorState) -> Result<(), DbError> {
+        let mut connection = self.db.lock();
+        let tx = connection.transaction()?;
+        tx.execute("DELETE FROM current WHERE topology = ?1", params![topology.as_str()])?;
+        tx.execute("UPDATE floors SET state = ?2 WHERE topology = ?1", params![topology.as_str(), state.as_str()])?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// The time floor as it was saved.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn time_floor(&self) -> Result<TimeFloor, DbError> {
+        read_time_floor(&self.db.lock())
+    }
+
+    /// Advances the time floor to `issued_at` (or merely by the time since boot, with 0).
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn advance_time_floor(&self, issued_at: UnixSeconds, boot: &BootTime) -> Result<(), DbError> {
+        let mut connection = self.db.lock();
+        let tx = connection.transaction()?;
+        let floor = read_time_floor(&tx)?;
+        if floor == TimeFloor::default() && issued_at.0 == 0 {
+            return Ok(());
+        }
+        write_time_floor(&tx, &floor.advanced(issued_at, boot))?;
+        tx.commit()?;
+        Ok(())
+    }
+}
+
+fn to_sql(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn from_sql(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+fn parse_topology(text: String) -> Result<TopologyId, DbError> {
+    TopologyId::parse(text).map_err(|e| DbError::Damaged(e.to_string()))
+}
+
+fn read_current(connection: &Connection) -> Result<Option<Current>, DbError> {
+    type Raw = (String, i64, String, String, Vec<u8>, i64, Option<String>, Option<String>);
+    let raw: Option<Raw> = connection
+        .prepare_cached(
+            "SELECT topology, generation, version_hash, hydrated, envelope, applied_at, last_error_code, last_error FROM current",
+        )?
+        .query_row([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?, r.get(7)?)))
+        .optional()?;
+    let Some((topology, generation, hash, hydrated, envelope, applied_at, code, error)) = raw else { return Ok(None) };
+    Ok(Some(Current {
+        topology: parse_topology(topology)?,
+        generation: Generation(from_sql(generation)),
+        version_hash: VersionHash::parse(hash).ok(),
+        hydrated,
+        envelope,
+        applied_at: UnixSeconds(from_sql(applied_at)),
+        last_error: error.map(|message| Fault::new(code.as_deref().and_then(Code::parse).unwrap_or(Code::Internal), message)),
+    }))
+}
+
+fn read_floor(connection: &Connection, clause: &str, arguments: &[&dyn rusqlite::ToSql]) -> Result<Option<Floor>, DbError> {
+    type Raw = (String, i64, String, String, String, Vec<u8>);
+    let to_raw = |r: &Row<'_>| -> rusqlite::Result<Raw> { Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)) };
+    let raw = connection
+        .prepare_cached(&format!(
+            "SELECT topology, generation, payload_sha256, version_hash, state, envelope FROM floors {clause} LIMIT 1"
+        ))?
+        .query_row(arguments, to_raw)
+        .optional()?;
+    let Some((topology, generation, payload_sha256, hash, state, envelope)) = raw else { return Ok(None) };
+    Ok(Some(Floor {
+        topology: parse_topology(topology)?,
+        generation: Generation(from_sql(generation)),
+        payload_sha256,
+        version_hash: VersionHash::parse(hash).map_err(|e| DbError::Damaged(e.to_string()))?,
+        state: FloorState::parse(&state).ok_or_else(|| DbError::Damaged(format!("floor state `{state}`")))?,
+        envelope,
+    }))
+}
+
+fn read_accepted(connection: &Connection) -> Result<Option<Floor>, DbError> {
+    read_floor(connection, "WHERE state <> 'cleared' ORDER BY state = 'active' DESC, accepted_order DESC", &[])
+}
+
+const TIME_FLOOR: &str = "time_floor";
+
+fn read_time_floor(connection: &Connection) -> Result<TimeFloor, DbError> {
+    let text: Option<String> =
+        connection.query_row("SELECT value FROM meta WHERE key = ?1", params![TIME_FLOOR], |r| r.get(0)).optional()?;
+    let Some(text) = text else { return Ok(TimeFloor::default()) };
+    let damaged = || DbError::Damaged(format!("time floor `{text}`"));
+    let mut parts = text.splitn(3, ' ');
+    let mut next = || parts.next().ok_or_else(damaged);
+    let (at, uptime, boot_id) = (next()?, next()?, next()?);
+    Ok(TimeFloor {
+        at: UnixSeconds(at.parse().map_err(|_| damaged())?),
+        uptime_s: uptime.parse().map_err(|_| damaged())?,
+        boot_id: boot_id.to_owned(),
+    })
+}
+
+fn write_time_floor(connection: &Connection, floor: &TimeFloor) -> Result<(), DbError> {
+    connection.execute(
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        params![TIME_FLOOR, format!("{} {} {}", floor.at.0, floor.uptime_s, floor.boot_id)],
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(Db::open(dir.path()).unwrap());
+        (dir, ledger)
+    }
+
+    fn topology(name: &str) -> TopologyId {
+        TopologyId::parse(name).unwrap()
+    }
+
+    fn admission(name: &str, generation: u64, content: &str) -> Admission {
+        Admission {
+            topology: topology(name),
+            generation: Generation(generation),
+            payload_sha256: format!("{generation:064x}"),
+            version_hash: VersionHash::of_bytes(content.as_bytes()),
+            hydrated: content.to_owned(),
+            envelope: format!("envelope {generation}").into_bytes(),
+            is_empty: content == "{}",
+            issued_at: UnixSeconds(1000 + generation),
+        }
+    }
+
+    fn boot() -> BootTime {
+        BootTime { boot_id: "b".to_owned(), uptime_s: 1 }
+    }
+
+    fn failure() -> Fault {
+        Fault::new(Code::StepFailed, "x".repeat(500))
+    }
+
+    #[test]
+    fn a_failed_first_apply_leaves_a_marker_that_pins_its_topology() {
+        let (_dir, ledger) = ledger();
+        ledger.admit(&admission("edge", 1, "{a}"), &boot()).unwrap();
+        ledger.record_error(&topology("edge"), &failure()).unwrap();
+        let row = ledger.current().unwrap().unwrap();
+        assert_eq!((row.version_hash, row.applied_at, row.hydrated.as_str()), (None, UnixSeconds(0), "{a}"));
+        assert_eq!(row.last_error.unwrap().message.chars().count(), 200);
+        assert_eq!(ledger.pinned().unwrap(), Some(topology("edge")));
+        let standing = ledger.standing().unwrap();
+        assert_eq!((standing.generation, standing.applied), (Generation(1), None));
+    }
+
+    #[test]
+    fn an_error_keeps_what_was_applied_and_success_clears_it() {
+        let (_dir, ledger) = ledger();
+        let (first, second) = (admission("edge", 1, "{a}"), admission("edge", 2, "{b}"));
+        ledger.admit(&first, &boot()).unwrap();
+        ledger.record_success(&first, UnixSeconds(50)).unwrap();
+        ledger.admit(&second, &boot()).unwrap();
+        ledger.record_error(&topology("edge"), &failure()).unwrap();
+        let row = ledger.current().unwrap().unwrap();
+        assert_eq!(row.version_hash, Some(first.version_hash.clone()));
+        assert_eq!((row.applied_at, row.hydrated.as_str(), row.generation), (UnixSeconds(50), "{a}", Generation(1)));
+        let standing = ledger.standing().unwrap();
+        assert_eq!((standing.generation, standing.applied), (Generation(2), Some(first.version_hash)));
+        assert_eq!(standing.last_error.unwrap().code, Code::StepFailed);
+
+        ledger.record_success(&second, UnixSeconds(60)).unwrap();
+        let row = ledger.current().unwrap().unwrap();
+        assert_eq!((row.version_hash, row.last_error, row.applied_at), (Some(second.version_hash), None, UnixSeconds(60)));
+    }
+
+    #[test]
+    fn an_error_about_another_topology_changes_nothing() {
+        let (_dir, ledger) = ledger();
+        let first = admission("edge", 1, "{a}");
+        ledger.admit(&first, &boot()).unwrap();
+        ledger.record_success(&first, UnixSeconds(50)).unwrap();
+        let before = ledger.current().unwrap();
+        ledger.record_error(&topology("other"), &failure()).unwrap();
+        assert_eq!(ledger.current().unwrap(), before);
+    }
+
+    #[test]
+    fn clearing_is_idempotent_and_clearing_another_topology_does_nothing() {
+        let (_dir, ledger) = ledger();
+        let first = admission("edge", 1, "{a}");
+        ledger.admit(&first, &boot()).unwrap();
+        ledger.record_success(&first, UnixSeconds(50)).unwrap();
+        ledger.clear(&topology("other"), FloorState::TornDown).unwrap();
+        assert!(ledger.current().unwrap().is_some());
+        for _ in 0..2 {
+            ledger.clear(&topology("edge"), FloorState::Cleared).unwrap();
+            assert_eq!(ledger.current().unwrap(), None);
+            assert_eq!(ledger.pinned().unwrap(), None);
+            assert_eq!(ledger.standing().unwrap(), Standing::default());
+        }
+        assert_eq!(ledger.floor(&topology("edge")).unwrap().unwrap().generation, Generation(1));
+    }
+
+    #[test]
+    fn a_torn_down_topology_is_still_reported_and_its_floor_stays() {
+        let (_dir, ledger) = ledger();
+        let (first, down) = (admission("edge", 1, "{a}"), admission("edge", 2, "{}"));
+        ledger.admit(&first, &boot()).unwrap();
+        ledger.record_success(&first, UnixSeconds(50)).unwrap();
+        ledger.admit(&down, &boot()).unwrap();
+        ledger.clear(&topology("edge"), FloorState::TornDown).unwrap();
+        let standing = ledger.standing().unwrap();
+        assert_eq!(standing.topology, Some(topology("edge")));
+        assert_eq!((standing.generation, standing.applied), (Generation(2), Some(down.version_hash)));
+        assert_eq!(ledger.pinned().unwrap(), None);
+    }
+
+    #[test]
+    fn floors_never_fall_and_outlive_a_lost_current_row() {
+        let (dir, ledger) = ledger();
+        ledger.admit(&admission("edge", 5, "{a}"), &boot()).unwrap();
+        ledger.admit(&admission("edge", 3, "{a}"), &boot()).unwrap();
+        ledger.db.lock().execute("DELETE FROM current", []).unwrap();
+        drop(ledger);
+        let ledger = Ledger::new(Db::open(dir.path()).unwrap());
+        assert_eq!(ledger.floor(&topology("edge")).unwrap().unwrap().generation, Generation(5));
+        assert_eq!(ledger.pinned().unwrap(), Some(topology("edge")), "what was accepted and never torn down still pins");
+        assert_eq!(ledger.standing().unwrap().applied, None);
+        assert_eq!(ledger.time_floor().unwrap().at, UnixSeconds(1005));
+    }
+
+    #[test]
+    fn a_hash_edited_by_hand_shows_in_what_the_heartbeat_reads() {
+        let (_dir, ledger) = ledger();
+        let first = admission("edge", 1, "{a}");
+        ledger.admit(&first, &boot()).unwrap();
+        ledger.record_success(&first, UnixSeconds(50)).unwrap();
+        ledger.db.lock().execute("UPDATE current SET version_hash = 'nonsense'", []).unwrap();
+        assert_eq!(ledger.standing().unwrap().applied, None);
+    }
+
+    #[test]
+    fn the_database_is_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (dir, _ledger) = ledger();
+        let mode = std::fs::metadata(dir.path().join(crate::db::FILE_NAME)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

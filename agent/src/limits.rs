@@ -1,0 +1,97 @@
+//! Every limit of the agent in one place. Past each one comes a typed refusal, never silence.
+
+use std::time::Duration;
+
+use moorline_common::backoff::Backoff;
+
+/// The largest gRPC message that is read or sent: an envelope and its frame.
+pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
+/// Messages that may wait for the hub to read them.
+pub const OUTBOUND_QUEUE: usize = 64;
+/// How long the hub may take to answer Hello, Join or Renew.
+pub const HUB_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one message may wait for the hub to read before the session is given up.
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// The heartbeat interval until the hub names one.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// The shortest and longest heartbeat interval that a hub may ask for.
+pub const HEARTBEAT_INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(300));
+/// Between two heartbeats that report a change.
+pub const HEARTBEAT_GAP: Duration = Duration::from_millis(50);
+/// Waits between dials while the hub may merely be restarting.
+pub const REDIAL_QUICK: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(1) };
+/// So many quick redials come first.
+pub const REDIAL_QUICK_TRIES: u32 = 15;
+/// Waits between dials after that.
+pub const REDIAL_SLOW: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
+/// A session that lived this long counts as a success for the redial waits.
+pub const SESSION_STABLE: Duration = Duration::from_secs(5);
+/// A failed renewal is tried again after this: 1 minute, doubling up to an hour.
+pub const RENEW_RETRY: Backoff = Backoff { base: Duration::from_secs(60), max: Duration::from_secs(3600) };
+/// How often `join` tries all the hub's addresses before it gives up.
+pub const JOIN_TRIES: u32 = 5;
+/// Addresses of hubs that are kept.
+pub const HUBS_MAX: usize = 16;
+/// Trust roots that are kept; each new version is one.
+pub const ROOTS_MAX: u64 = 10_000;
+/// Trust roots that are sent in one Held message: the newest ones.
+pub const HELD_ROOTS_MAX: usize = 256;
+/// Torn-down topologies whose last envelope is kept, besides the newest.
+pub const FLOOR_ENVELOPES_MAX: u32 = 8;
+
+/// How long one observation may take before the engine counts as unreachable.
+pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one step may take: an image may have to be pulled.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// A full look at the engine, even when nothing seems to have changed.
+pub const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
+/// A look at the engine while steps run, so that a long one delays no other resource for long.
+pub const WORKING_LOOK: Duration = Duration::from_secs(2);
+/// A look at the engine while a resource waits for another one's health.
+pub const WAITING_LOOK: Duration = Duration::from_secs(2);
+/// Engine events that come this close together lead to one pass.
+pub const EVENT_DEBOUNCE: Duration = Duration::from_millis(10);
+/// Waits between looks at an engine that can't be observed.
+pub const ENGINE_RETRY: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(10) };
+/// Waits before a failed or crashing resource is tried again.
+pub const RESOURCE_RETRY: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
+/// A change that must be made again within this time did not hold.
+pub const HOLD_TIME: Duration = Duration::from_secs(10);
+/// So many relapses in a row are mended at once; then [`RESOURCE_RETRY`] applies.
+pub const FREE_RELAPSES: u32 = 3;
+/// Lanes that may exist at once.
+pub const LANES_MAX: usize = 4096;
+/// Jobs that may wait in one lane.
+pub const LANE_DEPTH_MAX: usize = 16;
+/// Troubles in an apply report.
+pub const TROUBLES_MAX: usize = 64;
+
+/// The longest journal line, in bytes.
+pub const JOURNAL_LINE_MAX: usize = 64 * 1024;
+/// Records that one append may carry.
+pub const JOURNAL_APPEND_MAX: usize = 4096;
+/// Appends that may wait for the writer.
+pub const JOURNAL_QUEUE: usize = 1024;
+/// Records that share one flush.
+pub const JOURNAL_BATCH_MAX: usize = 4096;
+/// A journal file beyond this many bytes is closed and a new one begun, when no step is open.
+pub const JOURNAL_ROTATE_BYTES: u64 = 8 * 1024 * 1024;
+/// A journal file beyond this many bytes is not read.
+pub const JOURNAL_READ_MAX: u64 = 1024 * 1024 * 1024;
+
+/// The largest configuration or policy file, in bytes.
+pub const CONFIG_MAX: u64 = 64 * 1024;
+/// Bind roots in a policy.
+pub const BIND_ROOTS_MAX: usize = 64;
+/// Clients of the admin socket at once.
+pub const ADMIN_CLIENTS_MAX: usize = 8;
+/// The longest line on the admin socket, in bytes.
+pub const ADMIN_LINE_MAX: usize = 4096;
+/// How long an admin client may take to send its line or read the answer.
+pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long running steps may take to end when the agent stops.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the time floor is saved while the agent runs.
+pub const FLOOR_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
+/// A clock that differs more than this from the time floor is reported, in seconds.
+pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;

@@ -1,0 +1,156 @@
+//! The link: the agent's one connection, which it dials out itself, to whichever hub answers.
+//!
+//! It carries signed statements to the intake and the host's state to the hub. It decides nothing: losing
+//! it changes nothing on the host.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_common::fault::Fault;
+use moorline_common::id::UnixSeconds;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::identity::{Enrolment, HostKeys, StateDir};
+use crate::intake::{Intake, Refused};
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::limits::{REDIAL_QUICK, REDIAL_QUICK_TRIES, REDIAL_SLOW, SESSION_STABLE};
+use crate::reconcile;
+use crate::trust::TrustStore;
+
+pub mod session;
+pub mod transport;
+
+use session::{End, Session};
+use transport::{LinkError, Which};
+
+/// How the link is, for `moorline-agent status`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// The hub that the session is with; `None` while there is none.
+    pub hub: Option<String>,
+    /// Since when the link has been as it is.
+    pub since: UnixSeconds,
+    /// Why the last session or dial failed.
+    pub last_error: Option<String>,
+    /// The last statement that was refused.
+    pub last_refusal: Option<Refused>,
+}
+
+/// What a link is made of.
+pub struct Parts<J> {
+    /// The state folder, for certificates.
+    pub state_dir: StateDir,
+    /// What was joined.
+    pub enrolment: Enrolment,
+    /// The host's keys.
+    pub keys: Arc<HostKeys>,
+    /// The door for signed statements.
+    pub intake: Intake,
+    /// What was accepted and applied.
+    pub ledger: Ledger,
+    /// What was believed, to be handed back to a hub that lost it.
+    pub trust_store: TrustStore,
+    /// The journal, for its head.
+    pub journal: J,
+    /// The host's state.
+    pub reconciler: reconcile::Handle,
+    /// The driver's name.
+    pub driver: &'static str,
+    /// Why nothing may be changed, if the agent's records are damaged.
+    pub quarantine: Option<Fault>,
+}
+
+/// See the module.
+pub struct Link<J> {
+    parts: Parts<J>,
+    state: watch::Sender<LinkState>,
+}
+
+impl<J: Journal> Link<J> {
+    /// A link that has not dialled yet, and how it is.
+    #[must_use]
+    pub fn new(parts: Parts<J>) -> (Self, watch::Receiver<LinkState>) {
+        let (state, state_rx) = watch::channel(LinkState::default());
+        (Self { parts, state }, state_rx)
+    }
+
+    /// Keeps a session open until `shutdown`.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        shutdown.run_until_cancelled(self.keep_connected()).await;
+    }
+
+    async fn keep_connected(&mut self) {
+        let mut failures: u32 = 0;
+        loop {
+            let began = Instant::now();
+            let mut ended_well = false;
+            for address in self.parts.enrolment.hubs.clone() {
+                match self.one_session(&address, failures).await {
+                    Ok(End::Renewed) => {
+                        tracing::info!("reconnecting with the renewed certificate");
+                        ended_well = true;
+                        break;
+                    }
+                    Err(error) => self.note_error(&address, &error),
+                }
+                if self.state.borrow().hub.is_some() {
+                    // There was a session: the order of preference begins anew.
+                    break;
+                }
+            }
+            let had_session = self.state.borrow().hub.is_some();
+            self.state.send_modify(|s| {
+                if s.hub.take().is_some() {
+                    s.since = Clock.wall();
+                }
+            });
+            if had_session && began.elapsed() >= SESSION_STABLE || ended_well {
+                failures = 0;
+            }
+            if !ended_well {
+                failures = failures.saturating_add(1);
+                tokio::time::sleep(redial_wait(failures, getrandom::u64().unwrap_or(0))).await;
+            }
+        }
+    }
+
+    async fn one_session(&mut self, address: &str, attempt: u32) -> Result<End, LinkError> {
+        let pins = transport::pins(&self.parts.intake.trust().borrow(), &self.parts.enrolment);
+        let (certificate, which) = transport::choose(&self.parts.state_dir, attempt)?;
+        let gateway = transport::open(address, pins, Some(certificate.client_identity()?)).await?;
+        let mut session = Session::open(&mut self.parts, gateway, &self.state).await?;
+        if which == Which::Next {
+            session.promote_certificate()?;
+        }
+        self.state.send_modify(|s| {
+            s.hub = Some(address.to_owned());
+            s.since = Clock.wall();
+            s.last_error = None;
+        });
+        tracing::info!(hub = address, "connected");
+        session.run().await
+    }
+
+    fn note_error(&self, address: &str, error: &LinkError) {
+        let text = error.to_string();
+        let is_new = self.state.borrow().last_error.as_ref() != Some(&text);
+        if is_new {
+            tracing::warn!(hub = address, error = %text, "no session with the hub");
+        } else {
+            tracing::debug!(hub = address, error = %text, "no session with the hub");
+        }
+        self.state.send_modify(|s| s.last_error = Some(text));
+    }
+}
+
+/// How long to wait before all addresses are tried again.
+fn redial_wait(failures: u32, random: u64) -> Duration {
+    match failures.checked_sub(REDIAL_QUICK_TRIES) {
+        None | Some(0) => REDIAL_QUICK.wait(failures, random),
+        Some(more) => REDIAL_SLOW.wait(more, random),
+    }
+}

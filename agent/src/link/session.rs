@@ -1,0 +1,317 @@
+//! One session with a hub: Hello, Welcome, then heartbeats and reports one way, signed statements the other.
+//!
+//! Nothing here waits for the engine: the host's state comes from a `watch`, and the ledger is read afresh
+//! for every heartbeat.
+
+use std::future::pending;
+use std::time::Duration;
+
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::agent_message::Kind as Up;
+use moorline_proto::v1::hub_message::Kind as Down;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::transport::{Gateway, LinkError, renew};
+use super::{LinkState, Parts};
+use crate::clock::Clock;
+use crate::db::{DbError, blocking};
+use crate::identity::IdentityError;
+use crate::intake::Refused;
+use crate::journal::Journal;
+use crate::limits::{
+    HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RENEW_RETRY, SEND_TIMEOUT,
+};
+use crate::report::HostState;
+
+/// Why a session ended well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// A renewed certificate is to be used from now on.
+    Renewed,
+}
+
+pub(super) struct Session<'a, J> {
+    parts: &'a mut Parts<J>,
+    gateway: Gateway,
+    link: &'a watch::Sender<LinkState>,
+    outbound: mpsc::Sender<pb::AgentMessage>,
+    inbound: Streaming<pb::HubMessage>,
+    state: watch::Receiver<HostState>,
+    interval: Duration,
+    sequence: u64,
+    last_beat_at: Instant,
+    next_beat: Instant,
+    last_beat: pb::Heartbeat,
+    /// The digests of the report that was sent last in this session.
+    reported: Option<(String, String)>,
+    renew_at: Instant,
+    renew_failures: u32,
+    renewing: Option<JoinHandle<Result<u64, LinkError>>>,
+}
+
+impl<'a, J: Journal> Session<'a, J> {
+    /// Says Hello and waits for Welcome.
+    pub(super) async fn open(parts: &'a mut Parts<J>, mut gateway: Gateway, link: &'a watch::Sender<LinkState>) -> Result<Self, LinkError> {
+        let (outbound, receiver) = mpsc::channel(OUTBOUND_QUEUE);
+        let hello = pb::Hello {
+            protocol_version: moorline_proto::PROTOCOL_VERSION,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            host_epoch: parts.keys.epoch.to_string(),
+            boot_id: Clock.boot().boot_id,
+            drivers: vec![parts.driver.to_owned()],
+        };
+        // Before the call: the hub may wait for Hello before it answers at all.
+        let _ = outbound.try_send(pb::AgentMessage { kind: Some(Up::Hello(hello)) });
+        let opening = async {
+            let mut inbound = gateway.session(ReceiverStream::new(receiver)).await?.into_inner();
+            let first = inbound.message().await?.and_then(|m| m.kind);
+            Ok::<_, tonic::Status>((inbound, first))
+        };
+        let opened = tokio::time::timeout(HUB_ANSWER_TIMEOUT, opening).await;
+        let (inbound, first) = opened.map_err(|_| LinkError::Ended("no Welcome".to_owned()))??;
+        let Some(Down::Welcome(welcome)) = first else {
+            return Err(LinkError::Ended("the hub's first message was not Welcome".to_owned()));
+        };
+        if welcome.protocol_version != moorline_proto::PROTOCOL_VERSION {
+            return Err(LinkError::Version(welcome.protocol_version));
+        }
+        let (shortest, longest) = HEARTBEAT_INTERVAL_RANGE;
+        let mut state = parts.reconciler.state();
+        state.mark_changed();
+        let now = Instant::now();
+        let renew_at = now + renew_wait(parts)?;
+        Ok(Self {
+            parts,
+            gateway,
+            link,
+            outbound,
+            inbound,
+            state,
+            interval: Duration::from_millis(welcome.heartbeat_interval_ms.into()).clamp(shortest, longest),
+            sequence: 0,
+            last_beat_at: now,
+            next_beat: now,
+            last_beat: pb::Heartbeat::default(),
+            reported: None,
+            renew_at,
+            renew_failures: 0,
+            renewing: None,
+        })
+    }
+
+    /// Makes the certificate of this session the one in use.
+    pub(super) fn promote_certificate(&mut self) -> Result<(), IdentityError> {
+        self.parts.state_dir.promote_transport()?;
+        tracing::info!("the renewed certificate is in use");
+        Ok(())
+    }
+
+    /// Runs until the connection ends.
+    pub(super) async fn run(mut self) -> Result<End, LinkError> {
+        let mut trust = self.parts.intake.trust();
+        let mut target = self.parts.intake.target();
+        loop {
+            tokio::select! {
+                message = self.inbound.message() => match message? {
+                    Some(message) => self.take(message).await?,
+                    None => return Err(LinkError::Ended("the hub closed the session".to_owned())),
+                },
+                Ok(()) = self.state.changed() => self.beat_soon(),
+                Ok(()) = trust.changed() => self.beat_soon(),
+                Ok(()) = target.changed() => self.beat_soon(),
+                () = tokio::time::sleep_until(self.next_beat) => self.beat().await?,
+                () = tokio::time::sleep_until(self.renew_at), if self.renewing.is_none() => self.begin_renewal(),
+                result = joined(&mut self.renewing) => if self.renewed(result) { return Ok(End::Renewed) },
+            }
+        }
+    }
+
+    async fn take(&mut self, message: pb::HubMessage) -> Result<(), LinkError> {
+        let result = match message.kind {
+            Some(Down::Slice(envelope)) => self.parts.intake.slice(envelope.json).await,
+            Some(Down::Binding(envelope)) => self.parts.intake.binding(envelope.json).await,
+            Some(Down::Root(envelope)) => self.parts.intake.root(envelope.json).await,
+            Some(Down::Query(query)) => return self.answer(query.what()).await,
+            // A second Welcome, or something that a newer hub says: no reason to act.
+            Some(Down::Welcome(_)) | None => Ok(()),
+        };
+        if let Err(refused) = result {
+            self.link.send_modify(|s| s.last_refusal = Some(refused.clone()));
+            self.send(Up::Refusal(refusal(refused))).await?;
+        }
+        self.beat_soon();
+        Ok(())
+    }
+
+    async fn answer(&mut self, what: pb::query::What) -> Result<(), LinkError> {
+        match what {
+            pb::query::What::Unspecified => Ok(()),
+            pb::query::What::Report => {
+                self.reported = None;
+                self.parts.reconciler.look();
+                self.next_beat = Instant::now();
+                Ok(())
+            }
+            pb::query::What::Held => {
+                let held = self.held().await?;
+                self.send(Up::Held(held)).await
+            }
+        }
+    }
+
+    async fn held(&self) -> Result<pb::Held, LinkError> {
+        let (store, ledger) = (self.parts.trust_store.clone(), self.parts.ledger.clone());
+        let read = move || Ok::<_, DbError>((store.root_rows()?, store.binding_row()?, ledger.accepted()?));
+        let (roots, binding, slice) = blocking(read).await.map_err(|e| LinkError::Ended(e.to_string()))?;
+        let envelope = |json| pb::Envelope { json };
+        let skipped = roots.len().saturating_sub(HELD_ROOTS_MAX);
+        Ok(pb::Held {
+            roots: roots.into_iter().skip(skipped).map(envelope).collect(),
+            binding: binding.map(envelope),
+            slice: slice.map(|s| s.envelope).filter(|json| !json.is_empty()).map(envelope),
+        })
+    }
+
+    /// A change is told at once, but changes that come together are told together.
+    fn beat_soon(&mut self) {
+        let earliest = if self.sequence == 0 { Instant::now() } else { self.last_beat_at + HEARTBEAT_GAP };
+        self.next_beat = self.next_beat.min(earliest);
+    }
+
+    /// Sends the report if it changed, then the heartbeat.
+    async fn beat(&mut self) -> Result<(), LinkError> {
+        let state = self.state.borrow_and_update().clone();
+        self.report(&state).await?;
+        let mut beat = self.heartbeat(&state).await;
+        let now = Instant::now();
+        let is_due = self.sequence == 0 || now >= self.last_beat_at + self.interval;
+        let is_news = {
+            self.last_beat.sequence = 0;
+            beat != self.last_beat
+        };
+        if is_due || is_news {
+            self.last_beat = beat.clone();
+            self.sequence += 1;
+            beat.sequence = self.sequence;
+            self.last_beat_at = now;
+            self.send(Up::Heartbeat(beat)).await?;
+        }
+        self.next_beat = self.last_beat_at + self.interval;
+        Ok(())
+    }
+
+    async fn report(&mut self, state: &HostState) -> Result<(), LinkError> {
+        let digests = (state.observed_digest.clone(), state.apply_digest.clone());
+        if state.observed_digest.is_empty() || self.reported.as_ref() == Some(&digests) {
+            return Ok(());
+        }
+        let signed = match state.sign(&self.parts.keys.host_id(), &self.parts.keys.host_key) {
+            Ok(signed) => signed,
+            Err(fault) => {
+                tracing::error!(error = %fault, "the report cannot be signed");
+                return Ok(());
+            }
+        };
+        let observed = pb::Observed { report: Some(signed.envelope().into()), digest: digests.0.clone(), apply_digest: digests.1.clone() };
+        self.send(Up::Observed(observed)).await?;
+        self.reported = Some(digests);
+        Ok(())
+    }
+
+    async fn heartbeat(&self, state: &HostState) -> pb::Heartbeat {
+        let ledger = self.parts.ledger.clone();
+        let standing = blocking(move || ledger.standing()).await.unwrap_or_else(|error: DbError| {
+            // The truth is then that nothing is known to be applied.
+            tracing::error!(%error, "the ledger cannot be read");
+            crate::ledger::Standing::default()
+        });
+        let trust = self.parts.intake.trust().borrow().clone();
+        let enforcing = self.parts.intake.target().borrow().desired.is_some();
+        let head = self.parts.journal.head();
+        let error = self.parts.quarantine.as_ref().or(standing.last_error.as_ref());
+        pb::Heartbeat {
+            sequence: 0,
+            root_version: trust.root_version(),
+            topology: standing.topology.map(String::from).unwrap_or_default(),
+            generation: standing.generation.0,
+            applied_hash: standing.applied.map(String::from).unwrap_or_default(),
+            observed_digest: state.observed_digest.clone(),
+            engine: pb::EngineState::from(state.engine()).into(),
+            converging: state.apply.converging,
+            journal_seq: head.seq,
+            journal_head: head.short(),
+            open_ops: 0,
+            indeterminate_ops: 0,
+            last_error_code: error.map(|f| f.code.as_str().to_owned()).unwrap_or_default(),
+            observe_error: state.observe_error(),
+            ready: trust.is_ready(),
+            binding_serial: trust.binding_serial(),
+            enforcing,
+        }
+    }
+
+    async fn send(&self, kind: Up) -> Result<(), LinkError> {
+        let message = pb::AgentMessage { kind: Some(kind) };
+        match self.outbound.send_timeout(message, SEND_TIMEOUT).await {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(LinkError::Ended("the hub does not read".to_owned())),
+            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(LinkError::Ended("the hub closed the session".to_owned())),
+        }
+    }
+
+    fn begin_renewal(&mut self) {
+        let renewal = renew(self.gateway.clone(), self.parts.state_dir.clone(), self.parts.keys.clone());
+        self.renewing = Some(tokio::spawn(renewal));
+    }
+
+    /// Takes the end of a renewal; true when there is a new certificate to use.
+    fn renewed(&mut self, result: Result<u64, LinkError>) -> bool {
+        self.renewing = None;
+        match result {
+            Ok(serial) => {
+                tracing::info!(serial, "the transport certificate was renewed");
+                true
+            }
+            Err(error) => {
+                self.renew_failures = self.renew_failures.saturating_add(1);
+                tracing::warn!(%error, "the transport certificate could not be renewed");
+                self.renew_at = Instant::now() + RENEW_RETRY.wait(self.renew_failures, getrandom::u64().unwrap_or(0));
+                false
+            }
+        }
+    }
+}
+
+impl<J> Drop for Session<'_, J> {
+    fn drop(&mut self) {
+        if let Some(renewing) = &self.renewing {
+            renewing.abort();
+        }
+    }
+}
+
+async fn joined(task: &mut Option<JoinHandle<Result<u64, LinkError>>>) -> Result<u64, LinkError> {
+    match task {
+        Some(task) => task.await.unwrap_or_else(|e| Err(LinkError::Ended(e.to_string()))),
+        None => pending().await,
+    }
+}
+
+/// How long until the certificate has lived half its life, and up to a tenth of it more.
+fn renew_wait<J>(parts: &Parts<J>) -> Result<Duration, LinkError> {
+    let current = parts.state_dir.transport()?.filter(|t| !t.chain.is_empty());
+    // Without one in use, the renewed one has only just come and is about to be promoted.
+    let newest = parts.state_dir.next_transport()?.filter(|t| !t.chain.is_empty()).or(current);
+    let (from, until) = newest.ok_or(IdentityError::NotJoined)?.validity()?;
+    let life = until.saturating_sub(from);
+    let jitter = getrandom::u64().unwrap_or(0) % (life / 10).max(1);
+    Ok(Duration::from_secs((from + life / 2 + jitter).saturating_sub(Clock.wall().0)))
+}
+
+fn refusal(refused: Refused) -> pb::Refusal {
+    pb::Refusal { fault: Some(refused.fault.into()), payload_sha256: refused.payload_sha256, kind: refused.kind.to_owned() }
+}

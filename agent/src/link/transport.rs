@@ -1,0 +1,126 @@
+//! Reaching the hub: which address, which certificate, and how both change over time.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use moorline_common::fault::Fault;
+use moorline_proto::convert::from_status;
+use moorline_proto::transport::{ClientIdentity, TransportError, client_config, connect};
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::agent_gateway_client::AgentGatewayClient;
+use tonic::transport::Channel;
+
+use crate::identity::{Enrolment, HostKeys, IdentityError, StateDir, Transport};
+use crate::limits::{HUB_ANSWER_TIMEOUT, MESSAGE_MAX};
+use crate::trust::Trust;
+
+/// A client of the hub's agent service.
+pub type Gateway = AgentGatewayClient<Channel>;
+
+/// Why the hub was not reached, or the session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// Nobody answers, or not our hub.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The hub refused.
+    #[error("the hub refused: {0}")]
+    Refused(Fault),
+    /// The hub went away or did not answer in time.
+    #[error("the connection to the hub ended: {0}")]
+    Ended(String),
+    /// The hub speaks another protocol.
+    #[error("the hub speaks protocol version {0}, this agent {ours}; update the older side", ours = moorline_proto::PROTOCOL_VERSION)]
+    Version(u32),
+}
+
+impl From<tonic::Status> for LinkError {
+    fn from(status: tonic::Status) -> Self {
+        match status.code() {
+            tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => {
+                LinkError::Ended(moorline_proto::transport::error_chain(&status))
+            }
+            tonic::Code::Ok
+            | tonic::Code::InvalidArgument
+            | tonic::Code::NotFound
+            | tonic::Code::AlreadyExists
+            | tonic::Code::PermissionDenied
+            | tonic::Code::ResourceExhausted
+            | tonic::Code::FailedPrecondition
+            | tonic::Code::Aborted
+            | tonic::Code::OutOfRange
+            | tonic::Code::Unimplemented
+            | tonic::Code::Internal
+            | tonic::Code::DataLoss
+            | tonic::Code::Unauthenticated => LinkError::Refused(from_status(&status)),
+        }
+    }
+}
+
+/// Opens one connection to `address`, trusting only CAs with these SPKI hashes.
+///
+/// # Errors
+/// [`LinkError::Transport`].
+pub async fn open(address: &str, pins: BTreeSet<String>, identity: Option<ClientIdentity>) -> Result<Gateway, LinkError> {
+    let config = client_config(pins, identity)?;
+    let channel = connect(address, Arc::new(config)).await?;
+    Ok(AgentGatewayClient::new(channel).max_decoding_message_size(MESSAGE_MAX).max_encoding_message_size(MESSAGE_MAX))
+}
+
+/// The hub CAs that may be dialled: those of the trust root, or that of the join token before there is one.
+#[must_use]
+pub fn pins(trust: &Trust, enrolment: &Enrolment) -> BTreeSet<String> {
+    match &trust.root {
+        Some(root) if !root.statement().hub_ca_spki.is_empty() => root.statement().hub_ca_spki.clone(),
+        Some(_) | None => BTreeSet::from([enrolment.ca_spki.clone()]),
+    }
+}
+
+/// Which of the two certificates a connection uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The one in use.
+    Current,
+    /// A renewed one that has not been used yet.
+    Next,
+}
+
+/// The certificate to dial with: a renewed one comes first, and every other try uses the old one.
+///
+/// # Errors
+/// [`IdentityError`].
+pub fn choose(state: &StateDir, attempt: u32) -> Result<(Transport, Which), IdentityError> {
+    let current = state.transport()?;
+    let next = state.next_transport()?.filter(|t| !t.chain.is_empty());
+    match (current, next) {
+        (_, Some(next)) if attempt % 2 == 0 => Ok((next, Which::Next)),
+        (Some(current), _) => Ok((current, Which::Current)),
+        (None, Some(next)) => Ok((next, Which::Next)),
+        (None, None) => Err(IdentityError::NotJoined),
+    }
+}
+
+/// Asks for a fresh certificate and stores it beside the one in use. The key is stored first, so that a lost
+/// reply can be asked for again.
+///
+/// # Errors
+/// [`LinkError`].
+pub async fn renew(mut gateway: Gateway, state: StateDir, keys: Arc<HostKeys>) -> Result<u64, LinkError> {
+    let current = state.transport()?.ok_or(IdentityError::NotJoined)?;
+    let pending = match state.next_transport()? {
+        Some(pending) if pending.chain.is_empty() => pending,
+        Some(_) | None => Transport::generate()?,
+    };
+    state.put_next_transport(&pending)?;
+    let csr_der = pending.csr_der()?;
+    let message = [b"moorline renew v1\0".as_slice(), &current.serial.to_be_bytes(), &csr_der].concat();
+    let request = pb::RenewRequest { csr_der, certificate_serial: current.serial, host_signature: keys.host_key.sign_raw(&message) };
+    let answer = tokio::time::timeout(HUB_ANSWER_TIMEOUT, gateway.renew(request)).await;
+    let response = answer.map_err(|_| LinkError::Ended("no answer to the renewal".to_owned()))??.into_inner();
+    let renewed = pending.with_certificate(&response.certificate_chain, response.certificate_serial)?;
+    state.put_next_transport(&renewed)?;
+    Ok(renewed.serial)
+}

@@ -1,0 +1,464 @@
+//! The reconciler: makes the host match the accepted slice, and keeps it so.
+//!
+//! Level-triggered: whatever woke it (a slice, an engine event, a timer, a finished step), it looks at the
+//! whole host, plans, and does what may be done now. Steps run through the lanes; each has a durable
+//! `started` record before it begins. Without an accepted slice it only observes.
+//!
+//! - [`work`]: which steps may run now.
+//! - [`retry`]: when a resource is tried again.
+//! - [`record`]: what goes into journal and ledger.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::ResourceId;
+use moorline_common::observe::{EngineState, Observed};
+use moorline_common::plan::docker::plan;
+use moorline_common::plan::{Blocked, Plan, Step};
+use moorline_common::statement::{ApplyReport, Trouble};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::driver::{Driver, DriverError, DriverErrorKind};
+use crate::intake::{Desired, Target};
+use crate::journal::{Entry, Journal, JournalError};
+use crate::lane::Lanes;
+use crate::ledger::Ledger;
+use crate::limits::{
+    DRAIN_TIMEOUT, ENGINE_RETRY, EVENT_DEBOUNCE, OBSERVE_TIMEOUT, RESYNC_INTERVAL, STEP_TIMEOUT, TROUBLES_MAX, WAITING_LOOK, WORKING_LOOK,
+};
+use crate::report::HostState;
+
+mod record;
+pub mod retry;
+pub mod work;
+
+use record::Bookkeeping;
+use retry::Retries;
+use work::Work;
+
+/// What a reconciler is made of.
+pub struct Parts<D, J> {
+    /// The engine.
+    pub driver: Arc<D>,
+    /// Where steps are recorded.
+    pub journal: J,
+    /// What was accepted and applied.
+    pub ledger: Ledger,
+    /// The lanes of the engine.
+    pub lanes: Lanes,
+    /// What to work towards.
+    pub target: watch::Receiver<Target>,
+}
+
+/// Lets others see the host and ask for a look at it. Cloned freely.
+#[derive(Clone)]
+pub struct Handle {
+    state: watch::Receiver<HostState>,
+    look: Arc<Notify>,
+}
+
+impl Handle {
+    /// The newest state of the host.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<HostState> {
+        self.state.clone()
+    }
+
+    /// Asks for an observation now.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+}
+
+/// How a step ended.
+struct Done {
+    step: Step,
+    op_id: Uuid,
+    result: Result<(), DriverError>,
+}
+
+/// See the module.
+pub struct Reconciler<D, J> {
+    driver: Arc<D>,
+    journal: J,
+    lanes: Lanes,
+    target: watch::Receiver<Target>,
+    look: Arc<Notify>,
+    events: Arc<Notify>,
+    state: watch::Sender<HostState>,
+    books: Bookkeeping,
+    done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
+    work: Work,
+    retries: Retries,
+    /// The slice that is worked on; kept until the next one is taken up.
+    desired: Option<Arc<Desired>>,
+    pushes: u64,
+    /// What the newest plan could not bring further.
+    blocked: Vec<Blocked>,
+    settled_push: Option<u64>,
+    engine_failures: u32,
+    next_look: Instant,
+}
+
+impl<D: Driver, J: Journal> Reconciler<D, J> {
+    /// A reconciler that has not looked at its host yet.
+    #[must_use]
+    pub fn new(parts: Parts<D, J>) -> (Self, Handle) {
+        let Parts { driver, journal, ledger, lanes, target } = parts;
+        let (state, state_rx) = watch::channel(HostState::default());
+        let look = Arc::new(Notify::new());
+        let handle = Handle { state: state_rx, look: look.clone() };
+        let reconciler = Self {
+            driver,
+            journal,
+            lanes,
+            target,
+            look,
+            events: Arc::new(Notify::new()),
+            state,
+            books: Bookkeeping::new(ledger),
+            // Bounded by the steps in flight, which the lanes bound.
+            done: mpsc::unbounded_channel(),
+            work: Work::default(),
+            retries: Retries::default(),
+            desired: None,
+            pushes: 0,
+            blocked: Vec::new(),
+            settled_push: None,
+            engine_failures: 0,
+            next_look: Instant::now(),
+        };
+        (reconciler, handle)
+    }
+
+    /// Runs until `shutdown`, then lets running steps end for a while.
+    ///
+    /// # Errors
+    /// [`JournalError::Failed`]: the journal cannot be written, so nothing may be done any more.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
+        let listener = tokio::spawn(listen(self.driver.clone(), self.events.clone()));
+        let result = shutdown.run_until_cancelled(self.work_on()).await;
+        listener.abort();
+        match result {
+            Some(result) => result,
+            None => self.drain().await,
+        }
+    }
+
+    async fn work_on(&mut self) -> Result<(), JournalError> {
+        self.take_target();
+        self.look_and_plan().await?;
+        loop {
+            let running = self.work.is_running();
+            tokio::select! {
+                Some(done) = self.done.1.recv() => {
+                    self.finish(done).await?;
+                    if !self.work.is_idle() {
+                        continue;
+                    }
+                }
+                Ok(()) = self.target.changed() => self.take_target(),
+                () = self.look.notified() => {}
+                // While steps run, their own events tell nothing new; a look now and then suffices.
+                () = self.events.notified(), if !running => {}
+                () = tokio::time::sleep_until(self.next_look) => {}
+            }
+            self.look_and_plan().await?;
+        }
+    }
+
+    fn take_target(&mut self) {
+        let target = self.target.borrow_and_update().clone();
+        let is_new = self.desired.as_ref().map(|d| &d.admission) != target.desired.as_ref().map(|d| &d.admission);
+        if is_new {
+            self.retries.reset();
+        }
+        if target.desired.is_none() {
+            self.work.stop();
+            self.blocked.clear();
+        }
+        self.books.expect_success();
+        self.settled_push = None;
+        self.desired = target.desired;
+        self.pushes = target.pushes;
+    }
+
+    /// One look at the host and what follows from it.
+    async fn look_and_plan(&mut self) -> Result<(), JournalError> {
+        // What was announced before the look is seen by it.
+        let _ = self.events.notified().now_or_never();
+        match tokio::time::timeout(OBSERVE_TIMEOUT, self.driver.observe()).await {
+            Ok(Ok(observed)) => self.observed(observed).await?,
+            Ok(Err(error)) => self.unobserved(&error).await,
+            Err(_) => {
+                let message = format!("the engine did not answer within {} s", OBSERVE_TIMEOUT.as_secs());
+                self.unobserved(&DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message }).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn observed(&mut self, observed: Observed) -> Result<(), JournalError> {
+        if std::mem::take(&mut self.engine_failures) > 0 {
+            tracing::info!(driver = self.driver.name(), "the engine answers again");
+            self.books.expect_success();
+        }
+        if let Some(desired) = self.desired.clone() {
+            let plan = plan(&desired.identity, &desired.spec, &observed);
+            self.take_plan(&desired, plan).await?;
+        }
+        self.state.send_if_modified(|state| {
+            let before = state.observed_digest.clone();
+            state.set_observed(observed, Clock.wall());
+            state.observed_digest != before
+        });
+        self.publish().await;
+        self.plan_next_look();
+        Ok(())
+    }
+
+    async fn take_plan(&mut self, desired: &Desired, plan: Plan) -> Result<(), JournalError> {
+        let settled = plan.is_settled() && !self.work.is_running();
+        let now = Instant::now();
+        let mut held = BTreeMap::new();
+        for step in &plan.steps {
+            if let Some(fault) = self.retries.planned(&step.resource, &step.reason, now, random()) {
+                held.insert(step.resource.clone(), fault);
+            }
+        }
+        self.retries.retain_wanting(|r| plan.steps.iter().any(|s| s.resource == *r), now);
+        self.blocked = plan.blocked;
+        self.work.replan(plan.steps, held);
+        if settled {
+            if self.books.settled(desired).await {
+                self.settled_push = Some(self.pushes);
+            }
+            return Ok(());
+        }
+        self.settled_push = None;
+        self.dispatch(Vec::new()).await
+    }
+
+    /// Starts every step that may run: one durable append of what has ended and what begins, then the lanes.
+    async fn dispatch(&mut self, mut entries: Vec<Entry>) -> Result<(), JournalError> {
+        let ready: Vec<(Step, Uuid)> = self.work.take_ready().into_iter().map(|step| (step, Uuid::now_v7())).collect();
+        entries.extend(ready.iter().map(|(step, op_id)| record::started(step, *op_id)));
+        if entries.is_empty() {
+            return Ok(());
+        }
+        match self.journal.append(entries).await {
+            Ok(_) => {}
+            Err(error @ JournalError::Failed(_)) => return Err(error),
+            Err(error @ (JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::TooLarge(_))) => {
+                // Not recorded, so not begun.
+                let fault = Fault::new(Code::Internal, error.to_string());
+                for (step, _) in ready {
+                    self.retries.failed(&step.resource, &fault, false, Instant::now(), random());
+                    self.work.finish(&step.resource, Err(fault.clone()));
+                }
+                return Ok(());
+            }
+        }
+        if !ready.is_empty() {
+            self.books.expect_success();
+            self.next_look = Instant::now() + WORKING_LOOK;
+            self.publish().await;
+        }
+        for (step, op_id) in ready {
+            self.submit(step, op_id);
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, step: Step, op_id: Uuid) {
+        tracing::info!(resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
+        let (driver, copy) = (self.driver.clone(), step.clone());
+        let job = async move {
+            match tokio::time::timeout(STEP_TIMEOUT, driver.apply(&copy)).await {
+                Ok(result) => result,
+                Err(_) => Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))),
+            }
+        };
+        let submitted = self.lanes.submit(&step.resource, job);
+        let done = self.done.0.clone();
+        match submitted {
+            Ok(outcome) => {
+                tokio::spawn(async move {
+                    let result = outcome.await.unwrap_or_else(|_| Err(retryable("the step panicked".to_owned())));
+                    // The reconciler is gone only when the agent stops.
+                    let _ = done.send(Done { step, op_id, result });
+                });
+            }
+            Err(busy) => {
+                let _ = done.send(Done { step, op_id, result: Err(retryable(busy.to_string())) });
+            }
+        }
+    }
+
+    /// Takes the ends of steps: this one and all that have come in the meantime.
+    async fn finish(&mut self, first: Done) -> Result<(), JournalError> {
+        let mut ended = vec![first];
+        while let Ok(done) = self.done.1.try_recv() {
+            ended.push(done);
+        }
+        let now = Instant::now();
+        let mut entries = Vec::with_capacity(ended.len());
+        for Done { step, op_id, result } in ended {
+            entries.push(record::ended(&step, op_id, result.as_ref().err()));
+            match result {
+                Ok(()) => {
+                    self.retries.succeeded(&step.resource, now);
+                    self.work.finish(&step.resource, Ok(()));
+                }
+                Err(error) => self.step_failed(&step, &error, now),
+            }
+        }
+        self.dispatch(entries).await?;
+        if !self.work.failed().is_empty() {
+            self.publish().await;
+        }
+        Ok(())
+    }
+
+    fn step_failed(&mut self, step: &Step, error: &DriverError, now: Instant) {
+        let fault = Fault::new(error.code, cut(&error.message));
+        tracing::warn!(resource = %step.resource, code = %fault.code, error = %fault.message, "a step failed");
+        match error.kind {
+            // No fault of the resource's: the next look tells, and everything waits for the engine.
+            DriverErrorKind::Unreachable => {
+                self.work.finish(&step.resource, Err(fault));
+                self.work.stop();
+            }
+            DriverErrorKind::Conflict | DriverErrorKind::NotFound => {
+                self.retries.failed(&step.resource, &fault, true, now, random());
+                self.work.finish(&step.resource, Err(fault));
+            }
+            DriverErrorKind::Retryable | DriverErrorKind::Permanent | DriverErrorKind::Unauthorized => {
+                self.retries.failed(&step.resource, &fault, false, now, random());
+                self.work.finish(&step.resource, Err(fault));
+            }
+        }
+    }
+
+    /// The engine could not be observed: what was known stays known, nothing counts as gone, nothing new
+    /// begins.
+    async fn unobserved(&mut self, error: &DriverError) {
+        self.engine_failures = self.engine_failures.saturating_add(1);
+        let fault = Fault::new(error.code, cut(&error.message));
+        if self.engine_failures == 1 {
+            tracing::warn!(driver = self.driver.name(), error = %fault.message, "the engine cannot be observed");
+        }
+        self.work.stop();
+        self.settled_push = None;
+        self.state.send_if_modified(|state| {
+            let mut observed = (*state.observed).clone();
+            if error.kind == DriverErrorKind::Unreachable {
+                observed.engine = EngineState::Unreachable;
+            }
+            observed.error = Some(fault.message.clone());
+            let before = state.observed_digest.clone();
+            state.set_observed(observed, Clock.wall());
+            state.observed_digest != before
+        });
+        if let Some(desired) = self.desired.clone() {
+            self.books.failed(&desired, &fault).await;
+        }
+        self.publish().await;
+        self.next_look = Instant::now() + ENGINE_RETRY.wait(self.engine_failures, random());
+    }
+
+    fn plan_next_look(&mut self) {
+        let now = Instant::now();
+        let mut next = now + RESYNC_INTERVAL;
+        if self.work.is_running() {
+            next = now + WORKING_LOOK;
+        } else if self.blocked.iter().any(|b| b.code.is_none()) {
+            next = now + WAITING_LOOK;
+        }
+        if let Some(at) = self.retries.next_try(now) {
+            next = next.min(at + Duration::from_millis(1));
+        }
+        self.next_look = next;
+    }
+
+    /// Records the first trouble and shows the apply report to everyone else.
+    async fn publish(&mut self) {
+        let mut report = ApplyReport::default();
+        if let Some(desired) = self.desired.clone() {
+            report.topology = Some(desired.admission.topology.clone());
+            report.generation = desired.admission.generation;
+            report.troubles = self.troubles();
+            let waits = self.blocked.iter().any(|b| b.code.is_none());
+            report.converging =
+                !self.work.is_idle() || waits || (self.settled_push.is_none() && self.engine_failures == 0 && report.troubles.is_empty());
+            if let Some(first) = report.troubles.iter().find(|t| t.code != Code::Waiting && t.code != Code::DependencyFailed) {
+                let fault = Fault::new(first.code, cut(&format!("{}: {}", first.resource, first.message)));
+                self.books.failed(&desired, &fault).await;
+            }
+            let standing = self.books.standing().await;
+            report.applied = standing.applied;
+            report.last_error = standing.last_error;
+        }
+        let settled_push = self.settled_push;
+        self.state.send_if_modified(|state| {
+            let before = (state.apply_digest.clone(), state.settled_push);
+            state.set_apply(report);
+            state.settled_push = settled_push;
+            (state.apply_digest.clone(), state.settled_push) != before
+        });
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        let mut troubles: BTreeMap<ResourceId, Trouble> = BTreeMap::new();
+        for blocked in &self.blocked {
+            let code = blocked.code.unwrap_or(Code::Waiting);
+            let trouble = Trouble { resource: blocked.resource.clone(), code, message: cut(&blocked.reason) };
+            troubles.insert(blocked.resource.clone(), trouble);
+        }
+        for (resource, fault) in self.work.failed() {
+            let trouble = Trouble { resource: resource.clone(), code: fault.code, message: cut(&fault.message) };
+            troubles.insert(resource.clone(), trouble);
+        }
+        troubles.into_values().take(TROUBLES_MAX).collect()
+    }
+
+    /// Begins nothing more, and records how what runs ends.
+    async fn drain(&mut self) -> Result<(), JournalError> {
+        self.work.stop();
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
+        while self.work.is_running() {
+            let Ok(Some(done)) = tokio::time::timeout_at(deadline, self.done.1.recv()).await else {
+                tracing::warn!("steps still run; they are looked at again after the next start");
+                return Ok(());
+            };
+            self.finish(done).await?;
+            self.work.stop();
+        }
+        Ok(())
+    }
+}
+
+/// Turns engine events into looks. The first of a burst counts at once; the rest of it is one look more.
+async fn listen<D: Driver>(driver: Arc<D>, events: Arc<Notify>) {
+    loop {
+        driver.next_event().await;
+        events.notify_one();
+        tokio::time::sleep(EVENT_DEBOUNCE).await;
+    }
+}
+
+fn retryable(message: String) -> DriverError {
+    DriverError { kind: DriverErrorKind::Retryable, code: Code::StepFailed, message }
+}
+
+/// Randomness for waits; its quality does not matter.
+fn random() -> u64 {
+    getrandom::u64().unwrap_or(0)
+}

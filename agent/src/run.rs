@@ -1,0 +1,248 @@
+//! Puts the parts together and runs them until they are told to stop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::UnixSeconds;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Sources};
+use crate::clock::Clock;
+use crate::config::{Config, Offline};
+use crate::db::{Db, DbError, blocking};
+use crate::driver::{Driver, Ownership};
+use crate::identity::{Enrolment, HostKeys, IdentityError, Lock, StateDir};
+use crate::intake::{self, Intake, judge::Own};
+use crate::journal::file::FileJournal;
+use crate::journal::{Entry, HostJournal, Journal as _, JournalError, Open, State};
+use crate::lane::Lanes;
+use crate::ledger::Ledger;
+use crate::limits::FLOOR_SAVE_INTERVAL;
+use crate::link::{self, Link};
+use crate::reconcile::{self, Reconciler};
+use crate::trust::TrustStore;
+
+/// Why the agent could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Keys, certificate or lock.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The ledger.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The admin socket.
+    #[error("the admin socket cannot be opened: {0}")]
+    Admin(#[source] std::io::Error),
+    /// A part ended that never should.
+    #[error("the {0} has stopped; its last words are in the log")]
+    Stopped(&'static str),
+}
+
+/// Who this host is: loaded once, before anything runs.
+pub struct Host {
+    _lock: Lock,
+    state_dir: StateDir,
+    enrolment: Enrolment,
+    keys: Arc<HostKeys>,
+}
+
+impl Host {
+    /// Takes the state folder for this process and reads who the host is.
+    ///
+    /// # Errors
+    /// [`IdentityError`]: not joined, in use by another agent, or damaged.
+    pub fn open(config: &Config) -> Result<Self, IdentityError> {
+        let state_dir = StateDir(config.state.clone());
+        if !config.state.is_dir() {
+            return Err(IdentityError::NotJoined);
+        }
+        state_dir.ensure()?;
+        let lock = state_dir.lock()?;
+        let enrolment = state_dir.joined()?;
+        let keys = Arc::new(state_dir.keys()?.ok_or(IdentityError::NotJoined)?);
+        Ok(Self { _lock: lock, state_dir, enrolment, keys })
+    }
+
+    /// By what the driver knows our objects.
+    #[must_use]
+    pub fn ownership(&self) -> Ownership {
+        Ownership { cluster: self.enrolment.cluster.clone(), host_id: self.keys.host_id() }
+    }
+}
+
+/// Runs the agent on `driver` until `shutdown`.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run<D: Driver>(config: Config, host: Host, driver: D, shutdown: CancellationToken) -> Result<(), RunError> {
+    let db = Db::open(&config.state)?;
+    let (ledger, trust_store) = (Ledger::new(db.clone()), TrustStore::new(db));
+    let (journal, quarantine) = open_journal(&config).await?;
+    let own = Own { host_id: host.keys.host_id(), epoch: host.keys.epoch.clone(), sealing_key: host.keys.sealing_key() };
+    let mut intake = Intake::open(intake::Parts {
+        ledger: ledger.clone(),
+        trust_store: trust_store.clone(),
+        root_pin: host.enrolment.root_pin.clone(),
+        own,
+        policy: config.policy.clone(),
+        engine_socket: config.docker_socket.clone(),
+        quarantine: quarantine.clone(),
+    })?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), state = %config.state.display(), driver = driver.name(), cluster = %host.enrolment.cluster,
+        host = %host.enrolment.name, fingerprint = %host.keys.claim(host.enrolment.name.clone()).fingerprint(), hubs = ?host.enrolment.hubs,
+        "starting"
+    );
+    if config.offline == Offline::Enforce {
+        match intake.enforce_stored().await {
+            Ok(found) => tracing::info!(found, "enforcing the stored slice without waiting for the hub"),
+            Err(fault) => tracing::warn!(code = %fault.code, error = %fault.message, "the stored slice is not enforced"),
+        }
+    }
+    let (driver_name, lanes) = (driver.name(), Lanes::new(driver.parallelism()));
+    let (reconciler, handle) = Reconciler::new(reconcile::Parts {
+        driver: Arc::new(driver),
+        journal: journal.clone(),
+        ledger: ledger.clone(),
+        lanes,
+        target: intake.target(),
+    });
+    let (trust, target) = (intake.trust(), intake.target());
+    let (link, link_state) = Link::new(link::Parts {
+        state_dir: host.state_dir.clone(),
+        enrolment: host.enrolment.clone(),
+        keys: host.keys.clone(),
+        intake,
+        ledger: ledger.clone(),
+        trust_store,
+        journal: journal.clone(),
+        reconciler: handle.clone(),
+        driver: driver_name,
+        quarantine: quarantine.clone(),
+    });
+    let sources = Sources {
+        enrolment: host.enrolment.clone(),
+        host_id: host.keys.host_id().to_string(),
+        driver: driver_name,
+        ledger: ledger.clone(),
+        state: handle.state(),
+        trust,
+        target,
+        link: link_state,
+        quarantine,
+    };
+    let listener = admin::bind(&config.state).map_err(RunError::Admin)?;
+    tracing::info!(socket = %config.state.join(admin::SOCKET).display(), "the admin socket is open");
+    supervise(reconciler, link, journal, ledger, admin::serve(listener, sources, shutdown.clone()), shutdown).await
+}
+
+/// Runs every part until `shutdown`, or until one can't go on.
+async fn supervise<D: Driver>(
+    reconciler: Reconciler<D, HostJournal>,
+    link: Link<HostJournal>,
+    journal: HostJournal,
+    ledger: Ledger,
+    admin: impl Future<Output = ()> + Send + 'static,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
+    let stop = shutdown.child_token();
+    let mut reconcile_task = tokio::spawn(reconciler.run(stop.clone()));
+    let mut link_task = tokio::spawn(link.run(stop.clone()));
+    let admin_task = tokio::spawn(admin);
+    let house_task = tokio::spawn(keep_house(ledger));
+    notify(&[sd_notify::NotifyState::Ready]);
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        error = journal.failed() => Err(RunError::Journal(error)),
+        result = &mut reconcile_task => Err(match result {
+            Ok(Err(error)) => RunError::Journal(error),
+            Ok(Ok(())) | Err(_) => RunError::Stopped("reconciler"),
+        }),
+        _ = &mut link_task => Err(RunError::Stopped("link")),
+    };
+    notify(&[sd_notify::NotifyState::Stopping]);
+    stop.cancel();
+    if result.is_ok() {
+        tracing::info!("stopping; workloads stay as they are");
+        let _ = reconcile_task.await;
+        let _ = link_task.await;
+    }
+    for task in [admin_task, house_task] {
+        task.abort();
+    }
+    tracing::info!(clean = result.is_ok(), "stopped");
+    result
+}
+
+/// Saves the time floor now and then, and tells the service manager that the agent lives.
+async fn keep_house(ledger: Ledger) {
+    let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
+    let mut floor = tokio::time::interval(FLOOR_SAVE_INTERVAL);
+    let mut alive = tokio::time::interval(watchdog.unwrap_or(FLOOR_SAVE_INTERVAL).max(Duration::from_millis(100)));
+    loop {
+        tokio::select! {
+            _ = floor.tick() => {
+                let ledger = ledger.clone();
+                let saved = blocking(move || ledger.advance_time_floor(UnixSeconds(0), &Clock.boot())).await;
+                if let Err(error) = saved {
+                    tracing::error!(%error, "the time floor could not be saved");
+                }
+            }
+            _ = alive.tick() => if watchdog.is_some() { notify(&[sd_notify::NotifyState::Watchdog]) },
+        }
+    }
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    // Without a service manager there is nobody to tell.
+    let _ = sd_notify::notify(states);
+}
+
+/// Opens the journal. Damage does not stop the agent: it heartbeats, changes nothing and says why.
+async fn open_journal(config: &Config) -> Result<(HostJournal, Option<Fault>), RunError> {
+    let dir = config.state.join("journal");
+    match FileJournal::open(&dir) {
+        Ok(opened) => {
+            if let Some(aside) = opened.torn {
+                tracing::warn!(aside = %aside.display(), "the journal's last write was cut short; its remains were put aside");
+            }
+            close_open_steps(&opened.journal, opened.open).await?;
+            Ok((HostJournal::Sound(opened.journal), None))
+        }
+        Err(error @ JournalError::Damaged { .. }) => {
+            tracing::error!(%error, "quarantined");
+            let fault = Fault::new(Code::Quarantined, error.to_string());
+            Ok((HostJournal::Damaged(error), Some(fault)))
+        }
+        Err(error @ (JournalError::Failed(_) | JournalError::Unreadable { .. } | JournalError::TooLarge(_))) => Err(error.into()),
+    }
+}
+
+/// A step of a reconcile pass that was interrupted is never in doubt: the host is observed and planned anew.
+async fn close_open_steps(journal: &FileJournal, open: Open) -> Result<(), JournalError> {
+    let mut entries = Vec::new();
+    for record in open.0.into_values() {
+        let (Ok(op_id), Ok(resource)) = (record.op_id.parse(), moorline_common::id::ResourceId::parse(record.resource.as_str())) else {
+            continue;
+        };
+        tracing::info!(%resource, kind = %record.kind, "a step was interrupted; the host is looked at anew");
+        entries.push(Entry {
+            op_id,
+            resource,
+            kind: "interrupted",
+            params: serde_json::json!({ "error": "the agent stopped before this ended" }),
+            task: record.task,
+            state: State::Failed,
+            idempotency_key: record.idempotency_key,
+        });
+    }
+    if !entries.is_empty() {
+        journal.append(entries).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Taking a topology off the host without hub and operator: the reconciler works towards nothing, then the
+//! ledger is cleared. The floors stay, so that nothing older can come back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{TopologyId, UnixSeconds};
+use moorline_common::observe::EngineState;
+use moorline_common::plan::Identity;
+use moorline_common::topology::HostSpec;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::db::{Db, DbError};
+use crate::driver::Driver;
+use crate::intake::{Desired, Target};
+use crate::journal::file::FileJournal;
+use crate::lane::Lanes;
+use crate::ledger::{Admission, FloorState, Ledger};
+use crate::reconcile::{Parts, Reconciler};
+use crate::run::{Host, RunError};
+
+/// How long everything may take.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// What is to be removed.
+#[derive(Debug, Clone)]
+pub struct Removal {
+    identity: Identity,
+    admission: Admission,
+}
+
+impl Removal {
+    /// What the ledger says is on this host, a marker included. `None`: nothing.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn of(config: &Config, host: &Host) -> Result<Option<Self>, DbError> {
+        let ledger = Ledger::new(Db::open(&config.state)?);
+        let Some(topology) = ledger.pinned()? else { return Ok(None) };
+        let Some(floor) = ledger.floor(&topology)? else {
+            return Err(DbError::Damaged(format!("topology `{topology}` is current but was never accepted")));
+        };
+        let owned = host.ownership();
+        Ok(Some(Self {
+            identity: Identity { cluster: owned.cluster, host_id: owned.host_id, topology: topology.clone() },
+            admission: Admission {
+                topology,
+                generation: floor.generation,
+                payload_sha256: floor.payload_sha256,
+                version_hash: floor.version_hash,
+                hydrated: "{}".to_owned(),
+                envelope: floor.envelope,
+                is_empty: true,
+                issued_at: UnixSeconds(0),
+            },
+        }))
+    }
+
+    /// The topology that goes.
+    #[must_use]
+    pub fn topology(&self) -> &TopologyId {
+        &self.identity.topology
+    }
+}
+
+/// Removes it. Returns what could not be removed, and why; empty when all is gone.
+///
+/// # Errors
+/// [`RunError`] when the journal or the ledger cannot be used.
+pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -> Result<Vec<Fault>, RunError> {
+    let ledger = Ledger::new(Db::open(&config.state)?);
+    let journal = FileJournal::open(&config.state.join("journal"))?.journal;
+    let Removal { identity, admission } = removal;
+    let desired = Desired { identity, spec: HostSpec::default(), admission, when_gone: FloorState::Cleared };
+    let (_target, target) = watch::channel(Target { desired: Some(Arc::new(desired)), pushes: 1 });
+    let lanes = Lanes::new(driver.parallelism());
+    let (reconciler, handle) = Reconciler::new(Parts { driver: Arc::new(driver), journal, ledger, lanes, target });
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(reconciler.run(stop.clone()));
+    let mut state = handle.state();
+    let ended = |s: &crate::report::HostState| {
+        let apply = &s.apply;
+        s.settled_push.is_some() || s.engine() == EngineState::Unreachable || (!apply.converging && !apply.troubles.is_empty())
+    };
+    let outcome = tokio::time::timeout(LIMIT, state.wait_for(ended)).await;
+    let left = match outcome {
+        Ok(Ok(s)) if s.settled_push.is_some() => Vec::new(),
+        Ok(Ok(s)) if s.apply.troubles.is_empty() => {
+            vec![Fault::new(Code::EngineUnreachable, s.observed.error.clone().unwrap_or_default())]
+        }
+        Ok(Ok(s)) => s.apply.troubles.iter().map(|t| Fault::new(t.code, format!("{}: {}", t.resource, t.message))).collect(),
+        Ok(Err(_)) => vec![Fault::new(Code::Internal, "the journal cannot be written")],
+        Err(_) => vec![Fault::new(Code::StepFailed, format!("not done after {} s", LIMIT.as_secs()))],
+    };
+    stop.cancel();
+    match task.await {
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(())) | Err(_) => Ok(left),
+    }
+}

@@ -1,0 +1,144 @@
+//! The trust store: every root that the agent has walked, and its binding.
+//!
+//! Rows are verified again when they are loaded: a file that someone edited gives no authority. The
+//! first root is pinned by the join token, each later one is signed by its predecessor.
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::HostId;
+use moorline_common::sign::{Envelope, Signed, Verified};
+use moorline_common::statement::HostBinding;
+use moorline_common::trust::TrustRoot;
+use rusqlite::{OptionalExtension as _, params};
+
+use crate::db::{Db, DbError};
+use crate::limits::ROOTS_MAX;
+
+/// What the agent believes: the newest root and its binding.
+#[derive(Debug, Clone, Default)]
+pub struct Trust {
+    /// The newest root.
+    pub root: Option<Verified<TrustRoot>>,
+    /// The accepted binding.
+    pub binding: Option<Verified<HostBinding>>,
+}
+
+impl Trust {
+    /// The version of the newest root; 0 without one.
+    #[must_use]
+    pub fn root_version(&self) -> u64 {
+        self.root.as_ref().map_or(0, |r| r.statement().version)
+    }
+
+    /// The serial of the binding; 0 without one.
+    #[must_use]
+    pub fn binding_serial(&self) -> u64 {
+        self.binding.as_ref().map_or(0, |b| b.statement().serial)
+    }
+
+    /// Whether slices can be accepted.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.root.is_some() && self.binding.is_some()
+    }
+}
+
+/// The next root after `newest`, or the first one by its `pin`.
+///
+/// # Errors
+/// A [`Fault`] with the code of the first check that failed.
+pub fn next_root(newest: Option<&TrustRoot>, pin: &str, envelope: Envelope) -> Result<Verified<TrustRoot>, Fault> {
+    match newest {
+        None => TrustRoot::verify_first(envelope, pin),
+        Some(root) if root.version >= ROOTS_MAX => Err(Fault::new(Code::BadRoot, format!("more than {ROOTS_MAX} trust roots"))),
+        Some(root) => root.verify_next(envelope),
+    }
+}
+
+/// The rows. All methods block for as long as the disk takes.
+#[derive(Clone)]
+pub struct TrustStore {
+    db: Db,
+}
+
+impl TrustStore {
+    /// The store in `db`.
+    #[must_use]
+    pub fn new(db: Db) -> Self {
+        Self { db }
+    }
+
+    /// Loads and verifies what is stored. A root or binding that does not verify is left out, with
+    /// everything after it: the hub will send it again.
+    ///
+    /// # Errors
+    /// [`DbError`] when the rows cannot be read.
+    pub fn load(&self, pin: &str, own: &HostId) -> Result<Trust, DbError> {
+        let mut trust = Trust::default();
+        for json in self.root_rows()? {
+            let newest = trust.root.as_ref().map(Verified::statement);
+            match Envelope::from_json(&json).and_then(|envelope| next_root(newest, pin, envelope)) {
+                Ok(root) => trust.root = Some(root),
+                Err(fault) => {
+                    tracing::error!(code = %fault.code, error = %fault.message, "a stored trust root does not verify; it is left out");
+                    break;
+                }
+            }
+        }
+        if let (Some(root), Some(json)) = (&trust.root, self.binding_row()?) {
+            match Signed::from_json(&json).and_then(|signed| root.statement().verify_binding(signed, Some(own))) {
+                Ok(binding) => trust.binding = Some(binding),
+                Err(fault) => {
+                    tracing::error!(code = %fault.code, error = %fault.message, "the stored binding does not verify; it is left out");
+                }
+            }
+        }
+        Ok(trust)
+    }
+
+    /// Every stored root as JSON, version 1 first.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn root_rows(&self) -> Result<Vec<Vec<u8>>, DbError> {
+        let connection = self.db.lock();
+        let mut statement = connection.prepare("SELECT envelope FROM roots ORDER BY version")?;
+        let rows = statement.query_map([], |r| r.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The stored binding as JSON.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn binding_row(&self) -> Result<Option<Vec<u8>>, DbError> {
+        Ok(self.db.lock().query_row("SELECT envelope FROM binding", [], |r| r.get(0)).optional()?)
+    }
+
+    /// Stores an accepted root. Roots of its version or above that did not verify at load give way.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn put_root(&self, root: &Verified<TrustRoot>) -> Result<(), DbError> {
+        let version = i64::try_from(root.statement().version).unwrap_or(i64::MAX);
+        let mut connection = self.db.lock();
+        let tx = connection.transaction()?;
+        tx.execute("DELETE FROM roots WHERE version >= ?1", params![version])?;
+        tx.execute("INSERT INTO roots (version, envelope) VALUES (?1, ?2)", params![version, root.envelope().to_json()])?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Stores an accepted binding.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn put_binding(&self, binding: &Verified<HostBinding>) -> Result<(), DbError> {
+        let serial = i64::try_from(binding.statement().serial).unwrap_or(i64::MAX);
+        self.db.lock().execute(
+            "INSERT INTO binding (id, serial, envelope) VALUES (1, ?1, ?2)
+             ON CONFLICT (id) DO UPDATE SET serial = excluded.serial, envelope = excluded.envelope",
+            params![serial, binding.envelope().to_json()],
+        )?;
+        Ok(())
+    }
+}
