@@ -10,6 +10,8 @@ use moorline_common::id::{ClusterId, HostId};
 use moorline_common::observe::Observed;
 use moorline_common::plan::Step;
 
+#[cfg(test)]
+mod conformance;
 pub mod docker;
 mod limits;
 pub mod sim;

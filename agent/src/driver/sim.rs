@@ -207,3 +207,130 @@ fn failed(kind: DriverErrorKind, code: Code, words: &str) -> DriverError {
 fn broken(what: &str, why: &dyn std::fmt::Display) -> DriverError {
     failed(DriverErrorKind::Retryable, Code::StepFailed, &format!("{what}: {why}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use moorline_common::id::{ClusterId, HostId, TopologyId};
+    use moorline_common::observe::{ContainerState, ObservedContainer, ObservedNetwork, ObservedVolume};
+    use moorline_common::plan::{Action, ContainerTarget, Identity};
+
+    use super::super::conformance::{self, Bench, ByHand};
+    use super::*;
+
+    struct SimBench {
+        folder: tempfile::TempDir,
+        away: tempfile::TempDir,
+        driver: SimDriver,
+    }
+
+    fn owned() -> Ownership {
+        Ownership { cluster: ClusterId::parse("home").unwrap(), host_id: HostId::of_key(&[1; 32]) }
+    }
+
+    impl SimBench {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let driver = SimDriver::new(folder.path(), owned());
+            faults(&folder, r#"{"missing_images": ["localhost:1/moorline/no-such-image:1"]}"#);
+            Self { folder, away: tempfile::tempdir().unwrap(), driver }
+        }
+
+        fn edit(&self, change: impl FnOnce(&mut Engine)) {
+            let file = self.folder.path().join("sim/engine.json");
+            let mut engine: Engine = std::fs::read(&file).map(|b| serde_json::from_slice(&b).unwrap()).unwrap_or_default();
+            change(&mut engine);
+            std::fs::write(file, serde_json::to_vec(&engine).unwrap()).unwrap();
+        }
+    }
+
+    fn faults(folder: &tempfile::TempDir, text: &str) {
+        std::fs::create_dir_all(folder.path().join("sim")).unwrap();
+        std::fs::write(folder.path().join("sim/faults.json"), text).unwrap();
+    }
+
+    /// Made, joined to its first network, never started.
+    fn half_made(engine: &mut Engine, target: &ContainerTarget, name: &str) {
+        let target = ContainerTarget { name: name.to_owned(), ..target.clone() };
+        let resource = moorline_common::plan::lower::container_resource(name);
+        let action = Action::CreateContainer(Box::new(target));
+        engine.apply(&Step { resource, action, reason: String::new(), after: BTreeSet::new() }).unwrap();
+        let container = engine.containers.get_mut(name).unwrap();
+        container.state = ContainerState::Created;
+        let config = container.config.as_mut().unwrap();
+        config.networks = config.networks.clone().into_iter().take(1).collect();
+    }
+
+    impl Bench for SimBench {
+        type D = SimDriver;
+        fn driver(&self) -> &SimDriver {
+            &self.driver
+        }
+        fn identity(&self) -> Identity {
+            let owned = owned();
+            Identity { cluster: owned.cluster, host_id: owned.host_id, topology: TopologyId::parse("edge").unwrap() }
+        }
+        fn images(&self) -> [String; 2] {
+            ["demo:1".to_owned(), "demo:2".to_owned()]
+        }
+        fn subnet(&self) -> String {
+            "10.40.0.0/24".to_owned()
+        }
+        fn folder(&self) -> String {
+            "/srv/moorline".to_owned()
+        }
+        fn away(&self) -> SimDriver {
+            faults(&self.away, r#"{"unreachable": true}"#);
+            SimDriver::new(self.away.path(), owned())
+        }
+        async fn by_hand(&self, act: ByHand<'_>) {
+            self.edit(|engine| match act {
+                ByHand::Kill(name) => {
+                    let container = engine.containers.get_mut(name).unwrap();
+                    (container.state, container.exit_code) = (ContainerState::Exited, Some(137));
+                }
+                ByHand::Remove(name) => drop(engine.containers.remove(name)),
+                ByHand::Pause(name) => engine.containers.get_mut(name).unwrap().state = ContainerState::Paused,
+                ByHand::Rename(from, to) => {
+                    let container = engine.containers.remove(from).unwrap();
+                    engine.containers.insert(to.to_owned(), container);
+                }
+                ByHand::Stranger(name) => {
+                    let stranger = ObservedContainer { id: "stranger".to_owned(), state: ContainerState::Running, ..Default::default() };
+                    engine.containers.insert(name.to_owned(), stranger);
+                }
+                ByHand::StrangeNetwork(name) => {
+                    engine.networks.insert(name.to_owned(), ObservedNetwork { id: "strange".to_owned(), ..Default::default() });
+                }
+                ByHand::StrangeVolume(name) => drop(engine.volumes.insert(name.to_owned(), ObservedVolume::default())),
+                ByHand::HalfMade(target, name) => half_made(engine, target, name),
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn the_simulated_engine_conforms() {
+        conformance::all(&SimBench::new()).await;
+    }
+
+    #[tokio::test]
+    async fn it_outlives_its_driver_and_says_when_it_goes_and_comes() {
+        let bench = SimBench::new();
+        bench.edit(|engine| drop(engine.volumes.insert("v".to_owned(), ObservedVolume::default())));
+        let again = SimDriver::new(bench.folder.path(), owned());
+        assert!(again.observe().await.unwrap().volumes.contains_key("v"));
+        assert_eq!(again.next_event().await, EngineEvent::Changed);
+        faults(&bench.folder, r#"{"unreachable": true}"#);
+        assert_eq!(again.next_event().await, EngineEvent::Disconnected);
+        faults(&bench.folder, "{}");
+        assert_eq!(again.next_event().await, EngineEvent::Changed);
+    }
+
+    #[tokio::test]
+    async fn faults_fail_the_named_step_with_their_words() {
+        let bench = SimBench::new();
+        faults(&bench.folder, r#"{"fail": {"docker/container/x": "no space left"}}"#);
+        let resource = moorline_common::plan::lower::container_resource("x");
+        let step = Step { resource, action: Action::StartContainer { id: "x".to_owned() }, reason: String::new(), after: BTreeSet::new() };
+        assert_eq!(bench.driver.apply(&step).await.unwrap_err().message, "no space left");
+    }
+}

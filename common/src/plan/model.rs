@@ -162,6 +162,7 @@ impl Engine {
         let owner = owner_of(&target.labels);
         if let Some(live) = self.containers.get(&target.name) {
             already_so(live.owner.as_ref(), owner.as_ref(), &target.name)?;
+            self.attach(target);
             return self.start(&target.name);
         }
         if let Some(missing) = target.spec.networks.keys().find(|n| !self.networks.contains_key(*n)) {
@@ -184,6 +185,18 @@ impl Engine {
         };
         self.containers.insert(target.name.clone(), container);
         self.start(&target.name)
+    }
+
+    /// Finishes a container that was left half-made.
+    fn attach(&mut self, target: &ContainerTarget) {
+        let known = self.networks.keys();
+        let missing: Vec<&String> = known.filter(|n| target.spec.networks.contains_key(*n)).collect();
+        let Some(config) = self.containers.get_mut(&target.name).and_then(|c| c.config.as_mut()) else { return };
+        for name in missing {
+            if let Some(attachment) = target.spec.networks.get(name) {
+                config.networks.entry(name.clone()).or_insert_with(|| attach(target, attachment));
+            }
+        }
     }
 
     fn replace_container(&mut self, old_id: &str, target: &ContainerTarget) -> Result<(), ModelError> {
@@ -273,11 +286,6 @@ fn config_of(target: &ContainerTarget, id: &str, old: Option<&ContainerConfig>) 
     let spec = &target.spec;
     let mut environment = BTreeMap::from([("PATH".to_owned(), IMAGE_PATH.to_owned())]);
     environment.extend(spec.environment.clone());
-    let attach = |a: &Attachment| {
-        let mut attachment = a.clone();
-        attachment.aliases.insert(target.service.clone());
-        attachment
-    };
     let own_entrypoint = spec.entrypoint.clone().filter(|e| !is_reset(e));
     let image_command = || if own_entrypoint.is_some() { Vec::new() } else { vec!["/app".to_owned()] };
     ContainerConfig {
@@ -285,7 +293,7 @@ fn config_of(target: &ContainerTarget, id: &str, old: Option<&ContainerConfig>) 
         entrypoint: own_entrypoint.clone().unwrap_or_default(),
         environment,
         ports: spec.ports.clone(),
-        networks: spec.networks.iter().map(|(name, a)| (name.clone(), attach(a))).collect(),
+        networks: spec.networks.iter().map(|(name, a)| (name.clone(), attach(target, a))).collect(),
         volumes: spec.volumes.iter().map(|(path, m)| (path.clone(), mount_of(path, m, id, old))).collect(),
         restart: Some(spec.restart.unwrap_or(RestartPolicy::No)).filter(|_| spec.restart.is_some()),
         labels: own_labels(&target.labels),
@@ -296,6 +304,12 @@ fn config_of(target: &ContainerTarget, id: &str, old: Option<&ContainerConfig>) 
         stop_signal: spec.stop_signal.clone(),
         stop_grace_period: spec.stop_grace_period.map(|n| crate::topology::Nanos(super::compare::whole_seconds(n) * 1_000_000_000)),
     }
+}
+
+fn attach(target: &ContainerTarget, attachment: &Attachment) -> Attachment {
+    let mut attachment = attachment.clone();
+    attachment.aliases.insert(target.service.clone());
+    attachment
 }
 
 /// A mount; a volume without a name is the predecessor's, or a new one.

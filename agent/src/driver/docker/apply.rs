@@ -44,7 +44,11 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
         Action::StartContainer { id } => hands.start(id, step.resource.name()).await,
         Action::UnpauseContainer { id } => hands.unpause(id, step.resource.name()).await,
         Action::ReplaceContainer { old_id, target } => hands.replace_container(old_id, target).await,
-        Action::RemoveContainer { id } => hands.remove_container(id, step.resource.name()).await,
+        Action::RemoveContainer { id } => match hands.inspect(id).await? {
+            Some(live) if hands.owner(&live).is_some() => hands.remove_container(id, step.resource.name()).await,
+            Some(_) => Err(not_owned(&format!("a container named `{}`", step.resource.name()))),
+            None => Ok(()),
+        },
     }
 }
 
@@ -93,6 +97,11 @@ impl Hands<'_> {
     }
 
     async fn remove_network(&self, id: &str) -> Result<(), DriverError> {
+        match self.docker.inspect_network(id, None::<InspectNetworkOptions>).await {
+            Ok(live) if live.labels.as_ref().and_then(|l| self.owned.of(l)).is_some() => {}
+            Ok(live) => return Err(not_owned(&format!("a network named `{}`", live.name.unwrap_or_default()))),
+            Err(e) => return gone(Err(e), "inspecting a network"),
+        }
         match self.docker.remove_network(id).await {
             Err(e) if status(&e) == Some(403) && words(&e).contains("active endpoints") => {
                 self.detach_all(id).await?;

@@ -27,6 +27,8 @@ mod body;
 mod error;
 mod events;
 mod observe;
+#[cfg(test)]
+mod tests;
 
 /// Talks to one Docker Engine.
 pub struct DockerDriver {
