@@ -1,1 +1,39 @@
-//! x
+//! Moorline's hub: remembers what operators signed and delivers it to agents.
+//!
+//! The hub holds no signing key. It can withhold, delay or repeat, never invent: every fault of the hub
+//! is a question of *when*, never of *what*.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`cmd`] | the verbs of the command line, one per file |
+//! | [`config`], [`limits`], [`clock`], [`files`] | configuration, every bound, the clocks, private files |
+//! | [`server`] | start-up and shutdown: binds, serves, drains |
+//! | [`tls`], [`auth`], [`pki`] | connections, who is on them, and the embedded CA |
+//! | [`service`] | the gRPC services: messages in, verbs out |
+//! | [`hub`] | what all parts of a running hub share |
+//! | [`fleet`] | hosts as they are now, in memory |
+//! | [`convergence`] | the task that sends slices again until hosts have them |
+//! | [`slices`] | what a slice makes present |
+//! | [`store`] | what must not be forgotten; [`events`] records every decision |
+//!
+//! Nothing here imports a driver, and no message type leaves [`service`].
+
+pub mod auth;
+pub mod clock;
+pub mod cmd;
+pub mod config;
+pub mod convergence;
+pub mod events;
+pub mod files;
+pub mod fleet;
+pub mod hub;
+pub mod limits;
+pub mod pki;
+pub mod server;
+pub mod service;
+pub mod slices;
+pub mod store;
+pub mod tls;
+
+pub use config::Config;
+pub use server::Server;

@@ -1,0 +1,208 @@
+//! `hub.toml`: read, defaulted and checked before any socket is opened.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+
+/// The configuration file's name in the hub's folder.
+pub const FILE: &str = "hub.toml";
+/// Where the hub listens when nothing else is said.
+pub const LISTEN_DEFAULT: &str = "0.0.0.0:7443";
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The file as it stands on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigFile {
+    /// The address to listen on, `ip:port`.
+    pub listen: String,
+    /// Addresses that agents and operators should dial, `host:port`. Empty: this machine's name and the port.
+    pub advertise: Vec<String>,
+    /// Milliseconds between two heartbeats of an agent.
+    pub heartbeat_interval_ms: u32,
+    /// The form of the log.
+    pub log: LogFormat,
+}
+
+impl Default for ConfigFile {
+    fn default() -> Self {
+        Self {
+            listen: LISTEN_DEFAULT.to_owned(),
+            advertise: Vec::new(),
+            heartbeat_interval_ms: limits::HEARTBEAT_DEFAULT_MS,
+            log: LogFormat::Text,
+        }
+    }
+}
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The hub's folder.
+    pub dir: PathBuf,
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// Addresses that agents and operators should dial.
+    pub advertise: Vec<String>,
+    /// Milliseconds between two heartbeats of an agent.
+    pub heartbeat_interval_ms: u32,
+    /// The form of the log.
+    pub log: LogFormat,
+}
+
+/// A configuration that cannot be used; lists every problem.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file is not there or cannot be read.
+    #[error("cannot read {path}: {source}; `moorline-hub init` makes a new hub")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not valid.
+    #[error("{path} is not valid:\n{problems}")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// Each problem on its own line.
+        problems: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks `dir/hub.toml`; `listen` replaces the file's.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with all problems at once.
+    pub fn load(dir: &Path, listen: Option<&str>) -> Result<Self, ConfigError> {
+        let path = dir.join(FILE);
+        let read = |source| ConfigError::Read { path: path.clone(), source };
+        let size = std::fs::metadata(&path).map_err(read)?.len();
+        if size > limits::CONFIG_MAX {
+            return Err(ConfigError::Invalid { path, problems: format!("  it has {size} bytes; at most {} are read", limits::CONFIG_MAX) });
+        }
+        let text = std::fs::read_to_string(&path).map_err(read)?;
+        let mut file: ConfigFile =
+            toml::from_str(&text).map_err(|e| ConfigError::Invalid { path: path.clone(), problems: format!("  {e}") })?;
+        if let Some(listen) = listen {
+            listen.clone_into(&mut file.listen);
+        }
+        file.check(dir).map_err(|problems| ConfigError::Invalid { path, problems: problems.join("\n") })
+    }
+}
+
+impl ConfigFile {
+    /// Checks every key.
+    ///
+    /// # Errors
+    /// One line per problem.
+    pub fn check(self, dir: &Path) -> Result<Config, Vec<String>> {
+        let mut problems = Vec::new();
+        let listen = self.listen.parse::<SocketAddr>();
+        if listen.is_err() {
+            problems.push(format!("  listen: `{}` is not an address of the form ip:port, such as {LISTEN_DEFAULT}", self.listen));
+        }
+        if self.advertise.len() > limits::ADVERTISE_MAX {
+            problems.push(format!("  advertise: {} addresses; at most {} are used", self.advertise.len(), limits::ADVERTISE_MAX));
+        }
+        for address in self.advertise.iter().filter(|a| !is_host_port(a)) {
+            problems.push(format!("  advertise: `{address}` is not an address of the form host:port"));
+        }
+        if !(limits::HEARTBEAT_MIN_MS..=limits::HEARTBEAT_MAX_MS).contains(&self.heartbeat_interval_ms) {
+            problems.push(format!(
+                "  heartbeat_interval_ms: {} is not between {} and {}",
+                self.heartbeat_interval_ms,
+                limits::HEARTBEAT_MIN_MS,
+                limits::HEARTBEAT_MAX_MS
+            ));
+        }
+        match listen {
+            Ok(listen) if problems.is_empty() => Ok(Config {
+                dir: dir.to_owned(),
+                listen,
+                advertise: self.advertise,
+                heartbeat_interval_ms: self.heartbeat_interval_ms,
+                log: self.log,
+            }),
+            Ok(_) | Err(_) => Err(problems),
+        }
+    }
+}
+
+/// Whether `text` is `host:port` with a name or address and a port that is not 0.
+#[must_use]
+pub fn is_host_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let host_ok = !host.is_empty()
+        && host.len() <= 255
+        && (bracketed || !host.contains(':'))
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._:[]".contains(&b));
+    host_ok && port.parse::<u16>().is_ok_and(|p| p != 0)
+}
+
+/// The addresses to hand out: those configured, or this machine's name (or its one address) with `port`.
+#[must_use]
+pub fn advertised(advertise: &[String], listen: SocketAddr) -> Vec<String> {
+    if !advertise.is_empty() {
+        return advertise.to_vec();
+    }
+    if listen.ip().is_unspecified() { vec![format!("{}:{}", machine_name(), listen.port())] } else { vec![listen.to_string()] }
+}
+
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let file = ConfigFile {
+            listen: "here".to_owned(),
+            advertise: vec!["nowhere".to_owned(), "x:0".to_owned()],
+            heartbeat_interval_ms: 1,
+            log: LogFormat::Text,
+        };
+        let problems = file.check(Path::new("/x")).unwrap_err();
+        assert_eq!(problems.len(), 4, "{problems:?}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "listen = \"127.0.0.1:1\"\nlissten = 1\n").unwrap();
+        let error = Config::load(dir.path(), None).unwrap_err().to_string();
+        assert!(error.contains("lissten") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn addresses_are_told_from_other_text() {
+        for good in ["hub:7443", "10.0.0.1:1", "[::1]:7443", "hub.example.org:65535"] {
+            assert!(is_host_port(good), "{good}");
+        }
+        for bad in ["hub", ":1", "hub:0", "hub:70000", "a b:1", "::1:7443", "http://x:1/"] {
+            assert!(!is_host_port(bad), "{bad}");
+        }
+    }
+}

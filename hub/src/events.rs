@@ -1,0 +1,168 @@
+//! What the hub records: every decision that was accepted or refused, as one hash-chained table.
+//!
+//! Events are audit rows at the same time: who, what (the hash of its body), where from, and how it ended.
+
+use moorline_common::fault::Code;
+use moorline_common::id::{Generation, TopologyId};
+
+use crate::auth::Actor;
+use crate::limits;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal,)+) => {
+        /// What happened.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Kind {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Kind {
+            /// The kind as it is stored and sent.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Kind::$variant => $text,)+
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The hub started.
+    HubStarted = "hub_started",
+    /// The hub stopped as it should.
+    HubStopped = "hub_stopped",
+    /// An operator registered a join token.
+    TokenCreated = "token_created",
+    /// A host joined and awaits its binding.
+    HostJoined = "host_joined",
+    /// A join was refused.
+    JoinRefused = "join_refused",
+    /// An operator bound a host.
+    HostBound = "host_bound",
+    /// A binding was refused.
+    BindingRefused = "binding_refused",
+    /// A trust root was stored.
+    RootStored = "root_stored",
+    /// A trust root was refused.
+    RootRefused = "root_refused",
+    /// A revision was stored.
+    Pushed = "pushed",
+    /// A push was refused.
+    PushRefused = "push_refused",
+    /// Slices were added to the newest revision.
+    SlicesAdded = "slices_added",
+    /// A slice was sent to a host.
+    SliceSent = "slice_sent",
+    /// A host reported its target applied for the first time.
+    Applied = "applied",
+    /// A host refused a statement.
+    Refused = "refused",
+    /// A host reported an error.
+    Error = "error",
+    /// An agent opened a session.
+    Connected = "connected",
+    /// A session ended.
+    Disconnected = "disconnected",
+    /// The hub took over what an agent held.
+    Adopted = "adopted",
+    /// What an agent handed in was refused.
+    AdoptRefused = "adopt_refused",
+    /// A host's certificate was renewed.
+    Renewed = "renewed",
+    /// A renewal was refused.
+    RenewRefused = "renew_refused",
+    /// A host's report was refused.
+    ReportRefused = "report_refused",
+}
+
+/// An event that is about to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEvent {
+    /// What happened.
+    pub kind: Kind,
+    /// Who did it.
+    pub actor: Actor,
+    /// The host's name, or its id while it has none; empty when it concerns none.
+    pub host: String,
+    /// The topology; empty when it concerns none.
+    pub topology: String,
+    /// The generation; 0 when it concerns none.
+    pub generation: u64,
+    /// The code, when something was refused or failed.
+    pub code: Option<Code>,
+    /// Words for people.
+    pub message: String,
+    /// Lowercase hex SHA-256 of the statement that it is about; empty when it concerns none.
+    pub body: String,
+}
+
+impl NewEvent {
+    /// An event of `kind` by `actor`.
+    #[must_use]
+    pub fn new(kind: Kind, actor: Actor, message: impl Into<String>) -> Self {
+        let text: String = message.into();
+        let message =
+            if text.chars().count() > limits::EVENT_TEXT_MAX { text.chars().take(limits::EVENT_TEXT_MAX).collect() } else { text };
+        Self { kind, actor, host: String::new(), topology: String::new(), generation: 0, code: None, message, body: String::new() }
+    }
+
+    /// An event of the hub's own doing.
+    #[must_use]
+    pub fn hub(kind: Kind, message: impl Into<String>) -> Self {
+        Self::new(kind, Actor::hub(), message)
+    }
+
+    /// Names the host that it concerns.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = host.into();
+        self
+    }
+
+    /// Names the revision that it concerns.
+    #[must_use]
+    pub fn revision(mut self, topology: &TopologyId, generation: Generation) -> Self {
+        self.topology = topology.as_str().to_owned();
+        self.generation = generation.0;
+        self
+    }
+
+    /// Gives the code of a refusal or failure.
+    #[must_use]
+    pub fn code(mut self, code: Code) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// Names the statement that it is about, by its hash.
+    #[must_use]
+    pub fn body(mut self, sha256: impl Into<String>) -> Self {
+        self.body = sha256.into();
+        self
+    }
+}
+
+/// A recorded event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Counts all events of the hub, from 1.
+    pub sequence: u64,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// A [`Kind`] as text; a newer hub may have written others.
+    pub kind: String,
+    /// Who did it.
+    pub actor: String,
+    /// The host's name.
+    pub host: String,
+    /// The topology.
+    pub topology: String,
+    /// The generation.
+    pub generation: u64,
+    /// The code, as text.
+    pub code: String,
+    /// Words for people.
+    pub message: String,
+}

@@ -1,0 +1,118 @@
+//! Every bound of the hub, in one place: what is past it gets a typed refusal, not a longer queue.
+
+use std::time::Duration;
+
+/// The largest gRPC message, in bytes: an envelope of 4 MiB and its frame, or a push of many slices.
+pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
+/// TLS handshakes under way at once; further connections wait in the kernel's queue.
+pub const HANDSHAKES_MAX: usize = 256;
+/// Open connections that showed no client certificate. They can only join and ask for health.
+pub const ANONYMOUS_MAX: usize = 256;
+/// How long a connection without a client certificate may stay open.
+pub const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
+/// Open connections in all.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Accepted connections that wait to be served.
+pub const ACCEPTED_QUEUE: usize = 64;
+/// How long a TLS handshake may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the listener pauses after the kernel refused an accept (no descriptors left).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// HTTP/2 streams on one connection.
+pub const STREAMS_MAX: u32 = 32;
+/// HTTP/2 flow-control window of one stream, in bytes: what a peer may have in flight unread.
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2 flow-control window of one connection, in bytes.
+pub const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// HTTP/2 header block, in bytes.
+pub const HEADERS_MAX: u32 = 16 * 1024;
+/// A ping is sent on a connection that was silent for so long.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// No answer to a ping within this ends the connection.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an agent may take to say Hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Messages that wait to be sent to one agent.
+pub const SESSION_QUEUE: usize = 8;
+/// A session whose heartbeats stay away for this many intervals is cut …
+pub const SILENT_INTERVALS: u32 = 4;
+/// … but never before this.
+pub const SILENT_MIN: Duration = Duration::from_secs(15);
+/// Between two looks for silent sessions.
+pub const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// How long sessions and calls may take to end when the hub stops.
+pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// The highest protocol version, and the lowest that is still understood.
+pub const PROTOCOL_MIN: u32 = 1;
+
+/// Store jobs that wait for the writer; past it callers wait.
+pub const WRITE_QUEUE: usize = 1024;
+/// Store jobs that share one commit.
+pub const WRITE_BATCH: usize = 256;
+/// Threads that read the store, each with its own connection.
+pub const READERS: usize = 2;
+/// Store jobs that wait for one reader.
+pub const READ_QUEUE: usize = 256;
+
+/// The life of a join token, at most: 7 days.
+pub const TOKEN_TTL_MAX_S: u64 = 7 * 24 * 3600;
+/// Join tokens that are neither used nor expired.
+pub const TOKENS_MAX: u64 = 10_000;
+/// Joins handled at once.
+pub const JOINS_MAX: usize = 32;
+/// Refused joins that are recorded as events in one minute; the rest are only counted in the log.
+pub const JOIN_REFUSALS_PER_MINUTE: u32 = 120;
+/// The largest certificate request, in bytes.
+pub const CSR_MAX: usize = 4096;
+
+/// Slices in one push or addition.
+pub const SLICES_MAX: usize = 100_000;
+/// Trust roots that an agent may hand in at once.
+pub const ROOTS_MAX: usize = 1000;
+/// Revisions in one listing.
+pub const REVISIONS_MAX: u32 = 1000;
+/// Revisions in one listing when the caller says nothing.
+pub const REVISIONS_DEFAULT: u32 = 100;
+/// Past events in one answer.
+pub const EVENTS_MAX: u32 = 10_000;
+/// Past events when the caller says nothing.
+pub const EVENTS_DEFAULT: u32 = 100;
+/// Events read from the store at a time.
+pub const EVENTS_PAGE: u32 = 256;
+/// Events that wait to be sent to one follower.
+pub const EVENTS_QUEUE: usize = 64;
+/// The longest text in an event's message, in characters.
+pub const EVENT_TEXT_MAX: usize = 400;
+/// A host whose same error comes and goes writes an event for it at most this often.
+pub const ERROR_EVENT_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The life of an agent's transport certificate.
+pub const AGENT_CERT_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// The life of an operator's transport certificate.
+pub const OPERATOR_CERT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The life of the hub's own certificate, which exists in memory only.
+pub const SERVER_CERT_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The hub makes itself a new certificate this often.
+pub const SERVER_CERT_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The life of the embedded CA.
+pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Certificates are valid from this long before they are made, for clocks that are behind.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
+/// An agent that was away may still renew (and do nothing else) by a certificate expired for at most this long.
+pub const EXPIRED_RENEWAL_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// `doctor` warns when the CA ends within this.
+pub const CA_WARNING: Duration = Duration::from_secs(180 * 24 * 3600);
+/// `doctor` warns when less than this is free on the disk, in bytes.
+pub const DISK_FREE_MIN: u64 = 256 * 1024 * 1024;
+
+/// Between two heartbeats when the configuration says nothing, in milliseconds.
+pub const HEARTBEAT_DEFAULT_MS: u32 = 5_000;
+/// The shortest interval that may be configured, in milliseconds.
+pub const HEARTBEAT_MIN_MS: u32 = 100;
+/// The longest interval that may be configured, in milliseconds.
+pub const HEARTBEAT_MAX_MS: u32 = 300_000;
+/// Addresses to advertise.
+pub const ADVERTISE_MAX: usize = 16;
+/// A configuration file, in bytes.
+pub const CONFIG_MAX: u64 = 64 * 1024;

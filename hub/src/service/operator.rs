@@ -1,0 +1,280 @@
+//! The operators' service. Whatever has authority comes as a signed envelope, which is checked here so
+//! that rubbish is refused early; the agents remain the judges.
+
+use std::pin::Pin;
+
+use futures_util::Stream;
+use moorline_common::fault::Fault;
+use moorline_common::id::{Generation, HostId};
+use moorline_proto::PROTOCOL_VERSION;
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::operator_server::Operator;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{checks, fault_status, store_status, wire};
+use crate::auth::{Actor, Peer};
+use crate::events::{Kind, NewEvent};
+use crate::hub::Hub;
+use crate::limits;
+use crate::store::{HostState, StoreError};
+
+/// The service.
+#[derive(Clone)]
+pub struct OperatorService {
+    hub: Hub,
+}
+
+impl OperatorService {
+    /// The operators' service of `hub`.
+    #[must_use]
+    pub fn new(hub: Hub) -> Self {
+        Self { hub }
+    }
+
+    /// Lets only operators in; gives back who it is.
+    fn admit<T>(&self, request: &Request<T>) -> Result<Actor, Status> {
+        let peer = Peer::of(request)?;
+        peer.operator(self.hub.clock.unix_s().0)?;
+        Ok(peer.actor())
+    }
+
+    /// Records a refusal and gives it back as a status.
+    async fn refused(&self, event: NewEvent, fault: Fault) -> Status {
+        tracing::warn!(actor = event.actor.subject, kind = event.kind.as_str(), %fault, "refused");
+        self.hub.record(NewEvent { message: fault.message.clone(), code: Some(fault.code), ..event }).await;
+        fault_status(fault)
+    }
+}
+
+/// Events for one caller.
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<pb::Event, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Result<Response<pb::GetClusterResponse>, Status> {
+        self.admit(&request)?;
+        let roots = self.hub.store.roots().await.map_err(store_status)?;
+        Ok(Response::new(pb::GetClusterResponse {
+            cluster: self.hub.cluster.to_string(),
+            hub_version: env!("CARGO_PKG_VERSION").to_owned(),
+            roots: roots.into_iter().map(|json| pb::Envelope { json }).collect(),
+            agent_addresses: self.hub.advertise.clone(),
+            now_unix_ms: self.hub.clock.unix_ms(),
+            protocol_version: PROTOCOL_VERSION,
+        }))
+    }
+
+    async fn put_root(&self, request: Request<pb::PutRootRequest>) -> Result<Response<pb::PutRootResponse>, Status> {
+        let actor = self.admit(&request)?;
+        let json = wire::json(request.into_inner().root, "trust root").map_err(fault_status)?;
+        let stored = async {
+            let root = checks::root(&self.hub, &json).await?;
+            let version = root.version;
+            let event = NewEvent::new(Kind::RootStored, actor.clone(), format!("trust root {version} stored")).body(&root.payload_sha256);
+            self.hub.store.put_root(root, event).await.map_err(StoreError::into_fault)?;
+            Ok::<u64, Fault>(version)
+        };
+        match stored.await {
+            Ok(version) => {
+                self.hub.fleet.set_root_version(version.max(self.hub.fleet.root_version()));
+                self.hub.wake_all().await;
+                Ok(Response::new(pb::PutRootResponse { version }))
+            }
+            Err(fault) => Err(self.refused(NewEvent::new(Kind::RootRefused, actor, ""), fault).await),
+        }
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<pb::CreateJoinTokenRequest>,
+    ) -> Result<Response<pb::CreateJoinTokenResponse>, Status> {
+        let actor = self.admit(&request)?;
+        let token = checks::token(request.into_inner(), self.hub.clock.unix_s()).map_err(fault_status)?;
+        let event = NewEvent::new(Kind::TokenCreated, actor, format!("join token {} registered", token.token_id)).host(token.name.as_str());
+        self.hub.store.create_token(token, event).await.map_err(store_status)?;
+        Ok(Response::new(pb::CreateJoinTokenResponse {}))
+    }
+
+    async fn list_hosts(&self, request: Request<pb::ListHostsRequest>) -> Result<Response<pb::ListHostsResponse>, Status> {
+        self.admit(&request)?;
+        let wanted = request.into_inner();
+        let state = pb::HostState::try_from(wanted.state).map_err(|_| fault_status(wire::invalid("unknown host state")))?;
+        let in_state = |s: HostState| match (state, s) {
+            (pb::HostState::Unspecified, _) => true,
+            (pb::HostState::Pending, s) => s == HostState::Pending,
+            (pb::HostState::Bound, s) => s == HostState::Bound,
+        };
+        let records = self.hub.store.hosts().await.map_err(store_status)?;
+        let hosts = records
+            .into_iter()
+            .filter(|r| (wanted.name.is_empty() || r.name.as_str() == wanted.name) && in_state(r.state))
+            .map(|record| {
+                let view = self.hub.fleet.view(&record.host_id);
+                wire::host(record, view)
+            })
+            .collect();
+        Ok(Response::new(pb::ListHostsResponse { hosts }))
+    }
+
+    async fn put_binding(&self, request: Request<pb::PutBindingRequest>) -> Result<Response<pb::PutBindingResponse>, Status> {
+        let actor = self.admit(&request)?;
+        let json = wire::json(request.into_inner().binding, "binding").map_err(fault_status)?;
+        let bound = async {
+            let binding = checks::binding(&self.hub, &json).await?;
+            let host = binding.host_id.clone();
+            let event = NewEvent::new(Kind::HostBound, actor.clone(), format!("bound, serial {}", binding.serial))
+                .host(binding.name.as_str())
+                .body(&binding.payload_sha256);
+            self.hub.store.put_binding(binding, event).await.map_err(StoreError::into_fault)?;
+            self.hub.reload(&host).await.map_err(StoreError::into_fault)
+        };
+        match bound.await {
+            Ok(()) => Ok(Response::new(pb::PutBindingResponse {})),
+            Err(fault) => Err(self.refused(NewEvent::new(Kind::BindingRefused, actor, ""), fault).await),
+        }
+    }
+
+    async fn add_slices(&self, request: Request<pb::AddSlicesRequest>) -> Result<Response<pb::AddSlicesResponse>, Status> {
+        let actor = self.admit(&request)?;
+        let wanted = request.into_inner();
+        let (topology, generation) = (wire::topology(&wanted.topology).map_err(fault_status)?, Generation(wanted.generation));
+        let added = async {
+            let slices = checks::slices(&self.hub, &topology, generation, wanted.slices).await?;
+            let hosts: Vec<HostId> = slices.iter().map(|s| s.host_id.clone()).collect();
+            let event = NewEvent::new(Kind::SlicesAdded, actor.clone(), format!("slices for {} more hosts", hosts.len()))
+                .revision(&topology, generation);
+            self.hub.store.add_slices(topology.clone(), generation, slices, event).await.map_err(StoreError::into_fault)?;
+            self.hub.retarget(hosts).await.map_err(StoreError::into_fault)
+        };
+        match added.await {
+            Ok(()) => Ok(Response::new(pb::AddSlicesResponse {})),
+            Err(fault) => {
+                let event = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, generation);
+                Err(self.refused(event, fault).await)
+            }
+        }
+    }
+
+    async fn push(&self, request: Request<pb::PushRequest>) -> Result<Response<pb::PushResponse>, Status> {
+        let actor = self.admit(&request)?;
+        let wanted = request.into_inner();
+        let topology = wire::topology(&wanted.topology).map_err(fault_status)?;
+        let base = Generation(wanted.base_generation);
+        let pushed = async {
+            let revision = checks::revision(&self.hub, &topology, base, wanted.source, wanted.slices, &actor).await?;
+            let hosts: Vec<HostId> = revision.slices.iter().map(|s| s.host_id.clone()).collect();
+            let words = if revision.down { "teardown" } else { "revision" };
+            let message = if revision.message.is_empty() { String::new() } else { format!(": {}", revision.message) };
+            let event = NewEvent::new(Kind::Pushed, actor.clone(), format!("{words} for {} hosts{message}", hosts.len()))
+                .revision(&topology, base.next())
+                .body(&revision.source_sha256);
+            let generation = self.hub.store.push(revision, event).await.map_err(StoreError::into_fault)?;
+            self.hub.retarget(hosts).await.map_err(StoreError::into_fault)?;
+            Ok::<Generation, Fault>(generation)
+        };
+        match pushed.await {
+            Ok(generation) => {
+                tracing::info!(actor = actor.subject, %topology, generation = generation.0, "pushed");
+                Ok(Response::new(pb::PushResponse { generation: generation.0 }))
+            }
+            Err(fault) => {
+                let event = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, base.next());
+                Err(self.refused(event, fault).await)
+            }
+        }
+    }
+
+    async fn list_topologies(&self, request: Request<pb::ListTopologiesRequest>) -> Result<Response<pb::ListTopologiesResponse>, Status> {
+        self.admit(&request)?;
+        let revisions = self.hub.store.topologies().await.map_err(store_status)?;
+        Ok(Response::new(pb::ListTopologiesResponse { revisions: revisions.into_iter().map(wire::revision).collect() }))
+    }
+
+    async fn list_revisions(&self, request: Request<pb::ListRevisionsRequest>) -> Result<Response<pb::ListRevisionsResponse>, Status> {
+        self.admit(&request)?;
+        let wanted = request.into_inner();
+        let topology = wire::topology(&wanted.topology).map_err(fault_status)?;
+        let limit = if wanted.limit == 0 { limits::REVISIONS_DEFAULT } else { wanted.limit.min(limits::REVISIONS_MAX) };
+        let revisions = self.hub.store.revisions(topology, limit).await.map_err(store_status)?;
+        Ok(Response::new(pb::ListRevisionsResponse { revisions: revisions.into_iter().map(wire::revision).collect() }))
+    }
+
+    async fn get_revision(&self, request: Request<pb::GetRevisionRequest>) -> Result<Response<pb::GetRevisionResponse>, Status> {
+        self.admit(&request)?;
+        let wanted = request.into_inner();
+        let topology = wire::topology(&wanted.topology).map_err(fault_status)?;
+        let found =
+            self.hub.store.revision(topology.clone(), Generation(wanted.generation), wanted.with_slices).await.map_err(store_status)?;
+        let Some(found) = found else {
+            return Err(fault_status(checks::no_revision(&topology, wanted.generation)));
+        };
+        let slices = found.slices.into_iter();
+        Ok(Response::new(pb::GetRevisionResponse {
+            revision: Some(wire::revision(found.record)),
+            source: found.source.map(|json| pb::Envelope { json }),
+            slices: slices.map(|(host, json)| pb::HostSlice { host_id: host.into(), slice: Some(pb::Envelope { json }) }).collect(),
+        }))
+    }
+
+    async fn get_report(&self, request: Request<pb::GetReportRequest>) -> Result<Response<pb::GetReportResponse>, Status> {
+        self.admit(&request)?;
+        let host = HostId::parse(request.into_inner().host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
+        let report = self.hub.store.report(host.clone()).await.map_err(store_status)?;
+        let report = report.ok_or_else(|| fault_status(checks::no_report(&host)))?;
+        Ok(Response::new(pb::GetReportResponse {
+            report: Some(pb::Envelope { json: report.envelope }),
+            received_unix_ms: report.received_ms,
+        }))
+    }
+
+    type EventsStream = EventStream;
+
+    async fn events(&self, request: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
+        self.admit(&request)?;
+        let wanted = request.into_inner();
+        let (tx, rx) = mpsc::channel(limits::EVENTS_QUEUE);
+        tokio::spawn(tail(self.hub.clone(), wanted, tx));
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+}
+
+/// Sends the past events that were asked for and, to a follower, what comes.
+async fn tail(hub: Hub, wanted: pb::EventsRequest, tx: mpsc::Sender<Result<pb::Event, Status>>) {
+    let mut newest = hub.store.newest_event();
+    newest.mark_unchanged();
+    let limit = if wanted.limit == 0 { limits::EVENTS_DEFAULT } else { wanted.limit.min(limits::EVENTS_MAX) };
+    let mut cursor = wanted.after;
+    let mut page = hub.store.events(wanted.after, limit, true).await;
+    loop {
+        let events = match page {
+            Ok(events) => events,
+            Err(error) => {
+                let _ = tx.send(Err(store_status(error))).await;
+                return;
+            }
+        };
+        let idle = events.is_empty();
+        for event in events {
+            cursor = event.sequence;
+            if tx.send(Ok(wire::event(event))).await.is_err() {
+                return;
+            }
+        }
+        if !wanted.follow {
+            return;
+        }
+        if idle {
+            tokio::select! {
+                () = tx.closed() => return,
+                () = hub.stopping.cancelled() => {
+                    let _ = tx.send(Err(Status::unavailable("the hub is stopping"))).await;
+                    return;
+                }
+                changed = newest.changed() => if changed.is_err() { return },
+            }
+        }
+        page = hub.store.events(cursor, limits::EVENTS_PAGE, false).await;
+    }
+}

@@ -1,0 +1,273 @@
+//! One agent's session: its messages in, the hub's out, until either side ends it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, sha256_hex};
+use moorline_common::sign::Signed;
+use moorline_common::statement::ObservedReport;
+use moorline_proto::PROTOCOL_VERSION;
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::agent_message::Kind as Said;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::agent::SessionStream;
+use super::{adopt, fault_status, wire};
+use crate::auth::{Actor, Peer};
+use crate::events::{Kind, NewEvent};
+use crate::fleet::{Outgoing, ReportBrief, SessionHold};
+use crate::hub::Hub;
+use crate::limits;
+use crate::store::{RefusalRecord, RefusedKind, ReportRecord, StoreError};
+
+/// Opens a session and lets it run in its own task.
+pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::AgentMessage>) -> Result<SessionStream, Status> {
+    let (host, certificate) = peer.agent(hub.clock.unix_s().0)?;
+    let hello = tokio::time::timeout(limits::HELLO_TIMEOUT, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello came"))??
+        .and_then(|m| m.kind);
+    let Some(Said::Hello(hello)) = hello else {
+        return Err(fault_status(wire::invalid("the first message of a session must be Hello")));
+    };
+    let epoch = check_hello(&hello).map_err(fault_status)?;
+    let (name, known) = hub.fleet.name(&host);
+    let version = wire::short(&hello.agent_version);
+    let event = NewEvent::new(Kind::Connected, peer.actor(), format!("agent {version}")).host(&name);
+    let opened = hub.store.session_opened(host.clone(), version.clone(), epoch, certificate, event).await;
+    if let Err(error) = opened {
+        let fault = error.into_fault();
+        if hub.join_refusals.admits(hub.clock.monotonic_ms()) {
+            hub.record(NewEvent::new(Kind::RenewRefused, peer.actor(), format!("ALARM: {}", fault.message)).host(&name).code(fault.code))
+                .await;
+        }
+        return Err(fault_status(fault));
+    }
+    tracing::info!(host = name, %host, known, version, origin = %peer.address(), "session opened");
+    let (tx, rx) = mpsc::channel(limits::SESSION_QUEUE);
+    let hold = hub.fleet.open(&host, tx, peer.not_after_s(), hub.clock.monotonic_ms());
+    let welcome = pb::HubMessage {
+        kind: Some(pb::hub_message::Kind::Welcome(pb::Welcome {
+            protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
+            heartbeat_interval_ms: hub.heartbeat_interval_ms,
+            hub_version: env!("CARGO_PKG_VERSION").to_owned(),
+        })),
+    };
+    let outbound = Outbound { first: Some(welcome), rx, ended: Box::pin(ended(hub.stopping.clone(), hold.cut.clone())), done: false };
+    let session = Session { hub: hub.clone(), host, actor: peer.actor(), hold };
+    tokio::spawn(session.run(inbound));
+    Ok(Box::pin(outbound))
+}
+
+/// Completes when the hub ends the session, with the status to end it by.
+async fn ended(stopping: CancellationToken, cut: CancellationToken) -> Status {
+    tokio::select! {
+        () = stopping.cancelled() => Status::unavailable("the hub is stopping"),
+        () = cut.cancelled() => Status::aborted("the hub ended this session"),
+    }
+}
+
+/// What the hub sends: the welcome, then whatever is queued, until the session ends.
+struct Outbound {
+    first: Option<pb::HubMessage>,
+    rx: mpsc::Receiver<Outgoing>,
+    ended: Pin<Box<dyn Future<Output = Status> + Send>>,
+    done: bool,
+}
+
+impl Stream for Outbound {
+    type Item = Result<pb::HubMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        if self.done {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(message) = self.rx.poll_recv(context) {
+            return Poll::Ready(message.map(|m| Ok(wire::outgoing(m))));
+        }
+        let Poll::Ready(status) = self.ended.as_mut().poll(context) else { return Poll::Pending };
+        self.done = true;
+        Poll::Ready(Some(Err(status)))
+    }
+}
+
+fn check_hello(hello: &pb::Hello) -> Result<HostEpoch, Fault> {
+    if !(limits::PROTOCOL_MIN..=PROTOCOL_VERSION + 1).contains(&hello.protocol_version) {
+        return Err(Fault::new(
+            Code::UnsupportedVersion,
+            format!(
+                "the agent speaks protocol {}, this hub {} to {PROTOCOL_VERSION}; update the older side",
+                hello.protocol_version,
+                limits::PROTOCOL_MIN
+            ),
+        ));
+    }
+    HostEpoch::parse(hello.host_epoch.as_str()).map_err(|e| wire::invalid(e.to_string()))
+}
+
+/// The receiving half of a session.
+struct Session {
+    hub: Hub,
+    host: HostId,
+    actor: Actor,
+    hold: SessionHold,
+}
+
+impl Session {
+    async fn run(self, mut inbound: Streaming<pb::AgentMessage>) {
+        let reason = loop {
+            tokio::select! {
+                () = self.hub.stopping.cancelled() => break "the hub is stopping".to_owned(),
+                () = self.hold.cut.cancelled() => break "ended by the hub: silent, locked or replaced".to_owned(),
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        if let Err(reason) = self.take(message).await {
+                            break reason;
+                        }
+                    }
+                    Ok(None) => break "closed by the agent".to_owned(),
+                    Err(status) => break cut(&format!("connection lost: {}", status.message())),
+                },
+            }
+        };
+        self.hold.cut.cancel();
+        let (name, _) = self.hub.fleet.name(&self.host);
+        tracing::info!(host = name, reason, "session ended");
+        let was_current = self.hub.fleet.close(&self.host, self.hold.id);
+        self.hub.convergence.wake(self.host.clone());
+        if was_current {
+            self.hub.record(NewEvent::new(Kind::Disconnected, self.actor, reason).host(name)).await;
+        }
+    }
+
+    /// Takes one message; an error ends the session.
+    async fn take(&self, message: pb::AgentMessage) -> Result<(), String> {
+        let clock = &self.hub.clock;
+        self.hub.fleet.touch(&self.host, self.hold.id, clock.monotonic_ms(), clock.unix_s().0).map_err(|e| e.to_string())?;
+        let taken = match message.kind {
+            Some(Said::Heartbeat(heartbeat)) => self.heartbeat(heartbeat).await,
+            Some(Said::Observed(observed)) => self.observed(observed).await,
+            Some(Said::Refusal(refusal)) => self.refusal(refusal).await,
+            Some(Said::Held(held)) => {
+                adopt::take(&self.hub, &self.host, self.hold.id, &self.actor, held).await;
+                Ok(())
+            }
+            Some(Said::Hello(_)) => Err(wire::invalid("a second Hello")),
+            // A newer agent says something that this hub does not know: it does not matter here.
+            None => Ok(()),
+        };
+        taken.map_err(|fault| fault.to_string())
+    }
+
+    async fn heartbeat(&self, heartbeat: pb::Heartbeat) -> Result<(), Fault> {
+        let beat = wire::beat(heartbeat)?;
+        let unix_ms = self.hub.clock.unix_ms();
+        let json = serde_json::to_vec(&beat).unwrap_or_default();
+        let revision = (beat.topology.clone(), beat.generation);
+        let outcome = self.hub.fleet.beat(&self.host, beat, unix_ms, self.hub.clock.monotonic_ms());
+        if !outcome.changed && outcome.error.is_none() {
+            return Ok(());
+        }
+        self.hub.convergence.wake(self.host.clone());
+        let (name, known) = self.hub.fleet.name(&self.host);
+        if known && outcome.changed {
+            self.hub.store.keep_heartbeat(self.host.clone(), json, unix_ms).await.map_err(StoreError::into_fault)?;
+        }
+        self.tell(outcome.error, &name, revision).await;
+        Ok(())
+    }
+
+    /// Records an error that the host reported.
+    async fn tell(&self, error: Option<(String, String)>, name: &str, revision: (Option<TopologyId>, Generation)) {
+        let Some((code, words)) = error else { return };
+        let mut event = NewEvent::new(Kind::Error, self.actor.clone(), words).host(name).code(Code::parse(&code).unwrap_or(Code::Internal));
+        if let (Some(topology), generation) = revision {
+            event = event.revision(&topology, generation);
+        }
+        self.hub.record(event).await;
+    }
+
+    async fn observed(&self, observed: pb::Observed) -> Result<(), Fault> {
+        let Some(host_key) = self.hub.fleet.host_key(&self.host) else {
+            return Ok(());
+        };
+        let (name, known) = self.hub.fleet.name(&self.host);
+        let json = wire::json(observed.report, "report")?;
+        let report = match read_report(&json, &observed.digest, &self.host, &host_key) {
+            Ok(report) => report,
+            Err(fault) => {
+                tracing::warn!(host = name, %fault, "report refused");
+                let event = NewEvent::new(Kind::ReportRefused, self.actor.clone(), fault.message.clone()).host(&name).code(fault.code);
+                self.hub.record(event.body(sha256_hex(&json))).await;
+                return Ok(());
+            }
+        };
+        let revision = (report.apply.topology.clone(), report.apply.generation);
+        if known {
+            let record = ReportRecord { envelope: json, digest: observed.digest.clone(), received_ms: self.hub.clock.unix_ms() };
+            self.hub.store.keep_report(self.host.clone(), record).await.map_err(StoreError::into_fault)?;
+        }
+        let error = self.hub.fleet.report(&self.host, brief(report, observed.digest), self.hub.clock.monotonic_ms());
+        self.tell(error, &name, revision).await;
+        self.hub.convergence.wake(self.host.clone());
+        Ok(())
+    }
+
+    async fn refusal(&self, refusal: pb::Refusal) -> Result<(), Fault> {
+        let (name, known) = self.hub.fleet.name(&self.host);
+        let given = refusal.fault.map(Fault::from).unwrap_or_else(|| Fault::new(Code::Internal, "refused without a reason"));
+        let fault = Fault::new(given.code, cut(&given.message));
+        let payload: String = refusal.payload_sha256.chars().filter(char::is_ascii_hexdigit).take(64).collect();
+        let mut event = NewEvent::new(Kind::Refused, self.actor.clone(), format!("{}: {}", wire::short(&refusal.kind), fault.message))
+            .host(&name)
+            .code(fault.code)
+            .body(&payload);
+        let target = self.hub.fleet.view(&self.host).target;
+        let record = RefusedKind::parse(&refusal.kind).map(|kind| RefusalRecord { kind, payload_sha256: payload.clone(), fault });
+        let about_target = target.as_ref().is_some_and(|t| t.payload_sha256 == payload);
+        if let Some(target) = target.filter(|_| about_target) {
+            event = event.revision(&target.topology, target.generation);
+        }
+        tracing::warn!(host = name, code = given.code.as_str(), kind = refusal.kind, "the host refused a statement");
+        match record {
+            Some(record) if known && (about_target || record.kind != RefusedKind::Slice) => {
+                if self.hub.fleet.set_refusal(&self.host, &record) {
+                    self.hub.store.keep_refusal(self.host.clone(), record, event).await.map_err(StoreError::into_fault)?;
+                }
+                self.hub.convergence.wake(self.host.clone());
+            }
+            Some(_) | None => self.hub.record(event).await,
+        }
+        Ok(())
+    }
+}
+
+/// Verifies a report: signed by the host, about the host, with the digest that it came with.
+fn read_report(json: &[u8], digest: &str, host: &HostId, host_key: &[u8; 32]) -> Result<ObservedReport, Fault> {
+    let report = Signed::<ObservedReport>::from_json(json)?.verify_by_host(host_key)?.into_statement();
+    if report.host_id != *host {
+        return Err(Fault::new(Code::WrongHost, "the report is about another host"));
+    }
+    if report.observed.digest() != digest {
+        return Err(Fault::new(Code::HashMismatch, "the report's digest is not that of its observation"));
+    }
+    Ok(report)
+}
+
+fn brief(report: ObservedReport, digest: String) -> ReportBrief {
+    let first = report.apply.troubles.into_iter().next();
+    ReportBrief {
+        digest,
+        present: report.observed.present(),
+        last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
+        first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),
+        observe_error: report.observed.error.map(|e| cut(&e)),
+    }
+}

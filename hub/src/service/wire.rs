@@ -1,0 +1,155 @@
+//! Wire messages to the hub's types and back. Values that make no sense are errors, not defaults.
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, TopologyId, VersionHash};
+use moorline_common::observe::EngineState;
+use moorline_common::sign::ENVELOPE_MAX;
+use moorline_proto::v1 as pb;
+
+use crate::events::Event;
+use crate::fleet::{Beat, Outgoing, View};
+use crate::store::{HostRecord, HostState, RevisionRecord};
+
+/// The longest of an agent's short texts (versions, digests, codes), in bytes.
+const SHORT_MAX: usize = 200;
+
+/// A text of an agent's that is kept: its first characters, at most [`SHORT_MAX`] bytes.
+pub(super) fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(SHORT_MAX / 4).collect()
+}
+
+pub(super) fn invalid(message: impl Into<String>) -> Fault {
+    Fault::new(Code::InvalidArgument, message)
+}
+
+pub(super) fn topology(text: &str) -> Result<TopologyId, Fault> {
+    TopologyId::parse(text).map_err(|e| invalid(e.to_string()))
+}
+
+/// The JSON of an envelope that the message must carry.
+pub(super) fn json(envelope: Option<pb::Envelope>, what: &str) -> Result<Vec<u8>, Fault> {
+    let json = envelope.ok_or_else(|| invalid(format!("the message carries no {what}")))?.json;
+    if json.len() > ENVELOPE_MAX {
+        return Err(Fault::new(Code::TooLarge, format!("the {what} has {} bytes; at most {ENVELOPE_MAX} are read", json.len())));
+    }
+    Ok(json)
+}
+
+pub(super) fn beat(message: pb::Heartbeat) -> Result<Beat, Fault> {
+    let engine = pb::EngineState::try_from(message.engine).map_err(|_| invalid("the heartbeat names an unknown engine state"))?;
+    let topology = (!message.topology.is_empty()).then(|| topology(&message.topology)).transpose()?;
+    // A hash that is none (somebody edited the ledger) is a hash that matches nothing.
+    let applied = VersionHash::parse(message.applied_hash).ok();
+    if message.observed_digest.len() > SHORT_MAX || message.last_error_code.len() > SHORT_MAX || message.journal_head.len() > 64 {
+        return Err(Fault::new(Code::TooLarge, "a field of the heartbeat is too long"));
+    }
+    Ok(Beat {
+        sequence: message.sequence,
+        root_version: message.root_version,
+        binding_serial: message.binding_serial,
+        topology,
+        generation: Generation(message.generation),
+        applied,
+        observed_digest: message.observed_digest,
+        engine: EngineState::from(engine),
+        converging: message.converging,
+        journal_seq: message.journal_seq,
+        journal_head: message.journal_head,
+        open_ops: message.open_ops,
+        indeterminate_ops: message.indeterminate_ops,
+        last_error_code: message.last_error_code,
+        observe_error: message.observe_error,
+        ready: message.ready,
+        enforcing: message.enforcing,
+    })
+}
+
+fn heartbeat(beat: Beat) -> pb::Heartbeat {
+    pb::Heartbeat {
+        sequence: beat.sequence,
+        root_version: beat.root_version,
+        topology: beat.topology.map(String::from).unwrap_or_default(),
+        generation: beat.generation.0,
+        applied_hash: beat.applied.map(String::from).unwrap_or_default(),
+        observed_digest: beat.observed_digest,
+        engine: pb::EngineState::from(beat.engine).into(),
+        converging: beat.converging,
+        journal_seq: beat.journal_seq,
+        journal_head: beat.journal_head,
+        open_ops: beat.open_ops,
+        indeterminate_ops: beat.indeterminate_ops,
+        last_error_code: beat.last_error_code,
+        observe_error: beat.observe_error,
+        ready: beat.ready,
+        binding_serial: beat.binding_serial,
+        enforcing: beat.enforcing,
+    }
+}
+
+pub(super) fn outgoing(message: Outgoing) -> pb::HubMessage {
+    use pb::hub_message::Kind;
+    let envelope = |json| pb::Envelope { json };
+    let kind = match message {
+        Outgoing::Root(json) => Kind::Root(envelope(json)),
+        Outgoing::Binding(json) => Kind::Binding(envelope(json)),
+        Outgoing::Slice(json) => Kind::Slice(envelope(json)),
+        Outgoing::QueryHeld => Kind::Query(pb::Query { what: pb::query::What::Held.into() }),
+        Outgoing::QueryReport => Kind::Query(pb::Query { what: pb::query::What::Report.into() }),
+    };
+    pb::HubMessage { kind: Some(kind) }
+}
+
+pub(super) fn host(record: HostRecord, view: View) -> pb::Host {
+    let target = view.target;
+    pb::Host {
+        host_id: record.host_id.into(),
+        name: record.name.into(),
+        state: match record.state {
+            HostState::Pending => pb::HostState::Pending.into(),
+            HostState::Bound => pb::HostState::Bound.into(),
+        },
+        binding: record.binding.map(|json| pb::Envelope { json }),
+        host_key: record.host_key.to_vec(),
+        sealing_key: record.sealing_key.to_vec(),
+        host_epoch: record.host_epoch,
+        claim_mac: record.claim_mac,
+        token_id: record.token_id,
+        connected: view.connected,
+        heartbeat: view.beat.map(heartbeat),
+        heartbeat_unix_ms: view.beat_unix_ms,
+        target_topology: target.as_ref().map(|t| t.topology.to_string()).unwrap_or_default(),
+        target_generation: target.as_ref().map(|t| t.generation.0).unwrap_or_default(),
+        target_hash: target.as_ref().map(|t| t.version_hash.to_string()).unwrap_or_default(),
+        converged: view.converged,
+        last_error: view.last_error.map(pb::Fault::from),
+        joined_unix_ms: record.joined_ms,
+        agent_version: record.agent_version,
+    }
+}
+
+pub(super) fn revision(record: RevisionRecord) -> pb::Revision {
+    pb::Revision {
+        topology: record.topology.into(),
+        generation: record.generation.0,
+        hosts: record.hosts,
+        down: record.down,
+        pushed_unix_ms: record.pushed_ms,
+        pushed_by: record.pushed_by,
+        message: record.message,
+        source_sha256: record.source_sha256,
+    }
+}
+
+pub(super) fn event(event: Event) -> pb::Event {
+    pb::Event {
+        sequence: event.sequence,
+        at_unix_ms: event.at_ms,
+        kind: event.kind,
+        actor: event.actor,
+        host: event.host,
+        topology: event.topology,
+        generation: event.generation,
+        code: event.code,
+        message: event.message,
+    }
+}

@@ -1,0 +1,412 @@
+//! What the hub must not forget, in the domain's own verbs. Each verb is atomic: it happens with its
+//! audit row, or not at all.
+//!
+//! The store checks what only it can check (uniqueness, base generations, who targets a host);
+//! signatures and shapes are the services' to check before.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::BoxFuture;
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, HostEpoch, HostId, HostName, ResourceId, TopologyId, UnixSeconds, VersionHash};
+use tokio::sync::watch;
+
+use crate::events::{Event, NewEvent};
+
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod sqlite;
+
+/// Why a verb did not happen.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store's rules forbid it.
+    #[error(transparent)]
+    Refused(#[from] Fault),
+    /// The store itself failed; nothing was changed.
+    #[error("the store failed: {0}")]
+    Failed(String),
+}
+
+impl StoreError {
+    /// The fault to show; the store's own words stay in the log.
+    #[must_use]
+    pub fn into_fault(self) -> Fault {
+        match self {
+            StoreError::Refused(fault) => fault,
+            StoreError::Failed(reason) => {
+                tracing::error!(reason, "the store failed");
+                Fault::new(Code::Internal, "the hub's store failed; its log has more")
+            }
+        }
+    }
+}
+
+/// The result of a verb.
+pub type Result<T> = std::result::Result<T, StoreError>;
+/// A verb under way.
+pub type Verb<'a, T> = BoxFuture<'a, Result<T>>;
+
+/// A trust root to be stored.
+#[derive(Debug, Clone)]
+pub struct NewRoot {
+    /// Its version.
+    pub version: u64,
+    /// Its payload's hash.
+    pub payload_sha256: String,
+    /// The envelope's JSON.
+    pub envelope: Vec<u8>,
+}
+
+/// A join token to be registered.
+#[derive(Debug, Clone)]
+pub struct NewToken {
+    /// Its public id.
+    pub token_id: String,
+    /// Lowercase hex SHA-256 of its join key.
+    pub join_key_hash: String,
+    /// The name that the host will have.
+    pub name: HostName,
+    /// When it becomes void.
+    pub expires: UnixSeconds,
+}
+
+/// A host that asks to join; its signatures have been checked.
+#[derive(Debug, Clone)]
+pub struct JoinAttempt {
+    /// The token's public id, as claimed.
+    pub token_id: String,
+    /// Lowercase hex SHA-256 of the join key that was shown.
+    pub join_key_hash: String,
+    /// The name, as claimed.
+    pub name: HostName,
+    /// Lowercase hex SHA-256 of the request's key.
+    pub spki: String,
+    /// The host's id.
+    pub host_id: HostId,
+    /// The host's key.
+    pub host_key: [u8; 32],
+    /// Its sealing key.
+    pub sealing_key: [u8; 32],
+    /// Its epoch.
+    pub host_epoch: HostEpoch,
+    /// The MAC that only the operator can check.
+    pub claim_mac: Vec<u8>,
+}
+
+/// How a join ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JoinOutcome {
+    /// The host is pending; its certificate gets this number.
+    Joined {
+        /// The number of the certificate to issue.
+        certificate: u64,
+        /// Whether it is the first answer to this key.
+        first: bool,
+    },
+    /// Not accepted. Who asks is told nothing of the cause; the operator is.
+    Refused {
+        /// The cause.
+        cause: &'static str,
+        /// Whether a token was shown that another key had used: somebody copied it.
+        alarm: bool,
+    },
+}
+
+/// Where a host is in its enrolment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostState {
+    /// Joined, awaits the operator's binding.
+    Pending,
+    /// Bound by an operator.
+    Bound,
+}
+
+/// A host as it is stored.
+#[derive(Debug, Clone)]
+pub struct HostRecord {
+    /// Its id.
+    pub host_id: HostId,
+    /// Its name: in its binding, or in its token while pending.
+    pub name: HostName,
+    /// Where it is in its enrolment.
+    pub state: HostState,
+    /// Its ed25519 public key.
+    pub host_key: [u8; 32],
+    /// Its X25519 public key.
+    pub sealing_key: [u8; 32],
+    /// Its epoch.
+    pub host_epoch: String,
+    /// The MAC over its claim.
+    pub claim_mac: Vec<u8>,
+    /// The token that it joined by.
+    pub token_id: String,
+    /// When it joined, in milliseconds since 1970.
+    pub joined_ms: u64,
+    /// The signed binding's JSON, when bound.
+    pub binding: Option<Vec<u8>>,
+    /// The binding's serial; 0 while pending.
+    pub binding_serial: u64,
+    /// Whether its certificates no longer count (two holders of one identity).
+    pub locked: bool,
+    /// The lowest certificate number that still counts.
+    pub certificate_used: u64,
+    /// The agent's version, if it ever opened a session.
+    pub agent_version: String,
+    /// The last heartbeat that was worth keeping, as JSON, and when it came.
+    pub heartbeat: Option<(Vec<u8>, u64)>,
+    /// The newest revision that the host reported applied.
+    pub done: Option<(TopologyId, Generation)>,
+}
+
+/// A binding to be stored; its signatures have been checked.
+#[derive(Debug, Clone)]
+pub struct NewBinding {
+    /// The host.
+    pub host_id: HostId,
+    /// The host's key in it.
+    pub host_key: [u8; 32],
+    /// The sealing key in it.
+    pub sealing_key: [u8; 32],
+    /// The epoch in it.
+    pub host_epoch: HostEpoch,
+    /// The name in it.
+    pub name: HostName,
+    /// Its serial.
+    pub serial: u64,
+    /// The envelope's JSON.
+    pub envelope: Vec<u8>,
+    /// Its payload's hash.
+    pub payload_sha256: String,
+}
+
+/// A slice to be stored; its signatures have been checked.
+#[derive(Debug, Clone)]
+pub struct NewSlice {
+    /// The host.
+    pub host_id: HostId,
+    /// The hash of its content.
+    pub version_hash: VersionHash,
+    /// Its payload's hash.
+    pub payload_sha256: String,
+    /// Whether it tears down.
+    pub empty: bool,
+    /// What must be present once it is applied.
+    pub resources: BTreeSet<ResourceId>,
+    /// The envelope's JSON.
+    pub envelope: Vec<u8>,
+}
+
+/// A revision to be stored with all its slices.
+#[derive(Debug, Clone)]
+pub struct NewRevision {
+    /// The topology.
+    pub topology: TopologyId,
+    /// The generation that it was made from; the new one is the next.
+    pub base: Generation,
+    /// The source envelope's JSON.
+    pub source: Vec<u8>,
+    /// The source payload's hash.
+    pub source_sha256: String,
+    /// Whether it tears the topology down.
+    pub down: bool,
+    /// The operator's message.
+    pub message: String,
+    /// Who pushed it.
+    pub pushed_by: String,
+    /// Its slices.
+    pub slices: Vec<NewSlice>,
+}
+
+/// A stored revision, without its source.
+#[derive(Debug, Clone)]
+pub struct RevisionRecord {
+    /// The topology.
+    pub topology: TopologyId,
+    /// The generation.
+    pub generation: Generation,
+    /// Hosts with a slice in it.
+    pub hosts: u32,
+    /// Whether it tears the topology down.
+    pub down: bool,
+    /// When the hub stored it, in milliseconds since 1970.
+    pub pushed_ms: u64,
+    /// Who pushed it.
+    pub pushed_by: String,
+    /// The operator's message.
+    pub message: String,
+    /// The source payload's hash; empty for a revision that was recovered from its slices.
+    pub source_sha256: String,
+}
+
+/// A stored revision in full.
+#[derive(Debug, Clone)]
+pub struct FullRevision {
+    /// What it is.
+    pub record: RevisionRecord,
+    /// The source envelope's JSON; `None` for a recovered revision.
+    pub source: Option<Vec<u8>>,
+    /// Hosts and their slices' JSON, when asked for; sorted by host.
+    pub slices: Vec<(HostId, Vec<u8>)>,
+}
+
+/// What a host should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetRecord {
+    /// The topology.
+    pub topology: TopologyId,
+    /// The generation.
+    pub generation: Generation,
+    /// The hash of the host's slice.
+    pub version_hash: VersionHash,
+    /// The slice payload's hash.
+    pub payload_sha256: String,
+    /// Whether it tears down.
+    pub empty: bool,
+    /// What must be present once it is applied.
+    pub resources: BTreeSet<ResourceId>,
+}
+
+/// What kind of statement a host refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusedKind {
+    /// Its slice.
+    Slice,
+    /// A trust root.
+    Root,
+    /// Its binding.
+    Binding,
+}
+
+impl RefusedKind {
+    /// The kind as it is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RefusedKind::Slice => "slice",
+            RefusedKind::Root => "root",
+            RefusedKind::Binding => "host-binding",
+        }
+    }
+
+    /// The kind behind its text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        [RefusedKind::Slice, RefusedKind::Root, RefusedKind::Binding].into_iter().find(|k| k.as_str() == text)
+    }
+}
+
+/// A statement that a host did not accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalRecord {
+    /// Its kind.
+    pub kind: RefusedKind,
+    /// Its payload's hash.
+    pub payload_sha256: String,
+    /// Why.
+    pub fault: Fault,
+}
+
+/// A host's report to be stored; its signature has been checked.
+#[derive(Debug, Clone)]
+pub struct ReportRecord {
+    /// The envelope's JSON.
+    pub envelope: Vec<u8>,
+    /// The digest of the observation inside.
+    pub digest: String,
+    /// When it came, in milliseconds since 1970.
+    pub received_ms: u64,
+}
+
+/// How a renewal ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RenewOutcome {
+    /// The next certificate gets this number.
+    Next(u64),
+    /// Two holders of one identity: the host is locked from now on.
+    Conflict,
+}
+
+/// What an agent held and the hub did not; everything in it has been checked.
+#[derive(Debug, Clone, Default)]
+pub struct Adoption {
+    /// Trust roots that follow the stored ones.
+    pub roots: Vec<NewRoot>,
+    /// A newer binding.
+    pub binding: Option<NewBinding>,
+    /// A newer slice with its revision.
+    pub slice: Option<(TopologyId, Generation, NewSlice)>,
+}
+
+impl Adoption {
+    /// Whether there is nothing to adopt.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.roots.is_empty() && self.binding.is_none() && self.slice.is_none()
+    }
+}
+
+/// The hub's memory.
+pub trait Store: Send + Sync + 'static {
+    /// Trust roots as envelope JSON, version 1 first.
+    fn roots(&self) -> Verb<'_, Vec<Vec<u8>>>;
+    /// Stores the successor of the newest trust root. The same one again changes nothing.
+    ///
+    /// Refuses with `bad_root` one that is no successor, `already_exists` another one of a stored version.
+    fn put_root(&self, root: NewRoot, event: NewEvent) -> Verb<'_, ()>;
+
+    /// Registers a join token. Refuses with `already_exists` when its id or a bound host has the name taken, `busy` past the limit.
+    fn create_token(&self, token: NewToken, event: NewEvent) -> Verb<'_, ()>;
+    /// Consumes a token for one key; the same key may ask again within the token's life.
+    fn join(&self, attempt: JoinAttempt, event: NewEvent) -> Verb<'_, JoinOutcome>;
+    /// Numbers a host's next certificate, or locks the host when `presented` is neither the newest nor the one in use.
+    fn renew(&self, host: HostId, presented: u64, event: NewEvent) -> Verb<'_, RenewOutcome>;
+
+    /// Every host, sorted by name.
+    fn hosts(&self) -> Verb<'_, Vec<HostRecord>>;
+    /// One host.
+    fn host(&self, host: HostId) -> Verb<'_, Option<HostRecord>>;
+    /// Stores a binding of a higher serial. Refuses with `not_found`, `generation_regressed` (serial), `already_exists` (name), `wrong_host` (keys).
+    fn put_binding(&self, binding: NewBinding, event: NewEvent) -> Verb<'_, ()>;
+
+    /// Stores a revision if its base is still the newest. Refuses with `base_moved` or `already_applied`.
+    fn push(&self, revision: NewRevision, event: NewEvent) -> Verb<'_, Generation>;
+    /// Adds slices to the newest revision. Refuses with `base_moved`, `already_applied`, `equivocation` or `not_found`.
+    fn add_slices(&self, topology: TopologyId, generation: Generation, slices: Vec<NewSlice>, event: NewEvent) -> Verb<'_, ()>;
+    /// The newest revision of every topology, sorted by name.
+    fn topologies(&self) -> Verb<'_, Vec<RevisionRecord>>;
+    /// The revisions of a topology, newest first.
+    fn revisions(&self, topology: TopologyId, limit: u32) -> Verb<'_, Vec<RevisionRecord>>;
+    /// One revision; generation 0 means the newest.
+    fn revision(&self, topology: TopologyId, generation: Generation, with_slices: bool) -> Verb<'_, Option<FullRevision>>;
+    /// What these hosts should have (every host for an empty list).
+    fn targets(&self, hosts: Vec<HostId>) -> Verb<'_, Vec<(HostId, TargetRecord)>>;
+    /// The JSON of one host's slice.
+    fn slice(&self, topology: TopologyId, generation: Generation, host: HostId) -> Verb<'_, Option<Vec<u8>>>;
+
+    /// An agent opened a session by its certificate of this number. Refuses with `renewal_conflict` when a newer one was used before.
+    fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: NewEvent) -> Verb<'_, ()>;
+    /// Keeps a host's last heartbeat.
+    fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64) -> Verb<'_, ()>;
+    /// Hosts reported their targets applied. Gives back those whose target changed by it (a teardown let the next topology in).
+    fn applied(&self, done: Vec<(HostId, TopologyId, Generation, NewEvent)>) -> Verb<'_, Vec<HostId>>;
+    /// Keeps a host's last report.
+    fn keep_report(&self, host: HostId, report: ReportRecord) -> Verb<'_, ()>;
+    /// A host's last report.
+    fn report(&self, host: HostId) -> Verb<'_, Option<ReportRecord>>;
+    /// Keeps a host's refusal, one per kind.
+    fn keep_refusal(&self, host: HostId, refusal: RefusalRecord, event: NewEvent) -> Verb<'_, ()>;
+    /// Every kept refusal with its host.
+    fn refusals(&self) -> Verb<'_, Vec<(HostId, RefusalRecord)>>;
+    /// Takes over what an agent held.
+    fn adopt(&self, host: HostId, adoption: Adoption, event: NewEvent) -> Verb<'_, ()>;
+
+    /// Records events, in order.
+    fn record(&self, events: Vec<NewEvent>) -> Verb<'_, ()>;
+    /// Events after `after`: the first `limit` of them, or the last when `newest`; in order.
+    fn events(&self, after: u64, limit: u32, newest: bool) -> Verb<'_, Vec<Event>>;
+    /// The newest event's sequence number, as it grows.
+    fn newest_event(&self) -> watch::Receiver<u64>;
+    /// Checks every event's hash against its predecessor's; gives back the count, or where the chain is broken.
+    fn verify_events(&self) -> Verb<'_, std::result::Result<u64, u64>>;
+}

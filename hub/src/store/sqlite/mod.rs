@@ -1,0 +1,260 @@
+//! The embedded store: SQLite with a write-ahead log, `synchronous=FULL`, and one writer.
+//!
+//! One thread owns the writing connection. It takes every job that waits, runs each in a savepoint of
+//! one transaction and commits once, so that concurrent verbs share an fsync; nobody is answered
+//! before the commit. Readers have their own threads and see only what was committed.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
+use rusqlite_migration::{M, Migrations};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Result, StoreError};
+use crate::clock::Clock;
+use crate::limits;
+
+mod enrol;
+mod events;
+mod live;
+mod revisions;
+mod verbs;
+
+/// The database's file name in the hub's folder.
+pub const FILE: &str = "hub.sqlite";
+
+const SCHEMA: &[&str] = &[include_str!("schema_1.sql")];
+
+/// A store that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// SQLite does not open or migrate it.
+    #[error("cannot open the store {path}: {reason}")]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// SQLite's words.
+        reason: String,
+    },
+    /// A newer hub wrote it.
+    #[error("the store {path} was written by a newer moorline-hub (schema {found}, this one knows {known}); install that version")]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// Its schema's version.
+        found: i64,
+        /// The newest version that this build knows.
+        known: usize,
+    },
+    /// The file is of no cluster.
+    #[error("the store {path} names no cluster; it is not a hub's store")]
+    NoCluster {
+        /// The database file.
+        path: PathBuf,
+    },
+}
+
+/// What a job may do with the database.
+pub(super) struct Tx<'t> {
+    /// The savepoint that the job runs in.
+    pub conn: &'t Connection,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+}
+
+type Answer = Box<dyn FnOnce(std::result::Result<(), String>) + Send>;
+type WriteJob = Box<dyn FnOnce(&mut Transaction<'_>, u64) -> Answer + Send>;
+type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
+
+/// The embedded store. Clones share its threads, which end with the last of them.
+#[derive(Clone)]
+pub struct SqliteStore {
+    writer: mpsc::Sender<WriteJob>,
+    readers: Vec<mpsc::Sender<ReadJob>>,
+    next_reader: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    newest_event: watch::Receiver<u64>,
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        StoreError::Failed(error.to_string())
+    }
+}
+
+impl SqliteStore {
+    /// Makes the database of a new cluster.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn create(path: &Path, cluster: &str) -> std::result::Result<(), OpenError> {
+        let failed = |e: &dyn std::fmt::Display| OpenError::Open { path: path.to_owned(), reason: e.to_string() };
+        crate::files::create_private(path).map_err(|e| failed(&e))?;
+        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.execute("INSERT INTO meta (key, value) VALUES ('cluster', ?1)", [cluster]).map_err(|e| failed(&e))?;
+        Ok(())
+    }
+
+    /// The cluster that the database at `path` belongs to.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn cluster(path: &Path) -> std::result::Result<String, OpenError> {
+        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        conn.query_row("SELECT value FROM meta WHERE key = 'cluster'", [], |row| row.get(0))
+            .optional()
+            .map_err(|e| OpenError::Open { path: path.to_owned(), reason: e.to_string() })?
+            .ok_or_else(|| OpenError::NoCluster { path: path.to_owned() })
+    }
+
+    /// Opens the database, migrates it and starts its threads.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(path: &Path, clock: Clock) -> std::result::Result<Self, OpenError> {
+        let failed = |e: &dyn std::fmt::Display| OpenError::Open { path: path.to_owned(), reason: e.to_string() };
+        let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let newest = events::newest(&conn).map_err(|e| failed(&e))?;
+        let (newest_tx, newest_event) = watch::channel(newest);
+        let (writer, jobs) = mpsc::channel(limits::WRITE_QUEUE);
+        thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || write_loop(conn, jobs, &clock, &newest_tx))
+            .map_err(|e| failed(&e))?;
+        let mut readers = Vec::new();
+        for n in 0..limits::READERS {
+            let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+            let (reader, jobs) = mpsc::channel(limits::READ_QUEUE);
+            thread::Builder::new().name(format!("store-reader-{n}")).spawn(move || read_loop(&conn, jobs)).map_err(|e| failed(&e))?;
+            readers.push(reader);
+        }
+        Ok(Self { writer, readers, next_reader: std::sync::Arc::default(), newest_event })
+    }
+
+    /// Runs `verb` in its own savepoint; answers after the commit.
+    pub(super) async fn write<T, F>(&self, verb: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: WriteJob = Box::new(move |transaction, now_ms| {
+            let result = in_savepoint(transaction, now_ms, verb);
+            Box::new(move |committed| {
+                let result = match committed {
+                    Ok(()) => result,
+                    Err(reason) => Err(StoreError::Failed(reason)),
+                };
+                let _ = reply.send(result);
+            })
+        });
+        self.writer.send(job).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Runs `verb` on what is committed.
+    pub(super) async fn read<T, F>(&self, verb: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: ReadJob = Box::new(move |conn| {
+            let _ = reply.send(verb(conn));
+        });
+        let turn = self.next_reader.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let reader = self.readers.get(turn % self.readers.len().max(1)).ok_or_else(gone)?;
+        reader.send(job).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+fn gone() -> StoreError {
+    StoreError::Failed("its thread has ended".to_owned())
+}
+
+fn in_savepoint<T>(transaction: &mut Transaction<'_>, now_ms: u64, verb: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+    let savepoint = transaction.savepoint()?;
+    let result = verb(&Tx { conn: &savepoint, now_ms });
+    match result {
+        Ok(value) => {
+            savepoint.commit()?;
+            Ok(value)
+        }
+        Err(error) => {
+            savepoint.finish()?;
+            Err(error)
+        }
+    }
+}
+
+fn write_loop(mut conn: Connection, mut jobs: mpsc::Receiver<WriteJob>, clock: &Clock, newest: &watch::Sender<u64>) {
+    while let Some(first) = jobs.blocking_recv() {
+        let mut answers: Vec<Answer> = Vec::new();
+        let committed = (|| {
+            let mut transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let now_ms = clock.unix_ms();
+            answers.push(first(&mut transaction, now_ms));
+            while answers.len() < limits::WRITE_BATCH
+                && let Ok(job) = jobs.try_recv()
+            {
+                answers.push(job(&mut transaction, now_ms));
+            }
+            let sequence = events::newest(&transaction)?;
+            transaction.commit()?;
+            Ok::<u64, rusqlite::Error>(sequence)
+        })();
+        let outcome = committed.map_err(|e| e.to_string());
+        for answer in answers {
+            answer(outcome.as_ref().map(|_| ()).map_err(Clone::clone));
+        }
+        if let Ok(sequence) = outcome {
+            newest.send_if_modified(|old| std::mem::replace(old, sequence) != sequence);
+        }
+    }
+    // Leave one file behind: a folder that is copied by hand is then complete.
+    let _ = conn.pragma_update(None, "wal_checkpoint", "TRUNCATE");
+}
+
+fn read_loop(conn: &Connection, mut jobs: mpsc::Receiver<ReadJob>) {
+    while let Some(job) = jobs.blocking_recv() {
+        job(conn);
+    }
+}
+
+/// Opens one connection with the settings that every connection needs; a writable one migrates.
+fn connect(path: &Path, mode: OpenFlags) -> std::result::Result<Connection, OpenError> {
+    let failed = |e: &dyn std::fmt::Display| OpenError::Open { path: path.to_owned(), reason: e.to_string() };
+    let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags).map_err(|e| failed(&e))?;
+    conn.busy_timeout(Duration::from_secs(5)).map_err(|e| failed(&e))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    if mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
+        for (pragma, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON"), ("secure_delete", "ON")] {
+            conn.pragma_update(None, pragma, value).map_err(|e| failed(&e))?;
+        }
+        let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| failed(&e))?;
+        if usize::try_from(found).unwrap_or(usize::MAX) > SCHEMA.len() {
+            return Err(OpenError::Newer { path: path.to_owned(), found, known: SCHEMA.len() });
+        }
+        let migrations: Vec<M<'_>> = SCHEMA.iter().map(|sql| M::up(sql)).collect();
+        Migrations::new(migrations).to_latest(&mut conn).map_err(|e| failed(&e))?;
+    }
+    Ok(conn)
+}
+
+/// `value` as SQLite's integer. Counters and times never come near its end.
+fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// SQLite's integer as a counter.
+fn count(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// A column that cannot be what we wrote.
+fn damaged(what: &str) -> StoreError {
+    StoreError::Failed(format!("the store holds a malformed {what}; check it with `moorline-hub doctor`"))
+}

@@ -1,0 +1,347 @@
+//! Revisions, slices, and which topology each host follows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, HostId, ResourceId, TopologyId, VersionHash};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::{Result, StoreError, Tx, count, damaged, events, int};
+use crate::events::NewEvent;
+use crate::store::{FullRevision, NewRevision, NewSlice, RevisionRecord, TargetRecord};
+
+/// The newest generation of a topology; 0 without one.
+pub(super) fn newest(conn: &Connection, topology: &TopologyId) -> Result<Generation> {
+    let generation: i64 = conn
+        .prepare_cached("SELECT coalesce(max(generation), 0) FROM revisions WHERE topology = ?1")?
+        .query_row([topology.as_str()], |row| row.get(0))?;
+    Ok(Generation(count(generation)))
+}
+
+pub(super) fn push(tx: &Tx<'_>, revision: &NewRevision, event: &NewEvent) -> Result<Generation> {
+    let current = newest(tx.conn, &revision.topology)?;
+    if current != revision.base {
+        return Err(base_moved(&revision.topology, revision.base, current));
+    }
+    let named: BTreeSet<&HostId> = revision.slices.iter().map(|s| &s.host_id).collect();
+    if let Some(host) = members(tx.conn, &revision.topology)?.into_iter().find(|host| !named.contains(host)) {
+        let name = host_name(tx.conn, &host)?.unwrap_or_else(|| host.to_string());
+        return Err(Fault::new(
+            Code::BaseMoved,
+            format!("host `{name}` follows `{}` and has no slice in this push; read generation {current} again and give it one (an empty one if it leaves)", revision.topology),
+        )
+        .into());
+    }
+    let generation = current.next();
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO revisions (topology, generation, source, source_sha256, down, pushed_ms, pushed_by, message)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            revision.topology.as_str(),
+            int(generation.0),
+            revision.source,
+            revision.source_sha256,
+            revision.down,
+            int(tx.now_ms),
+            revision.pushed_by,
+            revision.message
+        ])?;
+    for slice in &revision.slices {
+        insert_slice(tx, &revision.topology, generation, slice)?;
+        assign(tx, &revision.topology, slice)?;
+    }
+    events::append(tx, event)?;
+    Ok(generation)
+}
+
+fn base_moved(topology: &TopologyId, base: Generation, current: Generation) -> StoreError {
+    Fault::new(Code::BaseMoved, format!("`{topology}` is at generation {current}, this was made from generation {base}")).into()
+}
+
+/// Hosts whose newest slice of the topology is not empty.
+fn members(conn: &Connection, topology: &TopologyId) -> Result<Vec<HostId>> {
+    let mut statement = conn.prepare_cached(
+        "SELECT host_id FROM slices s WHERE topology = ?1 AND empty = 0
+         AND generation = (SELECT max(generation) FROM slices n WHERE n.host_id = s.host_id AND n.topology = s.topology)",
+    )?;
+    let ids = statement.query_map([topology.as_str()], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    ids.into_iter().map(|id| HostId::parse(id).map_err(|_| damaged("host id"))).collect()
+}
+
+fn host_name(conn: &Connection, host: &HostId) -> Result<Option<String>> {
+    Ok(conn.prepare_cached("SELECT name FROM hosts WHERE host_id = ?1")?.query_row([host.as_str()], |row| row.get(0)).optional()?)
+}
+
+pub(super) fn add_slices(tx: &Tx<'_>, topology: &TopologyId, generation: Generation, slices: &[NewSlice], event: &NewEvent) -> Result<()> {
+    let current = newest(tx.conn, topology)?;
+    if current == Generation(0) {
+        return Err(Fault::new(Code::NotFound, format!("there is no topology `{topology}`")).into());
+    }
+    if current != generation {
+        return Err(base_moved(topology, generation, current));
+    }
+    for slice in slices {
+        if let Some(stored) = payload_of(tx.conn, topology, generation, &slice.host_id)? {
+            if stored == slice.payload_sha256 {
+                continue;
+            }
+            return Err(Fault::new(
+                Code::Equivocation,
+                format!("host {} has another slice of `{topology}` generation {generation}; push a new generation", slice.host_id),
+            )
+            .into());
+        }
+        insert_slice(tx, topology, generation, slice)?;
+        assign(tx, topology, slice)?;
+    }
+    events::append(tx, event)
+}
+
+fn payload_of(conn: &Connection, topology: &TopologyId, generation: Generation, host: &HostId) -> Result<Option<String>> {
+    Ok(conn
+        .prepare_cached("SELECT payload_sha256 FROM slices WHERE topology = ?1 AND generation = ?2 AND host_id = ?3")?
+        .query_row(params![topology.as_str(), int(generation.0), host.as_str()], |row| row.get(0))
+        .optional()?)
+}
+
+fn insert_slice(tx: &Tx<'_>, topology: &TopologyId, generation: Generation, slice: &NewSlice) -> Result<()> {
+    let state: Option<String> = tx
+        .conn
+        .prepare_cached("SELECT state FROM hosts WHERE host_id = ?1")?
+        .query_row([slice.host_id.as_str()], |row| row.get(0))
+        .optional()?;
+    if state.as_deref() != Some("bound") {
+        return Err(Fault::new(Code::NotFound, format!("host {} is not bound; `moorctl host approve` binds it", slice.host_id)).into());
+    }
+    let resources = serde_json::to_string(&slice.resources).map_err(|e| StoreError::Failed(e.to_string()))?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO slices (topology, generation, host_id, version_hash, payload_sha256, empty, resources, envelope)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            topology.as_str(),
+            int(generation.0),
+            slice.host_id.as_str(),
+            slice.version_hash.as_str(),
+            slice.payload_sha256,
+            slice.empty,
+            resources,
+            slice.envelope
+        ])?;
+    Ok(())
+}
+
+/// Makes `topology` the one that the host follows, now or once a teardown is confirmed.
+fn assign(tx: &Tx<'_>, topology: &TopologyId, slice: &NewSlice) -> Result<()> {
+    let host = &slice.host_id;
+    let (target, next): (Option<String>, Option<String>) = tx
+        .conn
+        .prepare_cached("SELECT target_topology, next_topology FROM hosts WHERE host_id = ?1")?
+        .query_row([host.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    match target {
+        Some(other) if other != topology.as_str() => {
+            let other = TopologyId::parse(other).map_err(|_| damaged("topology name"))?;
+            if next.as_deref() == Some(topology.as_str()) {
+                // It waits for the other's teardown already; an empty slice takes it out of the queue.
+                if slice.empty {
+                    tx.conn.prepare_cached("UPDATE hosts SET next_topology = NULL WHERE host_id = ?1")?.execute([host.as_str()])?;
+                }
+                return Ok(());
+            }
+            if slice.empty {
+                // Nothing of this topology is on the host: there is nothing to tear down.
+                return Ok(());
+            }
+            follow_after(tx, topology, host, &other, next.is_some())
+        }
+        Some(_) => Ok(()),
+        None => set_target(tx, host, topology),
+    }
+}
+
+fn follow_after(tx: &Tx<'_>, topology: &TopologyId, host: &HostId, other: &TopologyId, queued: bool) -> Result<()> {
+    let name = host_name(tx.conn, host)?.unwrap_or_else(|| host.to_string());
+    let target = target(tx.conn, host)?;
+    let torn_down = target.as_ref().is_none_or(|t| t.empty);
+    if !torn_down || queued {
+        return Err(Fault::new(
+            Code::AlreadyApplied,
+            format!("host `{name}` follows topology `{other}`; take it down first (`moorctl down {other}`) or leave the host out of `{topology}`"),
+        )
+        .into());
+    }
+    if target.is_some_and(|t| !is_done(tx.conn, host, &t.topology, t.generation).unwrap_or(false)) {
+        tx.conn.prepare_cached("UPDATE hosts SET next_topology = ?2 WHERE host_id = ?1")?.execute([host.as_str(), topology.as_str()])?;
+        return Ok(());
+    }
+    set_target(tx, host, topology)
+}
+
+/// Makes the host follow `topology` from now on.
+pub(super) fn set_target(tx: &Tx<'_>, host: &HostId, topology: &TopologyId) -> Result<()> {
+    tx.conn
+        .prepare_cached("UPDATE hosts SET target_topology = ?2, next_topology = NULL WHERE host_id = ?1")?
+        .execute([host.as_str(), topology.as_str()])?;
+    Ok(())
+}
+
+fn is_done(conn: &Connection, host: &HostId, topology: &TopologyId, generation: Generation) -> Result<bool> {
+    Ok(conn.prepare_cached("SELECT 1 FROM hosts WHERE host_id = ?1 AND done_topology = ?2 AND done_generation >= ?3")?.exists(params![
+        host.as_str(),
+        topology.as_str(),
+        int(generation.0)
+    ])?)
+}
+
+pub(super) fn applied(tx: &Tx<'_>, host: &HostId, topology: &TopologyId, generation: Generation, event: &NewEvent) -> Result<bool> {
+    tx.conn.prepare_cached("UPDATE hosts SET done_topology = ?2, done_generation = ?3 WHERE host_id = ?1")?.execute(params![
+        host.as_str(),
+        topology.as_str(),
+        int(generation.0)
+    ])?;
+    events::append(tx, event)?;
+    let next: Option<String> =
+        tx.conn.prepare_cached("SELECT next_topology FROM hosts WHERE host_id = ?1")?.query_row([host.as_str()], |row| row.get(0))?;
+    let (Some(next), Some(target)) = (next, target(tx.conn, host)?) else { return Ok(false) };
+    if !target.empty || target.topology != *topology || target.generation != generation {
+        return Ok(false);
+    }
+    set_target(tx, host, &TopologyId::parse(next).map_err(|_| damaged("topology name"))?)?;
+    Ok(true)
+}
+
+const TARGETS: &str = "SELECT h.host_id, s.topology, s.generation, s.version_hash, s.payload_sha256, s.empty, s.resources
+     FROM hosts h JOIN slices s ON s.host_id = h.host_id AND s.topology = h.target_topology
+     WHERE s.generation = (SELECT max(n.generation) FROM slices n WHERE n.host_id = h.host_id AND n.topology = h.target_topology)";
+
+struct RawTarget(String, String, i64, String, String, bool, String);
+
+fn raw_target(row: &Row<'_>) -> rusqlite::Result<RawTarget> {
+    Ok(RawTarget(row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+}
+
+fn target_record(raw: RawTarget) -> Result<(HostId, TargetRecord)> {
+    let RawTarget(host, topology, generation, version_hash, payload_sha256, empty, resources) = raw;
+    let resources: BTreeSet<ResourceId> = serde_json::from_str(&resources).map_err(|_| damaged("resource list"))?;
+    let record = TargetRecord {
+        topology: TopologyId::parse(topology).map_err(|_| damaged("topology name"))?,
+        generation: Generation(count(generation)),
+        version_hash: VersionHash::parse(version_hash).map_err(|_| damaged("version hash"))?,
+        payload_sha256,
+        empty,
+        resources,
+    };
+    Ok((HostId::parse(host).map_err(|_| damaged("host id"))?, record))
+}
+
+pub(super) fn target(conn: &Connection, host: &HostId) -> Result<Option<TargetRecord>> {
+    let sql = format!("{TARGETS} AND h.host_id = ?1");
+    let raw = conn.prepare_cached(&sql)?.query_row([host.as_str()], raw_target).optional()?;
+    Ok(raw.map(target_record).transpose()?.map(|(_, record)| record))
+}
+
+pub(super) fn targets(conn: &Connection, hosts: &[HostId]) -> Result<Vec<(HostId, TargetRecord)>> {
+    if hosts.is_empty() {
+        let raw = conn.prepare_cached(TARGETS)?.query_map([], raw_target)?.collect::<rusqlite::Result<Vec<_>>>()?;
+        return raw.into_iter().map(target_record).collect();
+    }
+    let mut found = BTreeMap::new();
+    for host in hosts {
+        if let Some(record) = target(conn, host)? {
+            found.insert(host.clone(), record);
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
+const REVISION_COLUMNS: &str =
+    "topology, generation, (SELECT count(*) FROM slices s WHERE s.topology = r.topology AND s.generation = r.generation),
+     down, pushed_ms, pushed_by, message, source_sha256";
+
+fn revision_record(row: &Row<'_>) -> rusqlite::Result<RevisionRecord> {
+    let topology = TopologyId::parse(row.get::<_, String>(0)?)
+        .map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e)))?;
+    Ok(RevisionRecord {
+        topology,
+        generation: Generation(count(row.get(1)?)),
+        hosts: row.get(2)?,
+        down: row.get(3)?,
+        pushed_ms: count(row.get(4)?),
+        pushed_by: row.get(5)?,
+        message: row.get(6)?,
+        source_sha256: row.get(7)?,
+    })
+}
+
+pub(super) fn topologies(conn: &Connection) -> Result<Vec<RevisionRecord>> {
+    let sql = format!(
+        "SELECT {REVISION_COLUMNS} FROM revisions r WHERE generation = (SELECT max(generation) FROM revisions n WHERE n.topology = r.topology) ORDER BY topology"
+    );
+    let mut statement = conn.prepare_cached(&sql)?;
+    Ok(statement.query_map([], revision_record)?.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn revisions(conn: &Connection, topology: &TopologyId, limit: u32) -> Result<Vec<RevisionRecord>> {
+    let sql = format!("SELECT {REVISION_COLUMNS} FROM revisions r WHERE topology = ?1 ORDER BY generation DESC LIMIT ?2");
+    let mut statement = conn.prepare_cached(&sql)?;
+    Ok(statement.query_map(params![topology.as_str(), limit], revision_record)?.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn revision(
+    conn: &Connection,
+    topology: &TopologyId,
+    generation: Generation,
+    with_slices: bool,
+) -> Result<Option<FullRevision>> {
+    let generation = if generation == Generation(0) { newest(conn, topology)? } else { generation };
+    let sql = format!("SELECT {REVISION_COLUMNS}, source FROM revisions r WHERE topology = ?1 AND generation = ?2");
+    let found = conn
+        .prepare_cached(&sql)?
+        .query_row(params![topology.as_str(), int(generation.0)], |row| Ok((revision_record(row)?, row.get::<_, Option<Vec<u8>>>(8)?)))
+        .optional()?;
+    let Some((record, source)) = found else { return Ok(None) };
+    let mut slices = Vec::new();
+    if with_slices {
+        let mut statement =
+            conn.prepare_cached("SELECT host_id, envelope FROM slices WHERE topology = ?1 AND generation = ?2 ORDER BY host_id")?;
+        let rows = statement
+            .query_map(params![topology.as_str(), int(generation.0)], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)))?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        for (host, envelope) in rows {
+            slices.push((HostId::parse(host).map_err(|_| damaged("host id"))?, envelope));
+        }
+    }
+    Ok(Some(FullRevision { record, source, slices }))
+}
+
+pub(super) fn slice(conn: &Connection, topology: &TopologyId, generation: Generation, host: &HostId) -> Result<Option<Vec<u8>>> {
+    Ok(conn
+        .prepare_cached("SELECT envelope FROM slices WHERE topology = ?1 AND generation = ?2 AND host_id = ?3")?
+        .query_row(params![topology.as_str(), int(generation.0), host.as_str()], |row| row.get(0))
+        .optional()?)
+}
+
+/// Stores a slice that an agent held, under a revision without a source if there is none.
+pub(super) fn recover(tx: &Tx<'_>, topology: &TopologyId, generation: Generation, slice: &NewSlice) -> Result<()> {
+    if let Some(stored) = payload_of(tx.conn, topology, generation, &slice.host_id)? {
+        if stored == slice.payload_sha256 {
+            return set_target(tx, &slice.host_id, topology);
+        }
+        return Err(Fault::new(
+            Code::Equivocation,
+            format!("the host holds another slice of `{topology}` generation {generation} than this hub; push a new generation"),
+        )
+        .into());
+    }
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO revisions (topology, generation, source, source_sha256, down, pushed_ms, pushed_by, message)
+             VALUES (?1, ?2, NULL, '', 0, ?3, 'hub', 'recovered from what agents held') ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![topology.as_str(), int(generation.0), int(tx.now_ms)])?;
+    insert_slice(tx, topology, generation, slice)?;
+    set_target(tx, &slice.host_id, topology)
+}

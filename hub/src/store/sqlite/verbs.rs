@@ -1,0 +1,103 @@
+//! The [`Store`] trait over the functions beside this file.
+
+use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId};
+use tokio::sync::watch;
+
+use super::{SqliteStore, enrol, events, live, revisions};
+use crate::events::{Event, NewEvent};
+use crate::store::{
+    Adoption, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewRevision, NewRoot, NewSlice, NewToken, RefusalRecord,
+    RenewOutcome, ReportRecord, RevisionRecord, Store, TargetRecord, Verb,
+};
+
+impl Store for SqliteStore {
+    fn roots(&self) -> Verb<'_, Vec<Vec<u8>>> {
+        Box::pin(self.read(enrol::roots))
+    }
+    fn put_root(&self, root: NewRoot, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| enrol::put_root(tx, &root, Some(&event))))
+    }
+    fn create_token(&self, token: NewToken, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| enrol::create_token(tx, &token, &event)))
+    }
+    fn join(&self, attempt: JoinAttempt, event: NewEvent) -> Verb<'_, JoinOutcome> {
+        Box::pin(self.write(move |tx| enrol::join(tx, &attempt, &event)))
+    }
+    fn renew(&self, host: HostId, presented: u64, event: NewEvent) -> Verb<'_, RenewOutcome> {
+        Box::pin(self.write(move |tx| enrol::renew(tx, &host, presented, &event)))
+    }
+    fn hosts(&self) -> Verb<'_, Vec<HostRecord>> {
+        Box::pin(self.read(enrol::hosts))
+    }
+    fn host(&self, host: HostId) -> Verb<'_, Option<HostRecord>> {
+        Box::pin(self.read(move |conn| enrol::host(conn, &host)))
+    }
+    fn put_binding(&self, binding: NewBinding, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| enrol::put_binding(tx, &binding, &event)))
+    }
+    fn push(&self, revision: NewRevision, event: NewEvent) -> Verb<'_, Generation> {
+        Box::pin(self.write(move |tx| revisions::push(tx, &revision, &event)))
+    }
+    fn add_slices(&self, topology: TopologyId, generation: Generation, slices: Vec<NewSlice>, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| revisions::add_slices(tx, &topology, generation, &slices, &event)))
+    }
+    fn topologies(&self) -> Verb<'_, Vec<RevisionRecord>> {
+        Box::pin(self.read(revisions::topologies))
+    }
+    fn revisions(&self, topology: TopologyId, limit: u32) -> Verb<'_, Vec<RevisionRecord>> {
+        Box::pin(self.read(move |conn| revisions::revisions(conn, &topology, limit)))
+    }
+    fn revision(&self, topology: TopologyId, generation: Generation, with_slices: bool) -> Verb<'_, Option<FullRevision>> {
+        Box::pin(self.read(move |conn| revisions::revision(conn, &topology, generation, with_slices)))
+    }
+    fn targets(&self, hosts: Vec<HostId>) -> Verb<'_, Vec<(HostId, TargetRecord)>> {
+        Box::pin(self.read(move |conn| revisions::targets(conn, &hosts)))
+    }
+    fn slice(&self, topology: TopologyId, generation: Generation, host: HostId) -> Verb<'_, Option<Vec<u8>>> {
+        Box::pin(self.read(move |conn| revisions::slice(conn, &topology, generation, &host)))
+    }
+    fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| enrol::session_opened(tx, &host, &version, &epoch, certificate, &event)))
+    }
+    fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| live::keep_heartbeat(tx, &host, &json, at_ms)))
+    }
+    fn applied(&self, done: Vec<(HostId, TopologyId, Generation, NewEvent)>) -> Verb<'_, Vec<HostId>> {
+        Box::pin(self.write(move |tx| {
+            let mut retargeted = Vec::new();
+            for (host, topology, generation, event) in done {
+                if revisions::applied(tx, &host, &topology, generation, &event)? {
+                    retargeted.push(host);
+                }
+            }
+            Ok(retargeted)
+        }))
+    }
+    fn keep_report(&self, host: HostId, report: ReportRecord) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| live::keep_report(tx, &host, &report)))
+    }
+    fn report(&self, host: HostId) -> Verb<'_, Option<ReportRecord>> {
+        Box::pin(self.read(move |conn| live::report(conn, &host)))
+    }
+    fn keep_refusal(&self, host: HostId, refusal: RefusalRecord, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| live::keep_refusal(tx, &host, &refusal, &event)))
+    }
+    fn refusals(&self) -> Verb<'_, Vec<(HostId, RefusalRecord)>> {
+        Box::pin(self.read(live::refusals))
+    }
+    fn adopt(&self, host: HostId, adoption: Adoption, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| live::adopt(tx, &host, &adoption, &event)))
+    }
+    fn record(&self, new: Vec<NewEvent>) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| new.iter().try_for_each(|event| events::append(tx, event))))
+    }
+    fn events(&self, after: u64, limit: u32, newest: bool) -> Verb<'_, Vec<Event>> {
+        Box::pin(self.read(move |conn| events::list(conn, after, limit, newest)))
+    }
+    fn newest_event(&self) -> watch::Receiver<u64> {
+        self.newest_event.clone()
+    }
+    fn verify_events(&self) -> Verb<'_, std::result::Result<u64, u64>> {
+        Box::pin(self.read(events::verify))
+    }
+}
