@@ -9,7 +9,13 @@ pub const DEPTH_MAX: usize = 64;
 /// The most problems that are reported for one file.
 pub const PROBLEMS_MAX: usize = 100;
 /// The most problems that are kept in memory before they are sorted and cut.
-pub const PROBLEMS_KEPT_MAX: usize = 10_000;
+pub const PROBLEMS_KEPT_MAX: usize = 1_000;
+/// The most known names that are compared with one that nobody defined.
+pub const NAMES_COMPARED_MAX: usize = 1_000;
+/// The most circles of `depends_on` that are told of one host.
+pub const CYCLES_MAX: usize = 10;
+/// The most services of a circle that are named.
+pub const CYCLE_SHOWN_MAX: usize = 12;
 /// The longest name of a service, network, volume or profile, in characters: a DNS label's length,
 /// because a service's name is an alias on its networks.
 pub const NAME_MAX: usize = 63;

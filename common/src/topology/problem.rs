@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Position;
-use super::limits::PROBLEMS_MAX;
+use super::limits::{NAME_MAX, NAMES_COMPARED_MAX, PROBLEMS_KEPT_MAX, PROBLEMS_MAX};
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,18 +72,24 @@ pub(crate) fn tidy(mut problems: Vec<Problem>) -> Vec<Problem> {
     // Several entries that use one profile report what is wrong in it once each.
     problems.dedup_by(|a, b| a.position == b.position && a.message == b.message);
     if problems.len() > PROBLEMS_MAX {
-        let more = problems.len() - PROBLEMS_MAX;
+        let (more, or) = (problems.len() - PROBLEMS_MAX, if problems.len() >= PROBLEMS_KEPT_MAX { " or more" } else { "" });
         problems.truncate(PROBLEMS_MAX);
         let position = problems.last().map(|p| p.position).unwrap_or_default();
-        problems.push(Problem::new(position, "", format!("… and {more} more problems below")));
+        problems.push(Problem::new(position, "", format!("… and {more}{or} other problems further down")));
     }
     problems
 }
 
 /// The word of `known` that is nearest to `word`, if one is near enough to have been meant.
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    // Comparing takes time by the product of both lengths.
+    let comparable = |text: &str| text.len() <= NAME_MAX;
+    if !comparable(word) {
+        return None;
+    }
     let word = word.to_lowercase();
-    let (score, best) =
-        known.into_iter().map(|k| (strsim::damerau_levenshtein(&word, &k.to_lowercase()), k)).min_by_key(|(distance, _)| *distance)?;
-    (score <= (word.chars().count() / 3).max(1)).then_some(best)
+    let known = known.into_iter().filter(|k| comparable(k)).take(NAMES_COMPARED_MAX);
+    let (distance, best) =
+        known.map(|k| (strsim::damerau_levenshtein(&word, &k.to_lowercase()), k)).min_by_key(|(distance, _)| *distance)?;
+    (distance <= (word.chars().count() / 3).max(1)).then_some(best)
 }

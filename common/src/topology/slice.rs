@@ -5,7 +5,7 @@
 //! | verifies the host-bindings and hands them in | which entry is for which host |
 //! | signs what comes out | what each host shall have, in one spelling and without defaults |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::parse::{Hydrated, hydrate};
 use super::problem::{Problem, tidy};
@@ -80,8 +80,8 @@ impl TopologyFile {
             };
             out.hosts.insert(host.host_id.clone(), spec);
         }
-        let bound = |name: &str| hosts.iter().any(|h| h.name.as_str() == name);
-        out.pending = self.hosts.keys().filter(|key| !key.contains('=') && !bound(key)).cloned().collect();
+        let bound: BTreeSet<&str> = hosts.iter().map(|h| h.name.as_str()).collect();
+        out.pending = self.hosts.keys().filter(|key| !key.contains('=') && !bound.contains(key.as_str())).cloned().collect();
         if problems.is_empty() { Ok(out) } else { Err(tidy(problems)) }
     }
 

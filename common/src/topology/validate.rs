@@ -1,16 +1,15 @@
 //! What only the whole of a host's state shows: undefined names, cycles, ports published twice. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::limits::{CYCLE_SHOWN_MAX, CYCLES_MAX, PROBLEMS_KEPT_MAX};
 use super::parse::{port_mark, undefined};
 use super::problem::Problem;
 use super::slice::DEFAULT_NETWORK;
-use super::{
-    DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, PortSpec, Position, Protocol, ServiceSpec, TopologyFile,
-};
+use super::{DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Position, Protocol, ServiceSpec, TopologyFile};
 
 impl TopologyFile {
     /// Checks everything that can be checked without the hosts.
@@ -65,6 +64,9 @@ impl Check<'_> {
 
     /// Reports at `mark`, where the last part that has it says it.
     fn report(&mut self, mark: &str, make: impl FnOnce(Problem) -> Problem) {
+        if self.problems.len() >= PROBLEMS_KEPT_MAX {
+            return;
+        }
         let found = self.parts.iter().rev().find_map(|part| part.source.marks.get(mark).map(|at| (*at, &part.source.prefix)));
         // A port has no name of its own in the file.
         let shown = mark.split_once(".ports.").map_or(mark, |(service, _)| &mark[..service.len() + ".ports".len()]);
@@ -144,7 +146,7 @@ impl Check<'_> {
         let services = &self.docker.services;
         let mut done: BTreeSet<&str> = BTreeSet::new();
         let mut found: Vec<Vec<&str>> = Vec::new();
-        for root in services.keys() {
+        'roots: for root in services.keys() {
             let mut path: Vec<&str> = Vec::new();
             let mut on_path: BTreeSet<&str> = BTreeSet::new();
             // (service, true) enters it, (service, false) leaves it.
@@ -159,6 +161,9 @@ impl Check<'_> {
                 if on_path.contains(name) {
                     let from = path.iter().position(|n| *n == name).unwrap_or(0);
                     found.push(path.get(from..).unwrap_or_default().to_vec());
+                    if found.len() >= CYCLES_MAX {
+                        break 'roots;
+                    }
                     continue;
                 }
                 let Some(service) = services.get(name).filter(|_| !done.contains(name)) else { continue };
@@ -168,7 +173,7 @@ impl Check<'_> {
                 work.extend(service.depends_on.keys().rev().map(|other| (other.as_str(), true)));
             }
         }
-        for cycle in found.into_iter().take(CYCLES_MAX) {
+        for cycle in found {
             let (first, second) = (cycle.first().copied().unwrap_or(""), cycle.get(1).or(cycle.first()).copied().unwrap_or(""));
             let mut names: Vec<String> = cycle.iter().map(|n| format!("`{n}`")).collect();
             if names.len() > CYCLE_SHOWN_MAX {
@@ -186,13 +191,13 @@ impl Check<'_> {
     }
 
     fn ports(&mut self) {
-        let mut taken: BTreeMap<(Protocol, u16), Vec<(&str, &PortSpec)>> = BTreeMap::new();
+        let mut taken: BTreeMap<(Protocol, u16), BTreeMap<Option<IpAddr>, &str>> = BTreeMap::new();
         let mut clashes: Vec<(String, String)> = Vec::new();
         for (name, service) in &self.docker.services {
             for port in &service.ports {
                 let Some(published) = port.published else { continue };
                 let others = taken.entry((port.protocol, published)).or_default();
-                if let Some((other, _)) = others.iter().find(|(_, o)| overlap(o.host_ip, port.host_ip)) {
+                if let Some(other) = clash(others, port.host_ip) {
                     let what = format!("{published}/{}", port.protocol.as_str());
                     let message = if other == name {
                         format!("service `{name}` publishes port {what} twice")
@@ -201,7 +206,7 @@ impl Check<'_> {
                     };
                     clashes.push((format!("docker.services.{name}.ports.{}", port_mark(port)), message));
                 }
-                others.push((name, port));
+                others.insert(port.host_ip, name);
             }
         }
         for (mark, message) in clashes {
@@ -210,7 +215,7 @@ impl Check<'_> {
     }
 
     fn addresses(&mut self) {
-        let mut taken: BTreeMap<(&str, std::net::Ipv4Addr), &str> = BTreeMap::new();
+        let mut taken: BTreeMap<(&str, Ipv4Addr), &str> = BTreeMap::new();
         let mut clashes: Vec<(String, String)> = Vec::new();
         for (name, service) in &self.docker.services {
             for (network, attachment) in &service.networks {
@@ -227,15 +232,11 @@ impl Check<'_> {
     }
 }
 
-/// The most circles that are told of one host.
-const CYCLES_MAX: usize = 10;
-/// The most services of a circle that are named.
-const CYCLE_SHOWN_MAX: usize = 12;
-
-/// Whether two addresses to listen on can't both be had. No address and the unspecified one mean all.
-fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
-    match (a, b) {
-        (None, _) | (_, None) => true,
-        (Some(a), Some(b)) => a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()),
-    }
+/// Who has an address to listen on that can't be had besides `ip`. No address and the unspecified one mean all.
+fn clash<'t>(taken: &BTreeMap<Option<IpAddr>, &'t str>, ip: Option<IpAddr>) -> Option<&'t str> {
+    let Some(ip) = ip else { return taken.values().next().copied() };
+    let all = if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let same = [None, Some(all), Some(ip)].iter().find_map(|key| taken.get(key));
+    let any = || taken.iter().find(|(other, _)| other.is_none_or(|o| o.is_ipv4() == ip.is_ipv4())).map(|(_, name)| name);
+    same.or_else(|| if ip == all { any() } else { None }).copied()
 }

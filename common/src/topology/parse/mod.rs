@@ -29,7 +29,7 @@ pub(crate) use service::port_mark;
 /// Everything that is wrong with it, sorted by place, at most [`super::limits::PROBLEMS_MAX`].
 pub fn load(text: &str) -> Result<TopologyFile, Vec<Problem>> {
     if text.len() > TOPOLOGY_FILE_MAX {
-        return Err(vec![too_large(text.len())]);
+        return Err(vec![too_large()]);
     }
     let mut problems = Vec::new();
     // A byte order mark at the start is no content.
@@ -58,7 +58,7 @@ pub fn load(text: &str) -> Result<TopologyFile, Vec<Problem>> {
 /// As [`load`].
 pub fn load_bytes(bytes: &[u8]) -> Result<TopologyFile, Vec<Problem>> {
     if bytes.len() > TOPOLOGY_FILE_MAX {
-        return Err(vec![too_large(bytes.len())]);
+        return Err(vec![too_large()]);
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => load(text),
@@ -73,9 +73,9 @@ pub fn load_bytes(bytes: &[u8]) -> Result<TopologyFile, Vec<Problem>> {
     }
 }
 
-fn too_large(bytes: usize) -> Problem {
-    Problem::new(Position { line: 1, column: 1 }, "", format!("the file has {bytes} bytes; at most {TOPOLOGY_FILE_MAX} are read"))
-        .help("split the topology")
+fn too_large() -> Problem {
+    let mib = TOPOLOGY_FILE_MAX / (1024 * 1024);
+    Problem::new(Position { line: 1, column: 1 }, "", format!("the file is larger than {mib} MiB")).help("split the topology")
 }
 
 /// Reads as much as can be read. `None` when nothing can be checked beyond that.
@@ -159,7 +159,9 @@ fn entry(w: &mut Walker<'_>, fields: &walk::Fields<'_>) -> Entry {
     let prefix = w.path();
     w.take_marks();
     let mut extras = docker::Extras::default();
+    w.variables = true;
     let docker = w.get(fields, "docker", |w, n| docker::docker(w, n, &mut extras));
+    w.variables = false;
     let policy = w.get(fields, "policy", policy);
     Entry { docker, policy, source: Source { prefix, marks: w.take_marks(), varying: extras.varying } }
 }

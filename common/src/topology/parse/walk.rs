@@ -1,6 +1,6 @@
 //! Walking the tree: where we are, what is wrong there, and the basic shapes of values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::Position;
 use super::super::keys::Object;
@@ -14,6 +14,8 @@ use super::super::vars::{Why, fill};
 /// syntax is checked, its meaning waits for the host.
 pub(crate) struct Walker<'a> {
     host: Option<&'a BoundHost>,
+    /// Whether variables may stand where we are.
+    pub(crate) variables: bool,
     path: Vec<String>,
     /// Every problem so far.
     pub(crate) problems: Vec<Problem>,
@@ -65,6 +67,7 @@ impl<'a> Walker<'a> {
     pub(crate) fn new(path: &[&str], host: Option<&'a BoundHost>) -> Self {
         Self {
             host,
+            variables: host.is_some(),
             path: path.iter().map(|&s| s.to_owned()).collect(),
             problems: Vec::new(),
             varied: false,
@@ -195,6 +198,10 @@ impl<'a> Walker<'a> {
         }
         match fill(text, self.host) {
             Ok(Some(text)) => Some(Filled::Known(text)),
+            Ok(None) if !self.variables => {
+                self.report(at, "variables are filled in under `docker` only");
+                None
+            }
             Ok(None) => {
                 self.varied = true;
                 Some(Filled::Open(text.to_owned()))
@@ -322,10 +329,11 @@ impl<'a> Walker<'a> {
     /// Reads a list of text, each of which must pass `check`.
     pub(crate) fn names(&mut self, node: &Node, check: impl Fn(&str) -> Result<String, Why>) -> Vec<(String, Position)> {
         let mut out: Vec<(String, Position)> = Vec::new();
+        let mut seen: BTreeSet<String> = BTreeSet::new();
         for (n, item) in self.list(node, "a list of names").iter().enumerate() {
             let name = self.within(format!("[{n}]"), |w| w.parsed(item, &check));
             let Some(name) = name else { continue };
-            if out.iter().any(|(other, _)| *other == name) {
+            if !seen.insert(name.clone()) {
                 self.within(format!("[{n}]"), |w| w.report(item.at, format!("`{}` stands twice in this list", shorten(&name))));
             } else {
                 out.push((name, item.at));
