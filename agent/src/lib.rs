@@ -34,4 +34,6 @@ pub mod reconcile;
 pub mod report;
 pub mod run;
 pub mod teardown;
+#[cfg(test)]
+mod testing;
 pub mod trust;

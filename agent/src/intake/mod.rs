@@ -313,3 +313,6 @@ fn internal(error: &DbError) -> Fault {
     tracing::error!(%error, "the ledger failed");
     Fault::new(Code::Internal, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

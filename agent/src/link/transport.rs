@@ -96,7 +96,7 @@ pub fn choose(state: &StateDir, attempt: u32) -> Result<(Transport, Which), Iden
     let current = state.transport()?;
     let next = state.next_transport()?.filter(|t| !t.chain.is_empty());
     match (current, next) {
-        (_, Some(next)) if attempt % 2 == 0 => Ok((next, Which::Next)),
+        (_, Some(next)) if attempt.is_multiple_of(2) => Ok((next, Which::Next)),
         (Some(current), _) => Ok((current, Which::Current)),
         (None, Some(next)) => Ok((next, Which::Next)),
         (None, None) => Err(IdentityError::NotJoined),

@@ -462,3 +462,6 @@ fn retryable(message: String) -> DriverError {
 fn random() -> u64 {
     getrandom::u64().unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

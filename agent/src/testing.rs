@@ -1,0 +1,292 @@
+//! What the agent's own tests share: an engine in memory that can fail and hang, and an operator who signs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use moorline_common::canonical::version_hash;
+use moorline_common::fault::Code;
+use moorline_common::id::{ClusterId, Generation, HostName, TopologyId, UnixSeconds};
+use moorline_common::observe::{ContainerState, Observed};
+use moorline_common::plan::Step;
+use moorline_common::plan::model::Engine;
+use moorline_common::sign::{OperatorKey, Signed, Statement};
+use moorline_common::statement::{HostBinding, SliceStatement};
+use moorline_common::topology::HostSpec;
+use moorline_common::trust::{Role, RootKey, TrustRoot};
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+
+use crate::config::Policy;
+use crate::db::Db;
+use crate::driver::{Driver, DriverError, DriverErrorKind, EngineEvent};
+use crate::identity::{HostKeys, StateDir};
+use crate::intake::{Intake, Parts, judge::Own};
+use crate::ledger::Ledger;
+use crate::trust::TrustStore;
+
+/// How long a condition may take to come true.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Waits until a watched value satisfies `is_so`.
+pub async fn until<T: Clone>(receiver: &mut watch::Receiver<T>, what: &str, is_so: impl FnMut(&T) -> bool) -> T {
+    match tokio::time::timeout(DEADLINE, receiver.wait_for(is_so)).await {
+        Ok(value) => value.unwrap().clone(),
+        Err(_) => panic!("not within {DEADLINE:?}: {what}"),
+    }
+}
+
+/// An engine in memory.
+#[derive(Clone, Default)]
+pub struct FakeDriver {
+    inner: Arc<Mutex<Fake>>,
+    events: Arc<Notify>,
+    observing: Arc<Notify>,
+    stuck: Arc<watch::Sender<bool>>,
+}
+
+/// What a test may look at and change.
+#[derive(Default)]
+pub struct Fake {
+    pub engine: Engine,
+    /// Every mutating call: resource names in the order of their beginnings.
+    pub calls: Vec<String>,
+    /// Resource name → the error of its steps.
+    pub fail: BTreeMap<String, DriverErrorKind>,
+    pub unreachable: bool,
+    /// Called when a step begins, before it has an effect.
+    pub at_begin: Option<Box<dyn FnMut(&Step) + Send>>,
+}
+
+impl FakeDriver {
+    pub fn with<T>(&self, look: impl FnOnce(&mut Fake) -> T) -> T {
+        look(&mut self.lock())
+    }
+
+    /// Makes a change as someone else would, and lets the engine tell of it.
+    pub fn by_hand(&self, change: impl FnOnce(&mut Engine)) {
+        change(&mut self.lock().engine);
+        self.events.notify_one();
+    }
+
+    pub fn kill(&self, name: &str) {
+        self.by_hand(|engine| {
+            let container = engine.containers.get_mut(name).unwrap();
+            (container.state, container.exit_code) = (ContainerState::Exited, Some(137));
+        });
+    }
+
+    /// From now on observations hang until `false` is set.
+    pub fn hang(&self, hang: bool) {
+        self.stuck.send_replace(hang);
+    }
+
+    /// Returns once an observation has begun after the call.
+    pub async fn observed_again(&self) {
+        tokio::time::timeout(DEADLINE, self.observing.notified()).await.unwrap();
+    }
+
+    pub fn calls(&self) -> Vec<String> {
+        self.lock().calls.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fake> {
+        self.inner.lock().unwrap()
+    }
+}
+
+fn error(kind: DriverErrorKind, message: &str) -> DriverError {
+    let code = if kind == DriverErrorKind::Unreachable { Code::EngineUnreachable } else { Code::StepFailed };
+    DriverError { kind, code, message: message.to_owned() }
+}
+
+impl Driver for FakeDriver {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
+    fn parallelism(&self) -> usize {
+        8
+    }
+
+    async fn observe(&self) -> Result<Observed, DriverError> {
+        self.observing.notify_waiters();
+        let mut stuck = self.stuck.subscribe();
+        stuck.wait_for(|stuck| !stuck).await.unwrap();
+        let fake = self.lock();
+        if fake.unreachable {
+            return Err(error(DriverErrorKind::Unreachable, "nobody answers"));
+        }
+        Ok(fake.engine.observed())
+    }
+
+    async fn apply(&self, step: &Step) -> Result<(), DriverError> {
+        tokio::task::yield_now().await;
+        let mut fake = self.lock();
+        fake.calls.push(step.resource.name().to_owned());
+        if let Some(begin) = &mut fake.at_begin {
+            begin(step);
+        }
+        if fake.unreachable {
+            return Err(error(DriverErrorKind::Unreachable, "nobody answers"));
+        }
+        if let Some(kind) = fake.fail.get(step.resource.name()).copied() {
+            return Err(error(kind, "no space left"));
+        }
+        let result = fake.engine.apply(step);
+        self.events.notify_one();
+        result.map_err(|e| error(DriverErrorKind::Conflict, &e.to_string()))
+    }
+
+    async fn next_event(&self) -> EngineEvent {
+        self.events.notified().await;
+        EngineEvent::Changed
+    }
+}
+
+/// An operator with a trust root, and the host that it governs.
+pub struct Operator {
+    pub key: OperatorKey,
+    pub root: Signed<TrustRoot>,
+    pub keys: HostKeys,
+    root_key: OperatorKey,
+}
+
+/// When everything was signed.
+pub const NOW: u64 = 1_800_000_000;
+
+impl Operator {
+    /// A fresh cluster and a host whose keys are in `state`.
+    pub fn new(state: &Path) -> Self {
+        let (key, root_key) = (OperatorKey::from_seed(&[1; 32]), OperatorKey::from_seed(&[2; 32]));
+        let root = Signed::seal(&root_of(&key, &root_key), &[&root_key]).unwrap();
+        Self { key, root, keys: StateDir(state.to_owned()).ensure_keys().unwrap(), root_key }
+    }
+
+    pub fn cluster(&self) -> ClusterId {
+        ClusterId::parse("home").unwrap()
+    }
+
+    /// The next root, after `change`, signed by the root key.
+    pub fn next_root(&self, change: impl FnOnce(&mut TrustRoot)) -> Vec<u8> {
+        let mut root = self.root.peek().unwrap();
+        root.version += 1;
+        change(&mut root);
+        self.seal_with(&root, &self.root_key)
+    }
+
+    /// A binding for the host, after `change`.
+    pub fn binding(&self, change: impl FnOnce(&mut HostBinding)) -> Vec<u8> {
+        let mut binding = HostBinding {
+            cluster: self.cluster(),
+            host_id: self.keys.host_id(),
+            host_key: self.keys.host_key.public(),
+            sealing_key: self.keys.sealing_key(),
+            host_epoch: self.keys.epoch.clone(),
+            name: HostName::parse("shop-1").unwrap(),
+            labels: BTreeMap::new(),
+            generation_floors: BTreeMap::new(),
+            serial: 1,
+            issued_at: UnixSeconds(NOW),
+        };
+        change(&mut binding);
+        self.seal(&binding)
+    }
+
+    /// A slice of topology `edge` for the host.
+    pub fn slice(&self, generation: u64, content: Value) -> Vec<u8> {
+        self.slice_with(generation, content, |_| {})
+    }
+
+    /// The same, after `change`.
+    pub fn slice_with(&self, generation: u64, content: Value, change: impl FnOnce(&mut SliceStatement)) -> Vec<u8> {
+        let mut slice = SliceStatement {
+            cluster: self.cluster(),
+            topology: TopologyId::parse("edge").unwrap(),
+            generation: Generation(generation),
+            host_id: self.keys.host_id(),
+            version_hash: version_hash(&content).unwrap(),
+            content,
+            issued_at: UnixSeconds(NOW),
+            deliver_by: UnixSeconds(u64::from(u32::MAX)),
+            fallback: None,
+        };
+        change(&mut slice);
+        self.seal(&slice)
+    }
+
+    pub fn seal<T: Statement>(&self, statement: &T) -> Vec<u8> {
+        self.seal_with(statement, &self.key)
+    }
+
+    pub fn seal_with<T: Statement>(&self, statement: &T, key: &OperatorKey) -> Vec<u8> {
+        Signed::seal(statement, &[key]).unwrap().envelope().to_json()
+    }
+
+    /// The pin of the first root.
+    pub fn pin(&self) -> String {
+        TrustRoot::pin(self.root.envelope())
+    }
+
+    /// An intake on `db` that has accepted nothing yet.
+    pub fn intake(&self, db: &Db) -> Intake {
+        Intake::open(Parts {
+            ledger: Ledger::new(db.clone()),
+            trust_store: TrustStore::new(db.clone()),
+            root_pin: self.pin(),
+            own: Own { host_id: self.keys.host_id(), epoch: self.keys.epoch.clone(), sealing_key: self.keys.sealing_key() },
+            policy: Policy::default(),
+            engine_socket: "/var/run/docker.sock".into(),
+            quarantine: None,
+        })
+        .unwrap()
+    }
+
+    /// An intake that has accepted root and binding.
+    pub async fn ready_intake(&self, db: &Db) -> Intake {
+        let mut intake = self.intake(db);
+        intake.root(self.root.envelope().to_json()).await.unwrap();
+        intake.binding(self.binding(|_| {})).await.unwrap();
+        intake
+    }
+}
+
+fn root_of(key: &OperatorKey, root_key: &OperatorKey) -> TrustRoot {
+    let role = |key: &OperatorKey, kinds: &[&str]| Role {
+        keys: BTreeSet::from([key.id()]),
+        threshold: 1,
+        hosts: vec!["*".to_owned()],
+        kinds: kinds.iter().map(|k| (*k).to_owned()).collect(),
+    };
+    let named = |key: &OperatorKey, name: &str| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
+    TrustRoot {
+        cluster: ClusterId::parse("home").unwrap(),
+        version: 1,
+        issued_at: UnixSeconds(NOW),
+        expires: UnixSeconds(u64::from(u32::MAX)),
+        keys: BTreeMap::from([named(key, "ann"), named(root_key, "recovery")]),
+        roles: BTreeMap::from([
+            ("root".to_owned(), role(root_key, &[])),
+            ("operator".to_owned(), role(key, &["slice", "topology", "host-binding", "op"])),
+        ]),
+        hub_ca_spki: BTreeSet::new(),
+        revoked: BTreeSet::new(),
+    }
+}
+
+/// A host's content: `services` on the default network, each depending on the one before when `chained`.
+pub fn services(names: &[&str], chained: bool) -> Value {
+    let mut services = serde_json::Map::new();
+    for (n, name) in names.iter().enumerate() {
+        let mut service = serde_json::json!({ "image": "demo:1" });
+        if let Some(before) = names.get(n.wrapping_sub(1)).filter(|_| chained) {
+            service["depends_on"] = serde_json::json!({ *before: { "condition": "service_started" } });
+        }
+        services.insert((*name).to_owned(), service);
+    }
+    let content = serde_json::json!({ "docker": { "services": services } });
+    // It must be what agents understand.
+    serde_json::from_value::<HostSpec>(content.clone()).unwrap();
+    content
+}
