@@ -194,7 +194,8 @@ impl Tour {
     fn break_docker(&self, engine: &Engine) -> Result<(String, f64)> {
         let cluster = self.fleet.cluster();
         let containers = engine.containers(cluster)?;
-        let victim = containers.values().find(|c| c.running).context("no container runs after the push")?.clone();
+        let site = containers.values().find(|c| c.running && c.name.ends_with("-site-1"));
+        let victim = site.context("the site does not run after the push")?.clone();
         chapter("A container is removed by hand. The agent hears of it from the engine and heals.")?;
         say(&format!(" $ docker rm --force {}", victim.name))?;
         engine.remove_container(cluster, &victim.name)?;
