@@ -10,6 +10,8 @@ pub const DEPTH_MAX: usize = 64;
 pub const PROBLEMS_MAX: usize = 100;
 /// The most problems that are kept in memory before they are sorted and cut.
 pub const PROBLEMS_KEPT_MAX: usize = 1_000;
+/// The most characters that are shown of one message or path.
+pub const SHOWN_MAX: usize = 500;
 /// The most known names that are compared with one that nobody defined.
 pub const NAMES_COMPARED_MAX: usize = 1_000;
 /// The most circles of `depends_on` that are told of one host.

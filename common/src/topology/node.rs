@@ -150,7 +150,7 @@ fn too_deep() -> String {
 struct Open {
     at: Position,
     anchor: usize,
-    nodes_before: usize,
+    nodes: usize,
     height: usize,
     shape: Shape,
 }
@@ -228,17 +228,16 @@ impl Builder<'_> {
             return Err(Problem::new(at, "", too_deep()));
         }
         self.count(1, at)?;
-        self.open.push(Open { at, anchor, nodes_before: self.nodes - 1, height: 0, shape });
+        self.open.push(Open { at, anchor, nodes: 1, height: 0, shape });
         Ok(())
     }
 
     fn end(&mut self) -> Result<(), Problem> {
-        let Some(Open { at, anchor, nodes_before, height, shape }) = self.open.pop() else { return Ok(()) };
+        let Some(Open { at, anchor, nodes, height, shape }) = self.open.pop() else { return Ok(()) };
         let value = match shape {
             Shape::List(items) => Value::List(items),
             Shape::Map { pairs, merges, .. } => Value::Map(self.merge(pairs, merges)?),
         };
-        let nodes = self.nodes - nodes_before;
         self.finish(Node { value, at }, anchor, nodes, height + 1)
     }
 
@@ -258,6 +257,7 @@ impl Builder<'_> {
     /// Puts a complete node where it belongs.
     fn finish(&mut self, node: Node, anchor: usize, nodes: usize, height: usize) -> Result<(), Problem> {
         if anchor != 0 {
+            // The copy that aliases repeat takes room, too.
             self.count(nodes, node.at)?;
             self.anchors.insert(anchor, Anchored { node: node.clone(), nodes, height });
         }
@@ -266,6 +266,7 @@ impl Builder<'_> {
             return Ok(());
         };
         open.height = open.height.max(height);
+        open.nodes += nodes;
         match &mut open.shape {
             Shape::List(items) => items.push(node),
             Shape::Map { key: key @ None, .. } => match node.value {
@@ -421,6 +422,12 @@ mod tests {
         }
         let problem = try_read(&text).0.unwrap_err();
         assert!(problem.message.contains("more than 500000 values"), "{problem:?}");
+    }
+
+    #[test]
+    fn anchors_inside_of_anchors_count_once_for_each_copy() {
+        let text = format!("{}x{}", (0..60).map(|n| format!("&a{n} [")).collect::<String>(), "]".repeat(60));
+        assert!(try_read(&text).0.is_ok());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Position;
-use super::limits::{NAME_MAX, NAMES_COMPARED_MAX, PROBLEMS_KEPT_MAX, PROBLEMS_MAX};
+use super::limits::{NAME_MAX, NAMES_COMPARED_MAX, PROBLEMS_KEPT_MAX, PROBLEMS_MAX, SHOWN_MAX};
 
 /// One thing that is wrong with a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,19 +45,32 @@ impl Problem {
     #[must_use]
     pub fn render(&self, file_name: &str) -> String {
         let Self { position: Position { line, column }, path, message, suggestion, help } = self;
-        let mut out = format!("{file_name}:{line}:{column}: error: {message}");
+        let mut out = format!("{file_name}:{line}:{column}: error: {}", shown(message));
         // Writing to a String does not fail.
         if !path.is_empty() {
-            let _ = write!(out, "\n    at {path}");
+            let _ = write!(out, "\n    at {}", shown(path));
         }
         if let Some(word) = suggestion {
-            let _ = write!(out, "\n    help: did you mean `{word}`?");
+            let _ = write!(out, "\n    help: did you mean `{}`?", shown(word));
         }
         if let Some(help) = help {
-            let _ = write!(out, "\n    help: {help}");
+            let _ = write!(out, "\n    help: {}", shown(help));
         }
         out
     }
+}
+
+/// `text` fit for a terminal: what the file says cannot move the cursor, and no name fills the screen.
+fn shown(text: &str) -> String {
+    let mut out = String::new();
+    for (n, c) in text.chars().enumerate() {
+        if n == SHOWN_MAX {
+            out.push('…');
+            break;
+        }
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// All of `problems` as text, one after the other, each on lines of its own.
@@ -92,4 +105,34 @@ pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     let (distance, best) =
         known.map(|k| (strsim::damerau_levenshtein(&word, &k.to_lowercase()), k)).min_by_key(|(distance, _)| *distance)?;
     (distance <= (word.chars().count() / 3).max(1)).then_some(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_shown_with_its_place_and_its_remedy() {
+        let problem = Problem::new(Position { line: 3, column: 7 }, "hosts.h", "a host entry has no key `uses`").suggest(Some("use"));
+        assert_eq!(
+            problem.help("see docs").render("x.yaml"),
+            "x.yaml:3:7: error: a host entry has no key `uses`\n    at hosts.h\n    help: did you mean `use`?\n    help: see docs"
+        );
+    }
+
+    #[test]
+    fn what_a_file_says_cannot_move_the_cursor_or_fill_the_screen() {
+        let text = Problem::new(Position::default(), "a\u{1b}[2Jb".repeat(1000), "x\ny\u{7}").render("x.yaml");
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}') && text.lines().count() == 2 && text.len() < 10_000, "{text}");
+    }
+
+    #[test]
+    fn only_words_that_are_near_are_suggested() {
+        let known = ["environment", "ports", "image"];
+        assert_eq!(nearest("enviroment", known), Some("environment"));
+        assert_eq!(nearest("Image", known), Some("image"));
+        assert_eq!(nearest("prots", known), Some("ports"));
+        assert_eq!(nearest("deploy", known), None);
+        assert_eq!(nearest(&"x".repeat(100_000), known), None);
+    }
 }
