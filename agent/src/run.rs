@@ -157,6 +157,8 @@ async fn supervise<D: Driver>(
     let house_task = tokio::spawn(keep_house(ledger));
     notify(&[sd_notify::NotifyState::Ready]);
     let result = tokio::select! {
+        // First: parts that end because they were told to have not failed.
+        biased;
         () = shutdown.cancelled() => Ok(()),
         error = journal.failed() => Err(RunError::Journal(error)),
         result = &mut reconcile_task => Err(match result {
