@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, sha256_hex};
-use moorline_common::sign::Signed;
+use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::ObservedReport;
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::v1 as pb;
@@ -22,7 +22,7 @@ use crate::events::{Kind, NewEvent};
 use crate::fleet::{Outgoing, ReportBrief, SessionHold};
 use crate::hub::Hub;
 use crate::limits;
-use crate::store::{RefusalRecord, RefusedKind, ReportRecord, StoreError};
+use crate::store::{RefusalRecord, RefusedKind, ReportRecord, StoreError, TargetRecord};
 
 /// Opens a session and lets it run in its own task.
 pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::AgentMessage>) -> Result<SessionStream, Status> {
@@ -220,6 +220,13 @@ impl Session {
         Ok(())
     }
 
+    /// Whether `payload` is what the store now holds for `target`, though not what was pushed.
+    async fn is_changed_target(&self, target: &TargetRecord, payload: &str) -> bool {
+        let stored = self.hub.store.slice(target.topology.clone(), target.generation, self.host.clone()).await;
+        let Ok(Some(json)) = stored else { return false };
+        sha256_hex(&json) == payload || Envelope::from_json(&json).is_ok_and(|e| e.payload_sha256() == payload)
+    }
+
     async fn refusal(&self, refusal: pb::Refusal) -> Result<(), Fault> {
         let (name, known) = self.hub.fleet.name(&self.host);
         let given = refusal.fault.map(Fault::from).unwrap_or_else(|| Fault::new(Code::Internal, "refused without a reason"));
@@ -230,8 +237,15 @@ impl Session {
             .code(fault.code)
             .body(&payload);
         let target = self.hub.fleet.view(&self.host).target;
-        let record = RefusedKind::parse(&refusal.kind).map(|kind| RefusalRecord { kind, payload_sha256: payload.clone(), fault });
-        let about_target = target.as_ref().is_some_and(|t| t.payload_sha256 == payload);
+        let mut record = RefusedKind::parse(&refusal.kind).map(|kind| RefusalRecord { kind, payload_sha256: payload.clone(), fault });
+        let mut about_target = target.as_ref().is_some_and(|t| t.payload_sha256 == payload);
+        if let (Some(record), Some(target), false) = (&mut record, &target, about_target)
+            && self.is_changed_target(target, &payload).await
+        {
+            // Bytes that changed in the store are refused in the target's name: it is what cannot be had.
+            record.payload_sha256.clone_from(&target.payload_sha256);
+            about_target = true;
+        }
         if let Some(target) = target.filter(|_| about_target) {
             event = event.revision(&target.topology, target.generation);
         }
