@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::parse::{Hydrated, hydrate};
 use super::problem::{Problem, tidy};
 use super::validate::check_spec;
-use super::{Attachment, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, TopologyFile, merge};
+use super::{Attachment, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, ObjectKind, TopologyFile, Varying, merge};
 use crate::id::{HostId, HostName};
 use crate::statement::HostBinding;
 
@@ -101,10 +101,11 @@ impl TopologyFile {
     pub(crate) fn merged(&self, parts: &[&Entry], host: Option<&BoundHost>, problems: &mut Vec<Problem>) -> HostSpec {
         let mut spec = HostSpec { docker: None, policy: self.policy };
         for part in parts {
-            if let Some(mut docker) = part.docker.clone() {
-                if let Some(host) = host {
-                    fill(&mut docker, part, host, problems);
-                }
+            if let Some(docker) = &part.docker {
+                let docker = match host {
+                    Some(host) => filled(docker, part, host, problems),
+                    None => docker.clone(),
+                };
                 let empties = |service: &str| part.source.marks.contains_key(&format!("docker.services.{service}.ports"));
                 merge::docker(&mut spec, docker, empties);
             }
@@ -126,22 +127,35 @@ fn several(host: &BoundHost, entries: &[(&str, &HostEntry)]) -> Problem {
         .help("name the host in one entry only; what entries have in common belongs into a profile")
 }
 
-/// Replaces the objects that hold variables by what they are on `host`.
-fn fill(docker: &mut DockerSpec, part: &Entry, host: &BoundHost, problems: &mut Vec<Problem>) {
-    for varying in &part.source.varying {
+/// What `part` says for `host`: objects that hold variables are read again.
+fn filled(docker: &DockerSpec, part: &Entry, host: &BoundHost, problems: &mut Vec<Problem>) -> DockerSpec {
+    let varying = &part.source.varying;
+    let mut out = DockerSpec {
+        networks: same(&docker.networks, ObjectKind::Network, varying),
+        volumes: same(&docker.volumes, ObjectKind::Volume, varying),
+        services: same(&docker.services, ObjectKind::Service, varying),
+    };
+    for varying in varying {
         let name = varying.name.clone();
         match hydrate(varying, &part.source.prefix, host, problems) {
             Hydrated::Network(network) => {
-                docker.networks.insert(name, network);
+                out.networks.insert(name, network);
             }
             Hydrated::Volume(volume) => {
-                docker.volumes.insert(name, volume);
+                out.volumes.insert(name, volume);
             }
             Hydrated::Service(service) => {
-                docker.services.insert(name, *service);
+                out.services.insert(name, *service);
             }
         }
     }
+    out
+}
+
+/// The objects that are the same on every host.
+fn same<T: Clone>(objects: &BTreeMap<String, T>, kind: ObjectKind, varying: &[Varying]) -> BTreeMap<String, T> {
+    let varies: BTreeSet<&str> = varying.iter().filter(|v| v.kind == kind).map(|v| v.name.as_str()).collect();
+    objects.iter().filter(|(name, _)| !varies.contains(name.as_str())).map(|(name, object)| (name.clone(), object.clone())).collect()
 }
 
 /// Brings what can be said in two ways into one.

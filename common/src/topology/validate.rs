@@ -83,13 +83,13 @@ impl Check<'_> {
 
     fn service(&mut self, name: &str, service: &ServiceSpec) {
         let docker = self.docker;
-        let here = format!("docker.services.{name}");
-        if service.image.is_empty() && !self.is_marked(&format!("{here}.image")) {
+        let here = || format!("docker.services.{name}");
+        if service.image.is_empty() && !self.is_marked(&format!("{}.image", here())) {
             let message = format!("service `{name}` has no image");
-            self.report(&here, |p| Problem { message, ..p }.help("name it here or in a profile that the host uses"));
+            self.report(&here(), |p| Problem { message, ..p }.help("name it here or in a profile that the host uses"));
         }
         for (network, attachment) in &service.networks {
-            let mark = format!("{here}.networks.{network}");
+            let mark = || format!("{}.networks.{network}", here());
             let spec = docker.networks.get(network);
             if spec.is_none() && network != DEFAULT_NETWORK {
                 let message = format!("service `{name}` is on network `{network}`, which is not defined");
@@ -97,14 +97,14 @@ impl Check<'_> {
                     undefined(Problem { message, ..p }, network, docker.networks.keys())
                         .help(format!("define it under `docker.networks`, as in `{network}: {{}}`"))
                 };
-                self.report(&mark, problem);
+                self.report(&mark(), problem);
             }
             if let Some(address) = attachment.ipv4_address {
                 let pools = spec.and_then(|n| n.ipam.as_ref()).map(|ipam| ipam.config.as_slice()).unwrap_or_default();
                 let inside = pools.iter().filter_map(|p| p.subnet.parse::<IpNet>().ok()).any(|net| net.contains(&IpAddr::V4(address)));
                 // A network with variables has its pools only when it is known for a host.
                 if !inside && (!pools.is_empty() || !self.varies(network)) {
-                    self.say(&format!("{mark}.ipv4_address"), format!("the address {address} is in no subnet of network `{network}`"));
+                    self.say(&format!("{}.ipv4_address", mark()), format!("the address {address} is in no subnet of network `{network}`"));
                 }
             }
         }
@@ -116,20 +116,20 @@ impl Check<'_> {
                     undefined(Problem { message, ..p }, source, docker.volumes.keys())
                         .help(format!("define it under `docker.volumes`, as in `{source}: {{}}`"))
                 };
-                self.report(&format!("{here}.volumes.{target}"), problem);
+                self.report(&format!("{}.volumes.{target}", here()), problem);
             }
         }
         for (other, dependency) in &service.depends_on {
-            let mark = format!("{here}.depends_on.{other}");
+            let mark = || format!("{}.depends_on.{other}", here());
             match docker.services.get(other) {
                 None => {
                     let message = format!("service `{name}` depends on service `{other}`, which is not defined");
-                    self.report(&mark, |p| undefined(Problem { message, ..p }, other, docker.services.keys()));
+                    self.report(&mark(), |p| undefined(Problem { message, ..p }, other, docker.services.keys()));
                 }
                 Some(spec) => {
                     let none = spec.healthcheck.as_ref().and_then(|h| h.test.first()).is_some_and(|word| word == "NONE");
                     if none && dependency.condition == DependencyCondition::ServiceHealthy {
-                        self.say(&mark, format!("service `{name}` waits for `{other}` to be healthy, but its healthcheck is disabled"));
+                        self.say(&mark(), format!("service `{name}` waits for `{other}` to be healthy, but its healthcheck is disabled"));
                     }
                 }
             }

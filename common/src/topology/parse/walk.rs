@@ -84,6 +84,10 @@ impl<'a> Walker<'a> {
 
     /// Notes where `name`, below where we are, stands.
     pub(crate) fn mark(&mut self, name: &str, at: Position) {
+        if self.host.is_some() {
+            // Marks are taken from the file's own walk.
+            return;
+        }
         let mut path = self.path.get(self.mark_from..).unwrap_or_default().join(".");
         if !name.is_empty() {
             path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
