@@ -154,3 +154,6 @@ fn redial_wait(failures: u32, random: u64) -> Duration {
         Some(more) => REDIAL_SLOW.wait(more, random),
     }
 }
+
+#[cfg(test)]
+mod tests;
