@@ -36,6 +36,8 @@ pub trait Bench: Sync {
     fn folder(&self) -> String;
     /// A driver whose engine does not answer.
     fn away(&self) -> Self::D;
+    /// Told of each observation, so that it can clean up what nothing names any more.
+    fn note(&self, _observed: &Observed) {}
     /// Changes the engine behind the driver's back.
     fn by_hand(&self, act: ByHand<'_>) -> impl Future<Output = ()> + Send;
 }
@@ -124,6 +126,7 @@ fn one(bench: &impl Bench, change: Value) -> HostSpec {
 
 async fn look(bench: &impl Bench, desired: &HostSpec) -> (Observed, Plan) {
     let observed = bench.driver().observe().await.unwrap();
+    bench.note(&observed);
     let plan = plan(&bench.identity(), desired, &observed);
     (observed, plan)
 }
@@ -341,6 +344,9 @@ impl<B: Bench> Bench for Renamed<'_, B> {
     }
     fn away(&self) -> B::D {
         self.bench.away()
+    }
+    fn note(&self, observed: &Observed) {
+        self.bench.note(observed);
     }
     async fn by_hand(&self, act: ByHand<'_>) {
         self.bench.by_hand(act).await;

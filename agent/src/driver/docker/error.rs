@@ -8,6 +8,7 @@ use moorline_common::fault::{Code, cut};
 use super::super::{DriverError, DriverErrorKind};
 
 /// An error of the engine while doing `what`.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the client library's enum: all else is a fault of the request")]
 pub(super) fn from_engine(error: &Error, what: &str) -> DriverError {
     let (kind, code, words) = match error {
         Error::DockerResponseServerError { status_code, message } => (kind_of_status(*status_code), Code::StepFailed, message.clone()),

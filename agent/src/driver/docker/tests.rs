@@ -2,8 +2,8 @@
 //!
 //! Skipped, and said so, when no engine answers, unless `MOORLINE_REQUIRE_DOCKER` is set.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{ContainerCreateBody, NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
@@ -13,6 +13,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use moorline_common::id::{ClusterId, HostId, TopologyId};
 use moorline_common::plan::{ContainerTarget, Identity};
+use moorline_common::topology::MountKind;
 
 use super::super::conformance::{self, Bench, ByHand};
 use super::body::{self, Carried};
@@ -25,6 +26,8 @@ struct DockerBench {
     docker: Docker,
     unique: String,
     folder: tempfile::TempDir,
+    /// Volumes of our containers, those without a name, too.
+    volumes: Mutex<BTreeSet<String>>,
 }
 
 /// Different for each run and each bench, and short.
@@ -32,8 +35,6 @@ fn unique() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     format!("mt{:x}{:x}", std::process::id(), now.subsec_nanos())
 }
-
-use std::time::{SystemTime, UNIX_EPOCH};
 
 fn owned(unique: &str) -> Ownership {
     Ownership { cluster: ClusterId::parse(unique).unwrap(), host_id: HostId::of_key(&[3; 32]) }
@@ -50,7 +51,7 @@ impl DockerBench {
             return None;
         }
         let docker = driver.engine().await.unwrap().docker.clone();
-        let bench = Self { driver, docker, unique, folder: tempfile::tempdir().unwrap() };
+        let bench = Self { driver, docker, unique, folder: tempfile::tempdir().unwrap(), volumes: Mutex::default() };
         bench.import_image().await;
         Some(bench)
     }
@@ -105,10 +106,11 @@ impl DockerBench {
                 let _ = docker.remove_network(&network.id.unwrap()).await;
             }
         }
-        for volume in docker.list_volumes(None::<ListVolumesOptions>).await.unwrap().volumes.unwrap_or_default() {
-            if volume.name.contains(&self.unique) {
-                let _ = docker.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await;
-            }
+        let mut volumes = self.volumes.lock().unwrap().clone();
+        let named = docker.list_volumes(None::<ListVolumesOptions>).await.unwrap().volumes.unwrap_or_default();
+        volumes.extend(named.into_iter().map(|v| v.name).filter(|name| name.contains(&self.unique)));
+        for volume in volumes {
+            let _ = docker.remove_volume(&volume, None::<RemoveVolumeOptions>).await;
         }
         for image in self.images() {
             let force = RemoveImageOptions { force: true, ..Default::default() };
@@ -139,12 +141,18 @@ impl Bench for DockerBench {
         DockerDriver::new(self.folder.path().join("no.sock"), owned(&self.unique))
     }
 
+    fn note(&self, observed: &Observed) {
+        let configs = observed.containers.values().filter_map(|c| c.config.as_ref());
+        let sources = configs.flat_map(|c| c.volumes.values()).filter(|m| m.kind == MountKind::Volume).filter_map(|m| m.source.clone());
+        self.volumes.lock().unwrap().extend(sources);
+    }
+
     async fn by_hand(&self, act: ByHand<'_>) {
         let docker = &self.docker;
         match act {
             ByHand::Kill(name) => docker.kill_container(name, None).await.unwrap(),
             ByHand::Remove(name) => {
-                let force = RemoveContainerOptions { force: true, ..Default::default() };
+                let force = RemoveContainerOptions { force: true, v: true, ..Default::default() };
                 docker.remove_container(name, Some(force)).await.unwrap();
             }
             ByHand::Pause(name) => docker.pause_container(name).await.unwrap(),
