@@ -46,7 +46,7 @@ pub const STEP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// A full look at the engine, even when nothing seems to have changed.
 pub const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// A look at the engine while steps run, so that a long one delays no other resource for long.
-pub const WORKING_LOOK: Duration = Duration::from_secs(2);
+pub const WORKING_LOOK: Duration = Duration::from_secs(5);
 /// A look at the engine while a resource waits for another one's health.
 pub const WAITING_LOOK: Duration = Duration::from_secs(2);
 /// Engine events that come this close together lead to one pass.

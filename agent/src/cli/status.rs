@@ -84,7 +84,8 @@ fn lines(s: &Status) -> Vec<String> {
     );
     if s.running {
         let state = match (s.enforcing, s.converging) {
-            (false, _) => "waits for the hub to send the slice",
+            (false, _) if s.topology.is_none() => "has no slice",
+            (false, _) => "waits for the hub to send the slice again",
             (true, true) => "converging",
             (true, false) => "enforcing",
         };

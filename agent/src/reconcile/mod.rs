@@ -8,7 +8,8 @@
 //! - [`retry`]: when a resource is tried again.
 //! - [`record`]: what goes into journal and ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,8 +105,16 @@ pub struct Reconciler<D, J> {
     blocked: Vec<Blocked>,
     settled_push: Option<u64>,
     engine_failures: u32,
+    /// When to look without being told to.
     next_look: Instant,
+    /// Something happened that the look under way may not have seen.
+    wants_look: bool,
+    /// Resources that were worked on since the newest look began.
+    touched: BTreeSet<ResourceId>,
 }
+
+/// An observation under way.
+type Look = Pin<Box<dyn Future<Output = Result<Observed, DriverError>> + Send>>;
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// A reconciler that has not looked at its host yet.
@@ -134,6 +143,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             settled_push: None,
             engine_failures: 0,
             next_look: Instant::now(),
+            wants_look: false,
+            touched: BTreeSet::new(),
         };
         (reconciler, handle)
     }
@@ -154,23 +165,32 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
 
     async fn work_on(&mut self) -> Result<(), JournalError> {
         self.take_target();
-        self.look_and_plan().await?;
+        let mut look = Some(self.begin_look());
         loop {
             let running = self.work.is_running();
+            let mut wanted = false;
             tokio::select! {
                 Some(done) = self.done.1.recv() => {
                     self.finish(done).await?;
-                    if !self.work.is_idle() {
-                        continue;
-                    }
+                    wanted = self.work.is_idle();
                 }
-                Ok(()) = self.target.changed() => self.take_target(),
-                () = self.look.notified() => {}
+                seen = finished(&mut look) => {
+                    look = None;
+                    self.take_look(seen).await?;
+                }
+                Ok(()) = self.target.changed() => {
+                    self.take_target();
+                    wanted = true;
+                }
+                () = self.look.notified() => wanted = true,
                 // While steps run, their own events tell nothing new; a look now and then suffices.
-                () = self.events.notified(), if !running => {}
-                () = tokio::time::sleep_until(self.next_look) => {}
+                () = self.events.notified(), if !running => wanted = true,
+                () = tokio::time::sleep_until(self.next_look), if look.is_none() => wanted = true,
             }
-            self.look_and_plan().await?;
+            self.wants_look |= wanted;
+            if self.wants_look && look.is_none() {
+                look = Some(self.begin_look());
+            }
         }
     }
 
@@ -178,9 +198,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let target = self.target.borrow_and_update().clone();
         let is_new = self.desired.as_ref().map(|d| &d.admission) != target.desired.as_ref().map(|d| &d.admission);
         if is_new {
+            // Nothing more of the old slice begins; what runs ends.
             self.retries.reset();
-        }
-        if target.desired.is_none() {
             self.work.stop();
             self.blocked.clear();
         }
@@ -190,19 +209,29 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.pushes = target.pushes;
     }
 
-    /// One look at the host and what follows from it.
-    async fn look_and_plan(&mut self) -> Result<(), JournalError> {
+    /// Begins a look at the host. Steps go on meanwhile: what it sees of their resources is not believed.
+    fn begin_look(&mut self) -> Look {
+        self.wants_look = false;
+        self.touched = self.work.in_flight().clone();
         // What was announced before the look is seen by it.
         let _ = self.events.notified().now_or_never();
-        match tokio::time::timeout(OBSERVE_TIMEOUT, self.driver.observe()).await {
-            Ok(Ok(observed)) => self.observed(observed).await?,
-            Ok(Err(error)) => self.unobserved(&error).await,
-            Err(_) => {
+        let driver = self.driver.clone();
+        Box::pin(async move {
+            tokio::time::timeout(OBSERVE_TIMEOUT, driver.observe()).await.unwrap_or_else(|_| {
                 let message = format!("the engine did not answer within {} s", OBSERVE_TIMEOUT.as_secs());
-                self.unobserved(&DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message }).await;
+                Err(DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message })
+            })
+        })
+    }
+
+    async fn take_look(&mut self, seen: Result<Observed, DriverError>) -> Result<(), JournalError> {
+        match seen {
+            Ok(observed) => self.observed(observed).await,
+            Err(error) => {
+                self.unobserved(&error).await;
+                Ok(())
             }
         }
-        Ok(())
     }
 
     async fn observed(&mut self, observed: Observed) -> Result<(), JournalError> {
@@ -224,16 +253,19 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         Ok(())
     }
 
-    async fn take_plan(&mut self, desired: &Desired, plan: Plan) -> Result<(), JournalError> {
-        let settled = plan.is_settled() && !self.work.is_running();
+    async fn take_plan(&mut self, desired: &Desired, mut plan: Plan) -> Result<(), JournalError> {
+        let settled = plan.is_settled() && !self.work.is_running() && self.touched.is_empty();
         let now = Instant::now();
-        let mut held = BTreeMap::new();
+        plan.steps.retain(|s| !self.touched.contains(&s.resource));
+        // What failed since the look began has still failed.
+        let failed = self.work.failed().iter().filter(|(r, _)| self.touched.contains(*r));
+        let mut held: BTreeMap<ResourceId, Fault> = failed.map(|(r, f)| (r.clone(), f.clone())).collect();
         for step in &plan.steps {
             if let Some(fault) = self.retries.planned(&step.resource, &step.reason, now, random()) {
                 held.insert(step.resource.clone(), fault);
             }
         }
-        self.retries.retain_wanting(|r| plan.steps.iter().any(|s| s.resource == *r), now);
+        self.retries.retain_wanting(|r| self.touched.contains(r) || plan.steps.iter().any(|s| s.resource == *r), now);
         self.blocked = plan.blocked;
         self.work.replan(plan.steps, held);
         if settled {
@@ -278,6 +310,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     }
 
     fn submit(&mut self, step: Step, op_id: Uuid) {
+        self.touched.insert(step.resource.clone());
         tracing::info!(resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
         let (driver, copy) = (self.driver.clone(), step.clone());
         let job = async move {
@@ -442,6 +475,13 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             self.work.stop();
         }
         Ok(())
+    }
+}
+
+async fn finished(look: &mut Option<Look>) -> Result<Observed, DriverError> {
+    match look {
+        Some(look) => look.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -70,6 +70,12 @@ impl Work {
         self.in_flight.is_empty() && self.waiting.is_empty()
     }
 
+    /// The resources that are worked on now.
+    #[must_use]
+    pub fn in_flight(&self) -> &BTreeSet<ResourceId> {
+        &self.in_flight
+    }
+
     /// Whether something runs.
     #[must_use]
     pub fn is_running(&self) -> bool {
