@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// The largest gRPC message, in bytes: an envelope of 4 MiB and its frame, or a push of many slices.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
+/// The largest answer to an operator, in bytes; listings of many hosts are larger than anything else.
+pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
 /// TLS handshakes under way at once; further connections wait in the kernel's queue.
 pub const HANDSHAKES_MAX: usize = 256;
 /// Open connections that showed no client certificate. They can only join and ask for health.

@@ -211,22 +211,25 @@ async fn router(hub: &Hub) -> Result<(tonic_health::server::HealthReporter, Rout
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<AgentGatewayServer<Gateway>>().await;
     health.set_serving::<OperatorServer<OperatorService>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .map_err(ServeError::Reflection)?;
+    let descriptors = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let clock = hub.clock.clone();
-    let reflection = InterceptedService::new(reflection, move |request: tonic::Request<()>| {
+    let operators_only = move |request: tonic::Request<()>| {
         Peer::of(&request)?.operator(clock.unix_s().0)?;
         Ok(request)
-    });
+    };
+    let reflection = InterceptedService::new(descriptors().build_v1().map_err(ServeError::Reflection)?, operators_only.clone());
+    // Most clients in the field still ask by the older name.
+    let reflection_alpha = InterceptedService::new(descriptors().build_v1alpha().map_err(ServeError::Reflection)?, operators_only);
     let gateway = AgentGatewayServer::new(Gateway::new(hub.clone()))
         .max_decoding_message_size(limits::MESSAGE_MAX)
         .max_encoding_message_size(limits::MESSAGE_MAX);
     let operator = OperatorServer::new(OperatorService::new(hub.clone()))
         .max_decoding_message_size(limits::MESSAGE_MAX)
-        .max_encoding_message_size(limits::MESSAGE_MAX);
+        .max_encoding_message_size(limits::ANSWER_MAX);
     let router = tonic::transport::Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
@@ -236,6 +239,7 @@ async fn router(hub: &Hub) -> Result<(tonic_health::server::HealthReporter, Rout
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
         .add_service(health_service)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .add_service(gateway)
         .add_service(operator);
     Ok((health, router))

@@ -89,8 +89,9 @@ impl Stream for Outbound {
         if self.done {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(message) = self.rx.poll_recv(context) {
-            return Poll::Ready(message.map(|m| Ok(wire::outgoing(m))));
+        // A closed queue means that the session is ending: the status says why.
+        if let Poll::Ready(Some(message)) = self.rx.poll_recv(context) {
+            return Poll::Ready(Some(Ok(wire::outgoing(message))));
         }
         let Poll::Ready(status) = self.ended.as_mut().poll(context) else { return Poll::Pending };
         self.done = true;

@@ -206,11 +206,11 @@ fn write_loop(mut conn: Connection, mut jobs: mpsc::Receiver<WriteJob>, clock: &
             Ok::<u64, rusqlite::Error>(sequence)
         })();
         let outcome = committed.map_err(|e| e.to_string());
-        for answer in answers {
-            answer(outcome.as_ref().map(|_| ()).map_err(Clone::clone));
-        }
         if let Ok(sequence) = outcome {
             newest.send_if_modified(|old| std::mem::replace(old, sequence) != sequence);
+        }
+        for answer in answers {
+            answer(outcome.as_ref().map(|_| ()).map_err(Clone::clone));
         }
     }
     // Leave one file behind: a folder that is copied by hand is then complete.

@@ -82,6 +82,13 @@ pub(super) fn add_slices(tx: &Tx<'_>, topology: &TopologyId, generation: Generat
     if current != generation {
         return Err(base_moved(topology, generation, current));
     }
+    let down = tx
+        .conn
+        .prepare_cached("SELECT 1 FROM revisions WHERE topology = ?1 AND generation = ?2 AND down = 1")?
+        .exists(params![topology.as_str(), int(generation.0)])?;
+    if down && slices.iter().any(|s| !s.empty) {
+        return Err(Fault::new(Code::InvalidArgument, format!("`{topology}` generation {generation} is a teardown")).into());
+    }
     for slice in slices {
         if let Some(stored) = payload_of(tx.conn, topology, generation, &slice.host_id)? {
             if stored == slice.payload_sha256 {

@@ -1,0 +1,116 @@
+//! One host's live state, and what it means: converged or not, and the error to show.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, ResourceId, TopologyId};
+use moorline_common::observe::EngineState;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::types::{Beat, Outgoing, ReportBrief, reported, target};
+use crate::limits;
+use crate::store::{RefusalRecord, RefusedKind, TargetRecord};
+
+/// An open session.
+pub(super) struct Session {
+    pub(super) id: u64,
+    pub(super) tx: mpsc::Sender<Outgoing>,
+    pub(super) cut: CancellationToken,
+    /// When the last message came, by the monotonic clock.
+    pub(super) heard_ms: u64,
+    /// Whether a heartbeat came in this session.
+    pub(super) beat_seen: bool,
+    /// From then on the certificate that it came by is expired, in seconds since 1970.
+    pub(super) not_after_s: u64,
+}
+
+/// One host.
+#[derive(Default)]
+pub(super) struct Live {
+    pub(super) name: String,
+    pub(super) known: bool,
+    pub(super) bound: bool,
+    pub(super) host_key: Option<[u8; 32]>,
+    pub(super) binding_serial: u64,
+    pub(super) session: Option<Session>,
+    pub(super) beat: Option<Beat>,
+    pub(super) beat_unix_ms: u64,
+    pub(super) report: Option<ReportBrief>,
+    pub(super) target: Option<Arc<TargetRecord>>,
+    pub(super) done: Option<(TopologyId, Generation)>,
+    pub(super) refusals: BTreeMap<RefusedKind, RefusalRecord>,
+    /// The last error that was recorded as an event, and when.
+    pub(super) error_told: Option<(String, u64)>,
+    /// A new error code whose words have not come yet.
+    pub(super) error_due: Option<String>,
+}
+
+impl Live {
+    /// What the host has, if its report is of its newest observation.
+    pub(super) fn present(&self) -> Option<BTreeSet<ResourceId>> {
+        let digest = &self.beat.as_ref()?.observed_digest;
+        self.report.as_ref().filter(|r| r.digest == *digest).map(|r| r.present.clone())
+    }
+
+    pub(super) fn is_converged(&self) -> bool {
+        let Some(beat) = &self.beat else { return false };
+        match &self.target {
+            Some(record) => moorline_common::convergence::mismatch(&target(record), &reported(beat, self.present())).is_none(),
+            None => self.bound && beat.topology.is_none(),
+        }
+    }
+
+    pub(super) fn last_error(&self, root_version: u64) -> Option<Fault> {
+        let beat = self.beat.as_ref()?;
+        let stands = |kind: RefusedKind| match kind {
+            RefusedKind::Slice => !self.is_converged(),
+            RefusedKind::Root => beat.root_version < root_version,
+            RefusedKind::Binding => beat.binding_serial < self.binding_serial,
+        };
+        if let Some(refusal) = self.refusals.values().find(|r| stands(r.kind)) {
+            return Some(refusal.fault.clone());
+        }
+        let report = self.report.as_ref();
+        if beat.engine == EngineState::Unreachable {
+            let words = report.and_then(|r| r.observe_error.clone()).unwrap_or_else(|| "the engine cannot be reached".to_owned());
+            return Some(Fault::new(Code::EngineUnreachable, words));
+        }
+        if let Some(fault) = report.and_then(|r| r.last_error.clone().or_else(|| r.first_trouble.clone())) {
+            return Some(fault);
+        }
+        if beat.observe_error {
+            let words = report.and_then(|r| r.observe_error.clone()).unwrap_or_else(|| "the last observation failed".to_owned());
+            return Some(Fault::new(Code::StepFailed, words));
+        }
+        Code::parse(&beat.last_error_code).map(|code| Fault::new(code, "the agent's report will say more"))
+    }
+
+    /// Notes a new error code; records it without words when none came by the next heartbeat.
+    pub(super) fn error_of_beat(&mut self, beat: &Beat, now_ms: u64) -> Option<(String, String)> {
+        let code = beat.last_error_code.as_str();
+        let before = self.beat.as_ref().map_or("", |b| b.last_error_code.as_str());
+        if code.is_empty() {
+            self.error_due = None;
+            return None;
+        }
+        if code != before {
+            self.error_due = Some(code.to_owned());
+            return None;
+        }
+        let due = self.error_due.take()?;
+        self.tell_error(&due, "the agent reports an error", now_ms)
+    }
+
+    /// Whether this error is to be recorded: not when it is the one recorded last and not long ago.
+    pub(super) fn tell_error(&mut self, code: &str, words: &str, now_ms: u64) -> Option<(String, String)> {
+        let text = format!("{code}: {words}");
+        let interval = u64::try_from(limits::ERROR_EVENT_INTERVAL.as_millis()).unwrap_or(u64::MAX);
+        if self.error_told.as_ref().is_some_and(|(told, at)| *told == text && now_ms.saturating_sub(*at) < interval) {
+            return None;
+        }
+        self.error_told = Some((text, now_ms));
+        Some((code.to_owned(), words.to_owned()))
+    }
+}

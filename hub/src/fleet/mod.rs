@@ -1,0 +1,243 @@
+//! The hosts as they are now: sessions, last heartbeats, last reports. Memory only; what changed is
+//! kept by the store.
+//!
+//! Nothing here waits: each method takes the lock, reads or writes a few fields, and returns.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use moorline_common::id::{Generation, HostId, TopologyId};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+mod live;
+mod types;
+
+use live::{Live, Session};
+pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, View, reported, target};
+
+use crate::store::{HostRecord, HostState, RefusalRecord, RefusedKind, TargetRecord};
+
+/// All hosts. Clones share them.
+#[derive(Clone, Default)]
+pub struct Fleet(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    hosts: BTreeMap<HostId, Live>,
+    next_session: u64,
+    root_version: u64,
+}
+
+impl Fleet {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves plain fields behind, none half-written in a way that matters.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what the store says about a host.
+    pub fn load(&self, record: &HostRecord) {
+        let mut inner = self.lock();
+        let live = inner.hosts.entry(record.host_id.clone()).or_default();
+        record.name.as_str().clone_into(&mut live.name);
+        live.known = true;
+        live.bound = record.state == HostState::Bound;
+        live.host_key = Some(record.host_key);
+        if live.binding_serial != record.binding_serial {
+            live.binding_serial = record.binding_serial;
+            live.refusals.remove(&RefusedKind::Binding);
+        }
+        live.done.clone_from(&record.done);
+        if live.beat.is_none()
+            && let Some((json, at_ms)) = &record.heartbeat
+        {
+            live.beat = serde_json::from_slice(json).ok();
+            live.beat_unix_ms = *at_ms;
+        }
+    }
+
+    /// Takes over a host's target; a refusal of an earlier payload is past.
+    pub fn set_target(&self, host: &HostId, target: Option<TargetRecord>) {
+        let mut inner = self.lock();
+        let live = inner.hosts.entry(host.clone()).or_default();
+        let payload = target.as_ref().map(|t| t.payload_sha256.as_str());
+        if live.refusals.get(&RefusedKind::Slice).is_some_and(|r| Some(r.payload_sha256.as_str()) != payload) {
+            live.refusals.remove(&RefusedKind::Slice);
+        }
+        live.target = target.map(Arc::new);
+    }
+
+    /// Takes over the newest trust root's version.
+    pub fn set_root_version(&self, version: u64) {
+        let mut inner = self.lock();
+        inner.root_version = version;
+        for live in inner.hosts.values_mut() {
+            live.refusals.remove(&RefusedKind::Root);
+        }
+    }
+
+    /// The newest trust root's version; 0 without one.
+    #[must_use]
+    pub fn root_version(&self) -> u64 {
+        self.lock().root_version
+    }
+
+    /// Keeps a host's refusal. `false` when it said the same before.
+    pub fn set_refusal(&self, host: &HostId, refusal: &RefusalRecord) -> bool {
+        let mut inner = self.lock();
+        let Some(live) = inner.hosts.get_mut(host) else { return false };
+        live.refusals.insert(refusal.kind, refusal.clone()).as_ref() != Some(refusal)
+    }
+
+    /// Marks a revision as reported applied.
+    pub fn set_done(&self, host: &HostId, topology: &TopologyId, generation: Generation) {
+        if let Some(live) = self.lock().hosts.get_mut(host) {
+            live.done = Some((topology.clone(), generation));
+        }
+    }
+
+    /// Opens a session; an older one of the same host ends.
+    #[must_use]
+    pub fn open(&self, host: &HostId, tx: mpsc::Sender<Outgoing>, not_after_s: u64, now_ms: u64) -> SessionHold {
+        let mut inner = self.lock();
+        inner.next_session += 1;
+        let (id, cut) = (inner.next_session, CancellationToken::new());
+        let live = inner.hosts.entry(host.clone()).or_default();
+        if live.name.is_empty() {
+            host.as_str().clone_into(&mut live.name);
+        }
+        let session = Session { id, tx, cut: cut.clone(), heard_ms: now_ms, beat_seen: false, not_after_s };
+        if let Some(old) = live.session.replace(session) {
+            old.cut.cancel();
+        }
+        SessionHold { id, cut }
+    }
+
+    /// Closes a session; `false` when another had taken its place.
+    pub fn close(&self, host: &HostId, session: u64) -> bool {
+        let mut inner = self.lock();
+        let Some(live) = inner.hosts.get_mut(host) else { return false };
+        if live.session.as_ref().is_some_and(|s| s.id == session) {
+            live.session = None;
+            return true;
+        }
+        false
+    }
+
+    /// Checks that a session may go on, and notes that it lives. To be called for every message.
+    ///
+    /// # Errors
+    /// [`Cut`] when it may not.
+    pub fn touch(&self, host: &HostId, session: u64, now_ms: u64, now_s: u64) -> Result<(), Cut> {
+        let mut inner = self.lock();
+        let current = inner.hosts.get_mut(host).and_then(|l| l.session.as_mut()).filter(|s| s.id == session && !s.cut.is_cancelled());
+        let Some(current) = current else { return Err(Cut::Replaced) };
+        if current.not_after_s <= now_s {
+            return Err(Cut::Expired);
+        }
+        current.heard_ms = now_ms;
+        Ok(())
+    }
+
+    /// Takes a heartbeat in.
+    pub fn beat(&self, host: &HostId, beat: Beat, unix_ms: u64, now_ms: u64) -> BeatOutcome {
+        let mut inner = self.lock();
+        let Some(live) = inner.hosts.get_mut(host) else { return BeatOutcome::default() };
+        let first = live.session.as_mut().is_some_and(|s| !std::mem::replace(&mut s.beat_seen, true));
+        let changed = first || live.beat.as_ref().is_none_or(|old| beat.differs(old));
+        let error = live.error_of_beat(&beat, now_ms);
+        live.beat = Some(beat);
+        live.beat_unix_ms = unix_ms;
+        BeatOutcome { changed, error }
+    }
+
+    /// Takes a verified report in; gives back an error to record.
+    pub fn report(&self, host: &HostId, brief: ReportBrief, now_ms: u64) -> Option<(String, String)> {
+        let mut inner = self.lock();
+        let live = inner.hosts.get_mut(host)?;
+        let fault = brief.last_error.clone().or_else(|| brief.first_trouble.clone());
+        live.report = Some(brief);
+        let fault = fault?;
+        live.error_due = None;
+        live.tell_error(fault.code.as_str(), &fault.message, now_ms)
+    }
+
+    /// The key by which a host signs its reports.
+    #[must_use]
+    pub fn host_key(&self, host: &HostId) -> Option<[u8; 32]> {
+        self.lock().hosts.get(host).and_then(|l| l.host_key)
+    }
+
+    /// A host's name, and whether the store knows the host.
+    #[must_use]
+    pub fn name(&self, host: &HostId) -> (String, bool) {
+        self.lock().hosts.get(host).map_or_else(|| (host.to_string(), false), |l| (l.name.clone(), l.known))
+    }
+
+    /// A connected host that has sent a heartbeat in its session.
+    #[must_use]
+    pub fn snapshot(&self, host: &HostId) -> Option<Snapshot> {
+        let inner = self.lock();
+        let live = inner.hosts.get(host)?;
+        let session = live.session.as_ref().filter(|s| s.beat_seen && !s.cut.is_cancelled())?;
+        Some(Snapshot {
+            session: session.id,
+            name: live.name.clone(),
+            known: live.known,
+            beat: live.beat.clone()?,
+            binding_serial: live.binding_serial,
+            target: live.target.clone(),
+            present: live.present(),
+            refusals: live.refusals.clone(),
+            done: live.done.clone(),
+        })
+    }
+
+    /// Queues a message for a session. `false` when its queue is full or it has ended.
+    #[must_use]
+    pub fn send(&self, host: &HostId, session: u64, message: Outgoing) -> bool {
+        let inner = self.lock();
+        let current = inner.hosts.get(host).and_then(|l| l.session.as_ref()).filter(|s| s.id == session);
+        current.is_some_and(|s| s.tx.try_send(message).is_ok())
+    }
+
+    /// Hosts with an open session.
+    #[must_use]
+    pub fn connected(&self) -> Vec<HostId> {
+        self.lock().hosts.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Ends a host's session.
+    pub fn cut(&self, host: &HostId) {
+        if let Some(session) = self.lock().hosts.get(host).and_then(|l| l.session.as_ref()) {
+            session.cut.cancel();
+        }
+    }
+
+    /// Ends sessions from which nothing came for `silence`.
+    pub fn cut_silent(&self, silence: Duration, now_ms: u64) {
+        let silence = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+        let inner = self.lock();
+        for session in inner.hosts.values().filter_map(|l| l.session.as_ref()) {
+            if now_ms.saturating_sub(session.heard_ms) > silence {
+                session.cut.cancel();
+            }
+        }
+    }
+
+    /// A host as operators see it.
+    #[must_use]
+    pub fn view(&self, host: &HostId) -> View {
+        let inner = self.lock();
+        let Some(live) = inner.hosts.get(host) else { return View::default() };
+        View {
+            connected: live.session.as_ref().is_some_and(|s| !s.cut.is_cancelled()),
+            beat: live.beat.clone(),
+            beat_unix_ms: live.beat_unix_ms,
+            target: live.target.clone(),
+            converged: live.is_converged(),
+            last_error: live.last_error(inner.root_version),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Plain data about hosts: what they say, what is sent to them, how they are seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use moorline_common::convergence::{Reported, Target};
+use moorline_common::fault::Fault;
+use moorline_common::id::{Generation, ResourceId, TopologyId, VersionHash};
+use moorline_common::observe::EngineState;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::store::{RefusalRecord, RefusedKind, TargetRecord};
+
+/// What the hub sends to an agent.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A trust root's envelope.
+    Root(Vec<u8>),
+    /// A binding's envelope.
+    Binding(Vec<u8>),
+    /// A slice's envelope.
+    Slice(Vec<u8>),
+    /// A wish for what the agent holds.
+    QueryHeld,
+    /// A wish for a fresh report.
+    QueryReport,
+}
+
+/// What an agent said last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Counts the heartbeats of one session.
+    pub sequence: u64,
+    /// The version of its newest trust root.
+    pub root_version: u64,
+    /// The serial of its binding.
+    pub binding_serial: u64,
+    /// The topology that it follows or has torn down.
+    pub topology: Option<TopologyId>,
+    /// The generation of the accepted slice.
+    pub generation: Generation,
+    /// The hash of what is applied.
+    pub applied: Option<VersionHash>,
+    /// The digest of its newest observation.
+    pub observed_digest: String,
+    /// Its engine.
+    pub engine: EngineState,
+    /// Whether an apply is under way.
+    pub converging: bool,
+    /// Its newest journal record.
+    pub journal_seq: u64,
+    /// The head of its journal's chain.
+    pub journal_head: Vec<u8>,
+    /// Operations accepted and not ended.
+    pub open_ops: u32,
+    /// Operations whose outcome is unknown.
+    pub indeterminate_ops: u32,
+    /// The code of its last error; empty without one.
+    pub last_error_code: String,
+    /// Whether its newest observation failed.
+    pub observe_error: bool,
+    /// Whether it can accept slices.
+    pub ready: bool,
+    /// Whether it enforces its slice.
+    pub enforcing: bool,
+}
+
+impl Beat {
+    /// Whether it says anything else than `other`, the counting left out.
+    pub(super) fn differs(&self, other: &Beat) -> bool {
+        let mut same_sequence = other.clone();
+        same_sequence.sequence = self.sequence;
+        *self != same_sequence
+    }
+}
+
+/// The part of a host's report that the hub needs at hand.
+#[derive(Debug, Clone, Default)]
+pub struct ReportBrief {
+    /// The digest of the observation.
+    pub digest: String,
+    /// What is present.
+    pub present: BTreeSet<ResourceId>,
+    /// The last error of the last apply.
+    pub last_error: Option<Fault>,
+    /// The first resource that is not as wanted.
+    pub first_trouble: Option<Fault>,
+    /// The error of the last failed observation.
+    pub observe_error: Option<String>,
+}
+
+/// A session's hold on its host.
+#[derive(Debug, Clone)]
+pub struct SessionHold {
+    /// Tells sessions apart.
+    pub id: u64,
+    /// Ends the session.
+    pub cut: CancellationToken,
+}
+
+/// A host as the convergence driver sees it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The session.
+    pub session: u64,
+    /// The host's name for events.
+    pub name: String,
+    /// Whether the store knows it.
+    pub known: bool,
+    /// What it said last, in this session.
+    pub beat: Beat,
+    /// The serial of the binding that the hub holds.
+    pub binding_serial: u64,
+    /// What it should have.
+    pub target: Option<Arc<TargetRecord>>,
+    /// What it has, if its report is of its newest observation.
+    pub present: Option<BTreeSet<ResourceId>>,
+    /// What it refused.
+    pub refusals: BTreeMap<RefusedKind, RefusalRecord>,
+    /// The newest revision that it reported applied.
+    pub done: Option<(TopologyId, Generation)>,
+}
+
+/// A host as operators see it.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// Whether a session is open.
+    pub connected: bool,
+    /// What it said last.
+    pub beat: Option<Beat>,
+    /// When, in milliseconds since 1970.
+    pub beat_unix_ms: u64,
+    /// What it should have.
+    pub target: Option<Arc<TargetRecord>>,
+    /// Whether it has that.
+    pub converged: bool,
+    /// Its last refusal or error.
+    pub last_error: Option<Fault>,
+}
+
+/// What came of a heartbeat.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct BeatOutcome {
+    /// Whether it said anything new.
+    pub changed: bool,
+    /// An error to record: its code and words.
+    pub error: Option<(String, String)>,
+}
+
+/// A session that may not go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Cut {
+    /// Another session of the same host took its place, or it was cut.
+    #[error("another session of this host has taken its place")]
+    Replaced,
+    /// Its certificate has run out.
+    #[error("the certificate that opened this session has expired; connect again by the new one")]
+    Expired,
+}
+
+/// A stored target as the core's decision wants it.
+#[must_use]
+pub fn target(record: &TargetRecord) -> Target {
+    Target {
+        topology: record.topology.clone(),
+        generation: record.generation,
+        version_hash: record.version_hash.clone(),
+        payload_sha256: record.payload_sha256.clone(),
+        resources: record.resources.clone(),
+    }
+}
+
+/// A heartbeat as the core's decision wants it.
+#[must_use]
+pub fn reported(beat: &Beat, present: Option<BTreeSet<ResourceId>>) -> Reported {
+    Reported {
+        topology: beat.topology.clone(),
+        generation: beat.generation,
+        applied: beat.applied.clone(),
+        converging: beat.converging,
+        engine: beat.engine,
+        observe_error: beat.observe_error,
+        present,
+        ready: beat.ready,
+        enforcing: beat.enforcing,
+    }
+}

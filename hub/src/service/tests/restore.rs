@@ -1,0 +1,120 @@
+//! A hub that is restored from an older backup takes over what its agents hold.
+
+use moorline_common::fault::Code;
+use moorline_proto::convert::from_status;
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::agent_message::Kind as Say;
+use moorline_proto::v1::hub_message::Kind as Said;
+
+use super::{Kit, Link, applied, web};
+use crate::cmd::{backup, restore};
+
+async fn asked_for_held(link: &mut Link) {
+    let next = link.next().await;
+    assert!(matches!(&next, Said::Query(query) if query.what() == pb::query::What::Held), "expected a query, got {next:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_restored_from_before_everything_takes_over_what_agents_hold() {
+    let mut kit = Kit::bare().await;
+    let file = kit.home.path().join("backup");
+    backup::write(&kit.dir(), &file).unwrap();
+    let root = kit.trust_root();
+    kit.operator().await.put_root(pb::PutRootRequest { root: Some(root.clone()) }).await.unwrap();
+    let agent = kit.bound("shop", 1).await;
+    let slice = kit.slice(&agent, "edge", 1, web("a"));
+    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    kit.stop().await;
+
+    let dir = kit.home.path().join("restored");
+    restore::restore(&dir, &file, false).unwrap();
+    kit.start_in(&dir).await;
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(applied(&slice)).await;
+    asked_for_held(&mut link).await;
+    let held = pb::Held { roots: vec![root], binding: Some(kit.binding(&agent, "shop", 1)), slice: kit.sealed(&slice).slice };
+    link.say(Say::Held(held)).await;
+    kit.until_kinds("adopted", 1).await;
+    let host = kit.until_host("shop", |h| h.converged).await;
+    assert_eq!((host.state(), host.target_topology.as_str(), host.target_generation), (pb::HostState::Bound, "edge", 1));
+    assert_eq!(kit.kinds("slice_sent").await.len(), 0, "the host is left alone");
+    let request = pb::GetRevisionRequest { topology: "edge".to_owned(), generation: 0, with_slices: true };
+    let revision = kit.operator().await.get_revision(request).await.unwrap().into_inner();
+    assert_eq!((revision.source, revision.slices.len()), (None, 1));
+    // And life goes on from the recovered generation.
+    let next = kit.slice(&agent, "edge", 2, web("b"));
+    kit.push("edge", 1, std::slice::from_ref(&next)).await.unwrap();
+    // The hub also wants a fresh report, since it dropped the one before.
+    while !matches!(link.next().await, Said::Slice(_)) {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_one_generation_behind_asks_instead_of_pushing_back() {
+    let mut kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let old = kit.slice(&agent, "edge", 1, web("a"));
+    kit.push("edge", 0, std::slice::from_ref(&old)).await.unwrap();
+    // While the hub serves.
+    let file = kit.home.path().join("backup");
+    backup::write(&kit.dir(), &file).unwrap();
+    let new = kit.slice(&agent, "edge", 2, web("b"));
+    kit.push("edge", 1, std::slice::from_ref(&new)).await.unwrap();
+    kit.stop().await;
+    restore::restore(&kit.dir(), &file, true).unwrap();
+    kit.start().await;
+    assert_eq!(kit.host("shop").await.target_generation, 1);
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(applied(&new)).await;
+    asked_for_held(&mut link).await;
+    let held = pb::Held { roots: agent.roots.clone(), binding: Some(kit.binding(&agent, "shop", 1)), slice: kit.sealed(&new).slice };
+    link.say(Say::Held(held)).await;
+    let host = kit.until_host("shop", |h| h.converged && h.target_generation == 2).await;
+    assert_eq!(host.target_hash, new.version_hash.to_string());
+    let status = kit.push("edge", 1, std::slice::from_ref(&new)).await.unwrap_err();
+    assert_eq!(from_status(&status).code, Code::BaseMoved);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_operator_signed_is_not_taken_over() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let old = kit.slice(&agent, "edge", 1, web("a"));
+    kit.push("edge", 0, std::slice::from_ref(&old)).await.unwrap();
+    let forged = kit.slice(&agent, "edge", 9, web("evil"));
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(applied(&forged)).await;
+    asked_for_held(&mut link).await;
+    let by_host = moorline_common::sign::Signed::seal(&forged, &[&agent.host]).unwrap();
+    let held =
+        pb::Held { roots: agent.roots.clone(), binding: Some(kit.binding(&agent, "shop", 1)), slice: Some(by_host.envelope().into()) };
+    link.say(Say::Held(held)).await;
+    kit.until_kinds("adopt_refused", 1).await;
+    assert_eq!(kit.host("shop").await.target_generation, 1);
+}
+
+#[test]
+fn a_backup_is_private_and_never_overwrites() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = tempfile::tempdir().unwrap();
+    let args = crate::cmd::init::InitArgs {
+        cluster: moorline_common::id::ClusterId::parse("one").unwrap(),
+        listen: "127.0.0.1:0".to_owned(),
+        advertise: vec!["hub:7443".to_owned()],
+        operator: "ann".to_owned(),
+    };
+    let (dir, file) = (home.path().join("hub"), home.path().join("backup"));
+    crate::cmd::init::create(&dir, &args).unwrap();
+    assert!(crate::cmd::init::create(&dir, &args).is_err(), "a hub is never made over another");
+    backup::write(&dir, &file).unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(backup::write(&dir, &file).is_err());
+    assert!(restore::restore(&dir, &file, false).is_err(), "a used folder is not replaced without --force");
+    let replaced = restore::restore(&dir, &file, true).unwrap().unwrap();
+    for path in ["hub.toml", "ca/ca.key.pem", "operators/ann.json"] {
+        assert_eq!(std::fs::read(dir.join(path)).unwrap(), std::fs::read(replaced.join(path)).unwrap(), "{path}");
+    }
+    assert_eq!(std::fs::metadata(dir.join("ca/ca.key.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::write(&file, b"not a backup").unwrap();
+    assert!(restore::restore(&home.path().join("x"), &file, false).is_err());
+    assert!(!home.path().join("x").exists(), "a bad backup leaves nothing behind");
+}
