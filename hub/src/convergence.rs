@@ -189,6 +189,7 @@ impl Service {
         let trust = send_trust(&self.hub, host, snapshot, drive, now).await?;
         let Some(target) = &snapshot.target else { return Ok(trust) };
         let reported = fleet::reported(&snapshot.beat, snapshot.present.clone());
+        drive.history.mismatch_since_ms.get_or_insert(now);
         let slice = match decide(&fleet::target(target), &reported, &drive.history, now, drive.random) {
             Decision::Converged => {
                 drive.rest();

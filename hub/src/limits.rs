@@ -54,6 +54,8 @@ pub const WRITE_QUEUE: usize = 1024;
 pub const WRITE_BATCH: usize = 256;
 /// Threads that read the store, each with its own connection.
 pub const READERS: usize = 2;
+/// Pages that each connection to the store caches, in KiB.
+pub const PAGE_CACHE_KIB: i64 = 512;
 /// Store jobs that wait for one reader.
 pub const READ_QUEUE: usize = 256;
 

@@ -129,7 +129,8 @@ impl Session {
                 () = self.hold.cut.cancelled() => break "ended by the hub: silent, locked or replaced".to_owned(),
                 message = inbound.message() => match message {
                     Ok(Some(message)) => {
-                        if let Err(reason) = self.take(message).await {
+                        // Boxed: between two messages a session should take no room for handling one.
+                        if let Err(reason) = Box::pin(self.take(message)).await {
                             break reason;
                         }
                     }

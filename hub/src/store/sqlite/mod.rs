@@ -230,6 +230,8 @@ fn connect(path: &Path, mode: OpenFlags) -> std::result::Result<Connection, Open
     let mut conn = Connection::open_with_flags(path, flags).map_err(|e| failed(&e))?;
     conn.busy_timeout(Duration::from_secs(5)).map_err(|e| failed(&e))?;
     conn.set_prepared_statement_cache_capacity(64);
+    // Negative: in KiB. The kernel caches the file anyway.
+    conn.pragma_update(None, "cache_size", limits::PAGE_CACHE_KIB.wrapping_neg()).map_err(|e| failed(&e))?;
     if mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
         for (pragma, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON"), ("secure_delete", "ON")] {
             conn.pragma_update(None, pragma, value).map_err(|e| failed(&e))?;
