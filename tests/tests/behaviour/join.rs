@@ -110,15 +110,17 @@ fn files(folder: &Path, all: &mut Vec<(std::path::PathBuf, Vec<u8>)>) {
     }
 }
 
-/// The secrets in a key file: each line that is long enough to be one.
-fn secrets(bytes: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(bytes);
-    let lines = text.lines().flat_map(|l| l.split("\\n")).map(|l| l.trim_matches(|c: char| c == '"' || c.is_whitespace()).to_owned());
-    let mut all: Vec<String> = lines.filter(|l| l.len() >= 32 && !l.starts_with("-----")).collect();
-    if bytes.len() == 32 {
-        all.push(hex::encode(bytes));
+/// The secrets in a file: by their names in JSON, otherwise each line that is long enough to be one.
+fn secrets(path: &Path, bytes: &[u8]) -> Vec<String> {
+    const NAMES: [&str; 4] = ["host_seed", "sealing_secret", "key_pem", "mac_key"];
+    let long = |text: &str| -> Vec<String> {
+        text.lines().map(str::trim).filter(|l| l.len() >= 32 && !l.starts_with("-----")).map(str::to_owned).collect()
+    };
+    if let Ok(serde_json::Value::Object(map)) = serde_json::from_slice(bytes) {
+        return NAMES.iter().filter_map(|name| map.get(*name)?.as_str()).flat_map(long).collect();
     }
-    all
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.contains("key") { long(&String::from_utf8_lossy(bytes)) } else { Vec::new() }
 }
 
 #[test]
@@ -144,21 +146,21 @@ fn nothing_secret_is_in_any_log_or_output_and_secret_files_are_private() {
         assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700, "{}", folder.display());
         files(&folder, &mut all);
     }
-    let mut keys = 0;
     // The simulator's world stands for an engine's own data, which is not the agent's.
     all.retain(|(path, bytes)| !bytes.is_empty() && !path.components().any(|c| c.as_os_str() == "sim"));
+    let mut holders = BTreeSet::new();
     for (path, bytes) in &all {
         let mode = std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode & 0o077, 0, "{} is open to others ({mode:o})", path.display());
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        if name.contains("key") || path.parent().is_some_and(|p| p.ends_with("operators")) {
-            keys += 1;
-            let text = String::from_utf8_lossy(bytes);
-            let private = text.rsplit("key_pem").next().unwrap_or_default().as_bytes().to_vec();
-            looked_for.extend(secrets(if text.contains("key_pem") { &private } else { bytes }));
+        let found = secrets(path, bytes);
+        if !found.is_empty() {
+            holders.insert(path.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
+        looked_for.extend(found);
     }
-    assert!(keys >= 4, "the key files were not found");
+    for holder in ["ca.key.pem", "admin.json", "bundle.json", "operator.key", "recovery.key", "identity.json", "transport.json"] {
+        assert!(holders.contains(holder), "{holder} was not found among {holders:?}");
+    }
     for (name, log) in fleet.logs().unwrap().into_iter().chain([("the commands' output".to_owned(), said)]) {
         for secret in &looked_for {
             assert!(!log.contains(secret.as_str()), "{name} holds a secret");

@@ -4,7 +4,11 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod demo;
+#[cfg(test)]
+mod engine_restart;
 #[cfg(test)]
 mod foreign_client;
 #[cfg(test)]
@@ -21,6 +25,8 @@ mod refusals;
 mod repush;
 #[cfg(test)]
 mod restore;
+#[cfg(test)]
+mod scope;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]
