@@ -27,10 +27,10 @@ use crate::revision::{Draft, sign_slice};
 pub fn check_claim(home: &Home, host: &HostView, fingerprint: Option<&str>) -> Result<Option<Pending>, Failure> {
     let claim = claim_of(host)?;
     let shown = claim.claim.fingerprint();
-    if let Some(expected) = fingerprint {
-        if !same_fingerprint(expected, &shown) {
-            return Err(mismatch(host, &format!("its fingerprint is {shown}, expected {expected}")));
-        }
+    if let Some(expected) = fingerprint
+        && !same_fingerprint(expected, &shown)
+    {
+        return Err(mismatch(host, &format!("its fingerprint is {shown}, expected {expected}")));
     }
     let pending = home.pending(&claim.token_id)?;
     if let Some(pending) = &pending {
@@ -41,9 +41,8 @@ pub fn check_claim(home: &Home, host: &HostView, fingerprint: Option<&str>) -> R
     } else if fingerprint.is_none() {
         return Err(Failure::usage(
             format!("the token of host `{}` was not made on this machine, so its keys cannot be checked here", host.name),
-            format!(
-                "run `moorline-agent status` on the host, compare its fingerprint with {shown}, and pass it with --fingerprint {shown}"
-            ),
+            // The hub's fingerprint is not repeated here: copying it from here would compare nothing.
+            "run `moorline-agent status` on the host itself, and pass the fingerprint that it shows there with --fingerprint",
         ));
     }
     Ok(pending)
@@ -186,7 +185,14 @@ pub async fn give_slices(
         match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {
             Ok(()) => return Ok(given),
             // A push or another approval was faster and took the host along.
-            Err(failure) if failure.is(Code::AlreadyExists) => return Ok(given),
+            Err(failure) if failure.is(Code::Equivocation) || failure.is(Code::AlreadyExists) => {
+                let now = client.hosts(Some(&host.name)).await?.into_iter().find(|h| h.host_id == host.host_id);
+                let target = now.and_then(|h| h.target);
+                if target.is_some_and(|t| t.topology == draft.topology && t.generation >= draft.generation) {
+                    return Ok(given);
+                }
+                return Err(failure);
+            }
             Err(failure) if failure.is(Code::BaseMoved) && tries < RETRIES => {}
             Err(failure) => return Err(failure),
         }

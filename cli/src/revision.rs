@@ -279,8 +279,8 @@ pub(crate) mod tests {
         };
         let signed = Signed::seal(&binding, &[&keys().1]).unwrap();
         HostView {
-            host_id: binding.host_id.clone(),
-            name: binding.name.clone(),
+            host_id: binding.host_id,
+            name: binding.name,
             pending: false,
             binding: Some(trust().verify_binding(signed, None).unwrap()),
             doubt: None,

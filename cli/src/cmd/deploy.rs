@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
+use moorline_common::sign::OperatorKey;
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
+use crate::approve;
 use crate::client::{Client, HostView, RevisionView};
 use crate::clock;
 use crate::desired::{Desired, Source};
@@ -138,8 +140,21 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         }
         return Err(failure.while_doing(format_args!("pushing `{}` generation {}", order.topology, draft.generation)));
     }
+    if order.source.is_some() {
+        late_hosts(client, ui, &key, &scene).await?;
+    }
     let outcome = outcome(&order, base, draft.generation, desired.pending, changes);
     finish(client, ui, &order, outcome).await
+}
+
+/// Hosts that were bound between our look at them and the push: their approval saw the revision before, so
+/// they are given their slices of this one here.
+async fn late_hosts(client: &Client, ui: &mut Ui, key: &OperatorKey, scene: &Scene) -> Result<(), Failure> {
+    let known = |host: &HostView| scene.hosts.iter().any(|h| h.host_id == host.host_id && h.bound().is_some());
+    for host in client.hosts(None).await?.iter().filter(|h| h.bound().is_some() && !known(h)) {
+        approve::give_slices(client, ui, key, host).await?;
+    }
+    Ok(())
 }
 
 fn outcome(order: &Order, base: Generation, generation: Generation, awaiting: Vec<String>, hosts: Vec<HostChange>) -> Outcome {

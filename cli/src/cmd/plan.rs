@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use moorline_common::fault::Code;
 use moorline_common::observe::{EngineState, Observed};
-use moorline_common::plan::{Action, Identity, Plan, docker};
+use moorline_common::plan::{Action, Blocked, Identity, Plan, docker};
 use moorline_common::topology::HostSpec;
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -49,7 +50,7 @@ struct HostPlan {
 
 impl HostPlan {
     fn has_changes(&self) -> bool {
-        self.change.change != ChangeKind::Unchanged || !self.plan.steps.is_empty() || self.plan.blocked.iter().any(|b| b.code.is_some())
+        self.change.change != ChangeKind::Unchanged || !self.plan.steps.is_empty() || !self.plan.blocked.iter().all(only_waits)
     }
 }
 
@@ -121,6 +122,8 @@ fn words(outcome: &Outcome) -> String {
         text.push_str(&host_words(host));
     }
     let steps = outcome.hosts.iter().flat_map(|h| &h.plan.steps);
+    let wait = outcome.hosts.iter().flat_map(|h| &h.plan.blocked).filter(|b| only_waits(b)).count();
+    let wait = if wait == 0 { String::new() } else { format!(", {wait} to follow when others are so far") };
     let (mut create, mut replace, mut remove) = (0, 0, 0);
     for step in steps {
         match sign(&step.action) {
@@ -135,9 +138,16 @@ fn words(outcome: &Outcome) -> String {
     text.push_str(&match (outcome.changes, create + replace + remove) {
         (false, _) => format!("no changes: `{}` is as the file says\n", outcome.topology),
         (true, 0) => "a new generation; nothing to do on the hosts now\n".to_owned(),
-        (true, _) => format!("{create} to create or start, {replace} to replace, {remove} to remove on {} host(s)\n", outcome.hosts.len()),
+        (true, _) => {
+            format!("{create} to create or start, {replace} to replace, {remove} to remove on {} host(s){wait}\n", outcome.hosts.len())
+        }
     });
     text
+}
+
+/// Whether nothing is wrong: the resource follows by itself.
+fn only_waits(blocked: &Blocked) -> bool {
+    blocked.code.is_none_or(|code| code == Code::Waiting)
 }
 
 enum Sign {
@@ -183,8 +193,11 @@ fn host_words(host: &HostPlan) -> String {
         text.push_str(&format!("  {line}\n"));
     }
     for blocked in &host.plan.blocked {
-        let code = blocked.code.map(|c| format!(" [{c}]")).unwrap_or_default();
-        text.push_str(&format!("  {} {} — {}{code}\n", "!".yellow(), blocked.resource, blocked.reason));
+        let line = match blocked.code.filter(|_| !only_waits(blocked)) {
+            None => format!("… {} — {}", blocked.resource, blocked.reason).dimmed().to_string(),
+            Some(code) => format!("! {} — {} [{code}]", blocked.resource, blocked.reason).red().to_string(),
+        };
+        text.push_str(&format!("  {line}\n"));
     }
     for drift in &host.plan.drift {
         text.push_str(&format!(

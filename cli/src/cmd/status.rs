@@ -186,10 +186,10 @@ async fn reports(client: &Client, hosts: &[HostView]) -> Vec<Result<Option<Repor
 type Fetched = (usize, Result<Option<ReportView>, Failure>);
 
 fn keep(results: &mut [Result<Option<ReportView>, Failure>], done: Option<Result<Fetched, tokio::task::JoinError>>) {
-    if let Some(Ok((index, report))) = done {
-        if let Some(place) = results.get_mut(index) {
-            *place = report;
-        }
+    if let Some(Ok((index, report))) = done
+        && let Some(place) = results.get_mut(index)
+    {
+        *place = report;
     }
 }
 
@@ -235,8 +235,8 @@ fn table(rows: &[Row], client: &Client) -> String {
         };
         let report = match (row.verified, row.heartbeat_age_s) {
             (true, _) => ("verified".to_owned(), Tone::Good),
-            (false, Some(_)) => ("unverified".to_owned(), Tone::Warn),
-            (false, None) => ("-".to_owned(), Tone::Dim),
+            (false, Some(_)) if row.state != State::Pending => ("unverified".to_owned(), Tone::Warn),
+            (false, _) => ("-".to_owned(), Tone::Dim),
         };
         let error = row.error.as_ref().map(|f| format!("{}: {}", f.code, f.message)).unwrap_or_default();
         table.row(vec![
@@ -248,13 +248,15 @@ fn table(rows: &[Row], client: &Client) -> String {
             (engine.to_owned(), engine_tone),
             report,
             (row.heartbeat_age_s.map_or_else(|| "-".to_owned(), clock::span_words), Tone::Dim),
-            (shorten(&error, ERROR_COLUMN), Tone::Bad),
+            (shorten(&error, ERROR_COLUMN), if error.is_empty() { Tone::Plain } else { Tone::Bad }),
         ]);
     }
     let converged = rows.iter().filter(|r| matches!(r.state, State::Converged | State::Down)).count();
     let mut text = table.text();
     text.push_str(&details(rows));
-    let summary = format!("{} hosts, {converged} converged; cluster {}, hub {}", rows.len(), client.root.cluster, client.facts.hub_version);
+    let s = if rows.len() == 1 { "" } else { "s" };
+    let summary =
+        format!("{} host{s}, {converged} converged; cluster {}, hub {}", rows.len(), client.root.cluster, client.facts.hub_version);
     text.push_str(&format!("\n{}\n", summary.dimmed()));
     text
 }
@@ -279,7 +281,8 @@ fn details(rows: &[Row]) -> String {
         if let Some(fault) = &row.error {
             text.push_str(&format!("  {}: {fault}\n", "error".red()));
         }
-        for trouble in &row.troubles {
+        let told = |t: &&Trouble| row.error.as_ref().is_some_and(|f| f.code == t.code && f.message.starts_with(t.resource.as_str()));
+        for trouble in row.troubles.iter().filter(|t| !told(t)) {
             text.push_str(&format!("  {}: {} [{}]\n", trouble.resource, trouble.message, trouble.code));
         }
     }

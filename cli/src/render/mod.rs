@@ -181,7 +181,8 @@ impl Table {
         table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         // The output stream drops the colours where they do not belong.
         table.enforce_styling();
-        table.set_header(headings.iter().map(|h| Cell::new(h)));
+        table.style_text_only();
+        table.set_header(headings.iter().map(Cell::new));
         Self(table)
     }
 
