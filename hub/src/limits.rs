@@ -91,6 +91,9 @@ pub const EVENT_TEXT_MAX: usize = 400;
 /// A host whose same error comes and goes writes an event for it at most this often.
 pub const ERROR_EVENT_INTERVAL: Duration = Duration::from_secs(300);
 
+/// A host whose error keeps its code but not its words writes an event for it at most this often.
+pub const ERROR_WORDS_INTERVAL: Duration = Duration::from_secs(30);
+
 /// The life of an agent's transport certificate.
 pub const AGENT_CERT_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// The life of an operator's transport certificate.

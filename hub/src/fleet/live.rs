@@ -42,7 +42,7 @@ pub(super) struct Live {
     pub(super) done: Option<(TopologyId, Generation)>,
     pub(super) refusals: BTreeMap<RefusedKind, RefusalRecord>,
     /// The last error that was recorded as an event, and when.
-    pub(super) error_told: Option<(String, u64)>,
+    pub(super) error_told: Option<Told>,
     /// A new error code whose words have not come yet.
     pub(super) error_due: Option<String>,
 }
@@ -77,8 +77,8 @@ impl Live {
             let words = report.and_then(|r| r.observe_error.clone()).unwrap_or_else(|| "the engine cannot be reached".to_owned());
             return Some(Fault::new(Code::EngineUnreachable, words));
         }
-        if let Some(fault) = report.and_then(|r| r.last_error.clone().or_else(|| r.first_trouble.clone())) {
-            return Some(fault);
+        if let Some(fault) = report.and_then(ReportBrief::fault) {
+            return Some(fault.clone());
         }
         if beat.observe_error {
             let words = report.and_then(|r| r.observe_error.clone()).unwrap_or_else(|| "the last observation failed".to_owned());
@@ -87,11 +87,22 @@ impl Live {
         Code::parse(&beat.last_error_code).map(|code| Fault::new(code, "the agent's report will say more"))
     }
 
-    /// Notes a new error code; records it without words when none came by the next heartbeat.
+    /// Notes what a heartbeat says of errors; gives back one to record. A new code waits for its words until the
+    /// next heartbeat.
     pub(super) fn error_of_beat(&mut self, beat: &Beat, now_ms: u64) -> Option<(String, String)> {
+        let unreachable = |b: &Beat| b.engine == EngineState::Unreachable;
+        if unreachable(beat) && !self.beat.as_ref().is_some_and(unreachable) {
+            let words = self.report.as_ref().and_then(|r| r.observe_error.clone());
+            return self.tell_error(
+                Code::EngineUnreachable.as_str(),
+                &words.unwrap_or_else(|| "the engine cannot be reached".to_owned()),
+                now_ms,
+            );
+        }
         let code = beat.last_error_code.as_str();
         let before = self.beat.as_ref().map_or("", |b| b.last_error_code.as_str());
-        if code.is_empty() {
+        let has_words = self.report.as_ref().and_then(ReportBrief::fault).is_some_and(|f| f.code.as_str() == code);
+        if code.is_empty() || has_words {
             self.error_due = None;
             return None;
         }
@@ -103,14 +114,25 @@ impl Live {
         self.tell_error(&due, "the agent reports an error", now_ms)
     }
 
-    /// Whether this error is to be recorded: not when it is the one recorded last and not long ago.
+    /// Whether this error is to be recorded: not when it was recorded not long ago, nor when only its words
+    /// change all the time.
     pub(super) fn tell_error(&mut self, code: &str, words: &str, now_ms: u64) -> Option<(String, String)> {
-        let text = format!("{code}: {words}");
-        let interval = u64::try_from(limits::ERROR_EVENT_INTERVAL.as_millis()).unwrap_or(u64::MAX);
-        if self.error_told.as_ref().is_some_and(|(told, at)| *told == text && now_ms.saturating_sub(*at) < interval) {
-            return None;
+        if let Some(told) = &self.error_told
+            && told.code == code
+        {
+            let interval = if told.words == words { limits::ERROR_EVENT_INTERVAL } else { limits::ERROR_WORDS_INTERVAL };
+            if u128::from(now_ms.saturating_sub(told.at_ms)) < interval.as_millis() {
+                return None;
+            }
         }
-        self.error_told = Some((text, now_ms));
+        self.error_told = Some(Told { code: code.to_owned(), words: words.to_owned(), at_ms: now_ms });
         Some((code.to_owned(), words.to_owned()))
     }
+}
+
+/// An error that was recorded as an event.
+pub(super) struct Told {
+    code: String,
+    words: String,
+    at_ms: u64,
 }

@@ -62,6 +62,10 @@ impl Fleet {
         let mut inner = self.lock();
         let live = inner.hosts.entry(host.clone()).or_default();
         let payload = target.as_ref().map(|t| t.payload_sha256.as_str());
+        if live.target.as_ref().map(|t| t.payload_sha256.as_str()) != payload {
+            // The same error on a new revision is news.
+            live.error_told = None;
+        }
         if live.refusals.get(&RefusedKind::Slice).is_some_and(|r| Some(r.payload_sha256.as_str()) != payload) {
             live.refusals.remove(&RefusedKind::Slice);
         }
@@ -156,7 +160,7 @@ impl Fleet {
     pub fn report(&self, host: &HostId, brief: ReportBrief, now_ms: u64) -> Option<(String, String)> {
         let mut inner = self.lock();
         let live = inner.hosts.get_mut(host)?;
-        let fault = brief.last_error.clone().or_else(|| brief.first_trouble.clone());
+        let fault = brief.fault().cloned();
         live.report = Some(brief);
         let fault = fault?;
         live.error_due = None;

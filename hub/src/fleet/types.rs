@@ -90,6 +90,14 @@ pub struct ReportBrief {
     pub observe_error: Option<String>,
 }
 
+impl ReportBrief {
+    /// The error to show: the last one of the apply, else the first resource's trouble.
+    #[must_use]
+    pub fn fault(&self) -> Option<&Fault> {
+        self.last_error.as_ref().or(self.first_trouble.as_ref())
+    }
+}
+
 /// A session's hold on its host.
 #[derive(Debug, Clone)]
 pub struct SessionHold {

@@ -91,11 +91,13 @@ fn newer_roots(hub: &Hub, stored: &[Vec<u8>], held: Vec<pb::Envelope>) -> Result
         None => None,
     };
     let mut roots = Vec::new();
-    for (index, envelope) in held.into_iter().enumerate() {
+    for envelope in held {
         let envelope = Envelope::from_json(&wire::json(Some(envelope), "trust root")?)?;
-        if let Some(json) = stored.get(index) {
+        let version = Signed::<TrustRoot>::new(envelope.clone())?.peek()?.version;
+        let same = usize::try_from(version).ok().and_then(|v| v.checked_sub(1)).and_then(|index| stored.get(index));
+        if let Some(json) = same {
             if Envelope::from_json(json)?.payload_sha256() != envelope.payload_sha256() {
-                return Err(Fault::new(Code::BadRoot, format!("the host holds another trust root of version {} than this hub", index + 1)));
+                return Err(Fault::new(Code::BadRoot, format!("the host holds another trust root of version {version} than this hub")));
             }
             continue;
         }

@@ -237,6 +237,30 @@ async fn a_reported_error_shows_with_its_words_and_missing_resources_lead_to_a_p
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_one_event_whether_report_or_heartbeat_comes_first() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let mut link = agent.open(&kit).await.unwrap();
+    let failing = pb::Heartbeat { last_error_code: "image_unavailable".to_owned(), ..ready() };
+    let fault = moorline_common::fault::Fault::new(Code::ImageUnavailable, "no such image");
+    let apply = ApplyReport { last_error: Some(fault), ..ApplyReport::default() };
+    link.say(Say::Observed(report(&agent, Observed::default(), apply))).await;
+    for _ in 0..3 {
+        link.beat(failing.clone()).await;
+    }
+    link.beat(pb::Heartbeat { journal_seq: 9, ..failing }).await;
+    kit.until_host("shop", |h| h.heartbeat.as_ref().is_some_and(|b| b.journal_seq == 9)).await;
+    assert_eq!(kit.until_kinds("error", 1).await[0].message, "no such image");
+    // One without words is told without them, one heartbeat later.
+    for _ in 0..3 {
+        link.beat(pb::Heartbeat { last_error_code: "busy".to_owned(), ..ready() }).await;
+    }
+    assert_eq!(kit.until_kinds("error", 2).await[1].code, "busy");
+    link.beat(pb::Heartbeat { engine: pb::EngineState::Unreachable.into(), ..ready() }).await;
+    assert_eq!(kit.until_kinds("error", 3).await[2].code, "engine_unreachable");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_the_host_has_not_signed_is_not_kept() {
     let kit = Kit::new().await;
     let (agent, other) = (kit.bound("shop", 1).await, kit.bound("other", 2).await);
