@@ -15,7 +15,8 @@ use crate::observe::EngineState;
 /// Between two pushes of the same slice to the same host: 1 s, doubling up to 5 min.
 pub const PUSH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 
-/// How long an agent may take to report on a push before it counts as unanswered.
+/// How long an agent may take to report on a push, or to mend by itself what it enforces, before the hub sends the
+/// slice (again).
 pub const PUSH_GRACE: Duration = Duration::from_secs(10);
 
 /// What the host should have.
@@ -65,6 +66,8 @@ pub struct History {
     pub last_push_ms: Option<u64>,
     /// The refusal of this very payload, if the agent gave one.
     pub refusal: Option<Code>,
+    /// Since when the host is not as wanted, in milliseconds of the hub's monotonic clock.
+    pub mismatch_since_ms: Option<u64>,
 }
 
 /// What the hub does next for a host.
@@ -85,7 +88,16 @@ pub enum Decision {
 /// Whether sending the same bytes again could end otherwise.
 #[must_use]
 pub fn is_definite(code: Code) -> bool {
-    !matches!(code, Code::Busy | Code::Internal | Code::NotApproved | Code::NoTrustRoot | Code::EngineUnreachable | Code::RootExpired)
+    !matches!(
+        code,
+        Code::Busy
+            | Code::Internal
+            | Code::NotApproved
+            | Code::NoTrustRoot
+            | Code::EngineUnreachable
+            | Code::RootExpired
+            | Code::Quarantined
+    )
 }
 
 /// Decides for one host. `random` spreads the waits: keep it for as long as `history` stays the same.
@@ -104,7 +116,9 @@ pub fn decide(target: &Target, reported: &Reported, history: &History, now_ms: u
         return Decision::Wait(now_ms.saturating_add(millis(PUSH_BACKOFF.max)));
     }
     let Some(last) = history.last_push_ms else {
-        return Decision::Push(reason);
+        let patience = if mends_itself(target, reported) { millis(PUSH_GRACE) } else { 0 };
+        let earliest = history.mismatch_since_ms.unwrap_or(now_ms).saturating_add(patience);
+        return if now_ms >= earliest { Decision::Push(reason) } else { Decision::Wait(earliest) };
     };
     let mut earliest = last.saturating_add(millis(PUSH_BACKOFF.wait(history.pushes, random)));
     if reported.converging {
@@ -141,6 +155,11 @@ pub fn mismatch(target: &Target, reported: &Reported) -> Option<&'static str> {
         Some(present) if !target.resources.is_subset(present) => Some("resources missing"),
         Some(_) | None => None,
     }
+}
+
+/// Whether the agent holds the very slice, enforces it, and so is already at what is amiss.
+fn mends_itself(target: &Target, reported: &Reported) -> bool {
+    reported.enforcing && reported.generation == target.generation && reported.applied.as_ref() == Some(&target.version_hash)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -207,8 +226,21 @@ mod tests {
             (Reported { present: Some(BTreeSet::from([resource("a")])), ..good() }, "resources missing"),
             (Reported { enforcing: false, ..good() }, "restarted"),
         ] {
-            let Decision::Push(reason) = decide_now(&reported, &History::default()) else { panic!("{reported:?}") };
+            let history = History { mismatch_since_ms: Some(0), ..History::default() };
+            let Decision::Push(reason) = decide_now(&reported, &history) else { panic!("{reported:?}") };
             assert!(reason.contains(words), "{reason}");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_enforces_the_very_slice_is_given_time_to_mend() {
+        let history = History { mismatch_since_ms: Some(1_000_000), ..History::default() };
+        let until = 1_000_000 + millis(PUSH_GRACE);
+        let mending = Reported { present: Some(BTreeSet::new()), ..good() };
+        assert_eq!(decide_now(&mending, &history), Decision::Wait(until));
+        assert!(matches!(decide(&target(), &mending, &history, until, 0), Decision::Push(_)));
+        for other in [Reported { enforcing: false, ..good() }, Reported { generation: Generation(2), ..mending }] {
+            assert!(matches!(decide_now(&other, &history), Decision::Push(_)), "{other:?}");
         }
     }
 
@@ -225,7 +257,7 @@ mod tests {
         let mut now = 0;
         let mut waits = Vec::new();
         for pushes in 1..=12 {
-            let history = History { pushes, last_push_ms: Some(now), refusal: None };
+            let history = History { pushes, last_push_ms: Some(now), refusal: None, mismatch_since_ms: None };
             let Decision::Wait(until) = decide(&target(), &behind, &history, now, u64::MAX) else { panic!("pushed at once") };
             assert_eq!(decide(&target(), &behind, &history, until - 1, u64::MAX), Decision::Wait(until));
             assert!(matches!(decide(&target(), &behind, &history, until, u64::MAX), Decision::Push(_)));
@@ -241,7 +273,7 @@ mod tests {
     #[test]
     fn an_agent_that_is_at_it_is_not_hurried() {
         let busy = Reported { applied: None, converging: true, ..good() };
-        let history = History { pushes: 1, last_push_ms: Some(1_000_000), refusal: None };
+        let history = History { pushes: 1, last_push_ms: Some(1_000_000), refusal: None, mismatch_since_ms: None };
         let grace = u64::try_from(PUSH_GRACE.as_millis()).unwrap();
         assert_eq!(decide_now(&busy, &history), Decision::Wait(1_000_000 + grace));
         assert!(matches!(decide(&target(), &busy, &history, 1_000_000 + grace, 0), Decision::Push(_)));
@@ -251,7 +283,7 @@ mod tests {
     fn a_definite_refusal_is_an_alarm_and_no_push() {
         let behind = Reported { generation: Generation(2), ..good() };
         for code in Code::ALL {
-            let history = History { pushes: 1, last_push_ms: Some(0), refusal: Some(*code) };
+            let history = History { pushes: 1, last_push_ms: Some(0), refusal: Some(*code), mismatch_since_ms: None };
             match decide_now(&behind, &history) {
                 Decision::Alarm(alarm) => assert!(alarm == *code && is_definite(*code)),
                 Decision::Push(_) => assert!(!is_definite(*code), "{code}"),
