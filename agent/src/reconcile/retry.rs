@@ -68,7 +68,7 @@ impl Retries {
             let over = track.relapses.saturating_sub(FREE_RELAPSES);
             if over > 0 {
                 track.until = Some(now + RESOURCE_RETRY.wait(over, random));
-                let text = format!("it does not hold: changed {} times, and again {reason}; waiting before the next try", track.relapses);
+                let text = format!("set right {} times, and never for long: {reason}; the next try comes after a wait", track.relapses);
                 track.fault = Some(Fault::new(Code::StepFailed, text));
             }
         }
