@@ -14,6 +14,7 @@ use crate::fleet::{Drive, Fleet, text};
 use crate::image;
 use crate::limits::{APPLY, SOON};
 use crate::operator::Operator;
+use crate::own_engine::OwnEngine;
 use crate::wait::wait_for;
 
 /// The hosts of the example topologies.
@@ -77,6 +78,7 @@ fn quote(output: &str) -> Result<()> {
 struct Tour {
     fleet: Fleet,
     engine: Option<Engine>,
+    own: Option<OwnEngine>,
     made_image: bool,
     examples: PathBuf,
 }
@@ -91,11 +93,11 @@ impl Tour {
                 bail!("{file} is not here; run `cargo demo` in the project's folder");
             }
         }
-        let engine = usable_engine()?;
+        let (engine, own) = usable_engine(fleet.root())?;
         let mut made_image = false;
         match &engine {
             Some(engine) => {
-                say(&format!("Host {} runs on the real Docker Engine {} of this machine.", HOSTS[0], engine.version()?))?;
+                say(&format!("Host {} runs on the real Docker Engine {}.", HOSTS[0], engine.version()?))?;
                 made_image = image::ensure(engine)?;
                 if made_image {
                     say(&format!("Its image {} is made here, of one small static program: no registry is asked.", image::IMAGE))?;
@@ -105,7 +107,7 @@ impl Tour {
         }
         say(&format!("Host {} runs on the built-in simulator, so that there are two.", HOSTS[1]))?;
         say(&format!("Everything happens in {}.", fleet.root().display()))?;
-        Ok(Self { fleet, engine, made_image, examples })
+        Ok(Self { fleet, engine, own, made_image, examples })
     }
 
     fn walk(&mut self) -> Result<()> {
@@ -275,9 +277,9 @@ impl Tour {
     }
 
     fn tidy(self) -> Result<()> {
-        let Self { fleet, engine, made_image, .. } = self;
+        let Self { mut fleet, engine, own, made_image, .. } = self;
         let (cluster, root) = (fleet.cluster().to_owned(), fleet.root().to_owned());
-        drop(fleet);
+        fleet.end_processes();
         if let Some(engine) = engine {
             engine.clean(&cluster)?;
             if made_image {
@@ -288,6 +290,9 @@ impl Tour {
                 bail!("something was left behind: {left:?}");
             }
         }
+        // Our own engine's data stands in the fleet's folder, which goes with the fleet.
+        drop(own);
+        drop(fleet);
         if root.exists() {
             bail!("{} was left behind", root.display());
         }
@@ -295,10 +300,11 @@ impl Tour {
     }
 
     fn leave_running(self) -> Result<()> {
-        let Self { fleet, engine, .. } = self;
+        let Self { fleet, engine, own, .. } = self;
+        let own = own.and_then(OwnEngine::leave_running);
         let (root, cluster, home) = (fleet.root().to_owned(), fleet.cluster().to_owned(), fleet.home());
         let moorctl = crate::binaries::Binaries::find()?.moorctl;
-        let ids: Vec<String> = fleet.leave_running().iter().map(u32::to_string).collect();
+        let ids: Vec<String> = fleet.leave_running().iter().chain(&own).map(u32::to_string).collect();
         chapter("Left running. Lines to try next:")?;
         let line = format!("{} --home {}", shorten(&moorctl), home.display());
         for verb in ["status -w", "events -f", "get topology edge", "diff edge 1..2", "rollback edge --to 1 --wait", "down edge --wait"] {
@@ -307,7 +313,7 @@ impl Tour {
         say("\nTo end it all:")?;
         say(&format!("   {line} --yes down edge --wait"))?;
         say(&format!("   kill {}", ids.join(" ")))?;
-        if engine.is_some() {
+        if engine.is_some() && own.is_none() {
             say(&format!("   docker volume rm $(docker volume ls -q --filter label=moorline.cluster={cluster})"))?;
             say(&format!("   docker image rm {}", image::IMAGE))?;
         }
@@ -320,18 +326,36 @@ fn shorten(path: &Path) -> String {
     path.strip_prefix(&here).unwrap_or(path).display().to_string()
 }
 
-/// The system's engine, if it answers and none of its containers has a name that the tour needs.
-fn usable_engine() -> Result<Option<Engine>> {
-    let Ok(engine) = Engine::connect(Path::new(SOCKET)) else {
-        say("No Docker Engine answers on this machine.")?;
-        return Ok(None);
-    };
-    let all = bollard::query_parameters::ListContainersOptionsBuilder::new().all(true).build();
-    let taken = engine.block_on(engine.docker().list_containers(Some(all)))?;
-    let prefix = format!("/{TOPOLOGY}-");
-    if let Some(name) = taken.into_iter().filter_map(|c| c.names).flatten().find(|n| n.starts_with(&prefix)) {
-        say(&format!("The Docker Engine has a container `{}` already: it is left alone.", name.trim_start_matches('/')))?;
-        return Ok(None);
+/// The system's engine, if it answers and nothing on it has a name that the tour needs; otherwise one of
+/// our own in `folder`, where that can be had.
+fn usable_engine(folder: &Path) -> Result<(Option<Engine>, Option<OwnEngine>)> {
+    match Engine::connect(Path::new(SOCKET)) {
+        Ok(engine) => {
+            let Some(name) = taken_name(&engine)? else { return Ok((Some(engine), None)) };
+            say(&format!("The Docker Engine of this machine has a `{name}` already: it is left alone."))?;
+        }
+        Err(_) => say("No Docker Engine answers on this machine.")?,
     }
-    Ok(Some(engine))
+    let folder = folder.join("engine");
+    std::fs::create_dir(&folder)?;
+    match OwnEngine::start(&folder) {
+        Ok(own) => {
+            say("A dockerd of the demo's own is started, with everything in the demo's folder.")?;
+            Ok((Some(Engine::connect(&own.socket())?), Some(own)))
+        }
+        Err(_) => Ok((None, None)),
+    }
+}
+
+/// A container, network or volume with a name that the example's objects will have.
+fn taken_name(engine: &Engine) -> Result<Option<String>> {
+    let all = bollard::query_parameters::ListContainersOptionsBuilder::new().all(true).build();
+    let docker = engine.docker();
+    let containers = engine.block_on(docker.list_containers(Some(all)))?.into_iter().filter_map(|c| c.names).flatten();
+    let networks = engine.block_on(docker.list_networks(None::<bollard::query_parameters::ListNetworksOptions>))?;
+    let volumes = engine.block_on(docker.list_volumes(None::<bollard::query_parameters::ListVolumesOptions>))?;
+    let containers = containers.map(|name| name.trim_start_matches('/').to_owned());
+    let others = networks.into_iter().filter_map(|n| n.name).chain(volumes.volumes.unwrap_or_default().into_iter().map(|v| v.name));
+    let (container, other) = (format!("{TOPOLOGY}-"), format!("{TOPOLOGY}_"));
+    Ok(containers.filter(|n| n.starts_with(&container)).chain(others.filter(|n| n.starts_with(&other))).next())
 }

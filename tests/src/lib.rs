@@ -8,6 +8,7 @@
 //! | [`fleet`] | a hub, an operator's home and agents in one temporary folder |
 //! | [`operator`] | the Operator service, called as an operator's machine does |
 //! | [`engine`] | the Docker Engine: asking it and cleaning up behind a test |
+//! | [`own_engine`] | a Docker Engine of our own, to be stopped and started |
 //! | [`image`] | the image that tests and demo run, made without a registry |
 //! | [`proxy`] | a recording proxy in front of the engine's socket |
 //! | [`evil`] | a hub that sends whatever a test tells it to |
@@ -24,6 +25,7 @@ pub mod fleet;
 pub mod image;
 pub mod limits;
 pub mod operator;
+pub mod own_engine;
 pub mod process;
 pub mod proxy;
 pub mod wait;

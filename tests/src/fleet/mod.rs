@@ -149,6 +149,14 @@ impl Fleet {
         ids
     }
 
+    /// Kills the hub and every agent; the folder stays.
+    pub fn end_processes(&mut self) {
+        for agent in self.agents.values_mut() {
+            drop(agent.process.take());
+        }
+        drop(self.hub.take());
+    }
+
     /// Writes a file into the fleet's folder.
     ///
     /// # Errors
@@ -334,10 +342,7 @@ impl Drop for Fleet {
                 );
             }
         }
-        for agent in std::mem::take(&mut self.agents).into_values() {
-            drop(agent.process);
-        }
-        drop(self.hub.take());
+        self.end_processes();
         if self.used_engine
             && let Ok(engine) = Engine::connect(Path::new(crate::engine::SOCKET))
         {
