@@ -196,7 +196,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::TooLarge => "make it smaller: split the topology, or move large values into files on the host",
         Code::BadEnvelope => "the statement was damaged or made by another version; update moorctl, hub and agents to one version",
         Code::BadSignature => "do not act on it: somebody or something changed signed bytes; check the hub and its backups",
-        Code::UnknownKey => "ask an operator whose key is in the trust root to sign, or to add yours",
+        Code::UnknownKey => "ask an operator whose key is in the trust root to sign, or to add yours with `moorctl key add`",
         Code::RevokedKey => "use a key that is not revoked",
         Code::ThresholdNotMet => "this role needs more operators to sign",
         Code::WrongType | Code::WrongEpoch | Code::HashMismatch => {
@@ -206,7 +206,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::WrongHost => "check the name, and that no other hub answers at this address",
         Code::OutOfScope => "ask an operator whose role reaches this host and kind of statement",
         Code::Expired => "push again (a later --deliver-within gives slow hosts more time)",
-        Code::RootExpired => "sign a new version of the trust root with the recovery key",
+        Code::RootExpired => "sign a new version of the trust root: `moorctl key renew --recovery-key FILE`",
         Code::BadRoot => "do not go on: the hub shows a trust root that this machine cannot follow; ask the operator who made it",
         Code::NoTrustRoot => "run `moorctl init` first",
         Code::NotApproved => "run `moorctl host approve NAME`",

@@ -231,9 +231,10 @@ pub fn words(standing: &Standing) -> String {
 
 fn finish(standings: Vec<HostStanding>, over: bool, timeout: Duration) -> Waited {
     let bad = |s: &&HostStanding| match s.standing {
-        Standing::Done => false,
+        // Offline hosts are pending, not failed, however long one waits.
+        Standing::Done | Standing::Offline => false,
         Standing::Failed { .. } => true,
-        Standing::Waiting { .. } | Standing::Offline => over,
+        Standing::Waiting { .. } => over,
     };
     let details: Vec<String> = standings.iter().filter(bad).map(|s| format!("{}: {}", s.host, words(&s.standing))).collect();
     let late = if over { format!(" within {} s", timeout.as_secs()) } else { String::new() };
@@ -311,7 +312,9 @@ mod tests {
     #[test]
     fn offline_hosts_are_pending_and_late_ones_are_named() {
         let standing = |standing| HostStanding { host: "a".into(), standing };
-        assert!(finish(vec![standing(Standing::Offline)], false, Duration::from_secs(1)).failure.is_none());
+        for over in [false, true] {
+            assert!(finish(vec![standing(Standing::Offline)], over, Duration::from_secs(1)).failure.is_none());
+        }
         let failure = finish(vec![standing(Standing::Waiting { why: "x".into() })], true, Duration::from_secs(1)).failure.unwrap();
         assert_eq!((failure.code, failure.details.len()), ("not_converged", 1));
     }

@@ -20,11 +20,12 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::transport::Channel;
 
 use crate::clock;
-use crate::error::{Failure, LocalCode, remedy};
-use crate::home::{Bundle, Context, TopologyFloor};
+use crate::error::{Failure, LocalCode};
+use crate::home::{Bundle, Context};
 use crate::limits::{CALL_TIMEOUT, MESSAGE_MAX, ROOT_WARNING_S};
 
 pub mod facts;
+mod floor;
 pub mod walk;
 
 pub use facts::{EventFacts, HostView, ReportView, RevisionFacts, RevisionView};
@@ -272,15 +273,10 @@ impl Client {
         self.context.update_floors(|floors| {
             for view in views {
                 let Some(serial) = view.bound().map(|b| b.serial) else { continue };
-                let seen = floors.bindings.entry(view.host_id.clone()).or_insert(serial);
-                if serial < *seen {
+                if let Err(fault) = floor::note_serial(floors, &view.host_id, serial) {
                     view.binding = None;
-                    view.doubt = Some(Fault::new(
-                        Code::GenerationRegressed,
-                        format!("the hub shows its binding number {serial}, this machine has seen {seen}"),
-                    ));
+                    view.doubt = Some(fault);
                 }
-                *seen = (*seen).max(serial);
             }
             Ok(())
         })
@@ -374,28 +370,7 @@ impl Client {
         };
         let generation = view.as_ref().map(|v| v.facts.generation).unwrap_or_default();
         let sha = view.as_ref().and_then(|v| v.source.as_ref()).map(|s| s.envelope().payload_sha256()).unwrap_or_default();
-        self.context.update_floors(|floors| {
-            let Some(view) = &view else {
-                return match floors.topologies.get(topology) {
-                    Some(floor) if floor.generation.0 > 0 => Err(regressed(topology, generation, floor)),
-                    Some(_) | None => Ok(()),
-                };
-            };
-            let floor = floors.topologies.entry(view.facts.topology.clone()).or_default();
-            if generation < floor.generation {
-                return Err(regressed(topology, generation, floor));
-            }
-            let known = generation == floor.generation && !floor.source_sha256.is_empty() && !sha.is_empty();
-            if known && floor.source_sha256 != sha {
-                let message = format!("the hub shows another generation {generation} of `{topology}` than the one this machine has seen");
-                return Err(Fault::new(Code::Equivocation, message).into());
-            }
-            if generation > floor.generation || !sha.is_empty() {
-                floor.generation = generation;
-                floor.source_sha256.clone_from(&sha);
-            }
-            Ok(())
-        })?;
+        self.context.update_floors(|floors| Ok(floor::note_revision(floors, topology, generation, &sha)?))?;
         Ok(view)
     }
 
@@ -486,6 +461,30 @@ impl Client {
         })
     }
 
+    /// Forgets how far a topology was: for a hub that was restored and whose hosts never had the newest.
+    ///
+    /// # Errors
+    /// When the floors cannot be written.
+    pub fn forget_floor(&self, topology: &TopologyId) -> Result<(), Failure> {
+        self.context.update_floors(|floors| {
+            floors.topologies.remove(topology);
+            Ok(())
+        })
+    }
+
+    /// Hands in the next version of the trust root, and keeps it.
+    ///
+    /// # Errors
+    /// When it does not follow from the newest, or the hub refuses it.
+    pub async fn put_next_root(&self, root: &Envelope) -> Result<TrustRoot, Failure> {
+        let next = self.root.verify_next(root.clone())?.into_statement();
+        self.hub.put_root(root).await?;
+        let mut roots = self.context.roots()?;
+        roots.push(root.clone());
+        self.context.save_roots(&roots)?;
+        Ok(next)
+    }
+
     /// Events from a point on.
     ///
     /// # Errors
@@ -514,16 +513,6 @@ impl EventStream {
             Err(status) => Err(self.hub.failure(&status)),
         }
     }
-}
-
-fn regressed(topology: &TopologyId, generation: Generation, floor: &TopologyFloor) -> Failure {
-    let shown = if generation.0 == 0 { "no revision".to_owned() } else { format!("generation {generation}") };
-    let fault = Fault::new(
-        Code::GenerationRegressed,
-        format!("the hub shows {shown} of `{topology}`, this machine has seen generation {}", floor.generation),
-    );
-    let text = remedy(fault.code);
-    Failure::from(fault).with_remedy(text)
 }
 
 fn expiry_warning(root: &TrustRoot) -> Option<String> {

@@ -231,7 +231,7 @@ fn words(outcome: &Outcome) -> String {
     .filter(|(n, _)| *n > 0)
     .map(|(n, word)| format!("{n} {word}"))
     .collect();
-    if !counts.is_empty() {
+    if !counts.is_empty() && (outcome.pushed || !outcome.down) {
         text.push_str(&format!("  hosts: {}\n", counts.join(", ")));
     }
     if !outcome.awaiting.is_empty() {

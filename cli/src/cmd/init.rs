@@ -22,7 +22,7 @@ use crate::limits::ROOT_LIFE_S;
 use crate::render::Ui;
 
 /// The name of the role that daily operators hold.
-const OPERATOR_ROLE: &str = "operator";
+pub(super) const OPERATOR_ROLE: &str = "operator";
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
@@ -57,7 +57,7 @@ struct Outcome {
 }
 
 /// Reads `NAME=PUBKEYHEX`.
-fn parse_operator(text: &str) -> Result<(String, [u8; 32]), String> {
+pub(super) fn parse_operator(text: &str) -> Result<(String, [u8; 32]), String> {
     let (name, public) = text.split_once('=').ok_or("write it as NAME=PUBKEYHEX")?;
     let mut key = [0; 32];
     hex::decode_to_slice(public.trim(), &mut key).map_err(|_| "the key is the 64 hex digits that `moorctl key new` printed")?;
@@ -183,7 +183,7 @@ impl Setup<'_> {
         if !walked.newest.keys.contains_key(&id) || walked.newest.revoked.contains(&id) {
             let message = format!("the key in {} (id {id}) is not in the trust root version {}", file.display(), walked.newest.version);
             return Err(Failure::from(Fault::new(Code::UnknownKey, message))
-                .with_remedy(format!("let an operator with the recovery key add it: {}", hex::encode(key.public()))));
+                .with_remedy(format!("let an operator with the recovery key add it: moorctl key add NAME={}", hex::encode(key.public()))));
         }
         write_key(&self.env.home.context_dir(&self.name)?.join("operator.key"), &key)?;
         Ok((self.store(pin.to_owned(), &walked)?, walked))
@@ -218,7 +218,7 @@ fn existing_or_new(path: &std::path::Path) -> Result<OperatorKey, Failure> {
 
 fn other_root(hub: &str) -> Failure {
     Failure::from(Fault::new(Code::AlreadyExists, format!("the hub at {hub} has a trust root that was not made here"))).with_remedy(
-        "to join as another operator: `moorctl key new NAME`, let the first operator put the key into the trust root, \
+        "to join as another operator: `moorctl key new NAME`, let the first operator add the key with `moorctl key add`, \
          then `moorctl init --bundle FILE --root-pin PIN --key KEYFILE`",
     )
 }

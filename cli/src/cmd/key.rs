@@ -2,13 +2,19 @@
 
 use std::path::PathBuf;
 
-use clap::Subcommand;
-use moorline_common::sign::OperatorKey;
+use clap::{Args, Subcommand};
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::KeyId;
+use moorline_common::sign::{OperatorKey, Signed};
+use moorline_common::trust::RootKey;
 use serde::Serialize;
 
 use super::Env;
+use super::init::{OPERATOR_ROLE, parse_operator};
+use crate::clock;
 use crate::error::Failure;
 use crate::home::{new_key, read_key, write_key};
+use crate::limits::ROOT_LIFE_S;
 use crate::render::Ui;
 
 /// Verbs of `key`.
@@ -26,6 +32,37 @@ pub enum KeyVerb {
         #[arg(long, value_name = "FILE")]
         key: Option<PathBuf>,
     },
+    /// Put another operator's key into the trust root: signs its next version with the recovery key
+    Add {
+        /// The operator's name and the key that `moorctl key new` printed there
+        #[arg(value_name = "NAME=PUBKEYHEX", value_parser = parse_operator)]
+        operator: (String, [u8; 32]),
+        /// How to sign it
+        #[command(flatten)]
+        recovery: RecoveryArgs,
+    },
+    /// Make the trust root valid for another year: signs its next version with the recovery key
+    Renew {
+        /// How to sign it
+        #[command(flatten)]
+        recovery: RecoveryArgs,
+    },
+}
+
+/// Where the key of the `root` role is.
+#[derive(Debug, Args)]
+pub struct RecoveryArgs {
+    /// The recovery key's file, from its offline media [default: the one that `init` made here]
+    #[arg(long, value_name = "FILE")]
+    pub recovery_key: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct RootView {
+    version: u64,
+    expires: String,
+    /// Operators by name.
+    operators: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -39,8 +76,13 @@ struct KeyView {
 ///
 /// # Errors
 /// When a file cannot be read or written.
-pub fn run(verb: KeyVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+pub async fn run(verb: KeyVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let (key, file) = match verb {
+        KeyVerb::Add { operator: (name, public), recovery } => {
+            let added = (KeyId::of_key(&public), RootKey { name, public });
+            return next_root(env, ui, recovery.recovery_key, Some(added)).await;
+        }
+        KeyVerb::Renew { recovery } => return next_root(env, ui, recovery.recovery_key, None).await,
         KeyVerb::New { name } => {
             // The rules for a context's name are those for a file's.
             env.home.context_dir(&name)?;
@@ -54,7 +96,7 @@ pub fn run(verb: KeyVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
             let key = new_key()?;
             write_key(&file, &key)?;
             ui.note(&format!(
-                "made {}; give the line below to the operator who runs `moorctl init --add-operator {name}=…`",
+                "made {}; give the line below to the operator who runs `moorctl init --add-operator {name}=…` or `moorctl key add {name}=…`",
                 file.display()
             ));
             (key, file)
@@ -67,6 +109,41 @@ pub fn run(verb: KeyVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     };
     let view = view(&key, file);
     ui.result(&view, || format!("{}\n", view.public))?;
+    Ok(0)
+}
+
+/// Signs and hands in the next version of the trust root.
+async fn next_root(env: &Env, ui: &mut Ui, recovery: Option<PathBuf>, added: Option<(KeyId, RootKey)>) -> Result<u8, Failure> {
+    let client = env.client(ui).await?;
+    let file = recovery.unwrap_or_else(|| client.context.dir().join("recovery.key"));
+    let key = read_key(&file)?;
+    let now = clock::now();
+    let mut root = client.root.clone();
+    root.version += 1;
+    root.issued_at = now;
+    root.expires = now.plus(ROOT_LIFE_S);
+    if let Some((id, operator)) = added {
+        if root.revoked.contains(&id) {
+            return Err(Fault::new(Code::RevokedKey, format!("the key of `{}` was revoked before", operator.name)).into());
+        }
+        let role = root
+            .roles
+            .get_mut(OPERATOR_ROLE)
+            .ok_or_else(|| Fault::new(Code::BadRoot, format!("the trust root has no role `{OPERATOR_ROLE}`")))?;
+        role.keys.insert(id.clone());
+        root.keys.insert(id, operator);
+    }
+    let signed = Signed::seal(&root, &[&key])?;
+    let root = client.put_next_root(signed.envelope()).await?;
+    let operators = root.roles.get(OPERATOR_ROLE).into_iter().flat_map(|r| &r.keys).filter_map(|id| root.keys.get(id));
+    let view = RootView {
+        version: root.version,
+        expires: clock::rfc3339(root.expires.0.saturating_mul(1000)),
+        operators: operators.map(|k| k.name.clone()).collect(),
+    };
+    ui.result(&view, || {
+        format!("trust root version {}, expires {}, operators: {}\n", view.version, view.expires, view.operators.join(", "))
+    })?;
     Ok(0)
 }
 

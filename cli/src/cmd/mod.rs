@@ -57,7 +57,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
     let env = Env::new(&cli.global)?;
     match cli.verb {
         Verb::Init(args) => init::run(args, &env, ui).await,
-        Verb::Key(verb) => key::run(verb, &env, ui),
+        Verb::Key(verb) => key::run(verb, &env, ui).await,
         Verb::Host(verb) => host::run(verb, &env, ui).await,
         Verb::Validate(args) => validate::run(&args, ui),
         Verb::Plan(args) => plan::run(args, &env, ui).await,

@@ -28,6 +28,10 @@ pub struct PushArgs {
     /// Push although nothing changes
     #[arg(long)]
     pub force: bool,
+    /// Go on from the hub's revision although this machine has seen a newer one: for a hub that was restored
+    /// from a backup and cannot catch up because no host ever had the newest
+    #[arg(long)]
+    pub accept_older_hub: bool,
     /// How long hosts may take to come and fetch it
     #[arg(long, default_value = "30d", value_name = "SPAN", value_parser = clock::parse_span)]
     pub deliver_within: Duration,
@@ -63,6 +67,9 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let source = desired::read(&args.file)?;
     let client = env.client(ui).await?;
     let topology = source.file.topology.clone();
+    if args.accept_older_hub {
+        client.forget_floor(&topology)?;
+    }
     let pushed = client.context.floors()?.topologies.get(&topology).map(|f| f.pushed).filter(|g| g.0 > 0);
     let order = Order {
         topology,
