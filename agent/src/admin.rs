@@ -267,3 +267,69 @@ pub async fn ask_status(dir: &Path) -> io::Result<Option<Status>> {
     };
     tokio::time::timeout(ADMIN_TIMEOUT, exchange).await.map_err(|_| io::Error::other("the agent did not answer"))?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Db;
+    use crate::testing::Operator;
+    use moorline_common::id::HostName;
+
+    fn sources(dir: &Path) -> Sources {
+        let operator = Operator::new(dir);
+        let db = Db::open(dir).unwrap();
+        let intake = operator.intake(&db);
+        let enrolment = Enrolment {
+            cluster: operator.cluster(),
+            name: HostName::parse("shop-1").unwrap(),
+            hubs: Vec::new(),
+            ca_spki: String::new(),
+            root_pin: operator.pin(),
+            token_id: String::new(),
+            joined: true,
+        };
+        Sources {
+            enrolment,
+            host_id: operator.keys.host_id().to_string(),
+            driver: "fake",
+            ledger: Ledger::new(db),
+            state: watch::channel(HostState::default()).1,
+            trust: intake.trust(),
+            target: intake.target(),
+            link: watch::channel(LinkState::default()).1,
+            quarantine: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_running_agent_tells_its_status_to_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(ask_status(dir.path()).await.unwrap().is_none(), "nobody runs here");
+        let listener = bind(dir.path()).unwrap();
+        let mode = std::fs::metadata(dir.path().join(SOCKET)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, sources(dir.path()), stop.clone()));
+        let status = ask_status(dir.path()).await.unwrap().unwrap();
+        assert!(status.running && !status.enforcing);
+        assert_eq!((status.name.as_str(), status.cluster.as_str(), status.binding_serial), ("shop-1", "home", 0));
+        stop.cancel();
+        server.await.unwrap();
+        assert!(ask_status(dir.path()).await.unwrap().is_none(), "the socket of a dead agent is nobody");
+        assert!(bind(dir.path()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_no_request_is_answered_with_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = bind(dir.path()).unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, sources(dir.path()), stop.clone()));
+        let mut stream = UnixStream::connect(dir.path().join(SOCKET)).await.unwrap();
+        stream.write_all(b"{\"verb\":\"destroy\"}\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("{\"error\":"), "{answer}");
+        stop.cancel();
+    }
+}

@@ -101,3 +101,100 @@ pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -
         Ok(Ok(())) | Err(_) => Ok(left),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{DriverKind, LogFormat, Offline, Policy};
+    use crate::driver::DriverErrorKind;
+    use crate::identity::{Enrolment, StateDir};
+    use crate::testing::{FakeDriver, Operator, services};
+    use moorline_common::id::HostName;
+
+    fn config(dir: &std::path::Path) -> Config {
+        Config {
+            state: dir.to_owned(),
+            driver: DriverKind::Sim,
+            docker_socket: "/nowhere".into(),
+            policy: Policy::default(),
+            offline: Offline::Wait,
+            log: LogFormat::Text,
+            log_level: "info".to_owned(),
+        }
+    }
+
+    /// A host that has accepted a slice, and what its engine holds of it.
+    async fn host(dir: &std::path::Path) -> (Operator, FakeDriver) {
+        let operator = Operator::new(dir);
+        let enrolment = Enrolment {
+            cluster: operator.cluster(),
+            name: HostName::parse("shop-1").unwrap(),
+            hubs: Vec::new(),
+            ca_spki: String::new(),
+            root_pin: operator.pin(),
+            token_id: String::new(),
+            joined: true,
+        };
+        StateDir(dir.to_owned()).put_enrolment(&enrolment).unwrap();
+        let db = Db::open(dir).unwrap();
+        let mut intake = operator.ready_intake(&db).await;
+        intake.slice(operator.slice(4, services(&["db", "web"], false))).await.unwrap();
+        let driver = FakeDriver::default();
+        let (reconciler, handle) = Reconciler::new(Parts {
+            driver: Arc::new(driver.clone()),
+            journal: FileJournal::open(&dir.join("journal")).unwrap().journal,
+            ledger: Ledger::new(db),
+            lanes: Lanes::new(8),
+            target: intake.target(),
+        });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(reconciler.run(stop.clone()));
+        crate::testing::until(&mut handle.state(), "applied", |s| s.settled_push.is_some()).await;
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        (operator, driver)
+    }
+
+    #[tokio::test]
+    async fn everything_of_the_topology_goes_and_its_floor_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_operator, driver) = host(dir.path()).await;
+        let config = config(dir.path());
+        let removal = Removal::of(&config, &Host::open(&config).unwrap()).unwrap().unwrap();
+        assert_eq!(removal.topology().as_str(), "edge");
+        assert_eq!(teardown(&config, removal, driver.clone()).await.unwrap(), []);
+        driver.with(|fake| assert!(fake.engine.containers.is_empty() && fake.engine.networks.is_empty()));
+        let ledger = Ledger::new(Db::open(dir.path()).unwrap());
+        assert_eq!(ledger.current().unwrap(), None);
+        assert_eq!(ledger.standing().unwrap().topology, None, "the hub will send its slice again");
+        assert_eq!(ledger.floor(&TopologyId::parse("edge").unwrap()).unwrap().unwrap().generation.0, 4);
+        assert!(Removal::of(&config, &Host::open(&config).unwrap()).unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_removed_is_told_and_the_ledger_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_operator, driver) = host(dir.path()).await;
+        let config = config(dir.path());
+        driver.with(|fake| fake.fail.extend([("edge-web-1".to_owned(), DriverErrorKind::Permanent)]));
+        let removal = Removal::of(&config, &Host::open(&config).unwrap()).unwrap().unwrap();
+        let left = teardown(&config, removal.clone(), driver.clone()).await.unwrap();
+        assert!(left.iter().any(|f| f.message.contains("edge-web-1")), "{left:?}");
+        assert!(Ledger::new(Db::open(dir.path()).unwrap()).current().unwrap().is_some());
+        driver.with(|fake| {
+            fake.fail.clear();
+            fake.unreachable = true;
+        });
+        let left = teardown(&config, removal, driver).await.unwrap();
+        assert_eq!(left[0].code, Code::EngineUnreachable);
+    }
+
+    #[tokio::test]
+    async fn a_folder_in_use_is_not_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let _ = host(dir.path()).await;
+        let config = config(dir.path());
+        let _running = Host::open(&config).unwrap();
+        assert!(Host::open(&config).is_err());
+    }
+}

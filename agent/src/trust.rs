@@ -142,3 +142,34 @@ impl TrustStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Operator;
+
+    #[tokio::test]
+    async fn what_was_edited_on_disk_gives_no_authority() {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Operator::new(dir.path());
+        let db = Db::open(dir.path()).unwrap();
+        operator.ready_intake(&db).await;
+        let store = TrustStore::new(db.clone());
+        let load = || store.load(&operator.pin(), &operator.keys.host_id()).unwrap();
+        assert!(load().is_ready());
+
+        let edit = |table: &str| {
+            let sql =
+                format!("UPDATE {table} SET envelope = CAST(replace(CAST(envelope AS TEXT), 'payload\":\"', 'payload\":\"AAAA') AS BLOB)");
+            assert_eq!(db.lock().execute(&sql, []).unwrap(), 1);
+        };
+        edit("binding");
+        assert_eq!((load().root_version(), load().binding_serial()), (1, 0));
+        edit("roots");
+        assert_eq!(load().root_version(), 0);
+        // The hub sends the root again, and it takes the place of the damaged row.
+        let mut intake = operator.intake(&db);
+        intake.root(operator.root.envelope().to_json()).await.unwrap();
+        assert_eq!(load().root_version(), 1);
+    }
+}

@@ -6,7 +6,8 @@
 //!
 //! - [`work`]: which steps may run now.
 //! - [`retry`]: when a resource is tried again.
-//! - [`record`]: what goes into journal and ledger.
+//! - `record`: what goes into journal and ledger.
+//! - `publish`: what everyone else is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -19,7 +20,6 @@ use moorline_common::id::ResourceId;
 use moorline_common::observe::{EngineState, Observed};
 use moorline_common::plan::docker::plan;
 use moorline_common::plan::{Blocked, Plan, Step};
-use moorline_common::statement::{ApplyReport, Trouble};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,10 +32,11 @@ use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::Lanes;
 use crate::ledger::Ledger;
 use crate::limits::{
-    DRAIN_TIMEOUT, ENGINE_RETRY, EVENT_DEBOUNCE, OBSERVE_TIMEOUT, RESYNC_INTERVAL, STEP_TIMEOUT, TROUBLES_MAX, WAITING_LOOK, WORKING_LOOK,
+    DRAIN_TIMEOUT, ENGINE_RETRY, EVENT_DEBOUNCE, OBSERVE_TIMEOUT, RESYNC_INTERVAL, STEP_TIMEOUT, WAITING_LOOK, WORKING_LOOK,
 };
 use crate::report::HostState;
 
+mod publish;
 mod record;
 pub mod retry;
 pub mod work;
@@ -419,47 +420,6 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             next = next.min(at + Duration::from_millis(1));
         }
         self.next_look = next;
-    }
-
-    /// Records the first trouble and shows the apply report to everyone else.
-    async fn publish(&mut self) {
-        let mut report = ApplyReport::default();
-        if let Some(desired) = self.desired.clone() {
-            report.topology = Some(desired.admission.topology.clone());
-            report.generation = desired.admission.generation;
-            report.troubles = self.troubles();
-            let waits = self.blocked.iter().any(|b| b.code.is_none());
-            report.converging =
-                !self.work.is_idle() || waits || (self.settled_push.is_none() && self.engine_failures == 0 && report.troubles.is_empty());
-            if let Some(first) = report.troubles.iter().find(|t| t.code != Code::Waiting && t.code != Code::DependencyFailed) {
-                let fault = Fault::new(first.code, cut(&format!("{}: {}", first.resource, first.message)));
-                self.books.failed(&desired, &fault).await;
-            }
-            let standing = self.books.standing().await;
-            report.applied = standing.applied;
-            report.last_error = standing.last_error;
-        }
-        let settled_push = self.settled_push;
-        self.state.send_if_modified(|state| {
-            let before = (state.apply_digest.clone(), state.settled_push);
-            state.set_apply(report);
-            state.settled_push = settled_push;
-            (state.apply_digest.clone(), state.settled_push) != before
-        });
-    }
-
-    fn troubles(&self) -> Vec<Trouble> {
-        let mut troubles: BTreeMap<ResourceId, Trouble> = BTreeMap::new();
-        for blocked in &self.blocked {
-            let code = blocked.code.unwrap_or(Code::Waiting);
-            let trouble = Trouble { resource: blocked.resource.clone(), code, message: cut(&blocked.reason) };
-            troubles.insert(blocked.resource.clone(), trouble);
-        }
-        for (resource, fault) in self.work.failed() {
-            let trouble = Trouble { resource: resource.clone(), code: fault.code, message: cut(&fault.message) };
-            troubles.insert(resource.clone(), trouble);
-        }
-        troubles.into_values().take(TROUBLES_MAX).collect()
     }
 
     /// Begins nothing more, and records how what runs ends.

@@ -1,0 +1,55 @@
+//! What the reconciler tells everyone else: the apply report, resource by resource.
+
+use std::collections::BTreeMap;
+
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::ResourceId;
+use moorline_common::statement::{ApplyReport, Trouble};
+
+use super::Reconciler;
+use crate::driver::Driver;
+use crate::journal::Journal;
+use crate::limits::TROUBLES_MAX;
+
+impl<D: Driver, J: Journal> Reconciler<D, J> {
+    /// Records the first trouble and shows the apply report to everyone else.
+    pub(super) async fn publish(&mut self) {
+        let mut report = ApplyReport::default();
+        if let Some(desired) = self.desired.clone() {
+            report.topology = Some(desired.admission.topology.clone());
+            report.generation = desired.admission.generation;
+            report.troubles = self.troubles();
+            let waits = self.blocked.iter().any(|b| b.code.is_none());
+            report.converging =
+                !self.work.is_idle() || waits || (self.settled_push.is_none() && self.engine_failures == 0 && report.troubles.is_empty());
+            if let Some(first) = report.troubles.iter().find(|t| t.code != Code::Waiting && t.code != Code::DependencyFailed) {
+                let fault = Fault::new(first.code, cut(&format!("{}: {}", first.resource, first.message)));
+                self.books.failed(&desired, &fault).await;
+            }
+            let standing = self.books.standing().await;
+            report.applied = standing.applied;
+            report.last_error = standing.last_error;
+        }
+        let settled_push = self.settled_push;
+        self.state.send_if_modified(|state| {
+            let before = (state.apply_digest.clone(), state.settled_push);
+            state.set_apply(report);
+            state.settled_push = settled_push;
+            (state.apply_digest.clone(), state.settled_push) != before
+        });
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        let mut troubles: BTreeMap<ResourceId, Trouble> = BTreeMap::new();
+        for blocked in &self.blocked {
+            let code = blocked.code.unwrap_or(Code::Waiting);
+            let trouble = Trouble { resource: blocked.resource.clone(), code, message: cut(&blocked.reason) };
+            troubles.insert(blocked.resource.clone(), trouble);
+        }
+        for (resource, fault) in self.work.failed() {
+            let trouble = Trouble { resource: resource.clone(), code: fault.code, message: cut(&fault.message) };
+            troubles.insert(resource.clone(), trouble);
+        }
+        troubles.into_values().take(TROUBLES_MAX).collect()
+    }
+}
