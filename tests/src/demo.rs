@@ -282,8 +282,8 @@ impl Tour {
         fleet.end_processes();
         if let Some(engine) = engine {
             engine.clean(&cluster)?;
-            if made_image {
-                image::remove(&engine)?;
+            if made_image && image::remove(&engine).is_err() {
+                say(&format!("   The image {} stays: something else uses it by now.", image::IMAGE))?;
             }
             let left = (engine.containers(&cluster)?, engine.networks(&cluster)?, engine.volumes(&cluster)?);
             if !(left.0.is_empty() && left.1.is_empty() && left.2.is_empty()) {

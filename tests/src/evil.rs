@@ -73,14 +73,22 @@ impl EvilHub {
         session.blocking_send(Ok(pb::HubMessage { kind: Some(message) })).map_err(|_| anyhow!("the session has ended"))
     }
 
-    /// Sends `envelope` as a slice and waits for the refusal of these very bytes; returns its code.
+    /// Sends `message` and waits for its refusal.
     ///
     /// # Errors
     /// When the agent does not refuse in time.
-    pub fn refusal_of_slice(&self, envelope: Vec<u8>) -> Result<String> {
+    pub fn refusal_of(&self, message: pb::hub_message::Kind) -> Result<pb::Refusal> {
         let before = self.refusals().len();
-        self.send(pb::hub_message::Kind::Slice(pb::Envelope { json: envelope }))?;
-        let refusal = wait_for("the agent refuses", SOON, || Ok(self.refusals().get(before).cloned()))?;
+        self.send(message)?;
+        wait_for("the agent refuses", SOON, || Ok(self.refusals().get(before).cloned()))
+    }
+
+    /// Sends `envelope` as a slice and waits for the refusal; returns its code.
+    ///
+    /// # Errors
+    /// As [`Self::refusal_of`].
+    pub fn refusal_of_slice(&self, envelope: Vec<u8>) -> Result<String> {
+        let refusal = self.refusal_of(pb::hub_message::Kind::Slice(pb::Envelope { json: envelope }))?;
         Ok(refusal.fault.unwrap_or_default().code)
     }
 

@@ -287,10 +287,22 @@ impl Fleet {
     /// # Errors
     /// When its file is not where `moorctl` puts it.
     pub fn operator_key(&self) -> Result<OperatorKey> {
-        let path = self.home().join("contexts").join(&self.cluster).join("operator.key");
+        self.key("operator.key")
+    }
+
+    /// The key that signs trust roots.
+    ///
+    /// # Errors
+    /// When its file is not where `moorctl` puts it.
+    pub fn recovery_key(&self) -> Result<OperatorKey> {
+        self.key("recovery.key")
+    }
+
+    fn key(&self, file: &str) -> Result<OperatorKey> {
+        let path = self.home().join("contexts").join(&self.cluster).join(file);
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let mut seed = [0; 32];
-        hex::decode_to_slice(text.trim(), &mut seed).context("the operator's key is 64 hex digits")?;
+        hex::decode_to_slice(text.trim(), &mut seed).context("a key is 64 hex digits")?;
         Ok(OperatorKey::from_seed(&seed))
     }
 

@@ -30,4 +30,6 @@ mod scope;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]
+mod trust;
+#[cfg(test)]
 mod units;
