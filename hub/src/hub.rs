@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::convergence;
 use crate::events::NewEvent;
 use crate::fleet::Fleet;
-use crate::limits;
 use crate::pki::Pki;
+use crate::rate::RateLimit;
 use crate::store::{self, Store};
 
 /// The parts of a running hub. Clones share them.
@@ -43,8 +43,10 @@ pub struct Parts {
     pub stopping: CancellationToken,
     /// Bounds joins under way.
     pub joins: Semaphore,
-    /// Bounds the events that refused joins write.
-    pub join_refusals: RateLimit,
+    /// Bounds the events that strangers can make the hub write.
+    pub strangers: RateLimit,
+    /// Bounds the alarms among them: a flood of the former must not hide one.
+    pub alarms: RateLimit,
 }
 
 impl std::ops::Deref for Hub {
@@ -128,42 +130,27 @@ impl Hub {
         tokio::task::yield_now().await;
     }
 
+    /// Records an event that a host caused, unless it caused too many lately.
+    pub async fn record_of(&self, host: &HostId, event: NewEvent) {
+        if let Some(event) = self.within_limit(host, event) {
+            self.record(event).await;
+        }
+    }
+
+    /// The event, unless the host caused too many lately.
+    #[must_use]
+    pub fn within_limit(&self, host: &HostId, event: NewEvent) -> Option<NewEvent> {
+        if self.fleet.admits_event(host, self.clock.monotonic_ms()) {
+            return Some(event);
+        }
+        tracing::warn!(%host, kind = event.kind.as_str(), message = event.message, "too many events of this host; not recorded");
+        None
+    }
+
     /// Records an event; a failing store is logged, the caller goes on.
     pub async fn record(&self, event: NewEvent) {
         if let Err(error) = self.store.record(vec![event]).await {
             tracing::error!(%error, "an event could not be recorded");
         }
-    }
-}
-
-/// So many of something in each minute.
-#[derive(Debug)]
-pub struct RateLimit {
-    per_minute: u32,
-    state: std::sync::Mutex<(u64, u32)>,
-}
-
-impl RateLimit {
-    /// At most `per_minute`.
-    #[must_use]
-    pub fn new(per_minute: u32) -> Self {
-        Self { per_minute, state: std::sync::Mutex::default() }
-    }
-
-    /// Whether one more is within the limit now.
-    pub fn admits(&self, now_ms: u64) -> bool {
-        let minute = now_ms / 60_000;
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if state.0 != minute {
-            *state = (minute, 0);
-        }
-        state.1 += u32::from(state.1 < self.per_minute + 1);
-        state.1 <= self.per_minute
-    }
-}
-
-impl Default for RateLimit {
-    fn default() -> Self {
-        Self::new(limits::JOIN_REFUSALS_PER_MINUTE)
     }
 }

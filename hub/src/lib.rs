@@ -6,7 +6,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`cmd`] | the verbs of the command line, one per file |
-//! | [`config`], [`limits`], [`clock`], [`files`] | configuration, every bound, the clocks, private files |
+//! | [`config`], [`limits`], [`rate`], [`clock`], [`files`] | configuration, every bound, the clocks, private files |
 //! | [`server`] | start-up and shutdown: binds, serves, drains |
 //! | [`tls`], [`auth`], [`pki`] | connections, who is on them, and the embedded CA |
 //! | [`service`] | the gRPC services: messages in, verbs out |
@@ -29,6 +29,7 @@ pub mod fleet;
 pub mod hub;
 pub mod limits;
 pub mod pki;
+pub mod rate;
 pub mod server;
 pub mod service;
 pub mod slices;

@@ -65,8 +65,12 @@ pub const TOKEN_TTL_MAX_S: u64 = 7 * 24 * 3600;
 pub const TOKENS_MAX: u64 = 10_000;
 /// Joins handled at once.
 pub const JOINS_MAX: usize = 32;
-/// Refused joins that are recorded as events in one minute; the rest are only counted in the log.
-pub const JOIN_REFUSALS_PER_MINUTE: u32 = 120;
+/// Events in one minute that strangers cause by joins that are refused; the rest are only in the log.
+pub const STRANGERS_EVENTS_PER_MINUTE: u32 = 60;
+/// Alarms in one minute; the rest are only in the log.
+pub const ALARMS_PER_MINUTE: u32 = 60;
+/// Events in one minute that one host causes; the rest are only in the log.
+pub const HOST_EVENTS_PER_MINUTE: u32 = 60;
 /// The largest certificate request, in bytes.
 pub const CSR_MAX: usize = 4096;
 

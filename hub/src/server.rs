@@ -27,8 +27,9 @@ use crate::auth::Peer;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::events::{Kind, NewEvent};
-use crate::hub::{Hub, Parts, RateLimit};
+use crate::hub::{Hub, Parts};
 use crate::pki::{Pki, PkiError};
+use crate::rate::RateLimit;
 use crate::service::agent::Gateway;
 use crate::service::operator::OperatorService;
 use crate::store::StoreError;
@@ -132,7 +133,8 @@ impl Server {
             heartbeat_interval_ms: config.heartbeat_interval_ms,
             stopping: CancellationToken::new(),
             joins: Semaphore::new(limits::JOINS_MAX),
-            join_refusals: RateLimit::default(),
+            strangers: RateLimit::new(limits::STRANGERS_EVENTS_PER_MINUTE),
+            alarms: RateLimit::new(limits::ALARMS_PER_MINUTE),
         })
         .await?;
         Ok(Self { hub, tls, tcp, address, _lock: lock })

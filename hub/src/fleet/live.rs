@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::types::{Beat, Outgoing, ReportBrief, reported, target};
 use crate::limits;
+use crate::rate::Minute;
 use crate::store::{RefusalRecord, RefusedKind, TargetRecord};
 
 /// An open session.
@@ -41,6 +42,8 @@ pub(super) struct Live {
     pub(super) target: Option<Arc<TargetRecord>>,
     pub(super) done: Option<(TopologyId, Generation)>,
     pub(super) refusals: BTreeMap<RefusedKind, RefusalRecord>,
+    /// Events that it caused lately.
+    pub(super) events: Minute,
     /// The last error that was recorded as an event, and when.
     pub(super) error_told: Option<Told>,
     /// A new error code whose words have not come yet.

@@ -17,6 +17,7 @@ mod types;
 use live::{Live, Session};
 pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, View, reported, target};
 
+use crate::limits;
 use crate::store::{HostRecord, HostState, RefusalRecord, RefusedKind, TargetRecord};
 
 /// All hosts. Clones share them.
@@ -142,6 +143,11 @@ impl Fleet {
         }
         current.heard_ms = now_ms;
         Ok(())
+    }
+
+    /// Whether one more event that this host causes is within its limit.
+    pub fn admits_event(&self, host: &HostId, now_ms: u64) -> bool {
+        self.lock().hosts.entry(host.clone()).or_default().events.admits(limits::HOST_EVENTS_PER_MINUTE, now_ms)
     }
 
     /// Takes a heartbeat in.

@@ -30,7 +30,7 @@ pub(super) async fn take(hub: &Hub, host: &HostId, session: u64, actor: &Actor, 
         Err(fault) => {
             tracing::warn!(host = name, %fault, "what the host holds was refused");
             let event = NewEvent::new(Kind::AdoptRefused, actor.clone(), fault.message.clone()).host(name).code(fault.code);
-            hub.record(event).await;
+            hub.record_of(host, event).await;
         }
     }
 }

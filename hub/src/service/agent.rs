@@ -77,7 +77,8 @@ impl Gateway {
     /// The one answer to every refused join; the cause goes to the operator only.
     async fn refuse(&self, cause: &str, alarm: bool, request: &pb::JoinRequest, actor: Actor) -> Status {
         tracing::warn!(origin = actor.origin, cause, alarm, "join refused");
-        if self.hub.join_refusals.admits(self.hub.clock.monotonic_ms()) {
+        let limit = if alarm { &self.hub.alarms } else { &self.hub.strangers };
+        if limit.admits(self.hub.clock.monotonic_ms()) {
             let message = if alarm { format!("ALARM: {cause}; somebody may have copied it") } else { cause.to_owned() };
             // The name is the stranger's claim: only a well-formed one is shown.
             let name = HostName::parse(request.name.as_str()).map(String::from).unwrap_or_default();
@@ -102,7 +103,10 @@ impl Gateway {
         let refused = |code, words: &str| fault_status(Fault::new(code, words));
         if !verify_raw(&record.host_key, &message, &request.host_signature) {
             self.hub
-                .record(NewEvent::new(Kind::RenewRefused, peer.actor(), "not signed by the host key").host(&name).code(Code::BadSignature))
+                .record_of(
+                    &host,
+                    NewEvent::new(Kind::RenewRefused, peer.actor(), "not signed by the host key").host(&name).code(Code::BadSignature),
+                )
                 .await;
             return Err(refused(Code::BadSignature, "the renewal is not signed by the host key"));
         }
@@ -110,6 +114,7 @@ impl Gateway {
         // Neither the number that is claimed nor the one that is shown may lie behind.
         let presented = request.certificate_serial.min(shown);
         let event = NewEvent::new(Kind::Renewed, peer.actor(), "certificate renewed").host(&name);
+        let event = self.hub.within_limit(&host, event);
         match self.hub.store.renew(host.clone(), presented, event).await.map_err(store_status)? {
             RenewOutcome::Next(number) => {
                 let chain = self.hub.pki.agent_certificate(&host, &key, number, SystemTime::now()).map_err(internal)?;
@@ -117,7 +122,9 @@ impl Gateway {
             }
             RenewOutcome::Conflict => {
                 let words = "ALARM: a certificate older than the one in use was shown: two holders of one identity; the host is locked";
-                self.hub.record(NewEvent::new(Kind::RenewRefused, peer.actor(), words).host(&name).code(Code::RenewalConflict)).await;
+                self.hub
+                    .record_of(&host, NewEvent::new(Kind::RenewRefused, peer.actor(), words).host(&name).code(Code::RenewalConflict))
+                    .await;
                 self.hub.fleet.cut(&host);
                 Err(refused(Code::RenewalConflict, "an older certificate than the one in use; the host is locked until an operator acts"))
             }

@@ -38,10 +38,11 @@ pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::Agent
     let (name, known) = hub.fleet.name(&host);
     let version = wire::short(&hello.agent_version);
     let event = NewEvent::new(Kind::Connected, peer.actor(), format!("agent {version}")).host(&name);
+    let event = hub.within_limit(&host, event);
     let opened = hub.store.session_opened(host.clone(), version.clone(), epoch, certificate, event).await;
     if let Err(error) = opened {
         let fault = error.into_fault();
-        if hub.join_refusals.admits(hub.clock.monotonic_ms()) {
+        if hub.alarms.admits(hub.clock.monotonic_ms()) {
             hub.record(NewEvent::new(Kind::RenewRefused, peer.actor(), format!("ALARM: {}", fault.message)).host(&name).code(fault.code))
                 .await;
         }
@@ -145,7 +146,7 @@ impl Session {
         let was_current = self.hub.fleet.close(&self.host, self.hold.id);
         self.hub.convergence.wake(self.host.clone());
         if was_current {
-            self.hub.record(NewEvent::new(Kind::Disconnected, self.actor, reason).host(name)).await;
+            self.hub.record_of(&self.host, NewEvent::new(Kind::Disconnected, self.actor, reason).host(name)).await;
         }
     }
 
@@ -193,7 +194,7 @@ impl Session {
         if let (Some(topology), generation) = revision {
             event = event.revision(&topology, generation);
         }
-        self.hub.record(event).await;
+        self.hub.record_of(&self.host, event).await;
     }
 
     async fn observed(&self, observed: pb::Observed) -> Result<(), Fault> {
@@ -207,7 +208,7 @@ impl Session {
             Err(fault) => {
                 tracing::warn!(host = name, %fault, "report refused");
                 let event = NewEvent::new(Kind::ReportRefused, self.actor.clone(), fault.message.clone()).host(&name).code(fault.code);
-                self.hub.record(event.body(sha256_hex(&json))).await;
+                self.hub.record_of(&self.host, event.body(sha256_hex(&json))).await;
                 return Ok(());
             }
         };
@@ -255,11 +256,12 @@ impl Session {
         match record {
             Some(record) if known && (about_target || record.kind != RefusedKind::Slice) => {
                 if self.hub.fleet.set_refusal(&self.host, &record) {
+                    let event = self.hub.within_limit(&self.host, event);
                     self.hub.store.keep_refusal(self.host.clone(), record, event).await.map_err(StoreError::into_fault)?;
                 }
                 self.hub.convergence.wake(self.host.clone());
             }
-            Some(_) | None => self.hub.record(event).await,
+            Some(_) | None => self.hub.record_of(&self.host, event).await,
         }
         Ok(())
     }

@@ -244,10 +244,10 @@ async fn late_slices_join_the_newest_revision_only() {
 async fn the_old_certificate_counts_until_the_new_one_is_used() {
     let case = sqlite();
     let host = bound(&case, 1).await;
-    let renew = |shown| case.store.renew(host.clone(), shown, event(Kind::Renewed));
+    let renew = |shown| case.store.renew(host.clone(), shown, Some(event(Kind::Renewed)));
     let open = |shown| {
         let epoch = HostEpoch::parse("0".repeat(32)).unwrap();
-        case.store.session_opened(host.clone(), "0".to_owned(), epoch, shown, event(Kind::Connected))
+        case.store.session_opened(host.clone(), "0".to_owned(), epoch, shown, Some(event(Kind::Connected)))
     };
     open(1).await.unwrap();
     assert_eq!(renew(1).await.unwrap(), RenewOutcome::Next(2));

@@ -360,7 +360,7 @@ pub trait Store: Send + Sync + 'static {
     /// Consumes a token for one key; the same key may ask again within the token's life.
     fn join(&self, attempt: JoinAttempt, event: NewEvent) -> Verb<'_, JoinOutcome>;
     /// Numbers a host's next certificate, or locks the host when `presented` is neither the newest nor the one in use.
-    fn renew(&self, host: HostId, presented: u64, event: NewEvent) -> Verb<'_, RenewOutcome>;
+    fn renew(&self, host: HostId, presented: u64, event: Option<NewEvent>) -> Verb<'_, RenewOutcome>;
 
     /// Every host, sorted by name.
     fn hosts(&self) -> Verb<'_, Vec<HostRecord>>;
@@ -385,7 +385,7 @@ pub trait Store: Send + Sync + 'static {
     fn slice(&self, topology: TopologyId, generation: Generation, host: HostId) -> Verb<'_, Option<Vec<u8>>>;
 
     /// An agent opened a session by its certificate of this number. Refuses with `renewal_conflict` when a newer one was used before.
-    fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: NewEvent) -> Verb<'_, ()>;
+    fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()>;
     /// Keeps a host's last heartbeat.
     fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64) -> Verb<'_, ()>;
     /// Hosts reported their targets applied. Gives back those whose target changed by it (a teardown let the next topology in).
@@ -395,7 +395,7 @@ pub trait Store: Send + Sync + 'static {
     /// A host's last report.
     fn report(&self, host: HostId) -> Verb<'_, Option<ReportRecord>>;
     /// Keeps a host's refusal, one per kind.
-    fn keep_refusal(&self, host: HostId, refusal: RefusalRecord, event: NewEvent) -> Verb<'_, ()>;
+    fn keep_refusal(&self, host: HostId, refusal: RefusalRecord, event: Option<NewEvent>) -> Verb<'_, ()>;
     /// Every kept refusal with its host.
     fn refusals(&self) -> Verb<'_, Vec<(HostId, RefusalRecord)>>;
     /// Takes over what an agent held.

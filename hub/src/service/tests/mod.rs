@@ -51,7 +51,7 @@ pub(crate) struct Kit {
     pub clock: Clock,
     pub key: OperatorKey,
     recovery: OperatorKey,
-    root: Option<(String, pb::Envelope)>,
+    root: Option<pb::Envelope>,
     running: Option<Running>,
 }
 
@@ -141,34 +141,33 @@ impl Kit {
 
     /// Trust root 1, the same at each call.
     pub fn trust_root(&mut self) -> pb::Envelope {
-        let (key, recovery) = (&self.key, &self.recovery);
-        let now = self.clock.unix_s();
-        let spki = self.bundle.ca_spki.clone();
-        let make = || {
-            let role = |key: &OperatorKey, hosts: &[&str], kinds: &[&str]| Role {
-                keys: BTreeSet::from([key.id()]),
-                threshold: 1,
-                hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
-                kinds: kinds.iter().map(|&k| k.to_owned()).collect(),
-            };
-            let named = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
-            let root = TrustRoot {
-                cluster: ClusterId::parse("one").unwrap(),
-                version: 1,
-                issued_at: now,
-                expires: now.plus(1_000_000),
-                keys: BTreeMap::from([named("ann", key), named("recovery", recovery)]),
-                roles: BTreeMap::from([
-                    ("root".to_owned(), role(recovery, &[], &[])),
-                    ("operator".to_owned(), role(key, &["*"], &["slice", "topology", "host-binding", "op"])),
-                ]),
-                hub_ca_spki: BTreeSet::from([spki]),
-                revoked: BTreeSet::new(),
-            };
-            let signed = Signed::seal(&root, &[recovery]).unwrap();
-            (TrustRoot::pin(signed.envelope()), pb::Envelope::from(signed.envelope()))
+        let made = self.root.take().unwrap_or_else(|| self.sealed_root(1));
+        self.root.insert(made).clone()
+    }
+
+    /// A trust root of any version.
+    pub fn sealed_root(&self, version: u64) -> pb::Envelope {
+        let role = |key: &OperatorKey, hosts: &[&str], kinds: &[&str]| Role {
+            keys: BTreeSet::from([key.id()]),
+            threshold: 1,
+            hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
+            kinds: kinds.iter().map(|&k| k.to_owned()).collect(),
         };
-        self.root.get_or_insert_with(make).1.clone()
+        let named = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
+        let root = TrustRoot {
+            cluster: ClusterId::parse("one").unwrap(),
+            version,
+            issued_at: self.now(),
+            expires: self.now().plus(1_000_000),
+            keys: BTreeMap::from([named("ann", &self.key), named("recovery", &self.recovery)]),
+            roles: BTreeMap::from([
+                ("root".to_owned(), role(&self.recovery, &[], &[])),
+                ("operator".to_owned(), role(&self.key, &["*"], &["slice", "topology", "host-binding", "op"])),
+            ]),
+            hub_ca_spki: BTreeSet::from([self.bundle.ca_spki.clone()]),
+            revoked: BTreeSet::new(),
+        };
+        pb::Envelope::from(Signed::seal(&root, &[&self.recovery]).unwrap().envelope())
     }
 
     /// A join token for `name`, registered.

@@ -273,6 +273,37 @@ async fn a_report_that_the_host_has_not_signed_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_trust_root_reaches_connected_hosts_and_others_are_refused() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(ready()).await;
+    kit.until_host("shop", |h| h.heartbeat.is_some()).await;
+    let put = async |version| kit.operator().await.put_root(pb::PutRootRequest { root: Some(kit.sealed_root(version)) }).await;
+    assert_eq!(from_status(&put(3).await.unwrap_err()).code, Code::BadRoot);
+    kit.clock.advance(std::time::Duration::from_secs(5));
+    assert_eq!(from_status(&put(1).await.unwrap_err()).code, Code::AlreadyExists, "another one of a stored version");
+    put(2).await.unwrap();
+    assert!(matches!(link.next().await, Said::Root(_)));
+    assert_eq!(kit.until_kinds("root_refused", 2).await[0].code, "bad_root");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_cannot_flood_the_record() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let mut link = agent.open(&kit).await.unwrap();
+    for n in 0..200 {
+        let fault = pb::Fault { code: "bad_content".to_owned(), message: format!("{n}") };
+        link.say(Say::Refusal(pb::Refusal { fault: Some(fault), payload_sha256: format!("{n:064}"), kind: "op".to_owned() })).await;
+    }
+    link.beat(pb::Heartbeat { journal_seq: 1, ..ready() }).await;
+    kit.until_host("shop", |h| h.heartbeat.as_ref().is_some_and(|b| b.journal_seq == 1)).await;
+    let written = kit.kinds("refused").await.len();
+    assert!(written <= 2 * crate::limits::HOST_EVENTS_PER_MINUTE as usize, "{written} events");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_session_of_a_host_ends_the_first() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;

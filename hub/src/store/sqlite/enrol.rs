@@ -174,7 +174,7 @@ fn next_certificate(tx: &Tx<'_>, host: &HostId) -> Result<u64> {
     Ok(count(number))
 }
 
-pub(super) fn renew(tx: &Tx<'_>, host: &HostId, presented: u64, event: &NewEvent) -> Result<RenewOutcome> {
+pub(super) fn renew(tx: &Tx<'_>, host: &HostId, presented: u64, event: Option<&NewEvent>) -> Result<RenewOutcome> {
     let row: Option<(i64, i64)> = tx
         .conn
         .prepare_cached("SELECT certificate_issued, certificate_used FROM hosts WHERE host_id = ?1 AND locked = 0")?
@@ -196,7 +196,9 @@ pub(super) fn renew(tx: &Tx<'_>, host: &HostId, presented: u64, event: &NewEvent
     tx.conn
         .prepare_cached("UPDATE hosts SET certificate_issued = ?2, certificate_used = max(certificate_used, ?3) WHERE host_id = ?1")?
         .execute(params![host.as_str(), int(next), int(presented)])?;
-    events::append(tx, event)?;
+    if let Some(event) = event {
+        events::append(tx, event)?;
+    }
     Ok(RenewOutcome::Next(next))
 }
 
@@ -371,7 +373,7 @@ pub(super) fn session_opened(
     version: &str,
     epoch: &HostEpoch,
     certificate: u64,
-    event: &NewEvent,
+    event: Option<&NewEvent>,
 ) -> Result<()> {
     use_certificate(tx, host, certificate)?;
     // A pending host's claim is under its MAC: it stays as it was made.
@@ -380,5 +382,5 @@ pub(super) fn session_opened(
             "UPDATE hosts SET agent_version = ?2, host_epoch = CASE state WHEN 'bound' THEN ?3 ELSE host_epoch END WHERE host_id = ?1",
         )?
         .execute(params![host.as_str(), version, epoch.as_str()])?;
-    events::append(tx, event)
+    event.map_or(Ok(()), |event| events::append(tx, event))
 }

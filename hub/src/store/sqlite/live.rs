@@ -34,7 +34,7 @@ pub(super) fn report(conn: &Connection, host: &HostId) -> Result<Option<ReportRe
         .optional()?)
 }
 
-pub(super) fn keep_refusal(tx: &Tx<'_>, host: &HostId, refusal: &RefusalRecord, event: &NewEvent) -> Result<()> {
+pub(super) fn keep_refusal(tx: &Tx<'_>, host: &HostId, refusal: &RefusalRecord, event: Option<&NewEvent>) -> Result<()> {
     tx.conn
         .prepare_cached(
             "INSERT INTO refusals (host_id, kind, payload_sha256, code, message, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
@@ -49,7 +49,7 @@ pub(super) fn keep_refusal(tx: &Tx<'_>, host: &HostId, refusal: &RefusalRecord, 
             refusal.fault.message,
             int(tx.now_ms)
         ])?;
-    events::append(tx, event)
+    event.map_or(Ok(()), |event| events::append(tx, event))
 }
 
 pub(super) fn refusals(conn: &Connection) -> Result<Vec<(HostId, RefusalRecord)>> {

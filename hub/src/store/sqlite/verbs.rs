@@ -23,8 +23,8 @@ impl Store for SqliteStore {
     fn join(&self, attempt: JoinAttempt, event: NewEvent) -> Verb<'_, JoinOutcome> {
         Box::pin(self.write(move |tx| enrol::join(tx, &attempt, &event)))
     }
-    fn renew(&self, host: HostId, presented: u64, event: NewEvent) -> Verb<'_, RenewOutcome> {
-        Box::pin(self.write(move |tx| enrol::renew(tx, &host, presented, &event)))
+    fn renew(&self, host: HostId, presented: u64, event: Option<NewEvent>) -> Verb<'_, RenewOutcome> {
+        Box::pin(self.write(move |tx| enrol::renew(tx, &host, presented, event.as_ref())))
     }
     fn hosts(&self) -> Verb<'_, Vec<HostRecord>> {
         Box::pin(self.read(enrol::hosts))
@@ -56,8 +56,8 @@ impl Store for SqliteStore {
     fn slice(&self, topology: TopologyId, generation: Generation, host: HostId) -> Verb<'_, Option<Vec<u8>>> {
         Box::pin(self.read(move |conn| revisions::slice(conn, &topology, generation, &host)))
     }
-    fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: NewEvent) -> Verb<'_, ()> {
-        Box::pin(self.write(move |tx| enrol::session_opened(tx, &host, &version, &epoch, certificate, &event)))
+    fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| enrol::session_opened(tx, &host, &version, &epoch, certificate, event.as_ref())))
     }
     fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| live::keep_heartbeat(tx, &host, &json, at_ms)))
@@ -79,8 +79,8 @@ impl Store for SqliteStore {
     fn report(&self, host: HostId) -> Verb<'_, Option<ReportRecord>> {
         Box::pin(self.read(move |conn| live::report(conn, &host)))
     }
-    fn keep_refusal(&self, host: HostId, refusal: RefusalRecord, event: NewEvent) -> Verb<'_, ()> {
-        Box::pin(self.write(move |tx| live::keep_refusal(tx, &host, &refusal, &event)))
+    fn keep_refusal(&self, host: HostId, refusal: RefusalRecord, event: Option<NewEvent>) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| live::keep_refusal(tx, &host, &refusal, event.as_ref())))
     }
     fn refusals(&self) -> Verb<'_, Vec<(HostId, RefusalRecord)>> {
         Box::pin(self.read(live::refusals))
