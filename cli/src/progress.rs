@@ -203,7 +203,8 @@ fn show(ui: &mut Ui, bar: &ProgressBar, standings: &[HostStanding], shown: &mut 
     bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
     let waiting = standings.iter().find_map(|s| match &s.standing {
         Standing::Waiting { why } => Some(format!("{}: {why}", s.host)),
-        Standing::Done | Standing::Offline | Standing::Failed { .. } => None,
+        Standing::Offline => Some(format!("{}: offline", s.host)),
+        Standing::Done | Standing::Failed { .. } => None,
     });
     bar.set_message(waiting.unwrap_or_default());
     bar.tick();

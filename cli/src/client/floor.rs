@@ -18,19 +18,18 @@ pub(super) fn note_revision(floors: &mut Floors, topology: &TopologyId, generati
         let message = format!("the hub shows {shown} of `{topology}`, this machine has seen generation {}", seen.generation);
         return Err(Fault::new(Code::GenerationRegressed, message));
     }
-    if generation.0 == 0 {
+    if generation.0 == 0 || source_sha256.is_empty() {
+        // Nothing that was signed stands behind the number: it must not move the floor.
         return Ok(());
     }
     let same = generation == seen.generation;
-    if same && !seen.source_sha256.is_empty() && !source_sha256.is_empty() && seen.source_sha256 != source_sha256 {
+    if same && !seen.source_sha256.is_empty() && seen.source_sha256 != source_sha256 {
         let message = format!("the hub shows another generation {generation} of `{topology}` than the one this machine has seen");
         return Err(Fault::new(Code::Equivocation, message));
     }
     let floor = floors.topologies.entry(topology.clone()).or_default();
-    if !same || !source_sha256.is_empty() {
-        floor.generation = generation;
-        source_sha256.clone_into(&mut floor.source_sha256);
-    }
+    floor.generation = generation;
+    source_sha256.clone_into(&mut floor.source_sha256);
     Ok(())
 }
 
@@ -70,7 +69,8 @@ mod tests {
         // A restored hub that adopted what its agents hold has no source of it.
         assert_eq!(note(3, ""), None);
         assert_eq!(note(3, "b"), Some(Code::Equivocation), "the source seen before is still known");
-        assert_eq!(note(4, ""), None);
+        // A number without a signature burns nothing.
+        assert_eq!(note(999, ""), None);
         assert_eq!(note(4, "c"), None);
         assert_eq!(note(4, "d"), Some(Code::Equivocation));
     }

@@ -4,7 +4,6 @@
 //! the newest root, reports by the binding's host key, all against the newest that this machine has seen.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostName, TopologyId};
@@ -12,46 +11,20 @@ use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
 use moorline_common::trust::TrustRoot;
 use moorline_proto::convert;
-use moorline_proto::transport::{self, ClientIdentity};
 use moorline_proto::v1 as pb;
-use moorline_proto::v1::operator_client::OperatorClient;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tonic::transport::Channel;
 
 use crate::clock;
-use crate::error::{Failure, LocalCode};
-use crate::home::{Bundle, Context};
-use crate::limits::{CALL_TIMEOUT, MESSAGE_MAX, ROOT_WARNING_S};
+use crate::error::Failure;
+use crate::home::Context;
+use crate::limits::ROOT_WARNING_S;
 
 pub mod facts;
 mod floor;
+pub mod hub;
 pub mod walk;
 
 pub use facts::{EventFacts, HostView, ReportView, RevisionFacts, RevisionView};
-
-/// A hub that was dialled, before anything it says is believed.
-#[derive(Clone)]
-pub struct Hub {
-    rpc: OperatorClient<Channel>,
-    /// The address that answered.
-    pub address: String,
-}
-
-/// What the hub says about itself.
-#[derive(Debug, Clone)]
-pub struct ClusterFacts {
-    /// The cluster's name.
-    pub cluster: String,
-    /// The hub's version.
-    pub hub_version: String,
-    /// Trust roots, version 1 first; not verified.
-    pub roots: Vec<Envelope>,
-    /// Addresses that agents should dial.
-    pub agent_addresses: Vec<String>,
-    /// The hub's clock less ours, in milliseconds.
-    pub clock_offset_ms: i64,
-}
+pub use hub::{ClusterFacts, Hub};
 
 /// A hub whose trust root was walked from the pinned one.
 #[derive(Clone)]
@@ -65,111 +38,6 @@ pub struct Client {
     pub facts: ClusterFacts,
     /// Things to tell the operator before anything else.
     pub warnings: Vec<String>,
-}
-
-impl Hub {
-    /// Dials the hubs of `bundle` in order until one answers.
-    ///
-    /// # Errors
-    /// The last hub's, when none answers; or when the bundle's certificate is unusable.
-    pub async fn dial(bundle: &Bundle, pins: BTreeSet<String>) -> Result<Self, Failure> {
-        let bad = |what: String| {
-            Failure::local(format!("the operator bundle of `{}` {what}", bundle.name))
-                .with_remedy("make a new one with `moorline-hub operator add`")
-        };
-        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(bundle.certificate_chain_pem.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|e| bad(format!("has an unreadable certificate: {e}")))?;
-        let key = PrivateKeyDer::from_pem_slice(bundle.key_pem.expose().as_bytes()).map_err(|_| bad("has an unreadable key".to_owned()))?;
-        let config = Arc::new(transport::client_config(pins, Some(ClientIdentity { chain, key }))?);
-        let mut last = bad("names no hub".to_owned());
-        for address in &bundle.hubs {
-            match transport::connect(address, config.clone()).await {
-                Ok(channel) => {
-                    let rpc = OperatorClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
-                    return Ok(Self { rpc, address: address.clone() });
-                }
-                Err(error) => last = error.into(),
-            }
-        }
-        Err(last)
-    }
-
-    /// Makes one call; `call` gets the client and sends the request.
-    async fn call<T, F>(&self, call: impl FnOnce(OperatorClient<Channel>) -> F) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    {
-        match tokio::time::timeout(CALL_TIMEOUT, call(self.rpc.clone())).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.failure(&status)),
-            Err(_) => Err(Failure::new(
-                LocalCode::HubUnreachable,
-                format!("the hub at {} did not answer within {} s", self.address, CALL_TIMEOUT.as_secs()),
-                "check its load and its log, and try again",
-            )),
-        }
-    }
-
-    /// What a status means: the hub's own fault if it carries one, else what happened to the call.
-    fn failure(&self, status: &tonic::Status) -> Failure {
-        if status.metadata().contains_key(convert::CODE_METADATA) {
-            return convert::from_status(status).into();
-        }
-        let message = transport::error_chain(status);
-        match status.code() {
-            tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
-                Fault::new(Code::PermissionDenied, format!("the hub at {} refuses this certificate: {message}", self.address)).into()
-            }
-            tonic::Code::Unimplemented => {
-                Fault::new(Code::UnsupportedVersion, format!("the hub at {} does not know this call", self.address)).into()
-            }
-            tonic::Code::Ok
-            | tonic::Code::Cancelled
-            | tonic::Code::Unknown
-            | tonic::Code::InvalidArgument
-            | tonic::Code::DeadlineExceeded
-            | tonic::Code::NotFound
-            | tonic::Code::AlreadyExists
-            | tonic::Code::ResourceExhausted
-            | tonic::Code::FailedPrecondition
-            | tonic::Code::Aborted
-            | tonic::Code::OutOfRange
-            | tonic::Code::Internal
-            | tonic::Code::Unavailable
-            | tonic::Code::DataLoss => Failure::new(
-                LocalCode::HubUnreachable,
-                format!("the call to the hub at {} failed: {message}", self.address),
-                "check that the hub still runs, read its log, and try again",
-            ),
-        }
-    }
-
-    /// Who the hub is.
-    ///
-    /// # Errors
-    /// When the call fails or the answer is malformed.
-    pub async fn cluster(&self) -> Result<ClusterFacts, Failure> {
-        let sent = clock::now_ms();
-        let answer = self.call(|mut rpc| async move { rpc.get_cluster(pb::GetClusterRequest {}).await }).await?;
-        let ours = i64::try_from(sent / 2 + clock::now_ms() / 2).unwrap_or(i64::MAX);
-        Ok(ClusterFacts {
-            cluster: answer.cluster,
-            hub_version: answer.hub_version,
-            roots: answer.roots.into_iter().map(Envelope::try_from).collect::<Result<_, _>>()?,
-            agent_addresses: answer.agent_addresses,
-            clock_offset_ms: i64::try_from(answer.now_unix_ms).unwrap_or(i64::MAX).saturating_sub(ours),
-        })
-    }
-
-    /// Hands in a trust root.
-    ///
-    /// # Errors
-    /// When the hub refuses it.
-    pub async fn put_root(&self, root: &Envelope) -> Result<u64, Failure> {
-        let request = pb::PutRootRequest { root: Some(root.into()) };
-        Ok(self.call(|mut rpc| async move { rpc.put_root(request).await }).await?.version)
-    }
 }
 
 impl Client {
@@ -523,3 +391,6 @@ fn expiry_warning(root: &TrustRoot) -> Option<String> {
     }
     (now.plus(ROOT_WARNING_S) >= root.expires).then(|| format!("the trust root expires at {when}: sign a new version before"))
 }
+
+#[cfg(test)]
+mod tests;

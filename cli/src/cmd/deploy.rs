@@ -119,6 +119,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         let outcome = outcome(&order, newest, newest, desired.pending, changes);
         return finish(client, ui, &order, outcome).await;
     }
+    require_signed(&order, &scene)?;
     let base = order.base.unwrap_or(newest);
     if base != newest {
         return Err(base_moved(client, &order, base, scene.current.as_ref()).await);
@@ -168,6 +169,19 @@ fn outcome(order: &Order, base: Generation, generation: Generation, awaiting: Ve
         awaiting,
         waited: None,
     }
+}
+
+/// Refuses to build on a generation behind which nothing verifies, unless the operator names it: a hub that is
+/// not honest could burn through the numbers.
+fn require_signed(order: &Order, scene: &Scene) -> Result<(), Failure> {
+    let newest = scene.previous.generation;
+    let signed = newest == Generation(0) || scene.previous.source.is_some() || scene.previous.slices.values().any(Option::is_some);
+    if signed || order.base == Some(newest) {
+        return Ok(());
+    }
+    let message = format!("the hub shows generation {newest} of `{}`, and nothing of it that verifies", order.topology);
+    Err(Failure::from(Fault::new(Code::UnknownKey, message))
+        .with_remedy(format!("if you know why (its signer left the trust root), push with --base {newest}")))
 }
 
 /// Whether a new revision would say what the newest says already, to every host and to those to come.
@@ -275,9 +289,13 @@ async fn base_moved(client: &Client, order: &Order, base: Generation, current: O
     };
     let new = current.source.as_ref().map(|s| s.statement().source.clone()).unwrap_or_default();
     let difference = diff::unified(&old, &new, &format!("generation {base}"), &format!("generation {generation}"));
+    let mut details = diff::first_lines(&diff::coloured(&difference), ERROR_DIFF_LINES);
+    if current.source.is_none() {
+        details = vec![format!("the hub has no text of generation {generation}: `moorctl get slice HOST` shows what each host has of it")];
+    }
     let file = order.source.as_ref().map_or("FILE", |s| s.name.as_str());
     Failure::from(Fault::new(Code::BaseMoved, message))
-        .with_details(diff::first_lines(&diff::coloured(&difference), ERROR_DIFF_LINES))
+        .with_details(details)
         .with_remedy(format!(
             "merge the difference above into your file, then `moorctl push -f {file} --base {generation}` (`moorctl diff {} -f {file}` shows what that would change)",
             order.topology

@@ -64,6 +64,10 @@ pub async fn run(args: ApproveArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
     let hosts = client.hosts(Some(&name)).await?;
     let extra: BTreeMap<String, String> = args.labels.into_iter().collect();
     let approved = if let Some(bound) = hosts.iter().find(|h| h.bound().is_some()) {
+        if !extra.is_empty() {
+            let message = format!("host `{name}` is bound already, and its labels with it");
+            return Err(Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy("leave --label out"));
+        }
         ui.note(&format!("host `{name}` is bound already"));
         give(&client, ui, &key, bound).await?
     } else {

@@ -1,0 +1,238 @@
+//! The client against a hub that lies, withholds or falls back.
+
+use std::sync::{Arc, Mutex};
+
+use moorline_common::id::{ClusterId, UnixSeconds};
+use moorline_common::observe::Observed;
+use moorline_common::sign::OperatorKey;
+use moorline_common::statement::ApplyReport;
+use moorline_proto::v1::operator_client::OperatorClient;
+use moorline_proto::v1::operator_server::{Operator, OperatorServer};
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::home::{ContextFacts, Home};
+use crate::revision::tests::{host, keys, trust};
+
+/// What the hub shows.
+#[derive(Default)]
+struct Shown {
+    hosts: Vec<pb::Host>,
+    revision: Option<pb::GetRevisionResponse>,
+    report: Option<Envelope>,
+}
+
+struct FakeHub(Arc<Mutex<Shown>>);
+
+type EventsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Event, Status>>>;
+
+fn not_here<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("not by this hub"))
+}
+
+#[tonic::async_trait]
+impl Operator for FakeHub {
+    type EventsStream = EventsOut;
+
+    async fn get_cluster(&self, _: Request<pb::GetClusterRequest>) -> Result<Response<pb::GetClusterResponse>, Status> {
+        not_here()
+    }
+
+    async fn put_root(&self, _: Request<pb::PutRootRequest>) -> Result<Response<pb::PutRootResponse>, Status> {
+        not_here()
+    }
+
+    async fn create_join_token(&self, _: Request<pb::CreateJoinTokenRequest>) -> Result<Response<pb::CreateJoinTokenResponse>, Status> {
+        not_here()
+    }
+
+    async fn put_binding(&self, _: Request<pb::PutBindingRequest>) -> Result<Response<pb::PutBindingResponse>, Status> {
+        not_here()
+    }
+
+    async fn add_slices(&self, _: Request<pb::AddSlicesRequest>) -> Result<Response<pb::AddSlicesResponse>, Status> {
+        not_here()
+    }
+
+    async fn push(&self, _: Request<pb::PushRequest>) -> Result<Response<pb::PushResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_topologies(&self, _: Request<pb::ListTopologiesRequest>) -> Result<Response<pb::ListTopologiesResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_revisions(&self, _: Request<pb::ListRevisionsRequest>) -> Result<Response<pb::ListRevisionsResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_hosts(&self, _: Request<pb::ListHostsRequest>) -> Result<Response<pb::ListHostsResponse>, Status> {
+        Ok(Response::new(pb::ListHostsResponse { hosts: self.0.lock().unwrap().hosts.clone() }))
+    }
+
+    async fn get_revision(&self, _: Request<pb::GetRevisionRequest>) -> Result<Response<pb::GetRevisionResponse>, Status> {
+        let shown = self.0.lock().unwrap().revision.clone();
+        shown.map(Response::new).ok_or_else(|| convert::to_status(&Fault::new(Code::NotFound, "no such topology")))
+    }
+
+    async fn get_report(&self, _: Request<pb::GetReportRequest>) -> Result<Response<pb::GetReportResponse>, Status> {
+        let report = self.0.lock().unwrap().report.as_ref().map(Into::into);
+        Ok(Response::new(pb::GetReportResponse { report, received_unix_ms: 1 }))
+    }
+
+    async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<EventsOut>, Status> {
+        Err(Status::unavailable("gone"))
+    }
+}
+
+/// A client of such a hub, with what it shows at hand.
+async fn client() -> (Client, Arc<Mutex<Shown>>, tempfile::TempDir) {
+    let shown = Arc::new(Mutex::new(Shown::default()));
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let service = OperatorServer::new(FakeHub(shown.clone()));
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(far));
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    let mut near = Some(near);
+    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+        let io = near.take().map(hyper_util::rt::TokioIo::new).ok_or_else(|| std::io::Error::other("one connection only"));
+        async move { io }
+    });
+    let channel = tonic::transport::Endpoint::from_static("http://hub").connect_with_connector(connector).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let home = Home::open(Some(dir.path().to_owned())).unwrap();
+    let facts = ContextFacts { cluster: ClusterId::parse("acme").unwrap(), operator: "ann".into(), root_pin: String::new() };
+    let client = Client {
+        hub: Hub::over(OperatorClient::new(channel), "fake"),
+        context: home.store_context("acme", facts, b"{}").unwrap(),
+        root: trust(),
+        facts: ClusterFacts {
+            cluster: "acme".into(),
+            hub_version: String::new(),
+            roots: Vec::new(),
+            agent_addresses: Vec::new(),
+            clock_offset_ms: 0,
+        },
+        warnings: Vec::new(),
+    };
+    (client, shown, dir)
+}
+
+fn shown_host(binding: &HostBinding, signer: &OperatorKey) -> pb::Host {
+    pb::Host {
+        host_id: binding.host_id.to_string(),
+        name: binding.name.to_string(),
+        state: pb::HostState::Bound.into(),
+        binding: Some(Signed::seal(binding, &[signer]).unwrap().envelope().into()),
+        ..pb::Host::default()
+    }
+}
+
+fn binding(serial: u64) -> HostBinding {
+    let mut binding = host(10, "shop-17").binding.unwrap().into_statement();
+    binding.serial = serial;
+    binding
+}
+
+fn shown_revision(generation: u64, signed_as: u64, source: &str, signer: &OperatorKey) -> pb::GetRevisionResponse {
+    let statement = TopologyStatement {
+        cluster: ClusterId::parse("acme").unwrap(),
+        topology: TopologyId::parse("edge").unwrap(),
+        generation: Generation(signed_as),
+        source: source.into(),
+        down: false,
+        issued_at: UnixSeconds(1),
+        deliver_within_s: 60,
+        message: String::new(),
+    };
+    pb::GetRevisionResponse {
+        revision: Some(pb::Revision { topology: "edge".into(), generation, ..pb::Revision::default() }),
+        source: Some(Signed::seal(&statement, &[signer]).unwrap().envelope().into()),
+        slices: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn a_binding_counts_only_under_an_operators_signature_and_never_an_older_one() {
+    let (client, shown, _dir) = client().await;
+    let operator = keys().1;
+    shown.lock().unwrap().hosts = vec![shown_host(&binding(2), &operator)];
+    assert_eq!(client.hosts(None).await.unwrap()[0].bound().unwrap().serial, 2);
+    shown.lock().unwrap().hosts = vec![shown_host(&binding(3), &OperatorKey::from_seed(&[9; 32]))];
+    let forged = client.hosts(None).await.unwrap().remove(0);
+    assert!(forged.bound().is_none());
+    assert_eq!(forged.doubt.unwrap().code, Code::UnknownKey);
+    shown.lock().unwrap().hosts = vec![shown_host(&binding(1), &operator)];
+    let withheld = client.hosts(None).await.unwrap().remove(0);
+    assert!(withheld.bound().is_none());
+    assert_eq!(withheld.doubt.unwrap().code, Code::GenerationRegressed);
+}
+
+#[tokio::test]
+async fn a_binding_of_one_host_does_not_pass_for_another() {
+    let (client, shown, _dir) = client().await;
+    let mut swapped = shown_host(&binding(1), &keys().1);
+    swapped.name = "shop-18".into();
+    shown.lock().unwrap().hosts = vec![swapped];
+    assert_eq!(client.hosts(None).await.unwrap()[0].doubt.as_ref().unwrap().code, Code::WrongHost);
+    let mut swapped = shown_host(&binding(1), &keys().1);
+    swapped.host_id = host(11, "x").host_id.to_string();
+    shown.lock().unwrap().hosts = vec![swapped];
+    assert_eq!(client.hosts(None).await.unwrap()[0].doubt.as_ref().unwrap().code, Code::WrongHost);
+}
+
+#[tokio::test]
+async fn a_hub_that_falls_back_or_shows_two_faces_is_refused() {
+    let (client, shown, _dir) = client().await;
+    let (edge, operator) = (TopologyId::parse("edge").unwrap(), keys().1);
+    let show = |revision| shown.lock().unwrap().revision = revision;
+    assert!(client.current(&edge, false).await.unwrap().is_none());
+    show(Some(shown_revision(3, 3, "a", &operator)));
+    assert_eq!(client.current(&edge, false).await.unwrap().unwrap().facts.generation, Generation(3));
+    show(Some(shown_revision(2, 2, "a", &operator)));
+    assert!(client.current(&edge, false).await.unwrap_err().is(Code::GenerationRegressed));
+    show(None);
+    assert!(client.current(&edge, false).await.unwrap_err().is(Code::GenerationRegressed));
+    show(Some(shown_revision(3, 3, "b", &operator)));
+    assert!(client.current(&edge, false).await.unwrap_err().is(Code::Equivocation));
+    client.forget_floor(&edge).unwrap();
+    show(Some(shown_revision(2, 2, "a", &operator)));
+    assert!(client.current(&edge, false).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_source_that_does_not_verify_is_no_source() {
+    let (client, shown, _dir) = client().await;
+    let edge = TopologyId::parse("edge").unwrap();
+    shown.lock().unwrap().revision = Some(shown_revision(1, 1, "a", &OperatorKey::from_seed(&[9; 32])));
+    let view = client.current(&edge, false).await.unwrap().unwrap();
+    assert!(view.source.is_none());
+    assert_eq!(view.doubt.unwrap().code, Code::UnknownKey);
+    // Signed once as another generation and shown again as this one.
+    shown.lock().unwrap().revision = Some(shown_revision(2, 1, "a", &keys().1));
+    assert!(client.current(&edge, false).await.unwrap().unwrap().source.is_none());
+}
+
+#[tokio::test]
+async fn a_report_counts_only_under_the_hosts_own_signature() {
+    let (client, shown, _dir) = client().await;
+    let view = host(10, "shop-17");
+    let report = ObservedReport {
+        host_id: view.host_id.clone(),
+        taken_at: UnixSeconds(1),
+        observed: Observed::default(),
+        apply: ApplyReport::default(),
+    };
+    let sign = |seed: u8| Some(Signed::seal(&report, &[&OperatorKey::from_seed(&[seed; 32])]).unwrap().envelope().clone());
+    assert!(client.report(&view).await.unwrap().is_none());
+    shown.lock().unwrap().report = sign(10);
+    assert!(client.report(&view).await.unwrap().is_some());
+    shown.lock().unwrap().report = sign(11);
+    assert!(client.report(&view).await.unwrap_err().is(Code::UnknownKey));
+}
+
+#[tokio::test]
+async fn a_call_that_the_hub_does_not_answer_says_so_with_a_code() {
+    let (client, _shown, _dir) = client().await;
+    assert!(client.topologies().await.unwrap_err().is(Code::UnsupportedVersion));
+    assert_eq!(client.events(0, 1, false).await.err().unwrap().code, "hub_unreachable");
+}
