@@ -98,13 +98,48 @@ impl Config {
             return Err(ConfigError::Invalid { path, problems: format!("  it has {size} bytes; at most {} are read", limits::CONFIG_MAX) });
         }
         let text = std::fs::read_to_string(&path).map_err(read)?;
-        let mut file: ConfigFile =
-            toml::from_str(&text).map_err(|e| ConfigError::Invalid { path: path.clone(), problems: format!("  {e}") })?;
+        let (mut file, mut problems) = parse(&text);
         if let Some(listen) = listen {
             listen.clone_into(&mut file.listen);
         }
-        file.check(dir).map_err(|problems| ConfigError::Invalid { path, problems: problems.join("\n") })
+        match file.check(dir) {
+            Ok(config) if problems.is_empty() => Ok(config),
+            Ok(_) => Err(ConfigError::Invalid { path, problems: problems.join("\n") }),
+            Err(more) => {
+                problems.extend(more);
+                Err(ConfigError::Invalid { path, problems: problems.join("\n") })
+            }
+        }
     }
+}
+
+/// Reads the file key by key, so that one mistake does not hide the next.
+fn parse(text: &str) -> (ConfigFile, Vec<String>) {
+    let mut problems = Vec::new();
+    let table: toml::Table = match toml::from_str(text) {
+        Ok(table) => table,
+        Err(error) => return (ConfigFile::default(), vec![format!("  {error}")]),
+    };
+    let mut good = toml::Table::new();
+    for (key, value) in table {
+        let one = toml::Table::from_iter([(key.clone(), value.clone())]);
+        match one.try_into::<ConfigFile>() {
+            Ok(_) => {
+                good.insert(key, value);
+            }
+            Err(error) => {
+                let words = error.message();
+                problems.push(format!("  line {}: {key}: {words}", line_of(text, &key)));
+            }
+        }
+    }
+    (good.try_into().unwrap_or_default(), problems)
+}
+
+/// The line on which a top-level key stands.
+fn line_of(text: &str, key: &str) -> usize {
+    let stands = |line: &str| line.trim_start().trim_start_matches(['"', '[']).starts_with(key);
+    text.lines().position(stands).map_or(1, |n| n + 1)
 }
 
 impl ConfigFile {
@@ -189,11 +224,22 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_an_error_with_its_line() {
+    fn one_mistake_in_the_file_does_not_hide_the_next() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE), "listen = \"127.0.0.1:1\"\nlissten = 1\n").unwrap();
+        let text = "listen = \"nowhere\"\nlissten = 1\nadvertise = \"hub\"\nlog = \"xml\"\n\n[more]\nx = 1\n";
+        std::fs::write(dir.path().join(FILE), text).unwrap();
         let error = Config::load(dir.path(), None).unwrap_err().to_string();
-        assert!(error.contains("lissten") && error.contains("line 2"), "{error}");
+        for part in ["line 2: lissten: unknown field", "line 3: advertise:", "line 4: log:", "line 6: more: unknown", "listen: `nowhere`"] {
+            assert!(error.contains(part), "{part} is missing in {error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_says_where() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "listen = \"127.0.0.1:1\"\nx = = 1\n").unwrap();
+        let error = Config::load(dir.path(), None).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub const LOCK: &str = "hub.lock";
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The folder is in use, or cannot be locked.
-    #[error("cannot lock {path}: {reason}; another moorline-hub serves from this folder")]
+    #[error("cannot lock {path}: {reason}")]
     Locked {
         /// The lock file.
         path: PathBuf,
@@ -91,7 +91,10 @@ pub fn lock(dir: &Path) -> Result<Flock<File>, ServeError> {
     let path = dir.join(LOCK);
     let locked = |reason: String| ServeError::Locked { path: path.clone(), reason };
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(|e| locked(e.to_string()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| locked(e.to_string()))
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => locked("another moorline-hub serves from this folder".to_owned()),
+        other => locked(other.to_string()),
+    })
 }
 
 /// A hub that is ready to serve: its folder is locked, its store open, its address bound.
