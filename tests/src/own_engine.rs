@@ -1,5 +1,8 @@
-//! A Docker Engine of our own: a `dockerd` with everything in one folder, no rules in the host's firewall
-//! and no default bridge. It can be stopped and started without touching anybody else's containers.
+//! A Docker Engine of our own: a `dockerd` with all its files in one folder and all its interfaces in a network
+//! namespace of its own. It can be stopped and started without touching anybody else's containers.
+//!
+//! It must never share the host's network namespace: a `dockerd` without a default bridge removes the
+//! host's `docker0`, and one with it would fight over it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +14,7 @@ use crate::limits::SOON;
 use crate::process::{Process, tail};
 use crate::wait::wait_until;
 
-/// Folders in which `dockerd` may stand besides those on the PATH.
+/// Folders in which they may stand besides those on the PATH.
 const SYSTEM_FOLDERS: &str = "/usr/sbin:/usr/local/sbin:/sbin";
 
 /// See the module. Ends with its value, and what it ran ends with it.
@@ -24,7 +27,7 @@ impl OwnEngine {
     /// Starts one in `folder`, whose path must be short (a socket's name is at most 107 bytes).
     ///
     /// # Errors
-    /// When `dockerd` is not installed, or cannot run here (it needs root).
+    /// When `dockerd`, `unshare` or `ip` is not installed, or cannot run here (it needs root).
     pub fn start(folder: &Path) -> Result<Self> {
         let mut engine = Self { folder: folder.to_owned(), process: None };
         engine.restart()?;
@@ -49,7 +52,11 @@ impl OwnEngine {
     /// When it does not come up, with the end of its log.
     pub fn restart(&mut self) -> Result<()> {
         let (log, socket) = (self.folder.join("dockerd.log"), self.socket());
-        let mut command = Command::new(find().context("`dockerd` is not installed")?);
+        let dockerd = find("dockerd").context("`dockerd` is not installed")?;
+        let ip = find("ip").context("`ip` is not installed")?;
+        let mut command = Command::new(find("unshare").context("`unshare` is not installed")?);
+        // Each word replaces the one before it: the process stays the same, and becomes dockerd.
+        command.args(["--net", "--", "sh", "-ec", "\"$1\" link set lo up; shift; exec \"$@\"", "sh"]).arg(ip).arg(dockerd);
         command.env("PATH", format!("{}:{SYSTEM_FOLDERS}", std::env::var("PATH").unwrap_or_default()));
         command.arg("--data-root").arg(self.folder.join("data")).arg("--exec-root").arg(self.folder.join("exec"));
         command.arg("--pidfile").arg(self.folder.join("pid")).arg("--host").arg(format!("unix://{}", socket.display()));
@@ -90,7 +97,7 @@ impl Drop for OwnEngine {
     }
 }
 
-fn find() -> Option<PathBuf> {
+fn find(name: &str) -> Option<PathBuf> {
     let path = format!("{}:{SYSTEM_FOLDERS}", std::env::var("PATH").unwrap_or_default());
-    std::env::split_paths(&path).map(|dir| dir.join("dockerd")).find(|file| file.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

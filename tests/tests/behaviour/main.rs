@@ -12,6 +12,8 @@ mod engine_restart;
 #[cfg(test)]
 mod foreign_client;
 #[cfg(test)]
+mod heal;
+#[cfg(test)]
 mod join;
 #[cfg(test)]
 mod noop;
