@@ -106,7 +106,7 @@ async fn hub(state: &StateDir, enrolment: &Enrolment) -> Check {
     const NAME: &str = "hub";
     let mut failures = Vec::new();
     for address in &enrolment.hubs {
-        let identity = transport::choose(state, 1).and_then(|(t, _)| t.client_identity());
+        let identity = transport::choose(state, true).and_then(|(t, _)| t.client_identity());
         let pins: BTreeSet<String> = transport::pins(&Trust::default(), enrolment);
         let opened = match identity {
             Ok(identity) => transport::open(address, pins, Some(identity)).await.map_err(|e| e.to_string()),

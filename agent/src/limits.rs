@@ -26,6 +26,8 @@ pub const REDIAL_QUICK_TRIES: u32 = 15;
 pub const REDIAL_SLOW: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(30) };
 /// A session that lived this long counts as a success for the redial waits.
 pub const SESSION_STABLE: Duration = Duration::from_secs(5);
+/// At least this long lies between two renewals, whatever this host's clock says.
+pub const RENEW_GAP: Duration = Duration::from_secs(600);
 /// A failed renewal is tried again after this: 1 minute, doubling up to an hour.
 pub const RENEW_RETRY: Backoff = Backoff { base: Duration::from_secs(60), max: Duration::from_secs(3600) };
 /// How often `join` tries all the hub's addresses before it gives up.

@@ -46,6 +46,9 @@ pub struct FakeDriver {
     stuck: Arc<watch::Sender<bool>>,
 }
 
+/// What happens when a step begins.
+type AtBegin = Box<dyn FnMut(&Step) + Send>;
+
 /// What a test may look at and change.
 #[derive(Default)]
 pub struct Fake {
@@ -56,7 +59,7 @@ pub struct Fake {
     pub fail: BTreeMap<String, DriverErrorKind>,
     pub unreachable: bool,
     /// Called when a step begins, before it has an effect.
-    pub at_begin: Option<Box<dyn FnMut(&Step) + Send>>,
+    pub at_begin: Option<AtBegin>,
 }
 
 impl FakeDriver {

@@ -5,7 +5,7 @@
 //! - Appends that come together share one flush. The order of appends is the order in the file.
 //! - A failed write or flush is final: the agent stops. It is never retried on the same descriptor.
 //!
-//! [`codec`] is the pure part (lines, chain, damage); [`file`] and [`memory`] keep the records.
+//! [`codec`] is the pure part (lines, chain, damage); [`mod@file`] and [`memory`] keep the records.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -17,14 +17,14 @@ use crate::identity::{Enrolment, HostKeys, StateDir};
 use crate::intake::{Intake, Refused};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
-use crate::limits::{REDIAL_QUICK, REDIAL_QUICK_TRIES, REDIAL_SLOW, SESSION_STABLE};
+use crate::limits::{REDIAL_QUICK, REDIAL_QUICK_TRIES, REDIAL_SLOW, RENEW_GAP, SESSION_STABLE};
 use crate::reconcile;
 use crate::trust::TrustStore;
 
 pub mod session;
 pub mod transport;
 
-use session::{End, Session};
+use session::{End, Session, With};
 use transport::{LinkError, Which};
 
 /// How the link is, for `moorline-agent status`.
@@ -68,6 +68,9 @@ pub struct Parts<J> {
 pub struct Link<J> {
     parts: Parts<J>,
     state: watch::Sender<LinkState>,
+    renew_not_before: Instant,
+    /// The last dial was with a renewed certificate, and there was no session.
+    next_failed: bool,
 }
 
 impl<J: Journal> Link<J> {
@@ -75,7 +78,7 @@ impl<J: Journal> Link<J> {
     #[must_use]
     pub fn new(parts: Parts<J>) -> (Self, watch::Receiver<LinkState>) {
         let (state, state_rx) = watch::channel(LinkState::default());
-        (Self { parts, state }, state_rx)
+        (Self { parts, state, renew_not_before: Instant::now(), next_failed: false }, state_rx)
     }
 
     /// Keeps a session open until `shutdown`.
@@ -87,45 +90,60 @@ impl<J: Journal> Link<J> {
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
-            let mut ended_well = false;
-            for address in self.parts.enrolment.hubs.clone() {
-                match self.one_session(&address, failures).await {
-                    Ok(End::Renewed) => {
-                        tracing::info!("reconnecting with the renewed certificate");
-                        ended_well = true;
-                        break;
-                    }
-                    Err(error) => self.note_error(&address, &error),
-                }
-                if self.state.borrow().hub.is_some() {
-                    // There was a session: the order of preference begins anew.
-                    break;
-                }
-            }
+            let renewed = self.one_round().await;
             let had_session = self.state.borrow().hub.is_some();
             self.state.send_modify(|s| {
                 if s.hub.take().is_some() {
                     s.since = Clock.wall();
                 }
             });
-            if had_session && began.elapsed() >= SESSION_STABLE || ended_well {
+            if renewed || (had_session && began.elapsed() >= SESSION_STABLE) {
                 failures = 0;
             }
-            if !ended_well {
-                failures = failures.saturating_add(1);
-                tokio::time::sleep(redial_wait(failures, getrandom::u64().unwrap_or(0))).await;
-            }
+            failures = failures.saturating_add(1);
+            tokio::time::sleep(redial_wait(failures, getrandom::u64().unwrap_or(0))).await;
         }
     }
 
-    async fn one_session(&mut self, address: &str, attempt: u32) -> Result<End, LinkError> {
-        let pins = transport::pins(&self.parts.intake.trust().borrow(), &self.parts.enrolment);
-        let (certificate, which) = transport::choose(&self.parts.state_dir, attempt)?;
-        let gateway = transport::open(address, pins, Some(certificate.client_identity()?)).await?;
-        let mut session = Session::open(&mut self.parts, gateway, &self.state).await?;
-        if which == Which::Next {
-            session.promote_certificate()?;
+    /// Tries the addresses in their order until there was a session. Returns whether there is a renewed
+    /// certificate to use.
+    async fn one_round(&mut self) -> bool {
+        for address in self.parts.enrolment.hubs.clone() {
+            match self.one_session(&address).await {
+                Ok(End::Renewed) => {
+                    self.renew_not_before = Instant::now() + RENEW_GAP;
+                    return true;
+                }
+                Err(error) => self.note_error(&address, &error),
+            }
+            if self.state.borrow().hub.is_some() {
+                break;
+            }
         }
+        false
+    }
+
+    async fn one_session(&mut self, address: &str) -> Result<End, LinkError> {
+        let pins = transport::pins(&self.parts.intake.trust().borrow(), &self.parts.enrolment);
+        let (certificate, which) = transport::choose(&self.parts.state_dir, std::mem::take(&mut self.next_failed))?;
+        self.next_failed = which == Which::Next;
+        let (state_dir, keys, serial) = (self.parts.state_dir.clone(), self.parts.keys.clone(), certificate.serial);
+        let gateway = transport::open(address, pins, Some(certificate.client_identity()?)).await?;
+        let with = With { gateway: gateway.clone(), link: &self.state, certificate, which, renew_not_before: self.renew_not_before };
+        let session = match Session::open(&mut self.parts, with).await {
+            // This host was away for longer than its certificate lived: the hub accepts it once more, to renew it.
+            Err(LinkError::Unauthenticated(reason)) => {
+                tracing::info!(hub = address, %reason, "renewing the transport certificate");
+                if which == Which::Next {
+                    state_dir.promote_transport()?;
+                }
+                transport::renew(gateway, state_dir, keys, serial).await?;
+                self.next_failed = false;
+                return Ok(End::Renewed);
+            }
+            opened => opened?,
+        };
+        self.next_failed = false;
         self.state.send_modify(|s| {
             s.hub = Some(address.to_owned());
             s.since = Clock.wall();

@@ -15,11 +15,11 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::transport::{Gateway, LinkError, renew};
+use super::transport::{Gateway, LinkError, Which, renew};
 use super::{LinkState, Parts};
 use crate::clock::Clock;
 use crate::db::{DbError, blocking};
-use crate::identity::IdentityError;
+use crate::identity::Transport;
 use crate::intake::Refused;
 use crate::journal::Journal;
 use crate::limits::{
@@ -32,6 +32,20 @@ use crate::report::HostState;
 pub(super) enum End {
     /// A renewed certificate is to be used from now on.
     Renewed,
+}
+
+/// What a session is opened with.
+pub(super) struct With<'a> {
+    /// The connection.
+    pub(super) gateway: Gateway,
+    /// Where refusals are noted.
+    pub(super) link: &'a watch::Sender<LinkState>,
+    /// The certificate of the connection.
+    pub(super) certificate: Transport,
+    /// Whether it has been used before.
+    pub(super) which: Which,
+    /// No renewal before then, whatever this host's clock says.
+    pub(super) renew_not_before: Instant,
 }
 
 pub(super) struct Session<'a, J> {
@@ -48,6 +62,8 @@ pub(super) struct Session<'a, J> {
     last_beat: pb::Heartbeat,
     /// The digests of the report that was sent last in this session.
     reported: Option<(String, String)>,
+    /// The serial of this session's certificate.
+    serial: u64,
     renew_at: Instant,
     renew_failures: u32,
     renewing: Option<JoinHandle<Result<u64, LinkError>>>,
@@ -55,7 +71,8 @@ pub(super) struct Session<'a, J> {
 
 impl<'a, J: Journal> Session<'a, J> {
     /// Says Hello and waits for Welcome.
-    pub(super) async fn open(parts: &'a mut Parts<J>, mut gateway: Gateway, link: &'a watch::Sender<LinkState>) -> Result<Self, LinkError> {
+    pub(super) async fn open(parts: &'a mut Parts<J>, with: With<'a>) -> Result<Self, LinkError> {
+        let With { mut gateway, link, certificate, which, renew_not_before } = with;
         let (outbound, receiver) = mpsc::channel(OUTBOUND_QUEUE);
         let hello = pb::Hello {
             protocol_version: moorline_proto::PROTOCOL_VERSION,
@@ -82,8 +99,13 @@ impl<'a, J: Journal> Session<'a, J> {
         let (shortest, longest) = HEARTBEAT_INTERVAL_RANGE;
         let mut state = parts.reconciler.state();
         state.mark_changed();
+        if which == Which::Next {
+            // The hub knows it now, and the old one no longer counts.
+            parts.state_dir.promote_transport()?;
+            tracing::info!(serial = certificate.serial, "the renewed certificate is in use");
+        }
         let now = Instant::now();
-        let renew_at = now + renew_wait(parts)?;
+        let renew_at = (now + renew_wait(&certificate)?).max(renew_not_before);
         Ok(Self {
             parts,
             gateway,
@@ -97,17 +119,11 @@ impl<'a, J: Journal> Session<'a, J> {
             next_beat: now,
             last_beat: pb::Heartbeat::default(),
             reported: None,
+            serial: certificate.serial,
             renew_at,
             renew_failures: 0,
             renewing: None,
         })
-    }
-
-    /// Makes the certificate of this session the one in use.
-    pub(super) fn promote_certificate(&mut self) -> Result<(), IdentityError> {
-        self.parts.state_dir.promote_transport()?;
-        tracing::info!("the renewed certificate is in use");
-        Ok(())
     }
 
     /// Runs until the connection ends.
@@ -264,7 +280,7 @@ impl<'a, J: Journal> Session<'a, J> {
     }
 
     fn begin_renewal(&mut self) {
-        let renewal = renew(self.gateway.clone(), self.parts.state_dir.clone(), self.parts.keys.clone());
+        let renewal = renew(self.gateway.clone(), self.parts.state_dir.clone(), self.parts.keys.clone(), self.serial);
         self.renewing = Some(tokio::spawn(renewal));
     }
 
@@ -302,11 +318,8 @@ async fn joined(task: &mut Option<JoinHandle<Result<u64, LinkError>>>) -> Result
 }
 
 /// How long until the certificate has lived half its life, and up to a tenth of it more.
-fn renew_wait<J>(parts: &Parts<J>) -> Result<Duration, LinkError> {
-    let current = parts.state_dir.transport()?.filter(|t| !t.chain.is_empty());
-    // Without one in use, the renewed one has only just come and is about to be promoted.
-    let newest = parts.state_dir.next_transport()?.filter(|t| !t.chain.is_empty()).or(current);
-    let (from, until) = newest.ok_or(IdentityError::NotJoined)?.validity()?;
+fn renew_wait(certificate: &Transport) -> Result<Duration, LinkError> {
+    let (from, until) = certificate.validity()?;
     let life = until.saturating_sub(from);
     let jitter = getrandom::u64().unwrap_or(0) % (life / 10).max(1);
     Ok(Duration::from_secs((from + life / 2 + jitter).saturating_sub(Clock.wall().0)))

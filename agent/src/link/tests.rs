@@ -46,6 +46,8 @@ struct Authority {
     /// How long issued certificates have lived and will live, in days.
     life_days: Mutex<(i64, i64)>,
     serial: AtomicU64,
+    /// A certificate that no longer opens sessions.
+    expired: Mutex<Option<Vec<u8>>>,
 }
 
 impl Authority {
@@ -54,7 +56,13 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_der = params.self_signed(&key).unwrap().der().to_vec();
-        Arc::new(Self { issuer: Issuer::new(params, key), ca_der, life_days: Mutex::new((0, 1)), serial: AtomicU64::new(0) })
+        Arc::new(Self {
+            issuer: Issuer::new(params, key),
+            ca_der,
+            life_days: Mutex::new((0, 1)),
+            serial: AtomicU64::new(0),
+            expired: Mutex::default(),
+        })
     }
 
     fn spki(&self) -> String {
@@ -175,6 +183,9 @@ impl AgentGateway for Service {
 
     async fn session(&self, request: Request<Streaming<pb::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         let certificate = request.extensions().get::<Option<Vec<u8>>>().cloned().flatten().unwrap_or_default();
+        if self.authority.expired.lock().unwrap().as_ref() == Some(&certificate) {
+            return Err(Status::unauthenticated("the client certificate has expired; renew it"));
+        }
         let (to_agent, receiver) = mpsc::channel(16);
         let welcome = pb::Welcome { protocol_version: 1, heartbeat_interval_ms: 50, hub_version: "test".to_owned() };
         to_agent.send(Ok(pb::HubMessage { kind: Some(Down::Welcome(welcome)) })).await.unwrap();
@@ -450,6 +461,20 @@ async fn a_certificate_past_its_half_life_is_renewed_and_the_old_one_kept_until_
     assert_eq!(state_dir.transport().unwrap().unwrap().serial, 2);
     assert!(state_dir.next_transport().unwrap().is_none());
     assert_eq!(BTreeSet::from([old.certificate.is_empty(), renewed.certificate.is_empty()]), BTreeSet::from([false]));
+}
+
+#[tokio::test]
+async fn a_host_that_was_away_for_longer_than_its_certificate_lived_renews_it_first() {
+    let authority = Authority::new();
+    let mut hub = TestHub::start(&authority, "127.0.0.1:0").await;
+    let agent = Agent::start(&authority, &[&hub.address]).await;
+    let first = hub.session().await;
+    *authority.expired.lock().unwrap() = Some(first.certificate.clone());
+    drop(first);
+    let mut again = hub.session().await;
+    again.heartbeat(|_| true).await;
+    let state_dir = StateDir(agent.dir.path().to_owned());
+    assert_eq!(state_dir.transport().unwrap().unwrap().serial, 2);
 }
 
 #[test]

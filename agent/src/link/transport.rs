@@ -29,6 +29,9 @@ pub enum LinkError {
     /// The hub refused.
     #[error("the hub refused: {0}")]
     Refused(Fault),
+    /// The hub knows the certificate, but it has expired.
+    #[error("the hub does not accept this host's certificate: {0}")]
+    Unauthenticated(String),
     /// The hub went away or did not answer in time.
     #[error("the connection to the hub ended: {0}")]
     Ended(String),
@@ -43,6 +46,7 @@ impl From<tonic::Status> for LinkError {
             tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::DeadlineExceeded => {
                 LinkError::Ended(moorline_proto::transport::error_chain(&status))
             }
+            tonic::Code::Unauthenticated => LinkError::Unauthenticated(status.message().to_owned()),
             tonic::Code::Ok
             | tonic::Code::InvalidArgument
             | tonic::Code::NotFound
@@ -54,8 +58,7 @@ impl From<tonic::Status> for LinkError {
             | tonic::Code::OutOfRange
             | tonic::Code::Unimplemented
             | tonic::Code::Internal
-            | tonic::Code::DataLoss
-            | tonic::Code::Unauthenticated => LinkError::Refused(from_status(&status)),
+            | tonic::Code::DataLoss => LinkError::Refused(from_status(&status)),
         }
     }
 }
@@ -88,36 +91,36 @@ pub enum Which {
     Next,
 }
 
-/// The certificate to dial with: a renewed one comes first, and every other try uses the old one.
+/// The certificate to dial with: a renewed one, unless the caller has just failed with it.
 ///
 /// # Errors
 /// [`IdentityError`].
-pub fn choose(state: &StateDir, attempt: u32) -> Result<(Transport, Which), IdentityError> {
+pub fn choose(state: &StateDir, skip_next: bool) -> Result<(Transport, Which), IdentityError> {
     let current = state.transport()?;
     let next = state.next_transport()?.filter(|t| !t.chain.is_empty());
     match (current, next) {
-        (_, Some(next)) if attempt.is_multiple_of(2) => Ok((next, Which::Next)),
+        (_, Some(next)) if !skip_next => Ok((next, Which::Next)),
         (Some(current), _) => Ok((current, Which::Current)),
         (None, Some(next)) => Ok((next, Which::Next)),
         (None, None) => Err(IdentityError::NotJoined),
     }
 }
 
-/// Asks for a fresh certificate and stores it beside the one in use. The key is stored first, so that a lost
-/// reply can be asked for again.
+/// Asks for a fresh certificate by the one with `serial`, which `gateway` was opened with, and stores it beside
+/// the one in use. The key is stored first, so that a lost reply can be asked for again.
 ///
 /// # Errors
 /// [`LinkError`].
-pub async fn renew(mut gateway: Gateway, state: StateDir, keys: Arc<HostKeys>) -> Result<u64, LinkError> {
-    let current = state.transport()?.ok_or(IdentityError::NotJoined)?;
+pub async fn renew(mut gateway: Gateway, state: StateDir, keys: Arc<HostKeys>, serial: u64) -> Result<u64, LinkError> {
     let pending = match state.next_transport()? {
         Some(pending) if pending.chain.is_empty() => pending,
         Some(_) | None => Transport::generate()?,
     };
     state.put_next_transport(&pending)?;
     let csr_der = pending.csr_der()?;
-    let message = [b"moorline renew v1\0".as_slice(), &current.serial.to_be_bytes(), &csr_der].concat();
-    let request = pb::RenewRequest { csr_der, certificate_serial: current.serial, host_signature: keys.host_key.sign_raw(&message) };
+    let message = [b"moorline renew v1\0".as_slice(), &serial.to_be_bytes(), &csr_der].concat();
+    let host_signature = keys.host_key.sign_raw(&message);
+    let request = pb::RenewRequest { csr_der, certificate_serial: serial, host_signature };
     let answer = tokio::time::timeout(HUB_ANSWER_TIMEOUT, gateway.renew(request)).await;
     let response = answer.map_err(|_| LinkError::Ended("no answer to the renewal".to_owned()))??.into_inner();
     let renewed = pending.with_certificate(&response.certificate_chain, response.certificate_serial)?;
