@@ -155,7 +155,17 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
     let mut shown: BTreeMap<String, Standing> = BTreeMap::new();
     let mut errors: BTreeMap<HostId, u32> = BTreeMap::new();
     loop {
-        let hosts = client.hosts(None).await?;
+        let over = started.elapsed() >= timeout;
+        let hosts = match client.hosts(None).await {
+            Ok(hosts) => hosts,
+            // A hub that restarts is back in seconds; what was pushed is durable.
+            Err(failure) if !over && failure.code == LocalCode::HubUnreachable.as_str() => {
+                bar.set_message("the hub does not answer; trying again");
+                tokio::time::sleep(POLL_INTERVAL).await;
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         let mut standings = Vec::with_capacity(goal.hosts.len());
         for (host_id, hash) in &goal.hosts {
             let (name, mut standing) = match hosts.iter().find(|h| h.host_id == *host_id) {
@@ -177,7 +187,6 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
         show(ui, &bar, &standings, &mut shown);
         let moving = standings.iter().any(|s| matches!(s.standing, Standing::Waiting { .. }));
         let offline = standings.iter().any(|s| s.standing == Standing::Offline);
-        let over = started.elapsed() >= timeout;
         if over || (!moving && (!offline || started.elapsed() >= OFFLINE_GRACE)) {
             bar.finish_and_clear();
             return Ok(finish(standings, over, timeout));

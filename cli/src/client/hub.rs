@@ -104,6 +104,9 @@ impl Hub {
             tonic::Code::Unimplemented => {
                 Fault::new(Code::UnsupportedVersion, format!("the hub at {} does not know this call", self.address)).into()
             }
+            tonic::Code::OutOfRange => {
+                Fault::new(Code::TooLarge, format!("the message to the hub at {} is larger than it takes: {message}", self.address)).into()
+            }
             tonic::Code::Ok
             | tonic::Code::Cancelled
             | tonic::Code::Unknown
@@ -114,7 +117,6 @@ impl Hub {
             | tonic::Code::ResourceExhausted
             | tonic::Code::FailedPrecondition
             | tonic::Code::Aborted
-            | tonic::Code::OutOfRange
             | tonic::Code::Internal
             | tonic::Code::Unavailable
             | tonic::Code::DataLoss => Failure::new(

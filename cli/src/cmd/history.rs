@@ -58,7 +58,7 @@ pub async fn run(args: HistoryArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
             pushed_by: facts.pushed_by,
             hosts: facts.hosts,
             down: facts.down,
-            message: facts.message,
+            message: view.source.as_ref().map_or(facts.message, |s| s.statement().message.clone()),
         });
     }
     ui.result(&rows, || {

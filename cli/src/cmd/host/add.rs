@@ -115,12 +115,17 @@ fn new_token(client: &Client, name: &HostName, ttl: Duration) -> Result<JoinToke
 async fn wait_for_join(client: &Client, home: &Home, token: &JoinToken, timeout: Duration) -> Result<HostView, Failure> {
     let started = Instant::now();
     loop {
-        let hosts = client.hosts(Some(&token.name)).await?;
+        let over = started.elapsed() >= timeout;
+        let hosts = match client.hosts(Some(&token.name)).await {
+            // A hub that restarts is back in seconds; the token is durable.
+            Err(failure) if !over && failure.code == LocalCode::HubUnreachable.as_str() => Vec::new(),
+            answer => answer?,
+        };
         let ours = |h: &HostView| h.claim.as_ref().is_some_and(|c| c.token_id == token.id);
         if let Some(host) = hosts.into_iter().find(ours) {
             return Ok(host);
         }
-        if started.elapsed() >= timeout {
+        if over {
             let expired = clock::now() >= token.expires;
             if expired {
                 home.forget_pending(&token.id);
