@@ -95,3 +95,18 @@ fn doctors_find_nothing_wrong_with_a_healthy_fleet() {
     fleet.hub_command(&["doctor"]).unwrap().ok().unwrap();
     fleet.agent(HOST, &["doctor"]).unwrap().ok().unwrap();
 }
+
+#[test]
+fn without_a_hub_every_verb_says_where_it_looked_and_the_agent_goes_on_trying() {
+    let (mut fleet, _operator) = sim_fleet("nohubcli");
+    let address = fleet.address();
+    fleet.stop_hub().unwrap();
+    for verb in [vec!["status"], vec!["host", "ls"], vec!["history", "edge"], vec!["events"]] {
+        let output = fleet.moorctl(&verb).unwrap().expect_code(1).unwrap();
+        assert_says(&output, &[&address, "help:"]);
+    }
+    assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &[HOST]);
+    fleet.start_hub().unwrap();
+    let operator = fleet.operator().unwrap();
+    wait_until("the agent is back within seconds", Duration::from_secs(10), || Ok(operator.host(HOST)?.connected)).unwrap();
+}

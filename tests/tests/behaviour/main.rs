@@ -8,6 +8,8 @@ mod damage;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod docs;
+#[cfg(test)]
 mod engine_restart;
 #[cfg(test)]
 mod foreign_client;

@@ -51,11 +51,12 @@ fn an_agent_killed_in_the_middle_of_an_apply_ends_converged_without_duplicates_o
     let yaml = services(&topology, &names.iter().map(String::as_str).collect::<Vec<_>>(), "hello");
     t.fleet.push(&yaml, &[]).unwrap().ok().unwrap();
     let creations = || t.proxy.mutations().iter().filter(|r| r.path.starts_with("/containers/create")).count();
-    wait_until("the apply is in its middle", APPLY, || Ok(creations() >= 6)).unwrap();
-    t.fleet.kill_agent(HOST).unwrap();
-    assert!(t.containers().values().filter(|c| c.running).count() < 20, "the kill came too late to test anything");
-
-    t.fleet.start_agent(HOST).unwrap();
+    for kill_at in [2, 8, 14] {
+        wait_until(&format!("{kill_at} containers are under way"), APPLY, || Ok(creations() >= kill_at)).unwrap();
+        t.fleet.kill_agent(HOST).unwrap();
+        assert!(t.containers().values().filter(|c| c.running).count() < 20, "the kill came too late to test anything");
+        t.fleet.start_agent(HOST).unwrap();
+    }
     t.fleet.wait_converged(&t.operator, HOST, &topology, 1).unwrap();
 
     let containers = t.containers();
