@@ -6,7 +6,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{ClusterId, HostId};
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::trust::TrustRoot;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -41,6 +41,8 @@ pub struct Parts {
     pub heartbeat_interval_ms: u32,
     /// Ends sessions and streams when the hub stops.
     pub stopping: CancellationToken,
+    /// Held while something is read from the store into the fleet.
+    pub loading: Mutex<()>,
     /// Bounds joins under way.
     pub joins: Semaphore,
     /// Bounds the events that strangers can make the hub write.
@@ -101,6 +103,8 @@ impl Hub {
         if hosts.is_empty() {
             return Ok(());
         }
+        // One at a time, or what was read first could be written last.
+        let _turn = self.loading.lock().await;
         for (host, target) in self.store.targets(hosts.clone()).await? {
             self.fleet.set_target(&host, Some(target));
         }
@@ -115,8 +119,11 @@ impl Hub {
     /// # Errors
     /// Those of the store.
     pub async fn reload(&self, host: &HostId) -> store::Result<()> {
-        if let Some(record) = self.store.host(host.clone()).await? {
-            self.fleet.load(&record);
+        {
+            let _turn = self.loading.lock().await;
+            if let Some(record) = self.store.host(host.clone()).await? {
+                self.fleet.load(&record);
+            }
         }
         self.retarget(vec![host.clone()]).await
     }

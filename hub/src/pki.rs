@@ -249,7 +249,7 @@ fn serial(count: u64) -> Result<SerialNumber, PkiError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-/// The counter in a certificate's serial number; see [`serial`].
+/// The counter in a certificate's serial number: its last 8 bytes.
 #[must_use]
 pub fn counter_of_serial(serial: &[u8]) -> u64 {
     let tail: Option<[u8; 8]> = serial.get(12..20).and_then(|t| t.try_into().ok());

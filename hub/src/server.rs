@@ -16,7 +16,7 @@ use moorline_proto::v1::operator_server::OperatorServer;
 use nix::fcntl::{Flock, FlockArg};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -75,6 +75,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The store's writer has ended; only a restart brings it back.
+    #[error("the store stopped working; its last error is in the log")]
+    StoreGone,
     /// Serving ended by an error.
     #[error("serving failed: {0}")]
     Transport(#[source] tonic::transport::Error),
@@ -91,9 +94,9 @@ pub fn lock(dir: &Path) -> Result<Flock<File>, ServeError> {
     let path = dir.join(LOCK);
     let locked = |reason: String| ServeError::Locked { path: path.clone(), reason };
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(|e| locked(e.to_string()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => locked("another moorline-hub serves from this folder".to_owned()),
-        other => locked(other.to_string()),
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        let in_use = errno == nix::errno::Errno::EWOULDBLOCK;
+        locked(if in_use { "another moorline-hub serves from this folder".to_owned() } else { errno.to_string() })
     })
 }
 
@@ -135,6 +138,7 @@ impl Server {
             advertise: config::advertised(&config.advertise, address),
             heartbeat_interval_ms: config.heartbeat_interval_ms,
             stopping: CancellationToken::new(),
+            loading: Mutex::new(()),
             joins: Semaphore::new(limits::JOINS_MAX),
             strangers: RateLimit::new(limits::STRANGERS_EVENTS_PER_MINUTE),
             alarms: RateLimit::new(limits::ALARMS_PER_MINUTE),
@@ -179,8 +183,13 @@ impl Server {
         let closing = CancellationToken::new();
         let serving = router.serve_with_incoming_shutdown(ReceiverStream::new(accepted), closing.clone().cancelled_owned());
         tokio::pin!(serving);
+        let mut store_gone = false;
         let early = tokio::select! {
             () = shutdown.cancelled() => None,
+            () = ended(hub.store.newest_event()) => {
+                store_gone = true;
+                None
+            }
             ended = &mut serving => Some(ended),
         };
         tracing::info!("the hub stops: sessions are told, calls may finish");
@@ -199,6 +208,7 @@ impl Server {
         hub.record(NewEvent::hub(Kind::HubStopped, "stopped in order")).await;
         drop(lock);
         match ended {
+            _ if store_gone => Err(ServeError::StoreGone),
             Ok(ended) => {
                 tracing::info!("drained");
                 ended.map_err(ServeError::Transport)
@@ -209,6 +219,11 @@ impl Server {
             }
         }
     }
+}
+
+/// Completes when the store's writer has ended.
+async fn ended(mut newest: watch::Receiver<u64>) {
+    while newest.changed().await.is_ok() {}
 }
 
 /// All services on one router. Health is open to everyone, reflection to operators.

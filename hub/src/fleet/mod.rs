@@ -73,9 +73,12 @@ impl Fleet {
         live.target = target.map(Arc::new);
     }
 
-    /// Takes over the newest trust root's version.
+    /// Takes over a trust root's version, if it is newer.
     pub fn set_root_version(&self, version: u64) {
         let mut inner = self.lock();
+        if version <= inner.root_version {
+            return;
+        }
         inner.root_version = version;
         for live in inner.hosts.values_mut() {
             live.refusals.remove(&RefusedKind::Root);

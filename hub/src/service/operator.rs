@@ -78,7 +78,7 @@ impl Operator for OperatorService {
         };
         match stored.await {
             Ok(version) => {
-                self.hub.fleet.set_root_version(version.max(self.hub.fleet.root_version()));
+                self.hub.fleet.set_root_version(version);
                 self.hub.wake_all().await;
                 Ok(Response::new(pb::PutRootResponse { version }))
             }
