@@ -387,9 +387,12 @@ fn expiry_warning(root: &TrustRoot) -> Option<String> {
     let now = clock::now();
     let when = clock::rfc3339(root.expires.0.saturating_mul(1000));
     if now >= root.expires {
-        return Some(format!("the trust root expired at {when}: nothing new is accepted until a new version is signed"));
+        return Some(format!(
+            "the trust root expired at {when}: nothing new is accepted until a new version is signed with `moorctl key renew`"
+        ));
     }
-    (now.plus(ROOT_WARNING_S) >= root.expires).then(|| format!("the trust root expires at {when}: sign a new version before"))
+    (now.plus(ROOT_WARNING_S) >= root.expires)
+        .then(|| format!("the trust root expires at {when}: sign a new version before, with `moorctl key renew`"))
 }
 
 #[cfg(test)]
