@@ -1,5 +1,6 @@
 //! Puts the parts together and runs them until they are told to stop.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,7 +91,7 @@ pub async fn run<D: Driver>(config: Config, host: Host, driver: D, shutdown: Can
         root_pin: host.enrolment.root_pin.clone(),
         own,
         policy: config.policy.clone(),
-        engine_socket: config.docker_socket.clone(),
+        engine_sockets: socket_paths(&config.docker_socket),
         quarantine: quarantine.clone(),
     })?;
     tracing::info!(
@@ -179,6 +180,20 @@ async fn supervise<D: Driver>(
     }
     tracing::info!(clean = result.is_ok(), "stopped");
     result
+}
+
+/// The socket's path, and what it is when symbolic links are resolved.
+fn socket_paths(socket: &Path) -> Vec<PathBuf> {
+    let mut paths = vec![socket.to_owned()];
+    // The file may not be there yet; its folder is what links usually lead to.
+    let real = socket.canonicalize().or_else(|_| {
+        Ok::<_, std::io::Error>(match (socket.parent(), socket.file_name()) {
+            (Some(folder), Some(name)) => folder.canonicalize()?.join(name),
+            _ => socket.to_owned(),
+        })
+    });
+    paths.extend(real);
+    paths
 }
 
 /// Saves the time floor now and then, and tells the service manager that the agent lives.

@@ -240,7 +240,7 @@ impl Operator {
             root_pin: self.pin(),
             own: Own { host_id: self.keys.host_id(), epoch: self.keys.epoch.clone(), sealing_key: self.keys.sealing_key() },
             policy: Policy::default(),
-            engine_socket: "/var/run/docker.sock".into(),
+            engine_sockets: vec!["/var/run/docker.sock".into(), "/run/docker.sock".into()],
             quarantine: None,
         })
         .unwrap()

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | reads floors, trust and clocks; stores what is accepted | is this statement accepted, known already, or refused, and by which code? |
 
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, UnixSeconds};
@@ -46,8 +46,8 @@ pub struct SliceContext<'a> {
     pub pinned: Option<&'a TopologyId>,
     /// What this host allows.
     pub policy: &'a Policy,
-    /// The engine's socket, which no container may have.
-    pub engine_socket: &'a Path,
+    /// The paths of the engine's socket, which no container may have.
+    pub engine_sockets: &'a [PathBuf],
     /// The latest that it can be: the greater of wall clock and time floor.
     pub now: UnixSeconds,
 }
@@ -87,7 +87,7 @@ pub fn judge_slice(slice: &Verified<SliceStatement>, spec: &HostSpec, trust: &Tr
             return Err(Fault::new(Code::Expired, "the slice was delivered after its deliver_by; push it again"));
         }
     }
-    check_policy(spec, context.policy, context.engine_socket)?;
+    check_policy(spec, context.policy, context.engine_sockets)?;
     Ok(if known { Verdict::Known } else { Verdict::New })
 }
 
@@ -167,30 +167,31 @@ fn check_root_expiry(root: &TrustRoot, now: UnixSeconds) -> Result<(), Fault> {
 }
 
 /// What a slice may take from the host: paths below the allowed folders, and never the engine itself.
-fn check_policy(spec: &HostSpec, policy: &Policy, engine_socket: &Path) -> Result<(), Fault> {
+fn check_policy(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf]) -> Result<(), Fault> {
     let Some(docker) = &spec.docker else { return Ok(()) };
     for (name, service) in &docker.services {
         for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
             let source = mount.source.as_deref().unwrap_or_default();
-            check_path(Path::new(source), policy, engine_socket, &format!("service `{name}`"))?;
+            check_path(Path::new(source), policy, engine_sockets, &format!("service `{name}`"))?;
         }
     }
     for (name, volume) in &docker.volumes {
         // The engine's `local` driver mounts any path of the host by this option.
         if let Some(device) = volume.driver_opts.get("device").filter(|d| d.starts_with('/') || d.contains("..")) {
-            check_path(Path::new(device), policy, engine_socket, &format!("volume `{name}`"))?;
+            check_path(Path::new(device), policy, engine_sockets, &format!("volume `{name}`"))?;
         }
     }
     Ok(())
 }
 
-fn check_path(source: &Path, policy: &Policy, engine_socket: &Path, who: &str) -> Result<(), Fault> {
+fn check_path(source: &Path, policy: &Policy, engine_sockets: &[PathBuf], who: &str) -> Result<(), Fault> {
     let denied = |why: &str| Err(Fault::new(Code::PolicyDenied, format!("{who} may not mount `{}`: {why}", source.display())));
     let plain = source.is_absolute() && source.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
     if !plain {
         return denied("it is no plain absolute path");
     }
-    let has_engine = engine_socket.starts_with(source) || source.file_name().is_some_and(|n| n == "docker.sock");
+    let has_engine =
+        engine_sockets.iter().any(|socket| socket.starts_with(source)) || source.file_name().is_some_and(|n| n == "docker.sock");
     if has_engine && !policy.bind_roots.iter().any(|root| root == source) {
         return denied("it holds the engine's socket");
     }

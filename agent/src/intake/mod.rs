@@ -70,8 +70,8 @@ pub struct Parts {
     pub own: Own,
     /// What this host allows.
     pub policy: Policy,
-    /// The engine's socket.
-    pub engine_socket: PathBuf,
+    /// The paths of the engine's socket, symbolic links resolved and not.
+    pub engine_sockets: Vec<PathBuf>,
     /// Why nothing may be changed, if the agent's records are damaged.
     pub quarantine: Option<Fault>,
 }
@@ -170,7 +170,7 @@ impl Intake {
             return Err(fault.clone());
         }
         let desired = Arc::new(desired_of(&slice, spec));
-        let (ledger, policy, engine_socket) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.engine_socket.clone());
+        let (ledger, policy, engine_sockets) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.engine_sockets.clone());
         let judged = desired.clone();
         let verdict = blocking(move || {
             let statement = slice.statement();
@@ -179,7 +179,7 @@ impl Intake {
             let boot = Clock.boot();
             let now = Clock.wall().max(ledger.time_floor()?.now(&boot));
             let context =
-                SliceContext { floor: floor.as_ref(), pinned: pinned.as_ref(), policy: &policy, engine_socket: &engine_socket, now };
+                SliceContext { floor: floor.as_ref(), pinned: pinned.as_ref(), policy: &policy, engine_sockets: &engine_sockets, now };
             let verdict = judge::judge_slice(&slice, &judged.spec, &trust, context)?;
             // A known slice whose row was lost, or that was taken down on the host itself, gets its rows again.
             if verdict == Verdict::New || (current.is_none() && !judged.admission.is_empty) {

@@ -165,6 +165,21 @@ async fn the_host_gives_away_only_what_its_own_policy_allows() {
 }
 
 #[tokio::test]
+async fn even_a_host_that_gives_away_every_path_keeps_its_engine() {
+    let mut bench = ready().await;
+    bench.intake.parts.policy = Policy { bind_roots: vec!["/".into(), "/srv/sock/docker.sock".into()] };
+    let mounting = |source: &str| {
+        let mounts = json!({ "/data": { "type": "bind", "source": source } });
+        json!({ "docker": { "services": { "web": { "image": "demo:1", "volumes": mounts } } } })
+    };
+    for denied in ["/run", "/run/docker.sock", "/var/run", "/other/docker.sock"] {
+        assert_eq!(bench.refused(bench.operator.slice(1, mounting(denied))).await, Code::PolicyDenied, "{denied}");
+    }
+    bench.intake.slice(bench.operator.slice(1, mounting("/etc"))).await.unwrap();
+    bench.intake.slice(bench.operator.slice(2, mounting("/srv/sock/docker.sock"))).await.unwrap();
+}
+
+#[tokio::test]
 async fn without_root_or_binding_nothing_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     let operator = Operator::new(dir.path());

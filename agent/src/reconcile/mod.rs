@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::id::ResourceId;
+use moorline_common::id::{ResourceId, UnixSeconds};
 use moorline_common::observe::{EngineState, Observed};
 use moorline_common::plan::docker::plan;
 use moorline_common::plan::{Blocked, Plan, Step};
@@ -112,6 +112,8 @@ pub struct Reconciler<D, J> {
     wants_look: bool,
     /// Resources that were worked on since the newest look began.
     touched: BTreeSet<ResourceId>,
+    /// The newest observation, until it is shown together with what came of it.
+    unpublished: Option<(Observed, UnixSeconds)>,
 }
 
 /// An observation under way.
@@ -146,6 +148,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             next_look: Instant::now(),
             wants_look: false,
             touched: BTreeSet::new(),
+            unpublished: None,
         };
         (reconciler, handle)
     }
@@ -156,21 +159,21 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// [`JournalError::Failed`]: the journal cannot be written, so nothing may be done any more.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
         let listener = tokio::spawn(listen(self.driver.clone(), self.events.clone()));
-        let result = shutdown.run_until_cancelled(self.work_on()).await;
+        let result = self.work_until(&shutdown).await;
         listener.abort();
-        match result {
-            Some(result) => result,
-            None => self.drain().await,
-        }
+        result?;
+        self.drain().await
     }
 
-    async fn work_on(&mut self) -> Result<(), JournalError> {
+    /// Stops only between two pieces of work, so that what was recorded as begun has begun.
+    async fn work_until(&mut self, shutdown: &CancellationToken) -> Result<(), JournalError> {
         self.take_target();
         let mut look = Some(self.begin_look());
         loop {
             let running = self.work.is_running();
             let mut wanted = false;
             tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
                 Some(done) = self.done.1.recv() => {
                     self.finish(done).await?;
                     wanted = self.work.is_idle();
@@ -240,15 +243,11 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             tracing::info!(driver = self.driver.name(), "the engine answers again");
             self.books.expect_success();
         }
-        if let Some(desired) = self.desired.clone() {
-            let plan = plan(&desired.identity, &desired.spec, &observed);
+        let plan = self.desired.as_ref().map(|d| plan(&d.identity, &d.spec, &observed));
+        self.unpublished = Some((observed, Clock.wall()));
+        if let (Some(desired), Some(plan)) = (self.desired.clone(), plan) {
             self.take_plan(&desired, plan).await?;
         }
-        self.state.send_if_modified(|state| {
-            let before = state.observed_digest.clone();
-            state.set_observed(observed, Clock.wall());
-            state.observed_digest != before
-        });
         self.publish().await;
         self.plan_next_look();
         Ok(())
@@ -391,16 +390,12 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         self.work.stop();
         self.settled_push = None;
-        self.state.send_if_modified(|state| {
-            let mut observed = (*state.observed).clone();
-            if error.kind == DriverErrorKind::Unreachable {
-                observed.engine = EngineState::Unreachable;
-            }
-            observed.error = Some(fault.message.clone());
-            let before = state.observed_digest.clone();
-            state.set_observed(observed, Clock.wall());
-            state.observed_digest != before
-        });
+        let mut observed = (*self.state.borrow().observed).clone();
+        if error.kind == DriverErrorKind::Unreachable {
+            observed.engine = EngineState::Unreachable;
+        }
+        observed.error = Some(fault.message.clone());
+        self.unpublished = Some((observed, Clock.wall()));
         if let Some(desired) = self.desired.clone() {
             self.books.failed(&desired, &fault).await;
         }

@@ -10,9 +10,10 @@ use super::Reconciler;
 use crate::driver::Driver;
 use crate::journal::Journal;
 use crate::limits::TROUBLES_MAX;
+use crate::report::HostState;
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
-    /// Records the first trouble and shows the apply report to everyone else.
+    /// Records the first trouble, and shows observation and apply report together to everyone else.
     pub(super) async fn publish(&mut self) {
         let mut report = ApplyReport::default();
         if let Some(desired) = self.desired.clone() {
@@ -30,12 +31,16 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             report.applied = standing.applied;
             report.last_error = standing.last_error;
         }
-        let settled_push = self.settled_push;
+        let (settled_push, observed) = (self.settled_push, self.unpublished.take());
         self.state.send_if_modified(|state| {
-            let before = (state.apply_digest.clone(), state.settled_push);
+            let facts = |s: &HostState| (s.observed_digest.clone(), s.apply_digest.clone(), s.settled_push);
+            let before = facts(state);
+            if let Some((observed, taken_at)) = observed {
+                state.set_observed(observed, taken_at);
+            }
             state.set_apply(report);
             state.settled_push = settled_push;
-            (state.apply_digest.clone(), state.settled_push) != before
+            facts(state) != before
         });
     }
 

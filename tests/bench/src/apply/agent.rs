@@ -73,7 +73,7 @@ impl Agent {
             root_pin: TrustRoot::pin(root.envelope()),
             own: Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() },
             policy: Policy::default(),
-            engine_socket: PathBuf::from(socket),
+            engine_sockets: vec![PathBuf::from(socket)],
             quarantine: None,
         })?;
         intake.root(root.envelope().to_json()).await.map_err(|r| anyhow!("{}", r.fault))?;
