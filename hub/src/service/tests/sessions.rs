@@ -223,9 +223,18 @@ async fn a_reported_error_shows_with_its_words_and_missing_resources_lead_to_a_p
     let apply = ApplyReport { last_error: Some(fault), ..ApplyReport::default() };
     let observed = Observed::default();
     let digest = observed.digest();
-    link.beat(pb::Heartbeat { last_error_code: "image_unavailable".to_owned(), observed_digest: digest, ..applied(&slice) }).await;
+    let failing = pb::Heartbeat { last_error_code: "image_unavailable".to_owned(), observed_digest: digest, ..applied(&slice) };
+    link.beat(failing.clone()).await;
     link.say(Say::Observed(report(&agent, observed, apply))).await;
-    assert_eq!(link.slice().await, slice, "nothing of it is there");
+    // Nothing of it is there. The agent is given time to mend it; then the slice is sent again.
+    let (mut waits, short) = (0, std::time::Duration::from_millis(50));
+    while tokio::time::timeout(short, link.inbound.message()).await.is_err() {
+        waits += 1;
+        assert!(waits < 200, "the slice is not sent again");
+        kit.clock.advance(std::time::Duration::from_secs(1));
+        link.beat(pb::Heartbeat { journal_seq: waits, ..failing.clone() }).await;
+    }
+    kit.until_kinds("slice_sent", 1).await;
     let host = kit.host("shop").await;
     assert!(!host.converged);
     assert!(host.last_error.unwrap().message.contains("no such host"));
