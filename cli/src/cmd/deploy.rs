@@ -309,3 +309,76 @@ pub fn author(view: &RevisionView, root: &TrustRoot) -> String {
     let names: Vec<&str> = source.signers().iter().filter_map(|id| root.keys.get(id)).map(|k| k.name.as_str()).collect();
     names.join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired;
+    use crate::revision::tests::host;
+    use moorline_common::id::VersionHash;
+
+    const FILE: &str = "topology: edge\nhosts:\n  a: { docker: { services: { site: { image: x } } } }\n";
+
+    fn order(text: Option<&str>) -> Order {
+        Order {
+            topology: TopologyId::parse("edge").unwrap(),
+            source: text.map(|t| desired::parse("edge.yaml", t.as_bytes()).unwrap()),
+            message: String::new(),
+            deliver_within: Duration::from_secs(60),
+            base: None,
+            force: false,
+            wait: None,
+        }
+    }
+
+    fn previous(down: bool) -> Previous {
+        Previous { generation: Generation(3), down, source: Some(FILE.into()), slices: BTreeMap::new() }
+    }
+
+    fn change(kind: ChangeKind) -> HostChange {
+        let hash = VersionHash::of_bytes(b"x");
+        HostChange { host: "a".into(), host_id: host(10, "a").host_id, change: kind, from: Some(hash.clone()), to: hash }
+    }
+
+    #[test]
+    fn comments_and_key_order_alone_make_no_new_generation() {
+        let reordered = "# said otherwise\nhosts: { a: { docker: { services: { site: { image: x } } } } }\ntopology: edge\n";
+        assert!(is_unchanged(&order(Some(reordered)), &previous(false), &[change(ChangeKind::Unchanged)]));
+        assert!(!is_unchanged(&order(Some(reordered)), &previous(false), &[change(ChangeKind::Changed)]));
+        assert!(!is_unchanged(&order(Some(reordered)), &previous(true), &[]), "what is down comes up again");
+        assert!(!is_unchanged(&order(Some(reordered)), &Previous::default(), &[]), "a first push is always one");
+    }
+
+    #[test]
+    fn a_file_that_names_hosts_to_come_otherwise_is_a_new_generation() {
+        let more = format!("{FILE}  not-here-yet: {{ docker: {{ services: {{ site: {{ image: x }} }} }} }}\n");
+        assert!(!is_unchanged(&order(Some(&more)), &previous(false), &[change(ChangeKind::Unchanged)]));
+    }
+
+    #[test]
+    fn what_is_down_is_not_torn_down_again() {
+        assert!(is_unchanged(&order(None), &previous(true), &[change(ChangeKind::Leaves)]));
+        assert!(!is_unchanged(&order(None), &previous(false), &[change(ChangeKind::Leaves)]));
+    }
+
+    #[test]
+    fn a_generation_that_nobody_signed_is_built_on_only_when_named() {
+        let unsigned = Previous { generation: Generation(999), ..Previous::default() };
+        let scene = Scene { current: None, previous: unsigned, hosts: Vec::new() };
+        let mut order = order(Some(FILE));
+        assert!(require_signed(&order, &scene).unwrap_err().remedy.contains("--base 999"));
+        order.base = Some(Generation(999));
+        assert!(require_signed(&order, &scene).is_ok());
+    }
+
+    #[test]
+    fn the_outcome_says_what_happens_to_how_many_hosts() {
+        let changes = vec![change(ChangeKind::Changed), change(ChangeKind::Leaves), change(ChangeKind::Unchanged)];
+        let outcome = outcome(&order(Some(FILE)), Generation(3), Generation(4), vec!["b".into()], changes);
+        let text = anstream::adapter::strip_str(&words(&outcome)).to_string();
+        assert_eq!(
+            text,
+            "pushed edge generation 4\n  hosts: 1 changed, 1 unchanged, 1 torn down\n  not joined yet, they get it when they are approved: b\n"
+        );
+    }
+}

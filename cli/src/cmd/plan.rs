@@ -211,3 +211,58 @@ fn host_words(host: &HostPlan) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revision::tests::host;
+    use moorline_common::id::ClusterId;
+    use moorline_common::id::TopologyId;
+    use serde_json::json;
+
+    fn host_plan(spec: serde_json::Value) -> HostPlan {
+        let view = host(10, "shop-17");
+        let spec: HostSpec = serde_json::from_value(spec).unwrap();
+        let identity = Identity {
+            cluster: ClusterId::parse("acme").unwrap(),
+            host_id: view.host_id.clone(),
+            topology: TopologyId::parse("edge").unwrap(),
+        };
+        let to = revision::content_hash(&spec).unwrap();
+        let change = HostChange { host: "shop-17".into(), host_id: view.host_id, change: ChangeKind::Added, from: None, to };
+        let plan = docker::plan(&identity, &spec, &Observed::default());
+        HostPlan { change, report_age_s: None, notes: vec!["no report yet: planned for an empty host".into()], plan }
+    }
+
+    #[test]
+    fn a_plan_reads_as_what_happens_and_why() {
+        let healthy = json!({"condition": "service_healthy"});
+        let plan = host_plan(json!({"docker": {"services": {
+            "db": {"image": "db:1", "healthcheck": {"test": ["CMD", "true"]}},
+            "site": {"image": "site:1", "depends_on": {"db": healthy}},
+        }}}));
+        assert!(plan.has_changes());
+        let outcome =
+            Outcome { topology: "edge".into(), base_generation: 0, changes: true, hosts: vec![plan], awaiting: vec!["shop-18".into()] };
+        let text = anstream::adapter::strip_str(&words(&outcome)).to_string();
+        let expected = "shop-17 is added (no report)\n    note: no report yet: planned for an empty host\n  \
+                        + create docker/network/edge_default — does not exist\n  \
+                        + create docker/container/edge-db-1 — does not exist\n  \
+                        … docker/container/edge-site-1 — waits for `edge-db-1` to be healthy\n\
+                        not joined yet: shop-18\n\
+                        2 to create or start, 0 to replace, 0 to remove on 1 host(s), 1 to follow when others are so far\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_host_that_only_waits_has_no_changes() {
+        let mut plan = host_plan(json!({}));
+        plan.change.change = ChangeKind::Unchanged;
+        assert!(!plan.has_changes());
+        let resource = moorline_common::id::ResourceId::parse("docker/container/edge-site-1").unwrap();
+        plan.plan.blocked.push(Blocked { resource: resource.clone(), code: Some(Code::Waiting), reason: String::new() });
+        assert!(!plan.has_changes());
+        plan.plan.blocked.push(Blocked { resource, code: Some(Code::NotOwned), reason: String::new() });
+        assert!(plan.has_changes());
+    }
+}
