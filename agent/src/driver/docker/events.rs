@@ -19,6 +19,9 @@ use super::DockerDriver;
 /// What happens to containers and matters: the rest (exec, attach, top, copy, …) is noise.
 const CONTAINER_ACTIONS: [&str; 9] = ["start", "die", "destroy", "pause", "unpause", "rename", "update", "oom", "health_status"];
 
+/// What happens to networks and volumes and matters.
+const OTHER_ACTIONS: [&str; 3] = ["destroy", "disconnect", "remove"];
+
 type Messages = Pin<Box<dyn Stream<Item = Result<EventMessage, Error>> + Send>>;
 
 /// The stream and what it is filtered by.
@@ -87,8 +90,7 @@ impl Events {
                 let word = action.split(':').next().unwrap_or_default();
                 CONTAINER_ACTIONS.contains(&word) && is(LABEL_CLUSTER, owned.cluster.as_str()) && is(LABEL_HOST, owned.host_id.as_str())
             }
-            Some(EventMessageTypeEnum::NETWORK) => matches!(action, "destroy" | "disconnect" | "remove") && known(),
-            Some(EventMessageTypeEnum::VOLUME) => action == "destroy" && known(),
+            Some(EventMessageTypeEnum::NETWORK | EventMessageTypeEnum::VOLUME) => OTHER_ACTIONS.contains(&action) && known(),
             _ => false,
         }
     }
@@ -112,7 +114,11 @@ async fn open(link: &mut Link, driver: &DockerDriver) -> bool {
         failed(link);
         return false;
     }
-    let filters = [("type".to_owned(), ["container", "network", "volume"].map(str::to_owned).to_vec())];
+    // The engine filters, too: the checks of healthy containers must not wake the agent. Its event filter goes by
+    // the beginning of the words.
+    let types = ["container", "network", "volume"].map(str::to_owned).to_vec();
+    let actions = CONTAINER_ACTIONS.iter().chain(&OTHER_ACTIONS).map(|a| (*a).to_owned()).collect();
+    let filters = [("type".to_owned(), types), ("event".to_owned(), actions)];
     let since = format!("{}.{:09}", since.as_secs(), since.subsec_nanos());
     let options = EventsOptions { since: Some(since), until: None, filters: Some(filters.into_iter().collect()) };
     link.stream = Some(Box::pin(engine.docker.events(Some(options))));

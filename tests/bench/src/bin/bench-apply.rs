@@ -59,7 +59,7 @@ async fn measure(args: &Args, engine: &Engine, proxy: &Proxy) -> Result<table::R
     let docker = engine.docker();
     let compose = if args.no_compose { None } else { Compose::find(scene("c")).await? };
     let said = docker.version().await?.version.unwrap_or_default();
-    let peer = compose.as_ref().map_or("not installed", |c| c.version.as_str());
+    let peer = compose.as_ref().map_or("left out", |c| c.version.as_str());
     writeln!(std::io::stderr(), "engine {said}, docker-compose {peer}, {} rounds", args.rounds)?;
     let mut results = table::Results { mutations: mutations(engine, proxy).await?, ..Default::default() };
     let mut agent = Agent::start(scene("a"), docker, &args.socket).await?;
