@@ -52,6 +52,8 @@ pub enum ByHand<'a> {
     Pause(&'a str),
     /// `docker rename`.
     Rename(&'a str, &'a str),
+    /// `docker network disconnect -f` for all, and `docker network rm`.
+    DropNetwork(&'a str),
     /// A container of somebody else.
     Stranger(&'a str),
     /// A network of somebody else.
@@ -72,6 +74,7 @@ pub async fn all(bench: &impl Bench) {
     an_image_that_cannot_be_had_stops_nothing(bench).await;
     strangers_are_left_alone(bench).await;
     a_changed_network_takes_its_containers_along(bench).await;
+    a_network_that_was_removed_comes_back_with_its_containers(bench).await;
     changes_are_told(bench).await;
     an_engine_that_is_away_is_said_to_be(bench).await;
     a_teardown_leaves_only_volumes(bench).await;
@@ -316,6 +319,23 @@ async fn a_changed_network_takes_its_containers_along(bench: &impl Bench) {
     let (_, planned) = look(&renamed, &before).await;
     bench.driver().apply(&planned.steps[0]).await.unwrap();
     assert_eq!(verbs(&settle(&renamed, &before).await), ["replace"]);
+    settle(&renamed, &HostSpec::default()).await;
+}
+
+async fn a_network_that_was_removed_comes_back_with_its_containers(bench: &impl Bench) {
+    let renamed = Renamed { bench, topology: TopologyId::parse(format!("{}-w", bench.identity().topology)).unwrap() };
+    let desired = one(bench, json!({}));
+    let (one_name, network) = (name(&renamed, "one"), format!("{}_n", renamed.topology));
+    settle(&renamed, &desired).await;
+    for stopped_first in [false, true] {
+        if stopped_first {
+            bench.by_hand(ByHand::Kill(&one_name)).await;
+        }
+        bench.by_hand(ByHand::DropNetwork(&network)).await;
+        assert_eq!(verbs(&settle(&renamed, &desired).await), ["create", "replace"]);
+        let (observed, _) = look(&renamed, &desired).await;
+        assert!(container(&observed, &one_name).config.unwrap().networks.contains_key(&network));
+    }
     settle(&renamed, &HostSpec::default()).await;
 }
 

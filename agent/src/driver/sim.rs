@@ -294,6 +294,10 @@ mod tests {
                     let container = engine.containers.remove(from).unwrap();
                     engine.containers.insert(to.to_owned(), container);
                 }
+                ByHand::DropNetwork(name) => {
+                    engine.networks.remove(name);
+                    engine.containers.values_mut().filter_map(|c| c.config.as_mut()).for_each(|c| drop(c.networks.remove(name)));
+                }
                 ByHand::Stranger(name) => {
                     let stranger = ObservedContainer { id: "stranger".to_owned(), state: ContainerState::Running, ..Default::default() };
                     engine.containers.insert(name.to_owned(), stranger);

@@ -5,15 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::{ContainerCreateBody, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{ContainerCreateBody, NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions, RemoveContainerOptions,
-    RemoveImageOptions, RemoveVolumeOptions, RenameContainerOptions, StartContainerOptions, TagImageOptions,
+    CreateContainerOptions, CreateImageOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
+    RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions, RenameContainerOptions, StartContainerOptions, TagImageOptions,
 };
 use futures_util::StreamExt;
 use moorline_common::id::{ClusterId, HostId, TopologyId};
+use moorline_common::observe::Health;
+use moorline_common::plan::docker::plan;
 use moorline_common::plan::{ContainerTarget, Identity};
-use moorline_common::topology::MountKind;
+use moorline_common::topology::{HostSpec, MountKind};
 
 use super::super::conformance::{self, Bench, ByHand};
 use super::body::{self, Carried};
@@ -159,6 +161,14 @@ impl Bench for DockerBench {
             ByHand::Rename(from, to) => {
                 docker.rename_container(from, RenameContainerOptions { name: to.to_owned() }).await.unwrap();
             }
+            ByHand::DropNetwork(name) => {
+                let attached = docker.inspect_network(name, None::<InspectNetworkOptions>).await.unwrap().containers;
+                for container in attached.unwrap_or_default().into_keys() {
+                    let request = NetworkDisconnectRequest { container, force: Some(true) };
+                    docker.disconnect_network(name, request).await.unwrap();
+                }
+                docker.remove_network(name).await.unwrap();
+            }
             ByHand::Stranger(name) => {
                 let body = ContainerCreateBody { image: Some(self.images()[0].clone()), ..Default::default() };
                 self.make(body, name, true).await;
@@ -192,6 +202,28 @@ where
 #[tokio::test]
 async fn a_docker_engine_conforms() {
     with_bench(|bench| async move { conformance::all(&*bench).await }).await;
+}
+
+#[tokio::test]
+async fn becoming_healthy_is_told() {
+    with_bench(|bench| async move {
+        let desired: HostSpec = serde_json::from_value(serde_json::json!({ "docker": { "services": { "checked": {
+            "image": bench.images()[0], "stop_signal": "KILL", "healthcheck": { "test": ["CMD", "/bin/true"], "interval": 1_000_000_000 } } } } }))
+        .unwrap();
+        let observed = bench.driver.observe().await.unwrap();
+        for step in plan(&bench.identity(), &desired, &observed).steps {
+            bench.driver.apply(&step).await.unwrap();
+        }
+        let name = format!("{}-checked-1", bench.unique);
+        let healthy = async {
+            // Nothing but events leads to another look.
+            while bench.driver.observe().await.unwrap().containers[&name].health != Health::Healthy {
+                bench.driver.next_event().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), healthy).await.expect("healthy in time");
+    })
+    .await;
 }
 
 #[tokio::test]
