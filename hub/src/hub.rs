@@ -5,6 +5,7 @@ use std::sync::Arc;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{ClusterId, HostId};
 use moorline_common::sign::{Envelope, Signed};
+use moorline_common::statement::ObservedReport;
 use moorline_common::trust::TrustRoot;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::convergence;
 use crate::events::NewEvent;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, ReportBrief};
 use crate::pki::Pki;
 use crate::rate::RateLimit;
 use crate::store::{self, Store};
@@ -81,6 +82,22 @@ impl Hub {
             hub.fleet.set_target(&host, Some(target));
         }
         Ok(hub)
+    }
+
+    /// Reads the kept reports into the fleet, for hosts that have not come back yet.
+    pub async fn load_reports(self) {
+        let hosts = match self.store.hosts().await {
+            Ok(hosts) => hosts,
+            Err(error) => return tracing::error!(%error, "the kept reports cannot be read"),
+        };
+        for host in hosts.into_iter().map(|record| record.host_id) {
+            let Ok(Some(kept)) = self.store.report(host.clone()).await else { continue };
+            // Its signature was checked when it was kept.
+            let report = Signed::<ObservedReport>::from_json(&kept.envelope).and_then(|signed| signed.peek());
+            if let Ok(report) = report {
+                self.fleet.load_report(&host, ReportBrief::new(report, kept.digest));
+            }
+        }
     }
 
     /// The newest trust root, as far as the hub can tell: its own store is not an authority.

@@ -178,6 +178,8 @@ impl Server {
         let (connections, accepted) = mpsc::channel(limits::ACCEPTED_QUEUE);
         tasks.spawn(Listener::new(hub.clone(), tcp, connections).run(tls, hub.stopping.clone()));
         tasks.spawn(convergence::Service::new(hub.clone()).run(hub.stopping.clone()));
+        let (loading, stopping) = (hub.clone().load_reports(), hub.stopping.clone());
+        tasks.spawn(async move { stopping.run_until_cancelled_owned(loading).await });
         tasks.close();
         let (health, router) = router(&hub).await?;
         let closing = CancellationToken::new();

@@ -176,6 +176,15 @@ impl Fleet {
         live.tell_error(fault.code.as_str(), &fault.message, now_ms)
     }
 
+    /// Takes over a report that was kept by an earlier run, unless a newer one has come.
+    pub fn load_report(&self, host: &HostId, brief: ReportBrief) {
+        if let Some(live) = self.lock().hosts.get_mut(host)
+            && live.report.is_none()
+        {
+            live.report = Some(brief);
+        }
+    }
+
     /// The key by which a host signs its reports.
     #[must_use]
     pub fn host_key(&self, host: &HostId) -> Option<[u8; 32]> {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use moorline_common::convergence::{Reported, Target};
-use moorline_common::fault::Fault;
+use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, ResourceId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
+use moorline_common::statement::ObservedReport;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -91,6 +92,19 @@ pub struct ReportBrief {
 }
 
 impl ReportBrief {
+    /// The brief of a report whose observation has this digest.
+    #[must_use]
+    pub fn new(report: ObservedReport, digest: String) -> Self {
+        let first = report.apply.troubles.into_iter().next();
+        Self {
+            digest,
+            present: report.observed.present(),
+            last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
+            first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),
+            observe_error: report.observed.error.map(|e| cut(&e)),
+        }
+    }
+
     /// The error to show: the last one of the apply, else the first resource's trouble.
     #[must_use]
     pub fn fault(&self) -> Option<&Fault> {

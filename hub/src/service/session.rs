@@ -217,7 +217,7 @@ impl Session {
             let record = ReportRecord { envelope: json, digest: observed.digest.clone(), received_ms: self.hub.clock.unix_ms() };
             self.hub.store.keep_report(self.host.clone(), record).await.map_err(StoreError::into_fault)?;
         }
-        let error = self.hub.fleet.report(&self.host, brief(report, observed.digest), self.hub.clock.monotonic_ms());
+        let error = self.hub.fleet.report(&self.host, ReportBrief::new(report, observed.digest), self.hub.clock.monotonic_ms());
         self.tell(error, &name, revision).await;
         self.hub.convergence.wake(self.host.clone());
         Ok(())
@@ -277,15 +277,4 @@ fn read_report(json: &[u8], digest: &str, host: &HostId, host_key: &[u8; 32]) ->
         return Err(Fault::new(Code::HashMismatch, "the report's digest is not that of its observation"));
     }
     Ok(report)
-}
-
-fn brief(report: ObservedReport, digest: String) -> ReportBrief {
-    let first = report.apply.troubles.into_iter().next();
-    ReportBrief {
-        digest,
-        present: report.observed.present(),
-        last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
-        first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),
-        observe_error: report.observed.error.map(|e| cut(&e)),
-    }
 }

@@ -246,6 +246,22 @@ async fn a_reported_error_shows_with_its_words_and_missing_resources_lead_to_a_p
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_words_of_an_error_outlive_the_hub() {
+    let mut kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(pb::Heartbeat { last_error_code: "image_unavailable".to_owned(), ..ready() }).await;
+    let fault = moorline_common::fault::Fault::new(Code::ImageUnavailable, "no such image");
+    let apply = ApplyReport { last_error: Some(fault), ..ApplyReport::default() };
+    link.say(Say::Observed(report(&agent, Observed::default(), apply))).await;
+    let words = |h: &pb::Host| h.last_error.as_ref().is_some_and(|f| f.message == "no such image");
+    kit.until_host("shop", words).await;
+    kit.stop().await;
+    kit.start().await;
+    assert!(!kit.until_host("shop", words).await.connected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_is_one_event_whether_report_or_heartbeat_comes_first() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
