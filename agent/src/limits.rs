@@ -12,8 +12,6 @@ pub const OUTBOUND_QUEUE: usize = 64;
 pub const HUB_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one message may wait for the hub to read before the session is given up.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// The heartbeat interval until the hub names one.
-pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 /// The shortest and longest heartbeat interval that a hub may ask for.
 pub const HEARTBEAT_INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(300));
 /// Between two heartbeats that report a change.

@@ -311,7 +311,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
 
     fn submit(&mut self, step: Step, op_id: Uuid) {
         self.touched.insert(step.resource.clone());
-        tracing::info!(resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
+        tracing::info!(op = %op_id, resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
         let (driver, copy) = (self.driver.clone(), step.clone());
         let job = async move {
             match tokio::time::timeout(STEP_TIMEOUT, driver.apply(&copy)).await {
@@ -350,7 +350,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                     self.retries.succeeded(&step.resource, now);
                     self.work.finish(&step.resource, Ok(()));
                 }
-                Err(error) => self.step_failed(&step, &error, now),
+                Err(error) => self.step_failed(&step, op_id, &error, now),
             }
         }
         self.dispatch(entries).await?;
@@ -360,9 +360,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         Ok(())
     }
 
-    fn step_failed(&mut self, step: &Step, error: &DriverError, now: Instant) {
+    fn step_failed(&mut self, step: &Step, op_id: Uuid, error: &DriverError, now: Instant) {
         let fault = Fault::new(error.code, cut(&error.message));
-        tracing::warn!(resource = %step.resource, code = %fault.code, error = %fault.message, "a step failed");
+        tracing::warn!(op = %op_id, resource = %step.resource, code = %fault.code, error = %fault.message, "a step failed");
         match error.kind {
             // No fault of the resource's: the next look tells, and everything waits for the engine.
             DriverErrorKind::Unreachable => {
@@ -458,5 +458,7 @@ fn random() -> u64 {
     getrandom::u64().unwrap_or(0)
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;
