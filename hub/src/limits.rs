@@ -12,6 +12,8 @@ pub const HANDSHAKES_MAX: usize = 256;
 pub const ANONYMOUS_MAX: usize = 256;
 /// How long a connection without a client certificate may stay open.
 pub const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
+/// Bytes that a connection without a client certificate may send: a join and some calls of health fit many times.
+pub const ANONYMOUS_BYTES_MAX: usize = 256 * 1024;
 /// Open connections in all.
 pub const CONNECTIONS_MAX: usize = 20_000;
 /// Accepted connections that wait to be served.

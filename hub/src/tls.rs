@@ -140,10 +140,17 @@ impl ClientCertVerifier for Tolerant {
 pub struct Connection {
     tls: TlsStream<TcpStream>,
     peer: Peer,
-    /// When a connection without a certificate has had its time.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// What a connection without a certificate may still take.
+    allowance: Option<Allowance>,
     /// Given back when the connection ends.
     _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+}
+
+/// What a stranger may take of the hub on one connection.
+struct Allowance {
+    deadline: Pin<Box<Sleep>>,
+    /// Bytes that it may still send.
+    bytes: usize,
 }
 
 impl Connected for Connection {
@@ -156,10 +163,15 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+        let this = &mut *self;
+        let Some(allowance) = &mut this.allowance else { return Pin::new(&mut this.tls).poll_read(context, buffer) };
+        if allowance.bytes == 0 || allowance.deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "connections without a certificate are short")));
         }
-        Pin::new(&mut self.tls).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.tls).poll_read(context, buffer);
+        allowance.bytes = allowance.bytes.saturating_sub(buffer.filled().len().saturating_sub(before));
+        read
     }
 }
 
@@ -278,8 +290,10 @@ impl Handshake {
                 Err(_) => return tracing::warn!(%address, "too many connections without a certificate"),
             },
         };
-        let deadline = anonymous.as_ref().map(|_| Box::pin(tokio::time::sleep(limits::ANONYMOUS_LIFE)));
-        let connection = Connection { tls, peer: Peer::new(address, certificate), deadline, _permits: (self.connection, anonymous) };
+        let allowance = anonymous
+            .as_ref()
+            .map(|_| Allowance { deadline: Box::pin(tokio::time::sleep(limits::ANONYMOUS_LIFE)), bytes: limits::ANONYMOUS_BYTES_MAX });
+        let connection = Connection { tls, peer: Peer::new(address, certificate), allowance, _permits: (self.connection, anonymous) };
         let _ = self.accepted.send(Ok(connection)).await;
     }
 }

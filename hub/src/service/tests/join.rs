@@ -90,6 +90,16 @@ async fn without_a_certificate_only_join_and_health_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_cannot_fill_the_hubs_memory() {
+    let kit = Kit::new().await;
+    let request = pb::JoinRequest { claim_mac: vec![0; 4 * 1024 * 1024], ..Default::default() };
+    let status = Gateway::new(kit.stranger().await).join(request).await.unwrap_err();
+    assert_ne!(from_status(&status).code, Code::JoinRefused, "it was cut before it was read: {status}");
+    // Others are served as before.
+    kit.joined("shop", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn roles_reach_only_their_own_service() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
