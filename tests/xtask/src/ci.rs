@@ -75,7 +75,9 @@ fn deny() -> Result<()> {
         }
     };
     run(Command::new(&program).current_dir(&root).args(["--locked", "check", "bans", "licenses", "sources"]))?;
-    if !succeeds(Command::new(&program).args(["--locked", "fetch", "db"]).current_dir(&root)) {
+    let mut fetch = Command::new(&program);
+    fetch.args(["--locked", "fetch", "db"]).current_dir(&root).env("GIT_TERMINAL_PROMPT", "0");
+    if !succeeds(&mut fetch) {
         say("\nthe advisory database cannot be reached: advisories are not checked\n");
         return Ok(());
     }
