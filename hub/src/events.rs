@@ -33,6 +33,8 @@ kinds! {
     HubStarted = "hub_started",
     /// The hub stopped as it should.
     HubStopped = "hub_stopped",
+    /// The hub's folder was restored from a backup.
+    HubRestored = "hub_restored",
     /// An operator registered a join token.
     TokenCreated = "token_created",
     /// A host joined and awaits its binding.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// The largest gRPC message, in bytes: an envelope of 4 MiB and its frame, or a push of many slices.
+/// The largest message from an agent or to one, in bytes: an envelope of 4 MiB and its frame.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
-/// The largest answer to an operator, in bytes; listings of many hosts are larger than anything else.
-pub const ANSWER_MAX: usize = 64 * 1024 * 1024;
+/// The largest answer to an operator, in bytes: whatever could be pushed can be listed.
+pub const ANSWER_MAX: usize = 2 * moorline_proto::OPERATOR_MESSAGE_MAX;
 /// TLS handshakes under way at once; further connections wait in the kernel's queue.
 pub const HANDSHAKES_MAX: usize = 256;
 /// Open connections that showed no client certificate. They can only join and ask for health.

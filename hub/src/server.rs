@@ -250,7 +250,7 @@ async fn router(hub: &Hub) -> Result<(tonic_health::server::HealthReporter, Rout
         .max_decoding_message_size(limits::MESSAGE_MAX)
         .max_encoding_message_size(limits::MESSAGE_MAX);
     let operator = OperatorServer::new(OperatorService::new(hub.clone()))
-        .max_decoding_message_size(limits::MESSAGE_MAX)
+        .max_decoding_message_size(moorline_proto::OPERATOR_MESSAGE_MAX)
         .max_encoding_message_size(limits::ANSWER_MAX);
     let router = tonic::transport::Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW)

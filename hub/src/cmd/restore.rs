@@ -12,7 +12,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::backup::FILES_TABLE;
 use super::{CmdError, say};
+use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::events::{Kind, NewEvent};
 use crate::store::sqlite::{self, SqliteStore};
 use crate::{files, server};
 
@@ -123,12 +125,14 @@ fn copy_store(file: &Path, database: &Path) -> Result<(), CmdError> {
     drop(conn);
     fs::File::open(database).and_then(|f| f.sync_all()).map_err(|e| failed(&e))?;
     // Opens, migrates and names its cluster, or it is no hub's store.
-    SqliteStore::cluster(database).map_err(CmdError::failed).map(|_| ())
+    SqliteStore::cluster(database).map_err(CmdError::failed)?;
+    let event = NewEvent::hub(Kind::HubRestored, "restored from a backup; what came after it is taken over from the agents");
+    SqliteStore::record_offline(database, &Clock::default(), &event).map_err(CmdError::failed)
 }
 
 /// Moves everything in `dir` into a new folder beside it.
 fn move_away(dir: &Path) -> io::Result<PathBuf> {
-    let now = crate::clock::Clock::default().unix_ms();
+    let now = Clock::default().unix_ms();
     let mut name = dir.as_os_str().to_owned();
     name.push(format!(".replaced-{now}"));
     let target = PathBuf::from(name);

@@ -43,6 +43,9 @@ pub struct Beat {
     pub generation: Generation,
     /// The hash of what is applied.
     pub applied: Option<VersionHash>,
+    /// The generation whose apply last succeeded.
+    #[serde(default)]
+    pub applied_generation: Generation,
     /// The digest of its newest observation.
     pub observed_digest: String,
     /// Its engine.
@@ -200,6 +203,7 @@ pub fn reported(beat: &Beat, present: Option<BTreeSet<ResourceId>>) -> Reported 
         topology: beat.topology.clone(),
         generation: beat.generation,
         applied: beat.applied.clone(),
+        applied_generation: beat.applied_generation,
         converging: beat.converging,
         engine: beat.engine,
         observe_error: beat.observe_error,

@@ -50,6 +50,7 @@ pub(super) fn beat(message: pb::Heartbeat) -> Result<Beat, Fault> {
         topology,
         generation: Generation(message.generation),
         applied,
+        applied_generation: Generation(message.applied_generation),
         observed_digest: message.observed_digest,
         engine: EngineState::from(engine),
         converging: message.converging,
@@ -71,6 +72,7 @@ fn heartbeat(beat: Beat) -> pb::Heartbeat {
         topology: beat.topology.map(String::from).unwrap_or_default(),
         generation: beat.generation.0,
         applied_hash: beat.applied.map(String::from).unwrap_or_default(),
+        applied_generation: beat.applied_generation.0,
         observed_digest: beat.observed_digest,
         engine: pb::EngineState::from(beat.engine).into(),
         converging: beat.converging,
@@ -124,6 +126,7 @@ pub(super) fn host(record: HostRecord, view: View) -> pb::Host {
         last_error: view.last_error.map(pb::Fault::from),
         joined_unix_ms: record.joined_ms,
         agent_version: record.agent_version,
+        locked: record.locked,
     }
 }
 

@@ -453,6 +453,7 @@ pub(crate) fn applied(slice: &SliceStatement) -> pb::Heartbeat {
         topology: slice.topology.to_string(),
         generation: slice.generation.0,
         applied_hash: slice.version_hash.to_string(),
+        applied_generation: slice.generation.0,
         enforcing: true,
         ..ready()
     }

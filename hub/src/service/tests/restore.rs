@@ -63,6 +63,7 @@ async fn a_hub_one_generation_behind_asks_instead_of_pushing_back() {
     restore::restore(&kit.dir(), &file, true).unwrap();
     kit.start().await;
     assert_eq!(kit.host("shop").await.target_generation, 1);
+    kit.until_kinds("hub_restored", 1).await;
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(applied(&new)).await;
     asked_for_held(&mut link).await;

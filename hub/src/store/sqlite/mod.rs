@@ -108,6 +108,18 @@ impl SqliteStore {
             .ok_or_else(|| OpenError::NoCluster { path: path.to_owned() })
     }
 
+    /// Records one event in a database that no hub serves from.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn record_offline(path: &Path, clock: &Clock, event: &crate::events::NewEvent) -> std::result::Result<(), OpenError> {
+        let failed = |e: &dyn std::fmt::Display| OpenError::Open { path: path.to_owned(), reason: e.to_string() };
+        let mut conn = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let transaction = conn.transaction().map_err(|e| failed(&e))?;
+        events::append(&Tx { conn: &transaction, now_ms: clock.unix_ms() }, event).map_err(|e| failed(&e))?;
+        transaction.commit().map_err(|e| failed(&e))
+    }
+
     /// Opens the database, migrates it and starts its threads.
     ///
     /// # Errors
