@@ -13,5 +13,9 @@ pub mod v1 {
 /// The compiled descriptors, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("moorline.v1");
 
+/// The largest message that the Operator service takes, in bytes: a push with the slices of some 40,000 hosts.
+/// Larger ones are refused before they are sent.
+pub const OPERATOR_MESSAGE_MAX: usize = 64 * 1024 * 1024;
+
 /// The protocol version that this build speaks. It also understands the one before.
 pub const PROTOCOL_VERSION: u32 = 1;
