@@ -28,6 +28,7 @@ const IDENTITY: &str = "identity.json";
 const ENROLMENT: &str = "enrolment.json";
 const TRANSPORT: &str = "transport.json";
 const TRANSPORT_NEXT: &str = "transport.next.json";
+const QUARANTINE: &str = "quarantine.json";
 
 /// Why the identity can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +105,16 @@ impl Enrolment {
     }
 }
 
+/// Why nothing may be changed on this host, and which life of it an operator must bind to end that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quarantine {
+    /// The epoch that began with it.
+    pub epoch: HostEpoch,
+    /// What was damaged.
+    pub reason: String,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StoredKeys {
@@ -150,12 +161,17 @@ impl HostKeys {
     fn generate() -> Result<Self, IdentityError> {
         let mut seed = Zeroizing::new([0u8; 32]);
         let mut secret = Zeroizing::new([0u8; 32]);
-        let mut epoch = [0u8; 16];
-        for bytes in [seed.as_mut_slice(), secret.as_mut_slice(), epoch.as_mut_slice()] {
+        for bytes in [seed.as_mut_slice(), secret.as_mut_slice()] {
             getrandom::fill(bytes).map_err(|e| IdentityError::Crypto(e.to_string()))?;
         }
-        let epoch = HostEpoch::parse(hex::encode(epoch)).map_err(|e| IdentityError::Crypto(e.to_string()))?;
+        let epoch = Self::fresh_epoch()?;
         Ok(Self { host_key: OperatorKey::from_seed(&seed), sealing_secret: x25519_dalek::StaticSecret::from(*secret), epoch })
+    }
+
+    fn fresh_epoch() -> Result<HostEpoch, IdentityError> {
+        let mut epoch = [0u8; 16];
+        getrandom::fill(&mut epoch).map_err(|e| IdentityError::Crypto(e.to_string()))?;
+        HostEpoch::parse(hex::encode(epoch)).map_err(|e| IdentityError::Crypto(e.to_string()))
     }
 }
 
@@ -319,13 +335,52 @@ impl StateDir {
             return Ok(keys);
         }
         let keys = HostKeys::generate()?;
+        self.store_keys(&keys)?;
+        Ok(keys)
+    }
+
+    fn store_keys(&self, keys: &HostKeys) -> Result<(), IdentityError> {
         let stored = StoredKeys {
             host_seed: hex::encode(keys.host_key.seed().as_slice()),
             sealing_secret: hex::encode(Zeroizing::new(keys.sealing_secret.to_bytes()).as_slice()),
             host_epoch: keys.epoch.clone(),
         };
-        self.write(IDENTITY, &stored)?;
-        Ok(keys)
+        self.write(IDENTITY, &stored)
+    }
+
+    /// Begins a new life of the host: its statements so far no longer name it. Done once for each quarantine; an
+    /// operator ends it by binding the new epoch.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn enter_quarantine(&self, keys: &mut HostKeys, reason: &str) -> Result<(), IdentityError> {
+        if self.quarantine()?.is_some() {
+            return Ok(());
+        }
+        keys.epoch = HostKeys::fresh_epoch()?;
+        self.store_keys(keys)?;
+        // Written last: a crash in between only leads to yet another epoch.
+        self.write(QUARANTINE, &Quarantine { epoch: keys.epoch.clone(), reason: reason.to_owned() })
+    }
+
+    /// The quarantine that this host is in, if it is.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn quarantine(&self) -> Result<Option<Quarantine>, IdentityError> {
+        self.read(QUARANTINE)
+    }
+
+    /// Ends the quarantine.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`].
+    pub fn leave_quarantine(&self) -> Result<(), IdentityError> {
+        let path = self.0.join(QUARANTINE);
+        match std::fs::remove_file(&path).and_then(|()| files::sync_dir(&self.0)) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(IdentityError::File { path, source }),
+            Err(_) | Ok(()) => Ok(()),
+        }
     }
 
     /// The transport certificate in use.

@@ -49,7 +49,16 @@ pub struct Host {
     _lock: Lock,
     state_dir: StateDir,
     enrolment: Enrolment,
-    keys: Arc<HostKeys>,
+    keys: HostKeys,
+}
+
+/// Why [`run`] ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// An operator has ended the quarantine: open the host and run again.
+    Released,
 }
 
 impl Host {
@@ -65,7 +74,7 @@ impl Host {
         state_dir.ensure()?;
         let lock = state_dir.lock()?;
         let enrolment = state_dir.joined()?;
-        let keys = Arc::new(state_dir.keys()?.ok_or(IdentityError::NotJoined)?);
+        let keys = state_dir.keys()?.ok_or(IdentityError::NotJoined)?;
         Ok(Self { _lock: lock, state_dir, enrolment, keys })
     }
 
@@ -80,11 +89,12 @@ impl Host {
 ///
 /// # Errors
 /// [`RunError`].
-pub async fn run<D: Driver>(config: Config, host: Host, driver: D, shutdown: CancellationToken) -> Result<(), RunError> {
+pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown: CancellationToken) -> Result<Ended, RunError> {
     let db = Db::open(&config.state)?;
     let (ledger, trust_store) = (Ledger::new(db.clone()), TrustStore::new(db));
-    let (journal, quarantine) = open_journal(&config).await?;
-    let own = Own { host_id: host.keys.host_id(), epoch: host.keys.epoch.clone(), sealing_key: host.keys.sealing_key() };
+    let (journal, quarantine) = open_journal(&config, &mut host, &trust_store).await?;
+    let keys = Arc::new(host.keys);
+    let own = Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() };
     let mut intake = Intake::open(intake::Parts {
         ledger: ledger.clone(),
         trust_store: trust_store.clone(),
@@ -96,7 +106,7 @@ pub async fn run<D: Driver>(config: Config, host: Host, driver: D, shutdown: Can
     })?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), state = %config.state.display(), driver = driver.name(), cluster = %host.enrolment.cluster,
-        host = %host.enrolment.name, fingerprint = %host.keys.claim(host.enrolment.name.clone()).fingerprint(), hubs = ?host.enrolment.hubs,
+        host = %host.enrolment.name, fingerprint = %keys.claim(host.enrolment.name.clone()).fingerprint(), hubs = ?host.enrolment.hubs,
         "starting"
     );
     if config.offline == Offline::Enforce {
@@ -113,11 +123,11 @@ pub async fn run<D: Driver>(config: Config, host: Host, driver: D, shutdown: Can
         lanes,
         target: intake.target(),
     });
-    let (trust, target) = (intake.trust(), intake.target());
+    let (trust, target, released) = (intake.trust(), intake.target(), intake.released());
     let (link, link_state) = Link::new(link::Parts {
         state_dir: host.state_dir.clone(),
         enrolment: host.enrolment.clone(),
-        keys: host.keys.clone(),
+        keys: keys.clone(),
         intake,
         ledger: ledger.clone(),
         trust_store,
@@ -128,7 +138,7 @@ pub async fn run<D: Driver>(config: Config, host: Host, driver: D, shutdown: Can
     });
     let sources = Sources {
         enrolment: host.enrolment.clone(),
-        host_id: host.keys.host_id().to_string(),
+        host_id: keys.host_id().to_string(),
         driver: driver_name,
         ledger: ledger.clone(),
         state: handle.state(),
@@ -139,47 +149,54 @@ pub async fn run<D: Driver>(config: Config, host: Host, driver: D, shutdown: Can
     };
     let listener = admin::bind(&config.state).map_err(RunError::Admin)?;
     tracing::info!(socket = %config.state.join(admin::SOCKET).display(), "the admin socket is open");
-    supervise(reconciler, link, journal, ledger, admin::serve(listener, sources, shutdown.clone()), shutdown).await
+    let parts = Running { reconciler, link, journal, ledger, released };
+    parts.supervise(admin::serve(listener, sources, shutdown.clone()), shutdown).await
 }
 
-/// Runs every part until `shutdown`, or until one can't go on.
-async fn supervise<D: Driver>(
-    reconciler: Reconciler<D, HostJournal>,
-    link: Link<HostJournal>,
-    journal: HostJournal,
+/// The parts that run side by side.
+struct Running<D, J> {
+    reconciler: Reconciler<D, J>,
+    link: Link<J>,
+    journal: J,
     ledger: Ledger,
-    admin: impl Future<Output = ()> + Send + 'static,
-    shutdown: CancellationToken,
-) -> Result<(), RunError> {
-    let stop = shutdown.child_token();
-    let mut reconcile_task = tokio::spawn(reconciler.run(stop.clone()));
-    let mut link_task = tokio::spawn(link.run(stop.clone()));
-    let admin_task = tokio::spawn(admin);
-    let house_task = tokio::spawn(keep_house(ledger));
-    notify(&[sd_notify::NotifyState::Ready]);
-    let result = tokio::select! {
-        // First: parts that end because they were told to have not failed.
-        biased;
-        () = shutdown.cancelled() => Ok(()),
-        error = journal.failed() => Err(RunError::Journal(error)),
-        result = &mut reconcile_task => Err(match result {
-            Ok(Err(error)) => RunError::Journal(error),
-            Ok(Ok(())) | Err(_) => RunError::Stopped("reconciler"),
-        }),
-        _ = &mut link_task => Err(RunError::Stopped("link")),
-    };
-    notify(&[sd_notify::NotifyState::Stopping]);
-    stop.cancel();
-    if result.is_ok() {
-        tracing::info!("stopping; workloads stay as they are");
-        let _ = reconcile_task.await;
-        let _ = link_task.await;
+    released: CancellationToken,
+}
+
+impl<D: Driver> Running<D, HostJournal> {
+    /// Runs every part until `shutdown`, or until one can't go on.
+    async fn supervise(self, admin: impl Future<Output = ()> + Send + 'static, shutdown: CancellationToken) -> Result<Ended, RunError> {
+        let Self { reconciler, link, journal, ledger, released } = self;
+        let stop = shutdown.child_token();
+        let mut reconcile_task = tokio::spawn(reconciler.run(stop.clone()));
+        let mut link_task = tokio::spawn(link.run(stop.clone()));
+        let admin_task = tokio::spawn(admin);
+        let house_task = tokio::spawn(keep_house(ledger));
+        notify(&[sd_notify::NotifyState::Ready]);
+        let result = tokio::select! {
+            // First: parts that end because they were told to have not failed.
+            biased;
+            () = shutdown.cancelled() => Ok(Ended::Stopped),
+            () = released.cancelled() => Ok(Ended::Released),
+            error = journal.failed() => Err(RunError::Journal(error)),
+            result = &mut reconcile_task => Err(match result {
+                Ok(Err(error)) => RunError::Journal(error),
+                Ok(Ok(())) | Err(_) => RunError::Stopped("reconciler"),
+            }),
+            _ = &mut link_task => Err(RunError::Stopped("link")),
+        };
+        notify(&[sd_notify::NotifyState::Stopping]);
+        stop.cancel();
+        if result.is_ok() {
+            tracing::info!("stopping; workloads stay as they are");
+            let _ = reconcile_task.await;
+            let _ = link_task.await;
+        }
+        for task in [admin_task, house_task] {
+            task.abort();
+        }
+        tracing::info!(clean = result.is_ok(), "stopped");
+        result
     }
-    for task in [admin_task, house_task] {
-        task.abort();
-    }
-    tracing::info!(clean = result.is_ok(), "stopped");
-    result
 }
 
 /// The socket's path, and what it is when symbolic links are resolved.
@@ -220,9 +237,24 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
-/// Opens the journal. Damage does not stop the agent: it heartbeats, changes nothing and says why.
-async fn open_journal(config: &Config) -> Result<(HostJournal, Option<Fault>), RunError> {
+/// Opens the journal. Damage does not stop the agent: it heartbeats, changes nothing and says why, until an operator
+/// binds the life of the host that began with the damage.
+async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> Result<(HostJournal, Option<Fault>), RunError> {
     let dir = config.state.join("journal");
+    if let Some(quarantine) = host.state_dir.quarantine()? {
+        let binding = store.load(&host.enrolment.root_pin, &host.keys.host_id())?.binding;
+        if binding.is_none_or(|b| b.statement().host_epoch != quarantine.epoch) {
+            return Ok(quarantined(dir, quarantine.reason));
+        }
+        let aside = config.state.join(format!("journal.damaged-{}", Clock.wall().0));
+        match std::fs::rename(&dir, &aside) {
+            // Done already, before a crash.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            result => result.map_err(|e| JournalError::Unreadable { path: dir.clone(), reason: e.to_string() })?,
+        }
+        host.state_dir.leave_quarantine()?;
+        tracing::info!(aside = %aside.display(), "an operator has ended the quarantine; the damaged journal was put aside");
+    }
     match FileJournal::open(&dir) {
         Ok(opened) => {
             if let Some(aside) = opened.torn {
@@ -232,12 +264,17 @@ async fn open_journal(config: &Config) -> Result<(HostJournal, Option<Fault>), R
             Ok((HostJournal::Sound(opened.journal), None))
         }
         Err(error @ JournalError::Damaged { .. }) => {
-            tracing::error!(%error, "quarantined");
-            let fault = Fault::new(Code::Quarantined, error.to_string());
-            Ok((HostJournal::Damaged(error), Some(fault)))
+            host.state_dir.enter_quarantine(&mut host.keys, &error.to_string())?;
+            Ok(quarantined(dir, error.to_string()))
         }
         Err(error @ (JournalError::Failed(_) | JournalError::Unreadable { .. } | JournalError::TooLarge(_))) => Err(error.into()),
     }
+}
+
+fn quarantined(path: PathBuf, reason: String) -> (HostJournal, Option<Fault>) {
+    tracing::error!(%reason, "quarantined");
+    let fault = Fault::new(Code::Quarantined, reason.clone());
+    (HostJournal::Damaged(JournalError::Unreadable { path, reason }), Some(fault))
 }
 
 /// A step of a reconcile pass that was interrupted is never in doubt: the host is observed and planned anew.
@@ -262,4 +299,52 @@ async fn close_open_steps(journal: &FileJournal, open: Open) -> Result<(), Journ
         journal.append(entries).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Operator, config, enrol};
+
+    #[tokio::test]
+    async fn a_damaged_journal_quarantines_the_host_until_an_operator_binds_its_new_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Operator::new(dir.path());
+        enrol(dir.path(), &operator);
+        let (config, db) = (config(dir.path()), Db::open(dir.path()).unwrap());
+        let store = TrustStore::new(db.clone());
+        drop(operator.ready_intake(&db).await);
+        let mut host = Host::open(&config).unwrap();
+        let (journal, fault) = open_journal(&config, &mut host, &store).await.unwrap();
+        assert_eq!(fault, None);
+        drop(journal);
+        let path = dir.path().join("journal/journal.jsonl");
+        std::fs::write(&path, "not a record\n").unwrap();
+
+        let before = host.keys.epoch.clone();
+        for _ in 0..2 {
+            let (journal, fault) = open_journal(&config, &mut host, &store).await.unwrap();
+            assert_eq!(fault.unwrap().code, Code::Quarantined);
+            assert!(journal.append(Vec::new()).await.is_err());
+        }
+        let epoch = host.keys.epoch.clone();
+        assert_ne!(epoch, before);
+        assert_eq!(host.state_dir.keys().unwrap().unwrap().epoch, epoch, "one new life, kept on disk");
+        // A journal put back by hand does not end it.
+        std::fs::write(&path, "").unwrap();
+        assert!(open_journal(&config, &mut host, &store).await.unwrap().1.is_some());
+
+        drop(host);
+        let operator = Operator::new(dir.path());
+        let mut intake = operator.intake(&db);
+        intake.root(operator.root.envelope().to_json()).await.unwrap();
+        intake.binding(operator.binding(|b| b.serial = 2)).await.unwrap();
+        let mut host = Host::open(&config).unwrap();
+        assert_eq!(open_journal(&config, &mut host, &store).await.unwrap().1, None);
+        assert!(host.state_dir.quarantine().unwrap().is_none());
+        let aside = std::fs::read_dir(dir.path())
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("journal.damaged"));
+        assert_eq!(aside.count(), 1);
+    }
 }

@@ -105,37 +105,13 @@ pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DriverKind, LogFormat, Offline, Policy};
     use crate::driver::DriverErrorKind;
-    use crate::identity::{Enrolment, StateDir};
-    use crate::testing::{FakeDriver, Operator, services};
-    use moorline_common::id::HostName;
-
-    fn config(dir: &std::path::Path) -> Config {
-        Config {
-            state: dir.to_owned(),
-            driver: DriverKind::Sim,
-            docker_socket: "/nowhere".into(),
-            policy: Policy::default(),
-            offline: Offline::Wait,
-            log: LogFormat::Text,
-            log_level: "info".to_owned(),
-        }
-    }
+    use crate::testing::{FakeDriver, Operator, config, enrol, services};
 
     /// A host that has accepted a slice, and what its engine holds of it.
     async fn host(dir: &std::path::Path) -> (Operator, FakeDriver) {
         let operator = Operator::new(dir);
-        let enrolment = Enrolment {
-            cluster: operator.cluster(),
-            name: HostName::parse("shop-1").unwrap(),
-            hubs: Vec::new(),
-            ca_spki: String::new(),
-            root_pin: operator.pin(),
-            token_id: String::new(),
-            joined: true,
-        };
-        StateDir(dir.to_owned()).put_enrolment(&enrolment).unwrap();
+        enrol(dir, &operator);
         let db = Db::open(dir).unwrap();
         let mut intake = operator.ready_intake(&db).await;
         intake.slice(operator.slice(4, services(&["db", "web"], false))).await.unwrap();

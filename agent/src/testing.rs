@@ -18,10 +18,10 @@ use moorline_common::trust::{Role, RootKey, TrustRoot};
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
-use crate::config::Policy;
+use crate::config::{Config, DriverKind, LogFormat, Offline, Policy};
 use crate::db::Db;
 use crate::driver::{Driver, DriverError, DriverErrorKind, EngineEvent};
-use crate::identity::{HostKeys, StateDir};
+use crate::identity::{Enrolment, HostKeys, StateDir};
 use crate::intake::{Intake, Parts, judge::Own};
 use crate::ledger::Ledger;
 use crate::trust::TrustStore;
@@ -146,6 +146,33 @@ impl Driver for FakeDriver {
         self.events.notified().await;
         EngineEvent::Changed
     }
+}
+
+/// The configuration of an agent whose state is in `dir`.
+pub fn config(dir: &Path) -> Config {
+    Config {
+        state: dir.to_owned(),
+        driver: DriverKind::Sim,
+        docker_socket: "/nowhere".into(),
+        policy: Policy::default(),
+        offline: Offline::Wait,
+        log: LogFormat::Text,
+        log_level: "info".to_owned(),
+    }
+}
+
+/// Makes the host in `dir` one that has joined.
+pub fn enrol(dir: &Path, operator: &Operator) {
+    let enrolment = Enrolment {
+        cluster: operator.cluster(),
+        name: HostName::parse("shop-1").unwrap(),
+        hubs: Vec::new(),
+        ca_spki: String::new(),
+        root_pin: operator.pin(),
+        token_id: String::new(),
+        joined: true,
+    };
+    StateDir(dir.to_owned()).put_enrolment(&enrolment).unwrap();
 }
 
 /// An operator with a trust root, and the host that it governs.

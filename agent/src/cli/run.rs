@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, DriverKind};
 use crate::driver::docker::DockerDriver;
 use crate::driver::sim::SimDriver;
-use crate::run::{Host, run as run_agent};
+use crate::run::{Ended, Host, run as run_agent};
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    let host = Host::open(&config)?;
+    let mut host = Host::open(&config)?;
     let shutdown = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stop = shutdown.clone();
@@ -22,16 +22,22 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         }
         stop.cancel();
     });
-    let owned = host.ownership();
-    match config.driver {
-        DriverKind::Docker => {
-            let driver = DockerDriver::new(config.docker_socket.clone(), owned);
-            run_agent(config, host, driver, shutdown).await?;
-        }
-        DriverKind::Sim => {
-            let driver = SimDriver::new(&config.state, owned);
-            run_agent(config, host, driver, shutdown).await?;
+    loop {
+        let owned = host.ownership();
+        let config = config.clone();
+        let ended = match config.driver {
+            DriverKind::Docker => {
+                let driver = DockerDriver::new(config.docker_socket.clone(), owned);
+                run_agent(config.clone(), host, driver, shutdown.clone()).await?
+            }
+            DriverKind::Sim => {
+                let driver = SimDriver::new(&config.state, owned);
+                run_agent(config.clone(), host, driver, shutdown.clone()).await?
+            }
+        };
+        match ended {
+            Ended::Stopped => return Ok(ExitCode::SUCCESS),
+            Ended::Released => host = Host::open(&config)?,
         }
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -14,6 +14,7 @@ use moorline_common::statement::SliceStatement;
 use moorline_common::topology::HostSpec;
 use moorline_common::{id::sha256_hex, sign::Signed};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Policy;
@@ -81,6 +82,7 @@ pub struct Intake {
     parts: Parts,
     trust: watch::Sender<Arc<Trust>>,
     target: watch::Sender<Target>,
+    released: CancellationToken,
 }
 
 impl Intake {
@@ -92,13 +94,19 @@ impl Intake {
         let trust = parts.trust_store.load(&parts.root_pin, &parts.own.host_id)?;
         let (trust, _) = watch::channel(Arc::new(trust));
         let (target, _) = watch::channel(Target::default());
-        Ok(Self { parts, trust, target })
+        Ok(Self { parts, trust, target, released: CancellationToken::new() })
     }
 
     /// What the reconciler works towards.
     #[must_use]
     pub fn target(&self) -> watch::Receiver<Target> {
         self.target.subscribe()
+    }
+
+    /// Cancelled when an operator has ended the quarantine: the agent is to start anew.
+    #[must_use]
+    pub fn released(&self) -> CancellationToken {
+        self.released.clone()
     }
 
     /// What the agent believes.
@@ -165,10 +173,10 @@ impl Intake {
 
     async fn accept_slice(&mut self, envelope: Envelope) -> Result<(), Fault> {
         let trust = self.trust.borrow().clone();
-        let (slice, spec) = judge::verify_slice(envelope, &trust, &self.parts.own)?;
         if let Some(fault) = &self.parts.quarantine {
             return Err(fault.clone());
         }
+        let (slice, spec) = judge::verify_slice(envelope, &trust, &self.parts.own)?;
         let desired = Arc::new(desired_of(&slice, spec));
         let (ledger, policy, engine_sockets) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.engine_sockets.clone());
         let judged = desired.clone();
@@ -212,6 +220,10 @@ impl Intake {
         .await
         .map_err(|e| internal(&e))?;
         tracing::info!(serial = binding.statement().serial, name = %binding.statement().name, "accepted a host-binding");
+        if self.parts.quarantine.is_some() {
+            // It names the life that began with the quarantine: an operator has ended it.
+            self.released.cancel();
+        }
         self.trust.send_modify(|t| *t = Arc::new(Trust { root: t.root.clone(), binding: Some(binding) }));
         Ok(())
     }
