@@ -76,6 +76,19 @@ pub fn container_name(topology: &TopologyId, service: &str) -> String {
     format!("{topology}-{service}-1")
 }
 
+/// Whether a volume of some topology could have this name. Others are nothing to a driver.
+#[must_use]
+pub fn could_be_volume(engine_name: &str) -> bool {
+    engine_name.split_once('_').is_some_and(|(topology, _)| TopologyId::parse(topology).is_ok())
+}
+
+/// Whether a container of some topology could have this name.
+#[must_use]
+pub fn could_be_container(engine_name: &str) -> bool {
+    let stem = engine_name.strip_suffix("-1").and_then(|rest| rest.split_once('-'));
+    stem.is_some_and(|(topology, _)| TopologyId::parse(topology).is_ok())
+}
+
 /// The resource of an engine object. A name that no engine would take is replaced by its digest, so that this is total.
 fn resource(kind: &str, name: &str) -> ResourceId {
     let digest = || ResourceId::parse(format!("docker/{kind}/{}", sha256_hex(name.as_bytes())));
@@ -281,4 +294,22 @@ fn hash_of<T: Serialize>(resource: &ResourceId, engine_name: &str, content: &T) 
 
 fn bad(resource: &ResourceId, reason: String) -> Blocked {
     Blocked { resource: resource.clone(), code: Some(Code::BadContent), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_a_topology_gives_is_recognised_as_one() {
+        for topology in ["a", "edge", "edge-2"] {
+            let topology = TopologyId::parse(topology).unwrap();
+            for name in ["a", "b_c", "db-1"] {
+                assert!(could_be_volume(&network_name(&topology, name)) && could_be_volume(&volume_name(&topology, name)));
+                assert!(could_be_container(&container_name(&topology, name)));
+            }
+        }
+        assert!(!could_be_volume("data") && !could_be_volume(&"0f".repeat(32)));
+        assert!(!could_be_container("eager_wozniak") && !could_be_container("redis"));
+    }
 }

@@ -1,6 +1,8 @@
 //! Lists and inspections, as the planner's plain data.
 //!
-//! Three lists tell everything about networks, volumes and strangers; only our own containers are inspected.
+//! Three lists tell everything about networks, volumes and strangers; only our own containers are inspected. Of
+//! strange containers and volumes only those are kept whose names could be wanted: what else comes and goes on the host
+//! is not our business.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +15,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use moorline_common::observe::{
     ContainerConfig, ContainerState, EngineState, Health, Observed, ObservedContainer, ObservedNetwork, ObservedVolume,
 };
+use moorline_common::plan::lower::{could_be_container, could_be_volume};
 use moorline_common::plan::model::own_labels;
 use moorline_common::topology::{Attachment, Healthcheck, Ipam, IpamPool, MountKind, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy};
 
@@ -36,7 +39,7 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
     )
     .map_err(|e| error::from_engine(&e, "observing the engine"))?;
     let networks = networks_of(networks, owned);
-    let volumes = volumes.volumes.unwrap_or_default().into_iter().map(|v| volume_of(v, owned)).collect();
+    let volumes = volumes.volumes.unwrap_or_default().into_iter().filter_map(|v| volume_of(v, owned)).collect();
     let containers = stream::iter(containers.into_iter().map(|summary| container_of(engine, owned, &networks, summary)))
         .buffer_unordered(DOCKER_PARALLELISM)
         .try_filter_map(|found| std::future::ready(Ok(found)))
@@ -81,9 +84,10 @@ fn network_of(network: Network, owned: &Ownership) -> ObservedNetwork {
     }
 }
 
-fn volume_of(volume: Volume, owned: &Ownership) -> (String, ObservedVolume) {
+fn volume_of(volume: Volume, owned: &Ownership) -> Option<(String, ObservedVolume)> {
     let labels: BTreeMap<String, String> = volume.labels.into_iter().collect();
     let observed = match owned.of(&labels) {
+        None if !could_be_volume(&volume.name) => return None,
         None => ObservedVolume::default(),
         Some(owner) => ObservedVolume {
             owner: Some(owner),
@@ -92,10 +96,10 @@ fn volume_of(volume: Volume, owned: &Ownership) -> (String, ObservedVolume) {
             labels: own_labels(&labels),
         },
     };
-    (volume.name, observed)
+    Some((volume.name, observed))
 }
 
-/// One container; `None` when it went away in between.
+/// One container; `None` when it went away in between, or is a stranger that cannot be in anybody's way.
 async fn container_of(
     engine: &Engine,
     owned: &Ownership,
@@ -108,6 +112,9 @@ async fn container_of(
         // A name with two slashes is a legacy link, not the container's own.
         let names = summary.names.unwrap_or_default();
         let name = names.iter().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).unwrap_or(&id).to_owned();
+        if !could_be_container(&name) {
+            return Ok(None);
+        }
         let state = summary.state.map_or_else(ContainerState::default, summary_state);
         let stranger = ObservedContainer { id, image: summary.image.unwrap_or_default(), state, ..Default::default() };
         return Ok(Some((name, stranger)));
