@@ -118,7 +118,8 @@ fn a_slice_that_was_tampered_with_in_the_hubs_store_shows_in_status_and_events()
 
     let operator = fleet.operator().unwrap();
     wait_until("the refusal is known", SOON, || Ok(operator.host(HOST)?.last_error.is_some_and(|e| e.code == "bad_signature"))).unwrap();
-    assert!(operator.events().unwrap().iter().any(|e| e.kind == "refused" && e.code == "bad_signature" && e.host == HOST));
+    let recorded = || Ok(operator.events()?.iter().any(|e| e.kind == "refused" && e.code == "bad_signature" && e.host == HOST));
+    wait_until("the refusal is recorded", SOON, recorded).unwrap();
     assert_says(&fleet.moorctl(&["status"]).unwrap(), &["bad_signature"]);
     assert_says(&fleet.moorctl(&["events"]).unwrap(), &["refused", "bad_signature"]);
     assert_eq!(sim_world(&fleet, HOST), world, "the host is as it was");
