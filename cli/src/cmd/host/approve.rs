@@ -16,7 +16,7 @@ use crate::error::Failure;
 use crate::home::{Home, Pending};
 use crate::render::Ui;
 
-/// Arguments of `host approve`.
+/// Arguments of `host approve`; also for a host that the hub has locked.
 #[derive(Debug, Args)]
 pub struct ApproveArgs {
     /// The host's name
@@ -36,6 +36,8 @@ pub struct Approved {
     host_id: HostId,
     fingerprint: String,
     labels: BTreeMap<String, String>,
+    /// Whether the hub had locked it, which the new binding ended.
+    unlocked: bool,
     /// The topology whose slice it got.
     topology: Option<String>,
     generation: Option<u64>,
@@ -49,11 +51,12 @@ impl Approved {
             (Some(topology), Some(generation)) => format!("it gets `{topology}` generation {generation}"),
             (None, _) | (_, None) => "no topology names it yet".to_owned(),
         };
-        format!("bound `{}` ({}): {follows}", self.name, self.fingerprint)
+        let done = if self.unlocked { "unlocked and bound anew" } else { "bound" };
+        format!("{done} `{}` ({}): {follows}", self.name, self.fingerprint)
     }
 }
 
-/// Runs it. A host that is bound already gets the slices that it lacks.
+/// Runs it. A host that is bound already gets the slices that it lacks, and is unlocked if the hub had locked it.
 ///
 /// # Errors
 /// When there is no such host, or its claim cannot be checked or is wrong.
@@ -68,8 +71,22 @@ pub async fn run(args: ApproveArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
             let message = format!("host `{name}` is bound already, and its labels with it");
             return Err(Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy("leave --label out"));
         }
-        ui.note(&format!("host `{name}` is bound already"));
-        give(&client, ui, &key, bound).await?
+        match (bound.bound().filter(|_| bound.locked), new_life(bound)) {
+            (Some(held), _) => {
+                approve::check_locked(&env.home, bound, held, args.fingerprint.as_deref())?;
+                approve::unlock(&client, ui, &key, bound, held).await?;
+                ui.warn("two machines used this host's identity: a copy that still runs locks it again when it renews its certificate");
+                Approved { unlocked: true, ..give_newest(&client, ui, &key, bound).await? }
+            }
+            (None, Some(labels)) => {
+                ui.note(&format!("host `{name}` has begun a new life, as it does when its records were damaged: binding it again"));
+                bind_and_give(&client, ui, &env.home, &key, bound, labels).await?
+            }
+            (None, None) => {
+                ui.note(&format!("host `{name}` is bound already"));
+                give(&client, ui, &key, bound).await?
+            }
+        }
     } else {
         let (host, pending) = choose(&env.home, &hosts, &name, args.fingerprint.as_deref())?;
         let mut labels = pending.map(|p| p.labels).unwrap_or_default();
@@ -78,6 +95,13 @@ pub async fn run(args: ApproveArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
     };
     ui.result(&approved, || format!("{}\n", approved.words()))?;
     Ok(0)
+}
+
+/// The labels of a bound host that says, with the very keys of its binding, that it is in another epoch.
+fn new_life(host: &HostView) -> Option<BTreeMap<String, String>> {
+    let (binding, claim) = (host.bound()?, &host.claim.as_ref()?.claim);
+    let same_host = claim.host_key == binding.host_key && claim.sealing_key == binding.sealing_key;
+    (same_host && claim.host_epoch != binding.host_epoch).then(|| binding.labels.clone())
 }
 
 /// The pending host whose claim stands. Several may bear one name: stolen or repeated tokens.
@@ -114,6 +138,11 @@ pub async fn bind_and_give(
     if let Some(claim) = &host.claim {
         home.forget_pending(&claim.token_id);
     }
+    give_newest(client, ui, key, host).await
+}
+
+/// Gives a host that was just bound its slices, by the binding that the hub shows now.
+async fn give_newest(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView) -> Result<Approved, Failure> {
     let hosts = client.hosts(Some(&host.name)).await?;
     let bound = hosts
         .iter()
@@ -127,8 +156,9 @@ async fn give(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView) 
     Ok(Approved {
         name: host.name.clone(),
         host_id: host.host_id.clone(),
-        fingerprint: host.claim.as_ref().map(|c| c.claim.fingerprint()).unwrap_or_default(),
+        fingerprint: host.fingerprint(),
         labels: host.bound().map(|b| b.labels.clone()).unwrap_or_default(),
+        unlocked: false,
         topology: given.as_ref().map(|(topology, _)| topology.to_string()),
         generation: given.map(|(_, generation)| generation.0),
     })
