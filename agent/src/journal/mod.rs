@@ -115,7 +115,7 @@ pub enum JournalError {
     #[error("the journal could not be written: {0}; free the disk, then start the agent again")]
     Failed(String),
     /// Its history is damaged: nothing may be changed until an operator acts.
-    #[error("the journal {path} is damaged at byte {offset}: {what}; nothing is changed on this host until an operator acts", path = path.display())]
+    #[error("the journal {path} is damaged at byte {offset}: {what}; nothing is changed on this host until an operator approves it again (`moorctl host approve`)", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
