@@ -73,7 +73,8 @@ impl Scene {
             let ours = container.names.iter().flatten().any(|n| n.trim_start_matches('/').starts_with(&self.name));
             if let Some(id) = container.id.filter(|_| ours) {
                 let force = RemoveContainerOptions { force: true, v: true, ..Default::default() };
-                docker.remove_container(&id, Some(force)).await?;
+                // One that is being removed already is no trouble.
+                let _ = docker.remove_container(&id, Some(force)).await;
             }
         }
         for network in docker.list_networks(None).await? {

@@ -44,7 +44,10 @@ fn run(args: &Args) -> Result<()> {
     let results = runtime.block_on(async {
         let results = measure(args, &engine, &proxy).await;
         for kind in ["a", "c", "p", "r"] {
-            scene(kind).sweep(engine.docker()).await?;
+            if let Err(error) = scene(kind).sweep(engine.docker()).await {
+                // What went wrong in the rounds counts more.
+                writeln!(std::io::stderr(), "cleaning up: {error:#}")?;
+            }
         }
         results
     })?;
