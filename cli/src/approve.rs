@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use moorline_common::enrol::HostClaim;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
 use moorline_common::sign::{OperatorKey, Signed, Verified};
@@ -68,6 +69,35 @@ fn mismatch(host: &HostView, why: &str) -> Failure {
     )
 }
 
+/// What the hub's lock on `host` means, and what ends it; `None` for a host that is not locked.
+#[must_use]
+pub fn lock_fault(host: &HostView) -> Option<Fault> {
+    host.locked.then(|| {
+        let message = format!(
+            "two holders used its identity, and the hub keeps both out: find the copy and switch it off, \
+             then `moorctl host approve {} --fingerprint FINGERPRINT`",
+            host.name
+        );
+        Fault::new(Code::RenewalConflict, message)
+    })
+}
+
+/// Checks a locked host as [`check_claim`] does, by the keys in its held binding and not by what the hub shows.
+///
+/// # Errors
+/// As [`check_claim`].
+pub fn check_locked(home: &Home, host: &HostView, held: &HostBinding, fingerprint: Option<&str>) -> Result<(), Failure> {
+    let (mac, token_id) = host.claim.as_ref().map(|c| (c.mac.clone(), c.token_id.clone())).unwrap_or_default();
+    let claim = HostClaim {
+        host_key: held.host_key,
+        sealing_key: held.sealing_key,
+        host_epoch: held.host_epoch.clone(),
+        name: held.name.clone(),
+    };
+    let as_bound = HostView { claim: Some(Claim { claim, mac, token_id }), ..host.clone() };
+    check_claim(home, &as_bound, fingerprint).map(|_| ())
+}
+
 /// A topology whose newest revision names the host.
 struct Owed {
     source: Verified<TopologyStatement>,
@@ -85,10 +115,8 @@ pub async fn bind(
     host: &HostView,
     labels: BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    client.require_live_root()?;
     let claim = claim_of(host)?.claim.clone();
-    let serial = client.context.floors()?.bindings.get(&host.host_id).map_or(1, |seen| seen.saturating_add(1));
-    let mut binding = HostBinding {
+    let binding = HostBinding {
         cluster: client.root.cluster.clone(),
         host_id: host.host_id.clone(),
         host_key: claim.host_key,
@@ -97,12 +125,33 @@ pub async fn bind(
         name: host.name.clone(),
         labels,
         generation_floors: BTreeMap::new(),
-        serial,
+        serial: 0,
         issued_at: clock::now(),
     };
+    hand_in(client, ui, key, host, binding).await
+}
+
+/// Binds a locked host anew, with the name, labels and keys that it was bound with: that unlocks it. Its epoch
+/// may be a newer one.
+///
+/// # Errors
+/// As [`bind`].
+pub async fn unlock(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView, held: &HostBinding) -> Result<(), Failure> {
+    let claim = host.claim.as_ref().map(|c| &c.claim).filter(|c| c.host_key == held.host_key && c.sealing_key == held.sealing_key);
+    let host_epoch = claim.map_or(&held.host_epoch, |c| &c.host_epoch).clone();
+    hand_in(client, ui, key, host, HostBinding { host_epoch, issued_at: clock::now(), ..held.clone() }).await
+}
+
+/// Gives `binding` its serial and floors, signs it and hands it in.
+async fn hand_in(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView, mut binding: HostBinding) -> Result<(), Failure> {
+    client.require_live_root()?;
+    let seen = client.context.floors()?.bindings.get(&host.host_id).copied().unwrap_or_default();
+    let serial = seen.max(binding.serial).saturating_add(1);
+    binding.serial = serial;
     for owed in owed(client, ui, &binding).await? {
         let statement = owed.source.statement();
-        binding.generation_floors.insert(statement.topology.clone(), statement.generation);
+        let floor = binding.generation_floors.entry(statement.topology.clone()).or_default();
+        *floor = statement.generation.max(*floor);
     }
     let signed = client.root.verify_binding(Signed::seal(&binding, &[key])?, Some(&host.host_id))?;
     client.put_binding(signed.envelope()).await?;
@@ -203,7 +252,6 @@ pub async fn give_slices(
 mod tests {
     use super::*;
     use crate::revision::tests::host;
-    use moorline_common::enrol::HostClaim;
     use moorline_common::id::{ClusterId, HostEpoch, UnixSeconds};
 
     fn joined(name: &str, mac_key: &[u8; 32]) -> HostView {
@@ -250,5 +298,25 @@ mod tests {
         assert!(check_claim(&home, &view, Some(&shown.to_uppercase().replace('-', " "))).unwrap().is_none());
         assert_eq!(check_claim(&home, &view, Some("0000")).err().unwrap().code, "claim_mismatch");
         assert_eq!(check_claim(&home, &view, Some("")).err().unwrap().code, "claim_mismatch");
+    }
+
+    #[test]
+    fn a_locked_host_passes_by_the_keys_that_it_was_bound_with_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path().to_owned())).unwrap();
+        let mut view = joined("shop-17", &[7; 32]);
+        let shown = view.claim.as_ref().unwrap().claim.fingerprint();
+        let bound = host(10, "shop-17");
+        let held = bound.bound().unwrap();
+        // What the hub shows of the claim does not matter.
+        view.claim.as_mut().unwrap().claim.sealing_key = [9; 32];
+        let others = view.claim.as_ref().unwrap().claim.fingerprint();
+        assert!(check_locked(&home, &view, held, Some(&shown)).is_ok());
+        assert_eq!(check_locked(&home, &view, held, Some(&others)).unwrap_err().code, "claim_mismatch");
+        assert_eq!(check_locked(&home, &view, held, None).unwrap_err().exit, 64);
+        view.claim = None;
+        assert!(check_locked(&home, &view, held, Some(&shown)).is_ok(), "a restored hub has no claim");
+        let (_dir, home) = home_with_token("shop-17", &[7; 32]);
+        assert!(check_locked(&home, &joined("shop-17", &[7; 32]), held, None).is_ok());
     }
 }

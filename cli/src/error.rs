@@ -206,6 +206,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::WrongHost => "check the name, and that no other hub answers at this address",
         Code::OutOfScope => "ask an operator whose role reaches this host and kind of statement",
         Code::Expired => "push again (a later --deliver-within gives slow hosts more time)",
+        Code::NotYetValid => "set the clocks of the host and of the operator's machine, then push again",
         Code::RootExpired => "sign a new version of the trust root: `moorctl key renew --recovery-key FILE`",
         Code::BadRoot => "do not go on: the hub shows a trust root that this machine cannot follow; ask the operator who made it",
         Code::NoTrustRoot => "run `moorctl init` first",
@@ -231,7 +232,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::NotFound => "list what there is with `moorctl status`, `moorctl host ls` or `moorctl get`",
         Code::AlreadyExists => "choose another name, or remove the other one first",
         Code::InvalidArgument => "correct what the message names",
-        Code::RenewalConflict => "two machines hold one identity: find the copy, then let the host join anew",
+        Code::RenewalConflict => "two machines hold one identity: switch the copy off, then `moorctl host approve NAME --fingerprint FINGERPRINT`",
         Code::UnsupportedVersion => "bring moorctl, hub and agents to versions that are at most one apart",
         Code::Internal => "read the hub's log, and try again",
     }

@@ -9,6 +9,7 @@ use moorline_common::id::{Generation, HostId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
 use serde::Serialize;
 
+use crate::approve;
 use crate::client::{Client, HostView};
 use crate::error::{Failure, LocalCode};
 use crate::limits::{ERROR_LOOKS, OFFLINE_GRACE, POLL_INTERVAL};
@@ -72,6 +73,7 @@ const fn is_refusal(code: Code) -> bool {
         | Code::WrongEpoch
         | Code::OutOfScope
         | Code::Expired
+        | Code::NotYetValid
         | Code::RootExpired
         | Code::BadRoot
         | Code::GenerationRegressed
@@ -106,9 +108,14 @@ const fn is_refusal(code: Code) -> bool {
 #[must_use]
 pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
     let accepted = host.heartbeat.as_ref().filter(|b| b.topology.as_ref() == Some(&goal.topology) && b.generation == goal.generation);
-    if accepted.is_some_and(|b| b.applied.as_ref() == Some(hash) && !b.converging && b.engine != EngineState::Unreachable) && host.connected
+    if accepted.is_some_and(|b| {
+        b.applied.as_ref() == Some(hash) && b.applied_generation == goal.generation && !b.converging && b.engine != EngineState::Unreachable
+    }) && host.connected
     {
         return Standing::Done;
+    }
+    if let Some(fault) = approve::lock_fault(host) {
+        return Standing::Failed { code: fault.code.to_string(), message: fault.message };
     }
     if let Some(fault) = host.last_error.as_ref().filter(|f| definite(f, accepted.is_some_and(|b| !b.converging))) {
         return Standing::Failed { code: fault.code.to_string(), message: fault.message.clone() };
@@ -281,6 +288,7 @@ mod tests {
             topology: Some(TopologyId::parse("edge").unwrap()),
             generation: Generation(generation),
             applied: applied.cloned(),
+            applied_generation: Generation(generation),
             engine: EngineState::Ready,
             converging,
             observe_error: false,
@@ -295,6 +303,8 @@ mod tests {
         let (goal, hash, mut view) = setup();
         view.heartbeat = Some(beat(2, Some(&hash), false));
         assert_eq!(judge(&goal, &hash, &view), Standing::Done);
+        view.heartbeat = Some(Beat { applied_generation: Generation(1), ..beat(2, Some(&hash), false) });
+        assert!(matches!(judge(&goal, &hash, &view), Standing::Waiting { .. }), "the same content was applied earlier");
         view.heartbeat = Some(beat(1, Some(&hash), false));
         assert!(matches!(judge(&goal, &hash, &view), Standing::Waiting { .. }));
         view.connected = false;

@@ -282,6 +282,7 @@ pub(crate) mod tests {
             host_id: binding.host_id,
             name: binding.name,
             pending: false,
+            locked: false,
             binding: Some(trust().verify_binding(signed, None).unwrap()),
             doubt: None,
             claim: None,

@@ -17,6 +17,8 @@ pub struct HostView {
     pub name: HostName,
     /// Whether it awaits approval. The hub's word.
     pub pending: bool,
+    /// Whether the hub keeps it out because two holders used its identity.
+    pub locked: bool,
     /// Its verified binding.
     pub binding: Option<Verified<HostBinding>>,
     /// Why its binding does not count.
@@ -61,6 +63,8 @@ pub struct Beat {
     pub generation: Generation,
     /// The hash of what is applied.
     pub applied: Option<VersionHash>,
+    /// The generation whose apply last succeeded.
+    pub applied_generation: Generation,
     /// The engine.
     pub engine: EngineState,
     /// Whether an apply is under way.
@@ -182,6 +186,7 @@ impl TryFrom<pb::Heartbeat> for Beat {
             topology: optional(beat.topology, TopologyId::parse, "heartbeat")?,
             generation: Generation(beat.generation),
             applied: optional(beat.applied_hash, VersionHash::parse, "heartbeat")?,
+            applied_generation: Generation(beat.applied_generation),
             engine,
             converging: beat.converging,
             observe_error: beat.observe_error,
@@ -212,6 +217,7 @@ impl HostView {
             host_id: HostId::parse(host.host_id).map_err(|e| malformed("host", &e))?,
             name,
             pending,
+            locked: host.locked,
             binding: None,
             doubt: None,
             claim,
@@ -225,6 +231,18 @@ impl HostView {
             agent_version: host.agent_version,
         };
         Ok((view, binding))
+    }
+
+    /// The fingerprint of the host's keys: by its verified binding if there is one, else as the hub shows its claim.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let bound = self.bound().map(|b| HostClaim {
+            host_key: b.host_key,
+            sealing_key: b.sealing_key,
+            host_epoch: b.host_epoch.clone(),
+            name: b.name.clone(),
+        });
+        bound.as_ref().or(self.claim.as_ref().map(|c| &c.claim)).map(HostClaim::fingerprint).unwrap_or_default()
     }
 
     /// The verified binding.

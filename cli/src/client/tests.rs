@@ -20,6 +20,8 @@ struct Shown {
     hosts: Vec<pb::Host>,
     revision: Option<pb::GetRevisionResponse>,
     report: Option<Envelope>,
+    /// The newest binding that was handed in.
+    bound: Option<pb::Envelope>,
 }
 
 struct FakeHub(Arc<Mutex<Shown>>);
@@ -46,8 +48,9 @@ impl Operator for FakeHub {
         not_here()
     }
 
-    async fn put_binding(&self, _: Request<pb::PutBindingRequest>) -> Result<Response<pb::PutBindingResponse>, Status> {
-        not_here()
+    async fn put_binding(&self, request: Request<pb::PutBindingRequest>) -> Result<Response<pb::PutBindingResponse>, Status> {
+        self.0.lock().unwrap().bound = request.into_inner().binding;
+        Ok(Response::new(pb::PutBindingResponse {}))
     }
 
     async fn add_slices(&self, _: Request<pb::AddSlicesRequest>) -> Result<Response<pb::AddSlicesResponse>, Status> {
@@ -59,7 +62,7 @@ impl Operator for FakeHub {
     }
 
     async fn list_topologies(&self, _: Request<pb::ListTopologiesRequest>) -> Result<Response<pb::ListTopologiesResponse>, Status> {
-        not_here()
+        Ok(Response::new(pb::ListTopologiesResponse { revisions: Vec::new() }))
     }
 
     async fn list_revisions(&self, _: Request<pb::ListRevisionsRequest>) -> Result<Response<pb::ListRevisionsResponse>, Status> {
@@ -168,6 +171,23 @@ async fn a_binding_counts_only_under_an_operators_signature_and_never_an_older_o
 }
 
 #[tokio::test]
+async fn a_locked_host_is_bound_anew_as_it_was_with_the_next_serial() {
+    let (client, shown, _dir) = client().await;
+    let operator = keys().1;
+    let mut held = binding(2);
+    held.labels.insert("site".into(), "sydney".into());
+    shown.lock().unwrap().hosts = vec![pb::Host { locked: true, sealing_key: vec![9; 32], ..shown_host(&held, &operator) }];
+    let view = client.hosts(None).await.unwrap().remove(0);
+    assert!(view.locked);
+    let mut ui = crate::render::Ui::new(crate::render::Format::Json, false);
+    crate::approve::unlock(&client, &mut ui, &operator, &view, &held).await.unwrap();
+    let given = shown.lock().unwrap().bound.clone().unwrap();
+    let anew = trust().verify_binding(Signed::new(Envelope::try_from(given).unwrap()).unwrap(), Some(&held.host_id)).unwrap();
+    let anew = anew.into_statement();
+    assert_eq!((anew.serial, &anew.labels, anew.sealing_key), (3, &held.labels, held.sealing_key));
+}
+
+#[tokio::test]
 async fn a_binding_of_one_host_does_not_pass_for_another() {
     let (client, shown, _dir) = client().await;
     let mut swapped = shown_host(&binding(1), &keys().1);
@@ -233,6 +253,6 @@ async fn a_report_counts_only_under_the_hosts_own_signature() {
 #[tokio::test]
 async fn a_call_that_the_hub_does_not_answer_says_so_with_a_code() {
     let (client, _shown, _dir) = client().await;
-    assert!(client.topologies().await.unwrap_err().is(Code::UnsupportedVersion));
+    assert!(client.revisions(&TopologyId::parse("edge").unwrap(), 1).await.unwrap_err().is(Code::UnsupportedVersion));
     assert_eq!(client.events(0, 1, false).await.err().unwrap().code, "hub_unreachable");
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::Env;
+use crate::approve;
 use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
@@ -72,6 +73,8 @@ enum State {
     Pending,
     /// The hub shows no binding of it that verifies.
     Unverified,
+    /// Kept out: two holders used its identity.
+    Locked,
     /// No session.
     Offline,
     /// Its engine does not answer.
@@ -93,6 +96,7 @@ impl State {
         match self {
             State::Pending => ("pending approval", Tone::Warn),
             State::Unverified => ("unverified", Tone::Bad),
+            State::Locked => ("locked", Tone::Bad),
             State::Offline => ("offline", Tone::Warn),
             State::EngineUnreachable => ("engine unreachable", Tone::Bad),
             State::Error => ("error", Tone::Bad),
@@ -109,6 +113,8 @@ impl State {
             State::Pending
         } else if host.binding.is_none() {
             State::Unverified
+        } else if host.locked {
+            State::Locked
         } else if !host.connected {
             State::Offline
         } else if engine == Some(EngineState::Unreachable) {
@@ -215,7 +221,7 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
         heartbeat_age_s: beat.map(|_| age(host.heartbeat_unix_ms)),
         verified: report.is_some(),
         report_age_s: report.map(|r| age(r.received_unix_ms)),
-        error: host.doubt.clone().or_else(|| host.last_error.clone()),
+        error: host.doubt.clone().or_else(|| approve::lock_fault(host)).or_else(|| host.last_error.clone()),
         troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
         agent_version: host.agent_version.clone(),
     }
@@ -317,6 +323,9 @@ mod tests {
         assert_eq!(State::of(&v, &empty), State::Down);
         v.connected = false;
         assert_eq!(State::of(&v, &empty), State::Offline);
+        v.locked = true;
+        assert_eq!(State::of(&v, &empty), State::Locked);
+        assert!(details(&[row(&v, &Ok(None), &empty, 0)]).contains("moorctl host approve a --fingerprint"));
         v.binding = None;
         assert_eq!(State::of(&v, &empty), State::Unverified);
         v.pending = true;

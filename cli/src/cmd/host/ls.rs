@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::approve;
 use crate::client::HostView;
 use crate::clock;
 use crate::cmd::Env;
@@ -21,7 +22,7 @@ struct Row {
     joined: String,
     agent_version: String,
     connected: bool,
-    /// Why its binding does not count.
+    /// Why its binding does not count, or why the hub keeps it out.
     doubt: Option<String>,
 }
 
@@ -45,16 +46,17 @@ fn row(host: &HostView) -> Row {
         host_id: host.host_id.to_string(),
         state: match (host.pending, binding) {
             (true, _) => "pending",
-            (false, Some(_)) => "bound",
             (false, None) => "unverified",
+            (false, Some(_)) if host.locked => "locked",
+            (false, Some(_)) => "bound",
         },
-        fingerprint: host.claim.as_ref().map(|c| c.claim.fingerprint()).unwrap_or_default(),
+        fingerprint: host.fingerprint(),
         labels: binding.map(|b| b.labels.clone()).unwrap_or_default(),
         serial: binding.map(|b| b.serial),
         joined: clock::rfc3339(host.joined_unix_ms),
         agent_version: host.agent_version.clone(),
         connected: host.connected,
-        doubt: host.doubt.as_ref().map(ToString::to_string),
+        doubt: host.doubt.clone().or_else(|| approve::lock_fault(host)).map(|f| f.to_string()),
     }
 }
 
@@ -84,4 +86,20 @@ fn table(rows: &[Row], hosts: &[HostView], now_ms: u64) -> String {
         text.push_str(&format!("{}: {}\n", row.name, row.doubt.as_deref().unwrap_or_default()));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revision::tests::host;
+
+    #[test]
+    fn a_locked_host_is_shown_with_what_unlocks_it() {
+        let mut view = host(10, "shop-17");
+        assert_eq!(row(&view).state, "bound");
+        view.locked = true;
+        let shown = row(&view);
+        assert_eq!(shown.state, "locked");
+        assert!(table(&[shown], &[view], 0).contains("moorctl host approve shop-17 --fingerprint"));
+    }
 }

@@ -15,7 +15,7 @@ pub mod ls;
 pub enum HostVerb {
     /// Print a one-time join token, wait for the host, check it, bind it and give it its slices
     Add(add::AddArgs),
-    /// Bind a host that has joined and waits
+    /// Bind a host that has joined and waits, or anew one that the hub has locked
     Approve(approve::ApproveArgs),
     /// List hosts with their fingerprints and labels
     Ls,
