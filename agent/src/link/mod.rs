@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::identity::{Enrolment, HostKeys, StateDir};
+use crate::identity::{Enrolment, HostKeys, StateDir, Transport};
 use crate::intake::{Intake, Refused};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
@@ -69,8 +69,8 @@ pub struct Link<J> {
     parts: Parts<J>,
     state: watch::Sender<LinkState>,
     renew_not_before: Instant,
-    /// The last dial was with a renewed certificate, and there was no session.
-    next_failed: bool,
+    /// The hub has just rejected the renewed certificate for good: one dial with the older one may follow.
+    next_rejected: bool,
 }
 
 impl<J: Journal> Link<J> {
@@ -78,7 +78,7 @@ impl<J: Journal> Link<J> {
     #[must_use]
     pub fn new(parts: Parts<J>) -> (Self, watch::Receiver<LinkState>) {
         let (state, state_rx) = watch::channel(LinkState::default());
-        (Self { parts, state, renew_not_before: Instant::now(), next_failed: false }, state_rx)
+        (Self { parts, state, renew_not_before: Instant::now(), next_rejected: false }, state_rx)
     }
 
     /// Keeps a session open until `shutdown`.
@@ -123,10 +123,17 @@ impl<J: Journal> Link<J> {
         false
     }
 
+    /// A renewed certificate is kept to until the hub rejects it for good. That no Welcome came tells nothing: the hub may
+    /// count it as used already, and then an older one means to it that two hold this identity.
     async fn one_session(&mut self, address: &str) -> Result<End, LinkError> {
+        let (certificate, which) = transport::choose(&self.parts.state_dir, std::mem::take(&mut self.next_rejected))?;
+        let result = self.session_by(address, certificate, which).await;
+        self.next_rejected = which == Which::Next && result.as_ref().is_err_and(LinkError::rejects_certificate);
+        result
+    }
+
+    async fn session_by(&mut self, address: &str, certificate: Transport, which: Which) -> Result<End, LinkError> {
         let pins = transport::pins(&self.parts.intake.trust().borrow(), &self.parts.enrolment);
-        let (certificate, which) = transport::choose(&self.parts.state_dir, std::mem::take(&mut self.next_failed))?;
-        self.next_failed = which == Which::Next;
         let (state_dir, keys, serial) = (self.parts.state_dir.clone(), self.parts.keys.clone(), certificate.serial);
         let gateway = transport::open(address, pins, Some(certificate.client_identity()?)).await?;
         let with = With { gateway: gateway.clone(), link: &self.state, certificate, which, renew_not_before: self.renew_not_before };
@@ -138,12 +145,10 @@ impl<J: Journal> Link<J> {
                     state_dir.promote_transport()?;
                 }
                 transport::renew(gateway, state_dir, keys, serial).await?;
-                self.next_failed = false;
                 return Ok(End::Renewed);
             }
             opened => opened?,
         };
-        self.next_failed = false;
         self.state.send_modify(|s| {
             s.hub = Some(address.to_owned());
             s.since = Clock.wall();

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use moorline_common::fault::Code;
@@ -48,6 +48,12 @@ struct Authority {
     serial: AtomicU64,
     /// A certificate that no longer opens sessions.
     expired: Mutex<Option<Vec<u8>>>,
+    /// From the first renewal on, sessions end before they begin.
+    is_lost: AtomicBool,
+    /// The certificates of all sessions that were asked for.
+    shown: Mutex<Vec<Vec<u8>>>,
+    /// The serials by which renewals were asked for.
+    renewals: Mutex<Vec<u64>>,
 }
 
 impl Authority {
@@ -62,6 +68,9 @@ impl Authority {
             life_days: Mutex::new((0, 1)),
             serial: AtomicU64::new(0),
             expired: Mutex::default(),
+            is_lost: AtomicBool::new(false),
+            shown: Mutex::default(),
+            renewals: Mutex::default(),
         })
     }
 
@@ -177,12 +186,18 @@ impl AgentGateway for Service {
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
         *self.authority.life_days.lock().unwrap() = (0, 1);
-        let (certificate_chain, certificate_serial) = self.authority.certify(&request.into_inner().csr_der);
+        let request = request.into_inner();
+        self.authority.renewals.lock().unwrap().push(request.certificate_serial);
+        let (certificate_chain, certificate_serial) = self.authority.certify(&request.csr_der);
         Ok(Response::new(pb::RenewResponse { certificate_chain, certificate_serial }))
     }
 
     async fn session(&self, request: Request<Streaming<pb::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         let certificate = request.extensions().get::<Option<Vec<u8>>>().cloned().flatten().unwrap_or_default();
+        self.authority.shown.lock().unwrap().push(certificate.clone());
+        if self.authority.is_lost.load(Ordering::SeqCst) && !self.authority.renewals.lock().unwrap().is_empty() {
+            return Err(Status::unavailable("lost on the way"));
+        }
         if self.authority.expired.lock().unwrap().as_ref() == Some(&certificate) {
             return Err(Status::unauthenticated("the client certificate has expired; renew it"));
         }
@@ -462,6 +477,40 @@ async fn a_certificate_past_its_half_life_is_renewed_and_the_old_one_kept_until_
     assert_eq!(state_dir.transport().unwrap().unwrap().serial, 2);
     assert!(state_dir.next_transport().unwrap().is_none());
     assert_eq!(BTreeSet::from([old.certificate.is_empty(), renewed.certificate.is_empty()]), BTreeSet::from([false]));
+}
+
+#[tokio::test]
+async fn a_lost_welcome_never_leads_back_to_the_certificate_before_a_renewal() {
+    let authority = Authority::new();
+    *authority.life_days.lock().unwrap() = (9, 3);
+    authority.is_lost.store(true, Ordering::SeqCst);
+    let mut hub = TestHub::start(&authority, "127.0.0.1:0").await;
+    // The dead address is tried before each dial of the other: it says nothing of the certificate either.
+    let agent = Agent::start(&authority, &["127.0.0.1:1", &hub.address]).await;
+    let session = hub.session().await;
+    let first = session.certificate.clone();
+    *authority.expired.lock().unwrap() = Some(first.clone());
+    let deadline = tokio::time::Instant::now() + WAIT;
+    while authority.shown.lock().unwrap().len() < 5 {
+        assert!(tokio::time::Instant::now() < deadline, "the agent no longer dials");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    authority.is_lost.store(false, Ordering::SeqCst);
+    let mut again = hub.session().await;
+    again.heartbeat(|_| true).await;
+    assert!(authority.shown.lock().unwrap().iter().skip(1).all(|c| *c != first), "the old certificate was shown again");
+    assert_eq!(*authority.renewals.lock().unwrap(), [1]);
+    assert_eq!(StateDir(agent.dir.path().to_owned()).transport().unwrap().unwrap().serial, 2);
+}
+
+#[test]
+fn only_a_certificate_alert_speaks_against_a_certificate() {
+    let ended = |reason: &str| LinkError::Ended(reason.to_owned()).rejects_certificate();
+    assert!(ended("transport error: received fatal alert: CertificateExpired"));
+    assert!(!ended("transport error: received fatal alert: InternalError") && !ended("no Welcome"));
+    let reason = "tcp connect error: Connection refused".to_owned();
+    let unreachable = moorline_proto::transport::TransportError::Unreachable { address: "h:1".to_owned(), reason };
+    assert!(!LinkError::Transport(unreachable).rejects_certificate());
 }
 
 #[tokio::test]

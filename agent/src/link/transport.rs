@@ -40,6 +40,37 @@ pub enum LinkError {
     Version(u32),
 }
 
+/// TLS alerts by which a hub says that the client's certificate is not good enough, as rustls words them.
+const CERTIFICATE_ALERTS: [&str; 8] = [
+    "received fatal alert: AccessDenied",
+    "received fatal alert: BadCertificate",
+    "received fatal alert: CertificateExpired",
+    "received fatal alert: CertificateRevoked",
+    "received fatal alert: CertificateUnknown",
+    "received fatal alert: DecryptError",
+    "received fatal alert: UnknownCA",
+    "received fatal alert: UnsupportedCertificate",
+];
+
+impl LinkError {
+    /// Whether the certificate that was dialled with can never work. Silence, a lost connection and a hub that isn't there
+    /// say nothing of it.
+    #[must_use]
+    pub fn rejects_certificate(&self) -> bool {
+        let is_alert = |text: &str| CERTIFICATE_ALERTS.iter().any(|alert| text.contains(alert));
+        match self {
+            LinkError::Identity(IdentityError::Crypto(_)) | LinkError::Unauthenticated(_) | LinkError::Transport(TransportError::Identity(_)) => {
+                true
+            }
+            LinkError::Transport(TransportError::Unreachable { reason, .. }) | LinkError::Ended(reason) => is_alert(reason),
+            LinkError::Identity(_)
+            | LinkError::Transport(TransportError::Address(_))
+            | LinkError::Refused(_)
+            | LinkError::Version(_) => false,
+        }
+    }
+}
+
 impl From<tonic::Status> for LinkError {
     fn from(status: tonic::Status) -> Self {
         match status.code() {
@@ -91,7 +122,7 @@ pub enum Which {
     Next,
 }
 
-/// The certificate to dial with: a renewed one, unless the caller has just failed with it.
+/// The certificate to dial with: a renewed one, unless the hub has just rejected it.
 ///
 /// # Errors
 /// [`IdentityError`].
