@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use moorline_common::id::UnixSeconds;
 
+use crate::limits::ISSUED_AHEAD_MAX_S;
+
 /// Reads the clocks. Copied freely.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Clock;
@@ -16,6 +18,8 @@ pub struct BootTime {
     pub boot_id: String,
     /// Seconds since it booted, time asleep included.
     pub uptime_s: u64,
+    /// The wall clock at that moment: bounds how far a statement may raise the time floor, and never raises it itself.
+    pub wall: UnixSeconds,
 }
 
 impl Clock {
@@ -37,7 +41,7 @@ impl Clock {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let uptime_s = uptime.split(['.', ' ']).next().and_then(|s| s.parse().ok()).unwrap_or(0);
-        BootTime { boot_id, uptime_s }
+        BootTime { boot_id, uptime_s, wall: self.wall() }
     }
 }
 
@@ -64,10 +68,18 @@ impl TimeFloor {
         }
     }
 
-    /// The floor after a verified statement of `issued_at` was accepted at `boot`.
+    /// The latest moment at which a statement can have been signed, clocks being what they are.
+    #[must_use]
+    pub fn horizon(&self, boot: &BootTime) -> UnixSeconds {
+        self.now(boot).max(boot.wall).plus(ISSUED_AHEAD_MAX_S)
+    }
+
+    /// The floor after a verified statement of `issued_at` was accepted at `boot`. One that was signed in the far future
+    /// raises it no further than the horizon: else everything would be expired for ever.
     #[must_use]
     pub fn advanced(&self, issued_at: UnixSeconds, boot: &BootTime) -> Self {
-        Self { at: self.now(boot).max(issued_at), boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s }
+        let at = self.now(boot).max(issued_at.min(self.horizon(boot)));
+        Self { at, boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s }
     }
 }
 
@@ -76,7 +88,7 @@ mod tests {
     use super::*;
 
     fn boot(id: &str, uptime_s: u64) -> BootTime {
-        BootTime { boot_id: id.to_owned(), uptime_s }
+        BootTime { boot_id: id.to_owned(), uptime_s, wall: UnixSeconds(900) }
     }
 
     #[test]
@@ -86,6 +98,13 @@ mod tests {
         assert_eq!(floor.now(&boot("b", 5)), UnixSeconds(1000), "another boot: unknown time passed");
         let older = floor.advanced(UnixSeconds(500), &boot("a", 70));
         assert_eq!(older.now(&boot("a", 70)), UnixSeconds(1060));
+    }
+
+    #[test]
+    fn a_statement_from_the_far_future_raises_the_floor_by_a_day_at_most() {
+        let floor = TimeFloor::default().advanced(UnixSeconds(u64::MAX), &boot("a", 10));
+        assert_eq!(floor.at, UnixSeconds(900 + ISSUED_AHEAD_MAX_S));
+        assert_eq!(floor.horizon(&boot("a", 10)), UnixSeconds(900 + 2 * ISSUED_AHEAD_MAX_S));
     }
 
     #[test]

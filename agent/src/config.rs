@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::files;
-use crate::limits::{BIND_ROOTS_MAX, CONFIG_MAX};
+use crate::limits::{BIND_ROOTS_MAX, CONFIG_MAX, POLICY_WORDS_MAX};
 
 /// Where the state folder is when nothing says otherwise.
 pub const STATE_DEFAULT: &str = "/var/lib/moorline-agent";
@@ -75,12 +75,23 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Folders of the host below which containers may mount paths.
+    #[serde(default = "bind_roots_default")]
     pub bind_roots: Vec<PathBuf>,
+    /// Volume drivers, besides `local`, that may be used with any options.
+    #[serde(default)]
+    pub volume_drivers: Vec<String>,
+    /// File systems, such as `nfs`, that volumes of the `local` driver may mount with any options.
+    #[serde(default)]
+    pub volume_types: Vec<String>,
+}
+
+fn bind_roots_default() -> Vec<PathBuf> {
+    vec![PathBuf::from(BIND_ROOT_DEFAULT)]
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { bind_roots: vec![PathBuf::from(BIND_ROOT_DEFAULT)] }
+        Self { bind_roots: bind_roots_default(), volume_drivers: Vec::new(), volume_types: Vec::new() }
     }
 }
 
@@ -155,6 +166,9 @@ impl Config {
         self.policy.bind_roots.iter().for_each(|root| absolute("bind root", root));
         if self.policy.bind_roots.len() > BIND_ROOTS_MAX {
             problems.push(format!("more than {BIND_ROOTS_MAX} bind roots"));
+        }
+        if self.policy.volume_drivers.len().max(self.policy.volume_types.len()) > POLICY_WORDS_MAX {
+            problems.push(format!("more than {POLICY_WORDS_MAX} volume drivers or types"));
         }
         if self.policy.bind_roots.iter().any(|r| r.components().any(|c| c == std::path::Component::ParentDir)) {
             problems.push("a bind root contains `..`".to_owned());

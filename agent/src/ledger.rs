@@ -405,7 +405,7 @@ mod tests {
     }
 
     fn boot() -> BootTime {
-        BootTime { boot_id: "b".to_owned(), uptime_s: 1 }
+        BootTime { boot_id: "b".to_owned(), uptime_s: 1, wall: UnixSeconds(1_700_000_000) }
     }
 
     fn failure() -> Fault {

@@ -93,5 +93,9 @@ pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the time floor is saved while the agent runs.
 pub const FLOOR_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
+/// A statement may have been signed so many seconds after what this host takes for now, no more.
+pub const ISSUED_AHEAD_MAX_S: u64 = 24 * 3600;
+/// Volume drivers, and volume types, in a policy.
+pub const POLICY_WORDS_MAX: usize = 64;
 /// A clock that differs more than this from the time floor is reported, in seconds.
 pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;

@@ -184,7 +184,7 @@ pub struct Operator {
 }
 
 /// When everything was signed.
-pub const NOW: u64 = 1_800_000_000;
+pub const NOW: u64 = 1_700_000_000;
 
 impl Operator {
     /// A fresh cluster and a host whose keys are in `state`.

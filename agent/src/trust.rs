@@ -4,14 +4,17 @@
 //! first root is pinned by the join token, each later one is signed by its predecessor.
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::HostId;
+use moorline_common::id::{HostId, HostName};
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::HostBinding;
 use moorline_common::trust::TrustRoot;
 use rusqlite::{OptionalExtension as _, params};
 
 use crate::db::{Db, DbError};
+use crate::intake::judge::BindingFloor;
 use crate::limits::ROOTS_MAX;
+
+const BINDING_FLOOR: &str = "binding_floor";
 
 /// What the agent believes: the newest root and its binding.
 #[derive(Debug, Clone, Default)]
@@ -128,17 +131,44 @@ impl TrustStore {
         Ok(())
     }
 
-    /// Stores an accepted binding.
+    /// The newest binding that was ever stored, whatever roots came since.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn binding_floor(&self) -> Result<Option<BindingFloor>, DbError> {
+        let read = "SELECT value FROM meta WHERE key = ?1";
+        let text: Option<String> = self.db.lock().query_row(read, params![BINDING_FLOOR], |r| r.get(0)).optional()?;
+        let Some(text) = text else { return Ok(None) };
+        let parsed = match text.split(' ').collect::<Vec<_>>().as_slice() {
+            [serial, sha, name] => serial.parse().ok().zip(HostName::parse(*name).ok()).map(|(serial, name)| BindingFloor {
+                serial,
+                payload_sha256: (*sha).to_owned(),
+                name,
+            }),
+            _ => None,
+        };
+        parsed.map(Some).ok_or_else(|| DbError::Damaged(format!("binding floor `{text}`")))
+    }
+
+    /// Stores an accepted binding, and that nothing older counts from now on.
     ///
     /// # Errors
     /// [`DbError`].
     pub fn put_binding(&self, binding: &Verified<HostBinding>) -> Result<(), DbError> {
-        let serial = i64::try_from(binding.statement().serial).unwrap_or(i64::MAX);
-        self.db.lock().execute(
+        let statement = binding.statement();
+        let serial = i64::try_from(statement.serial).unwrap_or(i64::MAX);
+        let mut connection = self.db.lock();
+        let tx = connection.transaction()?;
+        tx.execute(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            params![BINDING_FLOOR, format!("{} {} {}", statement.serial, binding.envelope().payload_sha256(), statement.name)],
+        )?;
+        tx.execute(
             "INSERT INTO binding (id, serial, envelope) VALUES (1, ?1, ?2)
              ON CONFLICT (id) DO UPDATE SET serial = excluded.serial, envelope = excluded.envelope",
             params![serial, binding.envelope().to_json()],
         )?;
+        tx.commit()?;
         Ok(())
     }
 }

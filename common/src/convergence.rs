@@ -98,6 +98,7 @@ pub fn is_definite(code: Code) -> bool {
             | Code::RootExpired
             | Code::Quarantined
     )
+            | Code::NotYetValid
 }
 
 /// Decides for one host. `random` spreads the waits: keep it for as long as `history` stays the same.

@@ -63,6 +63,8 @@ codes! {
     OutOfScope = "out_of_scope",
     /// The statement was delivered after its last moment.
     Expired = "expired",
+    /// The statement was signed further in the future than clocks may differ.
+    NotYetValid = "not_yet_valid",
     /// The trust root has expired: nothing new but a root update is accepted.
     RootExpired = "root_expired",
     /// The trust root is not the pinned one, or not the successor of the accepted one.

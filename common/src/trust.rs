@@ -263,6 +263,23 @@ impl TrustRoot {
         Ok(binding)
     }
 
+    /// Verifies a binding that takes the place of one for `held`, if the host has one: the signers must reach that name as
+    /// well, or a role for `shop-*` could take over any host by renaming it.
+    ///
+    /// # Errors
+    /// A [`Fault`] with the code of the first check that failed.
+    pub fn verify_rebinding(
+        &self,
+        signed: Signed<HostBinding>,
+        own: Option<&HostId>,
+        held: Option<&HostName>,
+    ) -> Result<Verified<HostBinding>, Fault> {
+        if let Some(held) = held {
+            self.authorise(signed.clone(), Some(held))?;
+        }
+        self.verify_binding(signed, own)
+    }
+
     /// Verifies a revision's source.
     ///
     /// # Errors
@@ -454,6 +471,16 @@ mod tests {
         assert_eq!(code(root.verify_slice(seal(&slice(), &[5, 6]), &binding("shop-17"))), Code::OutOfScope);
         // The root role signs roots and nothing else.
         assert_eq!(code(root.verify_slice(seal(&slice(), &[1, 2]), &binding("shop-17"))), Code::OutOfScope);
+    }
+
+    #[test]
+    fn a_host_is_not_taken_over_by_a_name_in_the_signers_reach() {
+        let root = root(1);
+        let (vault, shop) = (HostName::parse("vault").unwrap(), HostName::parse("shop-9").unwrap());
+        let renamed = || HostBinding { serial: 2, ..binding("shop-1") };
+        assert_eq!(code(root.verify_rebinding(seal(&renamed(), &[4]), None, Some(&vault))), Code::OutOfScope);
+        assert!(root.verify_rebinding(seal(&renamed(), &[4]), None, Some(&shop)).is_ok());
+        assert!(root.verify_rebinding(seal(&renamed(), &[4]), None, None).is_ok());
     }
 
     #[test]

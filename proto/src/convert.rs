@@ -92,6 +92,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::WrongHost
         | Code::WrongEpoch
         | Code::Expired
+        | Code::NotYetValid
         | Code::BadRoot
         | Code::HashMismatch
         | Code::BadContent

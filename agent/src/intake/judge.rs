@@ -4,17 +4,18 @@
 //! |---|---|
 //! | reads floors, trust and clocks; stores what is accepted | is this statement accepted, known already, or refused, and by which code? |
 
-use std::path::{Component, Path, PathBuf};
+use std::path::PathBuf;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, UnixSeconds};
+use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, SliceStatement};
-use moorline_common::topology::{HostSpec, MountKind};
+use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 
+use super::policy::{self, Resolve};
 use crate::config::Policy;
-use crate::ledger::Floor;
+use crate::ledger::{Floor, FloorState};
 use crate::trust::Trust;
 
 /// This host, as statements must name it.
@@ -48,8 +49,30 @@ pub struct SliceContext<'a> {
     pub policy: &'a Policy,
     /// The paths of the engine's socket, which no container may have.
     pub engine_sockets: &'a [PathBuf],
+    /// Where a path of the host leads.
+    pub resolve: Resolve,
+    /// What time it is, as far as this host can know.
+    pub time: Time,
+}
+
+/// What time it is, as far as this host can know.
+#[derive(Debug, Clone, Copy)]
+pub struct Time {
     /// The latest that it can be: the greater of wall clock and time floor.
     pub now: UnixSeconds,
+    /// Nothing can have been signed after this.
+    pub horizon: UnixSeconds,
+}
+
+/// The newest binding that this host has accepted; it counts even when a new root no longer vouches for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindingFloor {
+    /// Its serial.
+    pub serial: u64,
+    /// The payload's SHA-256.
+    pub payload_sha256: String,
+    /// The name that it gave this host.
+    pub name: HostName,
 }
 
 /// Verifies a slice up to its content: type, signatures, cluster, host, content hash.
@@ -81,13 +104,15 @@ pub fn judge_slice(slice: &Verified<SliceStatement>, spec: &HostSpec, trust: &Tr
             format!("topology `{pinned}` is applied on this host; take it down (`moorctl down {pinned}`) before `{}`", statement.topology),
         ));
     }
-    if !known {
-        check_root_expiry(root.statement(), context.now)?;
-        if context.now > statement.deliver_by {
+    // What was taken down on the host itself comes back only in time, like something new.
+    if !known || context.floor.is_some_and(|f| f.state == FloorState::Cleared) {
+        check_root_expiry(root.statement(), context.time.now)?;
+        if context.time.now > statement.deliver_by {
             return Err(Fault::new(Code::Expired, "the slice was delivered after its deliver_by; push it again"));
         }
+        check_issued(statement.issued_at, context.time)?;
     }
-    check_policy(spec, context.policy, context.engine_sockets)?;
+    policy::check(spec, context.policy, context.engine_sockets, context.resolve)?;
     Ok(if known { Verdict::Known } else { Verdict::New })
 }
 
@@ -110,35 +135,56 @@ fn check_floors(statement: &SliceStatement, floor: Option<&Floor>, binding: &Hos
     Ok(())
 }
 
-/// Verifies and judges a binding.
+/// Verifies and judges a binding against the newest one that was accepted.
 ///
 /// # Errors
 /// A [`Fault`] with the code of the first check that failed.
-pub fn judge_binding(envelope: Envelope, trust: &Trust, own: &Own, now: UnixSeconds) -> Result<(Verified<HostBinding>, Verdict), Fault> {
+pub fn judge_binding(
+    envelope: Envelope,
+    trust: &Trust,
+    own: &Own,
+    floor: Option<&BindingFloor>,
+    time: Time,
+) -> Result<(Verified<HostBinding>, Verdict), Fault> {
     let signed = Signed::<HostBinding>::new(envelope)?;
     let Some(root) = &trust.root else { return Err(no_root()) };
-    let binding = root.statement().verify_binding(signed, Some(&own.host_id))?;
+    let binding = root.statement().verify_rebinding(signed, Some(&own.host_id), floor.map(|f| &f.name))?;
     let statement = binding.statement();
     check_epoch(statement, own)?;
     if statement.sealing_key != own.sealing_key {
         return Err(Fault::new(Code::BadContent, "the binding names another sealing key than this host's"));
     }
-    let payload = &binding.envelope().payload;
-    if let Some(held) = &trust.binding {
-        let serial = held.statement().serial;
-        if statement.serial < serial {
-            return Err(Fault::new(Code::GenerationRegressed, format!("binding {} is older than {serial}", statement.serial)));
+    if let Some(floor) = floor {
+        if statement.serial < floor.serial {
+            return Err(Fault::new(Code::GenerationRegressed, format!("binding {} is older than {}", statement.serial, floor.serial)));
         }
-        if statement.serial == serial {
-            return if held.envelope().payload == *payload {
-                Ok((binding, Verdict::Known))
-            } else {
-                Err(Fault::new(Code::Equivocation, format!("binding {serial} was accepted with other content before")))
-            };
+        if statement.serial == floor.serial {
+            if binding.envelope().payload_sha256() != floor.payload_sha256 {
+                return Err(Fault::new(Code::Equivocation, format!("binding {} was accepted with other content before", floor.serial)));
+            }
+            // It may have been left out at the start, under a root that did not vouch for it.
+            let verdict = if trust.binding.is_some() { Verdict::Known } else { Verdict::New };
+            return Ok((binding, verdict));
         }
     }
-    check_root_expiry(root.statement(), now)?;
+    check_root_expiry(root.statement(), time.now)?;
+    check_issued(statement.issued_at, time)?;
     Ok((binding, Verdict::New))
+}
+
+/// Refuses what was signed further in the future than clocks may differ: it would raise the time floor.
+///
+/// # Errors
+/// [`Code::NotYetValid`].
+pub fn check_issued(issued_at: UnixSeconds, time: Time) -> Result<(), Fault> {
+    if issued_at <= time.horizon {
+        return Ok(());
+    }
+    let ahead = issued_at.0.saturating_sub(time.now.0) / 3600;
+    Err(Fault::new(
+        Code::NotYetValid,
+        format!("signed {ahead} hours after this host's time; set the clocks of the host and of the operator's machine, and sign again"),
+    ))
 }
 
 fn roots_of(trust: &Trust) -> Result<(&Verified<TrustRoot>, &Verified<HostBinding>), Fault> {
@@ -164,39 +210,4 @@ fn check_root_expiry(root: &TrustRoot, now: UnixSeconds) -> Result<(), Fault> {
         return Ok(());
     }
     Err(Fault::new(Code::RootExpired, format!("trust root {} has expired; only its successor is accepted", root.version)))
-}
-
-/// What a slice may take from the host: paths below the allowed folders, and never the engine itself.
-fn check_policy(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf]) -> Result<(), Fault> {
-    let Some(docker) = &spec.docker else { return Ok(()) };
-    for (name, service) in &docker.services {
-        for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
-            let source = mount.source.as_deref().unwrap_or_default();
-            check_path(Path::new(source), policy, engine_sockets, &format!("service `{name}`"))?;
-        }
-    }
-    for (name, volume) in &docker.volumes {
-        // The engine's `local` driver mounts any path of the host by this option.
-        if let Some(device) = volume.driver_opts.get("device").filter(|d| d.starts_with('/') || d.contains("..")) {
-            check_path(Path::new(device), policy, engine_sockets, &format!("volume `{name}`"))?;
-        }
-    }
-    Ok(())
-}
-
-fn check_path(source: &Path, policy: &Policy, engine_sockets: &[PathBuf], who: &str) -> Result<(), Fault> {
-    let denied = |why: &str| Err(Fault::new(Code::PolicyDenied, format!("{who} may not mount `{}`: {why}", source.display())));
-    let plain = source.is_absolute() && source.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    if !plain {
-        return denied("it is no plain absolute path");
-    }
-    let has_engine =
-        engine_sockets.iter().any(|socket| socket.starts_with(source)) || source.file_name().is_some_and(|n| n == "docker.sock");
-    if has_engine && !policy.bind_roots.iter().any(|root| root == source) {
-        return denied("it holds the engine's socket");
-    }
-    if !policy.bind_roots.iter().any(|root| source.starts_with(root)) {
-        return denied("it is outside the bind_roots of this host's policy file");
-    }
-    Ok(())
 }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::UnixSeconds;
 use moorline_common::plan::Identity;
 use moorline_common::sign::{ENVELOPE_MAX, Envelope, Verified};
 use moorline_common::statement::SliceStatement;
@@ -16,15 +15,16 @@ use moorline_common::{id::sha256_hex, sign::Signed};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{BootTime, Clock};
 use crate::config::Policy;
 use crate::db::{DbError, blocking};
 use crate::ledger::{Admission, FloorState, Ledger};
 use crate::trust::{Trust, TrustStore, next_root};
 
 pub mod judge;
+pub mod policy;
 
-use judge::{Own, SliceContext, Verdict};
+use judge::{Own, SliceContext, Time, Verdict};
 
 /// An accepted slice: what the host shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,9 +185,15 @@ impl Intake {
             let floor = ledger.floor(&statement.topology)?;
             let (current, pinned) = (ledger.current()?, ledger.pinned()?);
             let boot = Clock.boot();
-            let now = Clock.wall().max(ledger.time_floor()?.now(&boot));
-            let context =
-                SliceContext { floor: floor.as_ref(), pinned: pinned.as_ref(), policy: &policy, engine_sockets: &engine_sockets, now };
+            let time = time_at(&ledger, &boot)?;
+            let context = SliceContext {
+                floor: floor.as_ref(),
+                pinned: pinned.as_ref(),
+                policy: &policy,
+                engine_sockets: &engine_sockets,
+                resolve: policy::resolve,
+                time,
+            };
             let verdict = judge::judge_slice(&slice, &judged.spec, &trust, context)?;
             // A known slice whose row was lost, or that was taken down on the host itself, gets its rows again.
             if verdict == Verdict::New || (current.is_none() && !judged.admission.is_empty) {
@@ -207,8 +213,10 @@ impl Intake {
 
     async fn accept_binding(&mut self, envelope: Envelope) -> Result<(), Fault> {
         let trust = self.trust.borrow().clone();
-        let now = self.now().await?;
-        let (binding, verdict) = judge::judge_binding(envelope, &trust, &self.parts.own, now)?;
+        let (store, ledger) = (self.parts.trust_store.clone(), self.parts.ledger.clone());
+        let read = move || Ok::<_, DbError>((store.binding_floor()?, time_at(&ledger, &Clock.boot())?));
+        let (floor, time) = blocking(read).await.map_err(|e| internal(&e))?;
+        let (binding, verdict) = judge::judge_binding(envelope, &trust, &self.parts.own, floor.as_ref(), time)?;
         if verdict == Verdict::Known {
             return Ok(());
         }
@@ -235,6 +243,9 @@ impl Intake {
             return Ok(());
         }
         let root = next_root(trust.root.as_ref().map(Verified::statement), &self.parts.root_pin, envelope)?;
+        let ledger = self.parts.ledger.clone();
+        let time = blocking(move || time_at(&ledger, &Clock.boot())).await.map_err(|e| internal(&e))?;
+        judge::check_issued(root.statement().issued_at, time)?;
         let (store, ledger, stored) = (self.parts.trust_store.clone(), self.parts.ledger.clone(), root.clone());
         blocking(move || {
             store.put_root(&stored)?;
@@ -267,12 +278,12 @@ impl Intake {
         }
         self.trust.send_replace(Arc::new(trust));
     }
+}
 
-    async fn now(&self) -> Result<UnixSeconds, Fault> {
-        let ledger = self.parts.ledger.clone();
-        let floor = blocking(move || ledger.time_floor()).await.map_err(|e| internal(&e))?;
-        Ok(Clock.wall().max(floor.now(&Clock.boot())))
-    }
+/// What time it is at `boot`, by the wall clock and the ledger's floor.
+fn time_at(ledger: &Ledger, boot: &BootTime) -> Result<Time, DbError> {
+    let floor = ledger.time_floor()?;
+    Ok(Time { now: boot.wall.max(floor.now(boot)), horizon: floor.horizon(boot) })
 }
 
 fn desired_of(slice: &Verified<SliceStatement>, spec: HostSpec) -> Desired {

@@ -1,8 +1,9 @@
 //! Each refusal by its code, and what is durable before anything acts.
 
 use moorline_common::fault::Code;
-use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, TopologyId, UnixSeconds, VersionHash};
+use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::sign::OperatorKey;
+use moorline_common::trust::TrustRoot;
 use serde_json::{Value, json};
 
 use super::*;
@@ -167,7 +168,7 @@ async fn the_host_gives_away_only_what_its_own_policy_allows() {
 #[tokio::test]
 async fn even_a_host_that_gives_away_every_path_keeps_its_engine() {
     let mut bench = ready().await;
-    bench.intake.parts.policy = Policy { bind_roots: vec!["/".into(), "/srv/sock/docker.sock".into()] };
+    bench.intake.parts.policy = Policy { bind_roots: vec!["/".into(), "/srv/sock/docker.sock".into()], ..Policy::default() };
     let mounting = |source: &str| {
         let mounts = json!({ "/data": { "type": "bind", "source": source } });
         json!({ "docker": { "services": { "web": { "image": "demo:1", "volumes": mounts } } } })
@@ -205,6 +206,59 @@ async fn bindings_are_replaced_only_by_higher_serials() {
         b.labels.insert("site".to_owned(), "sydney".to_owned());
     });
     assert_eq!(code(bench.intake.binding(other).await), Code::Equivocation);
+}
+
+#[tokio::test]
+async fn a_binding_that_a_new_root_no_longer_covers_still_keeps_older_ones_out() {
+    let mut bench = ready().await;
+    bench.intake.binding(bench.operator.binding(|b| b.serial = 5)).await.unwrap();
+    let bindings_of_others_only = |r: &mut TrustRoot| r.roles.get_mut("operator").unwrap().hosts = vec!["other-*".to_owned()];
+    bench.intake.root(bench.operator.next_root(bindings_of_others_only)).await.unwrap();
+    assert!(!bench.intake.trust().borrow().is_ready());
+    let mut again = bench.operator.intake(&bench.db);
+    again.root(bench.operator.next_root(|r| r.version = 3)).await.unwrap();
+    let code = |r: Result<(), Refused>| r.unwrap_err().fault.code;
+    assert_eq!(code(again.binding(bench.operator.binding(|b| b.serial = 4)).await), Code::GenerationRegressed);
+    let other = bench.operator.binding(|b| (b.serial, b.issued_at) = (5, UnixSeconds(NOW + 1)));
+    assert_eq!(code(again.binding(other).await), Code::Equivocation);
+    again.binding(bench.operator.binding(|b| b.serial = 5)).await.unwrap();
+    assert!(again.trust().borrow().is_ready());
+}
+
+#[tokio::test]
+async fn a_host_is_not_taken_over_by_renaming_it() {
+    let mut bench = ready().await;
+    bench.intake.binding(bench.operator.binding(|b| (b.serial, b.name) = (2, HostName::parse("vault").unwrap()))).await.unwrap();
+    let shops_only = |r: &mut TrustRoot| r.roles.get_mut("operator").unwrap().hosts = vec!["shop-*".to_owned()];
+    bench.intake.root(bench.operator.next_root(shops_only)).await.unwrap();
+    let code = |r: Result<(), Refused>| r.unwrap_err().fault.code;
+    assert_eq!(code(bench.intake.binding(bench.operator.binding(|b| b.serial = 3)).await), Code::OutOfScope);
+}
+
+#[tokio::test]
+async fn what_was_signed_in_the_future_is_refused_and_does_not_move_time() {
+    let mut bench = ready().await;
+    let far = Clock.wall().plus(3 * 24 * 3600);
+    let before = Ledger::new(bench.db.clone()).time_floor().unwrap().at;
+    assert_eq!(bench.refused(bench.operator.slice_with(1, web(), |s| s.issued_at = far)).await, Code::NotYetValid);
+    let code = |r: Result<(), Refused>| r.unwrap_err().fault.code;
+    assert_eq!(code(bench.intake.binding(bench.operator.binding(|b| (b.serial, b.issued_at) = (2, far))).await), Code::NotYetValid);
+    assert_eq!(code(bench.intake.root(bench.operator.next_root(|r| r.issued_at = far)).await), Code::NotYetValid);
+    assert_eq!(Ledger::new(bench.db.clone()).time_floor().unwrap().at, before);
+    let soon = Clock.wall().plus(3600);
+    bench.intake.slice(bench.operator.slice_with(1, web(), |s| s.issued_at = soon)).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_taken_down_on_the_host_comes_back_only_in_time() {
+    let mut bench = ready().await;
+    let soon = Clock.wall().plus(3600);
+    let slice = bench.operator.slice_with(1, web(), |s| s.deliver_by = soon);
+    bench.intake.slice(slice.clone()).await.unwrap();
+    Ledger::new(bench.db.clone()).clear(&TopologyId::parse("edge").unwrap(), FloorState::Cleared).unwrap();
+    let later = bench.operator.binding(|b| (b.serial, b.issued_at) = (2, soon.plus(3600)));
+    bench.intake.binding(later).await.unwrap();
+    assert_eq!(bench.refused(slice).await, Code::Expired);
 }
 
 #[tokio::test]

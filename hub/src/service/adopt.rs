@@ -46,7 +46,9 @@ async fn adopt(hub: &Hub, host: &HostId, actor: &Actor, held: pb::Held) -> Resul
     let record = hub.store.host(host.clone()).await.map_err(StoreError::into_fault)?;
     let mut event_topology = None;
     if let (Some(root), Some(envelope)) = (&root, held.binding) {
-        let binding = root.verify_binding(Signed::<HostBinding>::from_json(&wire::json(Some(envelope), "binding")?)?, Some(host))?;
+        let signed = Signed::<HostBinding>::from_json(&wire::json(Some(envelope), "binding")?)?;
+        let bound = record.as_ref().filter(|r| r.binding.is_some()).map(|r| &r.name);
+        let binding = root.verify_rebinding(signed, Some(host), bound)?;
         let statement = binding.statement();
         if record.as_ref().is_none_or(|r| r.binding_serial < statement.serial) {
             words.push(format!("binding {} as `{}`", statement.serial, statement.name));

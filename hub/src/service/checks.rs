@@ -67,7 +67,10 @@ pub(super) fn token(request: pb::CreateJoinTokenRequest, now: UnixSeconds) -> Re
 /// A binding that the trust root vouches for.
 pub(super) async fn binding(hub: &Hub, json: &[u8]) -> Result<NewBinding, Fault> {
     let root = hub.newest_root().await?;
-    let verified = root.verify_binding(Signed::<HostBinding>::from_json(json)?, None)?;
+    let signed = Signed::<HostBinding>::from_json(json)?;
+    let host = signed.peek()?.host_id;
+    let held = hub.store.host(host).await.map_err(StoreError::into_fault)?.filter(|r| r.binding.is_some()).map(|r| r.name);
+    let verified = root.verify_rebinding(signed, None, held.as_ref())?;
     Ok(adopt::new_binding(&verified))
 }
 

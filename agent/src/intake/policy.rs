@@ -1,0 +1,171 @@
+//! What a slice may take from the host: paths below the allowed folders, and never the engine itself.
+//!
+//! Pure but for [`Resolve`], which is handed in. A list of what is allowed: whatever it doesn't know is denied.
+
+use std::path::{Component, Path, PathBuf};
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::topology::{HostSpec, MountKind, VolumeSpec};
+
+use crate::config::Policy;
+
+/// Tells where a path leads when symbolic links are followed, as far as it exists.
+pub type Resolve = fn(&Path) -> PathBuf;
+
+/// [`Resolve`] by the file system of this host.
+#[must_use]
+pub fn resolve(path: &Path) -> PathBuf {
+    let mut rest = Vec::new();
+    let mut existing = path;
+    loop {
+        if let Ok(real) = existing.canonicalize() {
+            return rest.iter().rev().fold(real, |path: PathBuf, name| path.join(name));
+        }
+        let (Some(parent), Some(name)) = (existing.parent(), existing.file_name()) else { return path.to_owned() };
+        rest.push(name.to_owned());
+        existing = parent;
+    }
+}
+
+/// Checks everything that `spec` would take from the host.
+///
+/// # Errors
+/// [`Code::PolicyDenied`] with what would have to stand in the policy file.
+pub fn check(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf], resolve: Resolve) -> Result<(), Fault> {
+    let Some(docker) = &spec.docker else { return Ok(()) };
+    let check = Check { policy, engine_sockets, resolve };
+    for (name, service) in &docker.services {
+        for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
+            check.path(mount.source.as_deref().unwrap_or_default(), &format!("service `{name}`"))?;
+        }
+    }
+    for (name, volume) in &docker.volumes {
+        check.volume(volume, &format!("volume `{name}`"))?;
+    }
+    Ok(())
+}
+
+struct Check<'a> {
+    policy: &'a Policy,
+    engine_sockets: &'a [PathBuf],
+    resolve: Resolve,
+}
+
+impl Check<'_> {
+    /// The engine's `local` driver hands its options to mount(2): they can reach anything on the host.
+    fn volume(&self, volume: &VolumeSpec, who: &str) -> Result<(), Fault> {
+        let denied = |why: String| Err(Fault::new(Code::PolicyDenied, format!("{who}: {why}")));
+        if let Some(driver) = volume.driver.as_deref().filter(|d| !d.is_empty() && *d != "local") {
+            if self.policy.volume_drivers.iter().any(|d| d == driver) {
+                return Ok(());
+            }
+            return denied(format!("driver `{driver}` is not among the `volume_drivers` of this host's policy file"));
+        }
+        let option = |key: &str| volume.driver_opts.get(key).map_or("", String::as_str);
+        if let Some(key) = volume.driver_opts.keys().find(|k| !["type", "o", "device", "size"].contains(&k.as_str())) {
+            return denied(format!("this host does not know the option `{key}` of the `local` driver"));
+        }
+        let (kind, device) = (option("type"), option("device"));
+        let flags: Vec<&str> = option("o").split(',').map(str::trim).collect();
+        if let Some(flag) = flags.iter().find(|f| ["remount", "move"].contains(f)) {
+            return denied(format!("a volume may not be mounted with `{flag}`"));
+        }
+        if flags.iter().any(|f| ["bind", "rbind"].contains(f)) {
+            // Whatever the type says, the kernel binds the device.
+            return self.path(device, who);
+        }
+        let allowed = match kind {
+            "" => device.is_empty() && option("o").is_empty(),
+            "tmpfs" => true,
+            "none" | "bind" => return denied(format!("type `{kind}` needs `bind` among the options `o`")),
+            other => self.policy.volume_types.iter().any(|t| t == other),
+        };
+        if allowed {
+            return Ok(());
+        }
+        denied(format!("type `{kind}` is not among the `volume_types` of this host's policy file"))
+    }
+
+    fn path(&self, source: &str, who: &str) -> Result<(), Fault> {
+        let denied = |why: &str| Err(Fault::new(Code::PolicyDenied, format!("{who} may not mount `{source}`: {why}")));
+        let source = Path::new(source);
+        let plain = source.is_absolute() && source.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+        if !plain {
+            return denied("it is no plain absolute path");
+        }
+        let real = (self.resolve)(source);
+        let is_engine = |path: &Path| {
+            self.engine_sockets.iter().any(|s| s.starts_with(path) || (self.resolve)(s).starts_with(path))
+                || path.file_name().is_some_and(|n| n == "docker.sock")
+        };
+        if (is_engine(source) || is_engine(&real)) && !self.policy.bind_roots.iter().any(|root| root == source) {
+            return denied("it holds the engine's socket");
+        }
+        if !self.policy.bind_roots.iter().any(|root| real.starts_with((self.resolve)(root))) {
+            return denied("it is outside the `bind_roots` of this host's policy file");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn denies(policy: &Policy, volume: Value) -> bool {
+        let spec: HostSpec = serde_json::from_value(json!({ "docker": { "volumes": { "v": volume } } })).unwrap();
+        check(&spec, policy, &["/run/docker.sock".into()], resolve).is_err_and(|f| f.code == Code::PolicyDenied)
+    }
+
+    #[test]
+    fn a_volume_mounts_nothing_that_the_policy_does_not_name() {
+        let policy = Policy::default();
+        for allowed in [
+            json!({}),
+            json!({ "driver": "local" }),
+            json!({ "driver_opts": { "type": "tmpfs", "device": "tmpfs", "o": "size=10m,uid=7" } }),
+            json!({ "driver_opts": { "type": "none", "o": "ro,bind", "device": "/srv/moorline/data" } }),
+        ] {
+            assert!(!denies(&policy, allowed.clone()), "{allowed}");
+        }
+        for denied in [
+            json!({ "driver": "sshfs" }),
+            json!({ "driver_opts": { "type": "overlay", "device": "overlay", "o": "lowerdir=/etc" } }),
+            json!({ "driver_opts": { "type": "proc", "device": "proc" } }),
+            json!({ "driver_opts": { "type": "ext4", "device": "/dev/sda1" } }),
+            json!({ "driver_opts": { "type": "none", "o": "bind", "device": "etc" } }),
+            json!({ "driver_opts": { "type": "none", "o": "bind", "device": "/srv/moorline/../etc" } }),
+            json!({ "driver_opts": { "type": "none", "o": "rbind", "device": "/etc" } }),
+            json!({ "driver_opts": { "type": "tmpfs", "o": "bind", "device": "/etc" } }),
+            json!({ "driver_opts": { "o": "bind", "device": "/etc" } }),
+            json!({ "driver_opts": { "type": "none", "o": "remount,bind", "device": "/srv/moorline/data" } }),
+            json!({ "driver_opts": { "type": "none", "device": "/srv/moorline/data" } }),
+            json!({ "driver_opts": { "device": "/etc" } }),
+            json!({ "driver_opts": { "type": "nfs", "o": "addr=10.0.0.1", "device": ":/export" } }),
+            json!({ "driver_opts": { "mountpoint": "/etc" } }),
+        ] {
+            assert!(denies(&policy, denied.clone()), "{denied}");
+        }
+        let wider = Policy { volume_drivers: vec!["sshfs".to_owned()], volume_types: vec!["nfs".to_owned()], ..policy };
+        assert!(!denies(&wider, json!({ "driver": "sshfs", "driver_opts": { "sshcmd": "x" } })));
+        assert!(!denies(&wider, json!({ "driver_opts": { "type": "nfs", "o": "addr=10.0.0.1", "device": ":/export" } })));
+        assert!(denies(&wider, json!({ "driver_opts": { "type": "nfs", "o": "bind", "device": "/etc" } })));
+    }
+
+    #[test]
+    fn a_symbolic_link_leads_nowhere_outside_the_allowed_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("allowed");
+        std::fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink("/etc", root.join("out")).unwrap();
+        std::os::unix::fs::symlink(&root, dir.path().join("link")).unwrap();
+        let policy = Policy { bind_roots: vec![dir.path().join("link")], ..Policy::default() };
+        let bind = |path: PathBuf| json!({ "driver_opts": { "type": "none", "o": "bind", "device": path } });
+        assert!(denies(&policy, bind(root.join("out/ssh"))));
+        assert!(!denies(&policy, bind(root.join("not/there/yet"))));
+        assert!(!denies(&policy, bind(dir.path().join("link/data"))), "the allowed folder may itself be a link");
+        assert!(denies(&policy, bind(root.join("docker.sock"))));
+    }
+}
