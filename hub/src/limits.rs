@@ -6,10 +6,16 @@ use std::time::Duration;
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
 /// The largest answer to an operator, in bytes: whatever could be pushed can be listed.
 pub const ANSWER_MAX: usize = 2 * moorline_proto::OPERATOR_MESSAGE_MAX;
-/// TLS handshakes under way at once; further connections wait in the kernel's queue.
+/// TLS handshakes under way at once; further connections wait for their turn.
 pub const HANDSHAKES_MAX: usize = 256;
+/// TLS handshakes under way at once from one source.
+pub const HANDSHAKES_PER_SOURCE: usize = 128;
+/// Connections whose handshake has not ended or not begun; none of one source may take all that is left.
+pub const UNFINISHED_MAX: usize = 4096;
 /// Open connections that showed no client certificate. They can only join and ask for health.
 pub const ANONYMOUS_MAX: usize = 256;
+/// Those from one source: a rack that joins behind one address, but not all there are.
+pub const ANONYMOUS_PER_SOURCE: usize = 128;
 /// How long a connection without a client certificate may stay open.
 pub const ANONYMOUS_LIFE: Duration = Duration::from_secs(60);
 /// Bytes that a connection without a client certificate may send: a join and some calls of health fit many times.
@@ -19,7 +25,9 @@ pub const CONNECTIONS_MAX: usize = 20_000;
 /// Accepted connections that wait to be served.
 pub const ACCEPTED_QUEUE: usize = 64;
 /// How long a TLS handshake may take.
-pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a TLS handshake may take while others wait for its place.
+pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the listener pauses after the kernel refused an accept (no descriptors left).
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// HTTP/2 streams on one connection.
@@ -45,6 +53,16 @@ pub const SILENT_INTERVALS: u32 = 4;
 pub const SILENT_MIN: Duration = Duration::from_secs(15);
 /// Between two looks for silent sessions.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
+/// A host must have been as wanted for so long before the waits between pushes are short again.
+pub const CALM: Duration = Duration::from_secs(300);
+/// What one host says is kept by the store at most once in this time; the newest counts.
+pub const KEEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Hosts whose words are handed to the store at once.
+pub const KEEP_BATCH: usize = 256;
+/// Certificates that one host gets in one minute.
+pub const RENEWALS_PER_MINUTE: u32 = 10;
+/// Sessions that one host opens in one minute.
+pub const SESSIONS_PER_MINUTE: u32 = 120;
 /// How long sessions and calls may take to end when the hub stops.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// The highest protocol version, and the lowest that is still understood.
@@ -88,6 +106,12 @@ pub const REVISIONS_DEFAULT: u32 = 100;
 pub const EVENTS_MAX: u32 = 10_000;
 /// Past events when the caller says nothing.
 pub const EVENTS_DEFAULT: u32 = 100;
+/// Events that are kept; past it the oldest are removed, and the hash of the last removed one is kept.
+pub const EVENTS_KEPT: u64 = 1_000_000;
+/// The oldest events are removed once in so many new ones …
+pub const EVENTS_PRUNE_EVERY: u64 = 1024;
+/// … at most so many at once.
+pub const EVENTS_PRUNED_MAX: u64 = 4096;
 /// Events read from the store at a time.
 pub const EVENTS_PAGE: u32 = 256;
 /// Events that wait to be sent to one follower.

@@ -260,7 +260,36 @@ async fn the_old_certificate_counts_until_the_new_one_is_used() {
     assert!(case.store.host(host.clone()).await.unwrap().unwrap().locked);
     assert_eq!(code(open(3).await.unwrap_err()), Code::RenewalConflict, "a locked host stays out");
     case.store.put_binding(binding(1, "h1", 2), event(Kind::HostBound)).await.unwrap();
+    let told = case.store.events(0, 100, true).await.unwrap();
+    assert!(told.iter().any(|e| e.kind == "host_bound" && e.message.contains("no longer")), "{told:?}");
+    // The host may have lost its newer certificate: what it shows first counts from then on.
+    open(1).await.unwrap();
     open(3).await.unwrap();
+    assert_eq!(code(open(1).await.unwrap_err()), Code::RenewalConflict);
+}
+
+#[tokio::test]
+async fn a_root_that_only_an_agent_brought_gives_way_to_the_operators() {
+    let case = sqlite();
+    let root = |version: u64, text: &str| NewRoot { version, payload_sha256: text.to_owned(), envelope: text.as_bytes().to_vec() };
+    let put = |root| case.store.put_root(root, event(Kind::RootStored));
+    let host = bound(&case, 1).await;
+    let held = Adoption { roots: vec![root(1, "theirs"), root(2, "theirs too")], ..Adoption::default() };
+    case.store.adopt(host, held, event(Kind::Adopted)).await.unwrap();
+    put(root(1, "ours")).await.unwrap();
+    assert_eq!(case.store.roots().await.unwrap(), [b"ours".to_vec()]);
+    assert_eq!(code(put(root(1, "another")).await.unwrap_err()), Code::AlreadyExists, "an operator's own stays");
+}
+
+#[tokio::test]
+async fn a_root_that_an_operator_confirmed_stays() {
+    let case = sqlite();
+    let root = |text: &str| NewRoot { version: 1, payload_sha256: text.to_owned(), envelope: text.as_bytes().to_vec() };
+    let put = |root| case.store.put_root(root, event(Kind::RootStored));
+    let host = bound(&case, 1).await;
+    case.store.adopt(host, Adoption { roots: vec![root("one")], ..Adoption::default() }, event(Kind::Adopted)).await.unwrap();
+    put(root("one")).await.unwrap();
+    assert_eq!(code(put(root("other")).await.unwrap_err()), Code::AlreadyExists);
 }
 
 #[tokio::test]

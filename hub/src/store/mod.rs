@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, HostId, HostName, ResourceId, TopologyId, UnixSeconds, VersionHash};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::events::{Event, NewEvent};
 
@@ -350,7 +351,10 @@ impl Adoption {
 pub trait Store: Send + Sync + 'static {
     /// Trust roots as envelope JSON, version 1 first.
     fn roots(&self) -> Verb<'_, Vec<Vec<u8>>>;
-    /// Stores the successor of the newest trust root. The same one again changes nothing.
+    /// Whether an operator put any of the stored trust roots; agents may have brought them all.
+    fn operator_put_a_root(&self) -> Verb<'_, bool>;
+    /// Stores the successor of the newest trust root. The same one again changes nothing. A first one
+    /// takes the place of all that are stored when only agents brought those.
     ///
     /// Refuses with `bad_root` one that is no successor, `already_exists` another one of a stored version.
     fn put_root(&self, root: NewRoot, event: NewEvent) -> Verb<'_, ()>;
@@ -407,6 +411,8 @@ pub trait Store: Send + Sync + 'static {
     fn events(&self, after: u64, limit: u32, newest: bool) -> Verb<'_, Vec<Event>>;
     /// The newest event's sequence number, as it grows.
     fn newest_event(&self) -> watch::Receiver<u64>;
+    /// Cancelled once any part of the store has ended (by a panic): only a restart brings it back.
+    fn ended(&self) -> CancellationToken;
     /// Checks every event's hash against its predecessor's; gives back the count, or where the chain is broken.
     fn verify_events(&self) -> Verb<'_, std::result::Result<u64, u64>>;
 }

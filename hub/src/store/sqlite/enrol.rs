@@ -15,6 +15,7 @@ pub(super) fn roots(conn: &Connection) -> Result<Vec<Vec<u8>>> {
     Ok(statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Without an event an agent brought the root, otherwise an operator did.
 pub(super) fn put_root(tx: &Tx<'_>, root: &NewRoot, event: Option<&NewEvent>) -> Result<()> {
     let stored: Option<String> = tx
         .conn
@@ -23,9 +24,17 @@ pub(super) fn put_root(tx: &Tx<'_>, root: &NewRoot, event: Option<&NewEvent>) ->
         .optional()?;
     if let Some(stored) = stored {
         if stored == root.payload_sha256 {
+            if event.is_some() {
+                // Whoever vouches for a root vouches for those that led to it.
+                tx.conn.prepare_cached("UPDATE roots SET adopted = 0 WHERE version <= ?1")?.execute([int(root.version)])?;
+            }
             return Ok(());
         }
-        return Err(Fault::new(Code::AlreadyExists, format!("another trust root of version {} is stored", root.version)).into());
+        if event.is_none() || root.version != 1 || operator_put_one(tx.conn)? {
+            return Err(Fault::new(Code::AlreadyExists, format!("another trust root of version {} is stored", root.version)).into());
+        }
+        // Only agents vouched for what is here: the operator's own chain takes its place.
+        tx.conn.execute("DELETE FROM roots", [])?;
     }
     let newest: i64 = tx.conn.query_row("SELECT coalesce(max(version), 0) FROM roots", [], |row| row.get(0))?;
     if root.version != count(newest) + 1 {
@@ -33,10 +42,18 @@ pub(super) fn put_root(tx: &Tx<'_>, root: &NewRoot, event: Option<&NewEvent>) ->
             Fault::new(Code::BadRoot, format!("the newest trust root has version {newest}; {} is not the next", root.version)).into()
         );
     }
+    if event.is_some() {
+        tx.conn.execute("UPDATE roots SET adopted = 0", [])?;
+    }
     tx.conn
-        .prepare_cached("INSERT INTO roots (version, payload_sha256, envelope, stored_ms) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![int(root.version), root.payload_sha256, root.envelope, int(tx.now_ms)])?;
+        .prepare_cached("INSERT INTO roots (version, payload_sha256, envelope, stored_ms, adopted) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![int(root.version), root.payload_sha256, root.envelope, int(tx.now_ms), event.is_none()])?;
     event.map_or(Ok(()), |event| events::append(tx, event))
+}
+
+/// Whether an operator put any of the stored roots.
+pub(super) fn operator_put_one(conn: &Connection) -> Result<bool> {
+    Ok(conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM roots WHERE adopted = 0)")?.query_row([], |row| row.get(0))?)
 }
 
 pub(super) fn create_token(tx: &Tx<'_>, token: &NewToken, event: &NewEvent) -> Result<()> {
@@ -338,10 +355,15 @@ pub(super) fn put_binding(tx: &Tx<'_>, binding: &NewBinding, event: &NewEvent) -
         .into());
     }
     write_binding(tx, binding)?;
+    if stored.locked {
+        let message = format!("{}; the host was locked, and is no longer", event.message);
+        return events::append(tx, &NewEvent { message, ..event.clone() });
+    }
     events::append(tx, event)
 }
 
 /// Writes a binding onto a host, which may be one that this hub never saw join.
+/// It unlocks the host: whichever of its certificates is shown next counts again, and those before it no longer.
 pub(super) fn write_binding(tx: &Tx<'_>, binding: &NewBinding) -> Result<()> {
     if bound_by_name(tx.conn, &binding.name)?.is_some_and(|other| other != binding.host_id) {
         return Err(Fault::new(Code::AlreadyExists, format!("another host is bound as `{}`", binding.name)).into());
@@ -351,7 +373,8 @@ pub(super) fn write_binding(tx: &Tx<'_>, binding: &NewBinding) -> Result<()> {
             "INSERT INTO hosts (host_id, name, state, host_key, sealing_key, host_epoch, claim_mac, token_id, joined_ms, binding, binding_serial)
              VALUES (?1, ?2, 'bound', ?3, ?4, ?5, x'', '', ?6, ?7, ?8)
              ON CONFLICT (host_id) DO UPDATE SET name = excluded.name, state = 'bound', host_epoch = excluded.host_epoch,
-                 sealing_key = excluded.sealing_key, binding = excluded.binding, binding_serial = excluded.binding_serial, locked = 0",
+                 sealing_key = excluded.sealing_key, binding = excluded.binding, binding_serial = excluded.binding_serial,
+                 certificate_used = CASE locked WHEN 0 THEN certificate_used ELSE 0 END, locked = 0",
         )?
         .execute(params![
             binding.host_id.as_str(),

@@ -3,8 +3,9 @@
 use moorline_common::id::sha256_hex;
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Result, Tx, count, int};
+use super::{Result, Tx, count, damaged, int};
 use crate::events::{Event, NewEvent};
+use crate::limits;
 
 /// The newest event's sequence number; 0 without one.
 pub(super) fn newest(conn: &Connection) -> rusqlite::Result<u64> {
@@ -52,7 +53,36 @@ pub(super) fn append(tx: &Tx<'_>, event: &NewEvent) -> Result<()> {
             event.body,
             hash
         ])?;
+    if count(sequence).is_multiple_of(limits::EVENTS_PRUNE_EVERY) {
+        prune(tx.conn, limits::EVENTS_KEPT, limits::EVENTS_PRUNED_MAX)?;
+    }
     Ok(())
+}
+
+/// The key in `meta` of the last event that was removed: its sequence number and hash, from which the
+/// rest of the chain is checked.
+const CHECKPOINT: &str = "events_checkpoint";
+
+/// Removes the oldest events past the newest `keep`, at most `limit` of them.
+fn prune(conn: &Connection, keep: u64, limit: u64) -> Result<()> {
+    let (removed, _) = checkpoint(conn)?;
+    let last = newest(conn)?.saturating_sub(keep).min(removed.saturating_add(limit));
+    let hash: Option<String> =
+        conn.prepare_cached("SELECT hash FROM events WHERE sequence = ?1")?.query_row([int(last)], |row| row.get(0)).optional()?;
+    let Some(hash) = hash else { return Ok(()) };
+    conn.prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
+        .execute(params![CHECKPOINT, format!("{last} {hash}")])?;
+    conn.prepare_cached("DELETE FROM events WHERE sequence <= ?1")?.execute([int(last)])?;
+    Ok(())
+}
+
+/// Sequence number and hash of the last event that was removed.
+fn checkpoint(conn: &Connection) -> Result<(u64, String)> {
+    let text: Option<String> =
+        conn.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([CHECKPOINT], |row| row.get(0)).optional()?;
+    let Some(text) = text else { return Ok((0, String::new())) };
+    let (sequence, hash) = text.split_once(' ').ok_or_else(|| damaged("checkpoint of the events"))?;
+    Ok((sequence.parse().map_err(|_| damaged("checkpoint of the events"))?, hash.to_owned()))
 }
 
 /// The hash of a row: over its predecessor's and its own fields, each with its length so that no two
@@ -109,12 +139,12 @@ pub(super) fn list(conn: &Connection, after: u64, limit: u32, newest: bool) -> R
     Ok(events)
 }
 
-/// Walks the whole chain; gives back how many events hold, or the first that does not.
+/// Walks the chain from its checkpoint on; gives back how many events were written and hold, or the first that does not.
 pub(super) fn verify(conn: &Connection) -> Result<std::result::Result<u64, u64>> {
     let sql = format!("SELECT {COLUMNS} FROM events ORDER BY sequence");
     let mut statement = conn.prepare(&sql)?;
     let mut rows = statement.query([])?;
-    let (mut previous, mut seen) = (String::new(), 0);
+    let (mut seen, mut previous) = checkpoint(conn)?;
     while let Some(row) = rows.next()? {
         let event = read(row)?;
         let (origin, body, hash): (String, String, String) = (row.get(9)?, row.get(10)?, row.get(11)?);
@@ -125,4 +155,57 @@ pub(super) fn verify(conn: &Connection) -> Result<std::result::Result<u64, u64>>
         previous = hash;
     }
     Ok(Ok(seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{SCHEMA, int};
+    use super::*;
+    use crate::events::Kind;
+
+    fn database(events: u64) -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        SCHEMA.iter().for_each(|sql| conn.execute_batch(sql).unwrap());
+        write(&conn, events);
+        conn
+    }
+
+    fn write(conn: &Connection, events: u64) {
+        for n in 0..events {
+            append(&Tx { conn, now_ms: n }, &NewEvent::hub(Kind::Pushed, "x")).unwrap();
+        }
+    }
+
+    fn oldest(conn: &Connection) -> u64 {
+        list(conn, 0, 1, false).unwrap()[0].sequence
+    }
+
+    #[test]
+    fn what_is_left_after_the_oldest_were_removed_is_still_one_chain() {
+        let conn = database(30);
+        prune(&conn, 10, 5).unwrap();
+        assert_eq!(oldest(&conn), 6, "a few at a time");
+        prune(&conn, 10, 100).unwrap();
+        assert_eq!((oldest(&conn), verify(&conn).unwrap()), (21, Ok(30)));
+        prune(&conn, 10, 100).unwrap();
+        write(&conn, 3);
+        assert_eq!((oldest(&conn), verify(&conn).unwrap()), (21, Ok(33)));
+    }
+
+    #[test]
+    fn an_event_that_somebody_removed_breaks_the_chain() {
+        for gone in [21, 25] {
+            let conn = database(30);
+            prune(&conn, 10, 100).unwrap();
+            conn.execute("DELETE FROM events WHERE sequence = ?1", [int(gone)]).unwrap();
+            assert_eq!(verify(&conn).unwrap(), Err(gone + 1));
+        }
+    }
+
+    #[test]
+    fn few_events_are_all_kept() {
+        let conn = database(3);
+        prune(&conn, 10, 100).unwrap();
+        assert_eq!((oldest(&conn), verify(&conn).unwrap()), (1, Ok(3)));
+    }
 }

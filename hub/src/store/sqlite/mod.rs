@@ -11,6 +11,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 use rusqlite_migration::{M, Migrations};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{Result, StoreError};
 use crate::clock::Clock;
@@ -25,7 +26,7 @@ mod verbs;
 /// The database's file name in the hub's folder.
 pub const FILE: &str = "hub.sqlite";
 
-const SCHEMA: &[&str] = &[include_str!("schema_1.sql")];
+const SCHEMA: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// A store that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +76,16 @@ pub struct SqliteStore {
     readers: Vec<mpsc::Sender<ReadJob>>,
     next_reader: std::sync::Arc<std::sync::atomic::AtomicUsize>,
     newest_event: watch::Receiver<u64>,
+    ended: CancellationToken,
+}
+
+/// Tells that a thread ended, however it did.
+struct Ended(CancellationToken);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -130,18 +141,28 @@ impl SqliteStore {
         let newest = events::newest(&conn).map_err(|e| failed(&e))?;
         let (newest_tx, newest_event) = watch::channel(newest);
         let (writer, jobs) = mpsc::channel(limits::WRITE_QUEUE);
+        let ended = CancellationToken::new();
+        let guard = Ended(ended.clone());
         thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || write_loop(conn, jobs, &clock, &newest_tx))
+            .spawn(move || {
+                let _guard = guard;
+                write_loop(conn, jobs, &clock, &newest_tx);
+            })
             .map_err(|e| failed(&e))?;
         let mut readers = Vec::new();
         for n in 0..limits::READERS {
             let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             let (reader, jobs) = mpsc::channel(limits::READ_QUEUE);
-            thread::Builder::new().name(format!("store-reader-{n}")).spawn(move || read_loop(&conn, jobs)).map_err(|e| failed(&e))?;
+            let guard = Ended(ended.clone());
+            let reading = move || {
+                let _guard = guard;
+                read_loop(&conn, jobs);
+            };
+            thread::Builder::new().name(format!("store-reader-{n}")).spawn(reading).map_err(|e| failed(&e))?;
             readers.push(reader);
         }
-        Ok(Self { writer, readers, next_reader: std::sync::Arc::default(), newest_event })
+        Ok(Self { writer, readers, next_reader: std::sync::Arc::default(), newest_event, ended })
     }
 
     /// Runs `verb` in its own savepoint; answers after the commit.
@@ -208,7 +229,10 @@ fn write_loop(mut conn: Connection, mut jobs: mpsc::Receiver<WriteJob>, clock: &
             let mut transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let now_ms = clock.unix_ms();
             answers.push(first(&mut transaction, now_ms));
+            // On a full disk or an I/O error SQLite may roll the whole transaction back by itself: what came
+            // before is then lost, and what comes after belongs into another one.
             while answers.len() < limits::WRITE_BATCH
+                && !transaction.is_autocommit()
                 && let Ok(job) = jobs.try_recv()
             {
                 answers.push(job(&mut transaction, now_ms));
@@ -271,4 +295,75 @@ fn count(value: i64) -> u64 {
 /// A column that cannot be what we wrote.
 fn damaged(what: &str) -> StoreError {
     StoreError::Failed(format!("the store holds a malformed {what}; check it with `moorline-hub doctor`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> (SqliteStore, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        SqliteStore::create(&path, "one").unwrap();
+        (SqliteStore::open(&path, Clock::default()).unwrap(), dir)
+    }
+
+    fn put(tx: &Tx<'_>, key: &str) -> Result<()> {
+        tx.conn.execute("INSERT INTO meta (key, value) VALUES (?1, '')", [key])?;
+        Ok(())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_said_to_have_failed_is_not_stored_and_the_rest_is() {
+        let (store, _dir) = open();
+        let (begun, begins) = oneshot::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        type Job = Box<dyn FnOnce(&Tx<'_>) -> Result<()> + Send>;
+        let spawn = |store: &SqliteStore, job: Job| {
+            let store = store.clone();
+            tokio::spawn(async move { store.write(job).await })
+        };
+        let first = spawn(
+            &store,
+            Box::new(move |tx| {
+                let _ = begun.send(());
+                let _ = wait.recv();
+                put(tx, "first")
+            }),
+        );
+        begins.await.unwrap();
+        // Queued behind the first, in this order: they would share its commit.
+        let queued = |left: usize| {
+            let writer = store.writer.clone();
+            async move {
+                while writer.capacity() != limits::WRITE_QUEUE - left {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        // What SQLite does by itself on a full disk.
+        let second = spawn(&store, Box::new(|tx| Ok(tx.conn.execute_batch("ROLLBACK")?)));
+        queued(1).await;
+        let third = spawn(&store, Box::new(|tx| put(tx, "third")));
+        queued(2).await;
+        go.send(()).unwrap();
+        assert!(matches!(first.await.unwrap(), Err(StoreError::Failed(_))));
+        assert!(matches!(second.await.unwrap(), Err(StoreError::Failed(_))));
+        third.await.unwrap().unwrap();
+        let stored = |conn: &Connection| {
+            let mut statement = conn.prepare("SELECT key FROM meta WHERE key <> 'cluster'")?;
+            Ok(statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?)
+        };
+        assert_eq!(store.read(stored).await.unwrap(), ["third"]);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_dies_is_noticed() {
+        use crate::store::Store as _;
+        let (store, _dir) = open();
+        assert!(!store.ended().is_cancelled());
+        let died = store.read(|_| -> Result<()> { panic!("a damaged row") }).await;
+        assert!(matches!(died, Err(StoreError::Failed(_))));
+        store.ended().cancelled().await;
+    }
 }

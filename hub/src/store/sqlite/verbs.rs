@@ -2,6 +2,7 @@
 
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{SqliteStore, enrol, events, live, revisions};
 use crate::events::{Event, NewEvent};
@@ -13,6 +14,9 @@ use crate::store::{
 impl Store for SqliteStore {
     fn roots(&self) -> Verb<'_, Vec<Vec<u8>>> {
         Box::pin(self.read(enrol::roots))
+    }
+    fn operator_put_a_root(&self) -> Verb<'_, bool> {
+        Box::pin(self.read(enrol::operator_put_one))
     }
     fn put_root(&self, root: NewRoot, event: NewEvent) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| enrol::put_root(tx, &root, Some(&event))))
@@ -96,6 +100,9 @@ impl Store for SqliteStore {
     }
     fn newest_event(&self) -> watch::Receiver<u64> {
         self.newest_event.clone()
+    }
+    fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
     fn verify_events(&self) -> Verb<'_, std::result::Result<u64, u64>> {
         Box::pin(self.read(events::verify))
