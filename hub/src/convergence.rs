@@ -63,6 +63,8 @@ struct Drive {
     trust: Attempts,
     held: Attempts,
     timer: Option<u64>,
+    /// Since when the host is as wanted.
+    calm_since_ms: Option<u64>,
 }
 
 /// Tries of one thing that is sent again with growing waits.
@@ -189,10 +191,12 @@ impl Service {
         let trust = send_trust(&self.hub, host, snapshot, drive, now).await?;
         let Some(target) = &snapshot.target else { return Ok(trust) };
         let reported = fleet::reported(&snapshot.beat, snapshot.present.clone());
-        drive.history.mismatch_since_ms.get_or_insert(now);
+        if moorline_common::convergence::mismatch(&fleet::target(target), &reported).is_some() {
+            drive.stir(now);
+        }
         let slice = match decide(&fleet::target(target), &reported, &drive.history, now, drive.random) {
             Decision::Converged => {
-                drive.rest();
+                drive.rest(now);
                 if snapshot.done.as_ref() != Some(&(target.topology.clone(), target.generation)) {
                     round.applied.push(applied(host, snapshot, target));
                 }
@@ -242,12 +246,24 @@ impl Drive {
             trust: Attempts::default(),
             held: Attempts::default(),
             timer: None,
+            calm_since_ms: None,
         }
     }
 
-    /// The host is as wanted: the next mismatch is a new one.
-    fn rest(&mut self) {
-        self.history = History { refusal: self.history.refusal, ..History::default() };
+    /// The host is as wanted. The waits between pushes stay as long as they have grown until it was so for a
+    /// while: one that wavers is not sent its slice each time.
+    fn rest(&mut self, now_ms: u64) {
+        self.calm_since_ms.get_or_insert(now_ms);
+        self.history.mismatch_since_ms = None;
+    }
+
+    /// The host is not as wanted.
+    fn stir(&mut self, now_ms: u64) {
+        let calm = self.calm_since_ms.take().map_or(0, |since| now_ms.saturating_sub(since));
+        if u128::from(calm) >= limits::CALM.as_millis() {
+            self.history = History { refusal: self.history.refusal, ..History::default() };
+        }
+        self.history.mismatch_since_ms.get_or_insert(now_ms);
     }
 }
 
@@ -358,15 +374,47 @@ async fn push(
     drive.random = random();
     let pushes = drive.history.pushes;
     tracing::info!(host = snapshot.name, topology = %target.topology, generation = target.generation.0, pushes, reason, "slice sent");
-    let event = NewEvent::hub(Kind::SliceSent, format!("sent because: {reason} (try {pushes})"))
-        .host(&snapshot.name)
-        .revision(&target.topology, target.generation)
-        .body(&target.payload_sha256);
-    round.events.push(if snapshot.beat.engine == moorline_common::observe::EngineState::Unreachable {
-        event.code(Code::EngineUnreachable)
-    } else {
-        event
-    });
+    // A host that never gets there is told of ever more rarely.
+    if pushes.is_power_of_two() {
+        let event = NewEvent::hub(Kind::SliceSent, format!("sent because: {reason} (try {pushes})"))
+            .host(&snapshot.name)
+            .revision(&target.topology, target.generation)
+            .body(&target.payload_sha256);
+        let unreachable = snapshot.beat.engine == moorline_common::observe::EngineState::Unreachable;
+        let event = if unreachable { event.code(Code::EngineUnreachable) } else { event };
+        round.events.extend(hub.within_limit(host, event));
+    }
     let wait = u64::try_from(PUSH_BACKOFF.wait(pushes, drive.random).as_millis()).unwrap_or(u64::MAX);
     Ok(Some(now.saturating_add(wait)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_wavers_is_pushed_to_with_growing_waits() {
+        let mut drive = Drive::new(1, "payload");
+        for now in 0..5 {
+            drive.stir(now * 1000);
+            drive.history.pushes += 1;
+            drive.history.last_push_ms = Some(now * 1000);
+            drive.rest(now * 1000 + 500);
+        }
+        drive.stir(5_000);
+        assert_eq!((drive.history.pushes, drive.history.mismatch_since_ms), (5, Some(5_000)));
+    }
+
+    #[test]
+    fn a_host_that_was_calm_for_long_starts_afresh() {
+        let mut drive = Drive::new(1, "payload");
+        drive.history = History { pushes: 5, last_push_ms: Some(1), refusal: Some(Code::PolicyDenied), mismatch_since_ms: Some(1) };
+        drive.rest(1_000);
+        drive.rest(200_000);
+        drive.stir(301_000);
+        let fresh = History { refusal: Some(Code::PolicyDenied), mismatch_since_ms: Some(301_000), ..History::default() };
+        assert_eq!(drive.history, fresh);
+        drive.stir(302_000);
+        assert_eq!(drive.history, fresh, "still the same mismatch");
+    }
 }

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::convergence;
 use crate::events::NewEvent;
 use crate::fleet::{Fleet, ReportBrief};
+use crate::keeper;
 use crate::pki::Pki;
 use crate::rate::RateLimit;
 use crate::store::{self, Store};
@@ -36,6 +37,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Wakes the convergence driver.
     pub convergence: convergence::Handle,
+    /// Wakes the keeper.
+    pub keeper: keeper::Handle,
     /// Addresses to hand out.
     pub advertise: Vec<String>,
     /// Milliseconds between two heartbeats.
@@ -72,8 +75,7 @@ impl Hub {
         for (host, target) in hub.store.targets(Vec::new()).await? {
             hub.fleet.set_target(&host, Some(target));
         }
-        let newest = hub.store.roots().await?.len();
-        hub.fleet.set_root_version(u64::try_from(newest).unwrap_or(u64::MAX));
+        hub.reload_roots().await?;
         for (host, refusal) in hub.store.refusals().await? {
             hub.fleet.set_refusal(&host, &refusal);
         }
@@ -110,6 +112,17 @@ impl Hub {
             return Err(Fault::new(Code::NoTrustRoot, "the hub has no trust root yet; run `moorctl init`"));
         };
         Signed::<TrustRoot>::new(Envelope::from_json(json)?)?.peek()
+    }
+
+    /// Reads anew from the store which trust root is the newest.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn reload_roots(&self) -> store::Result<()> {
+        let _turn = self.loading.lock().await;
+        let newest = self.store.roots().await?.len();
+        self.fleet.set_root_version(u64::try_from(newest).unwrap_or(u64::MAX));
+        Ok(())
     }
 
     /// Reads what these hosts should have anew from the store and lets the driver look at them.

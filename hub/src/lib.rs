@@ -8,16 +8,18 @@
 //! | [`cmd`] | the verbs of the command line, one per file |
 //! | [`config`], [`limits`], [`rate`], [`clock`], [`files`] | configuration, every bound, the clocks, private files |
 //! | [`server`] | start-up and shutdown: binds, serves, drains |
-//! | [`tls`], [`auth`], [`pki`] | connections, who is on them, and the embedded CA |
+//! | [`tls`], [`admission`], [`auth`], [`pki`] | connections, whose turn it is, who is on them, and the embedded CA |
 //! | [`service`] | the gRPC services: messages in, verbs out |
 //! | [`hub`] | what all parts of a running hub share |
 //! | [`fleet`] | hosts as they are now, in memory |
+//! | [`keeper`] | the task that hands the store what hosts say |
 //! | [`convergence`] | the task that sends slices again until hosts have them |
 //! | [`slices`] | what a slice makes present |
 //! | [`store`] | what must not be forgotten; [`events`] records every decision |
 //!
 //! Nothing here imports a driver, and no message type leaves [`service`].
 
+pub mod admission;
 pub mod auth;
 pub mod clock;
 pub mod cmd;
@@ -27,6 +29,7 @@ pub mod events;
 pub mod files;
 pub mod fleet;
 pub mod hub;
+pub mod keeper;
 pub mod limits;
 pub mod pki;
 pub mod rate;

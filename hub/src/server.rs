@@ -16,7 +16,8 @@ use moorline_proto::v1::operator_server::OperatorServer;
 use nix::fcntl::{Flock, FlockArg};
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,7 +36,7 @@ use crate::service::operator::OperatorService;
 use crate::store::StoreError;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tls::{self, Listener, TlsError};
-use crate::{convergence, limits};
+use crate::{convergence, keeper, limits};
 
 /// The lock file's name in the hub's folder.
 pub const LOCK: &str = "hub.lock";
@@ -78,6 +79,9 @@ pub enum ServeError {
     /// The store's writer has ended; only a restart brings it back.
     #[error("the store stopped working; its last error is in the log")]
     StoreGone,
+    /// One of the hub's own tasks has ended before its time, most likely by a panic.
+    #[error("the hub's {0} stopped working; its last words are in the log")]
+    TaskGone(&'static str),
     /// Serving ended by an error.
     #[error("serving failed: {0}")]
     Transport(#[source] tonic::transport::Error),
@@ -135,6 +139,7 @@ impl Server {
             fleet: crate::fleet::Fleet::default(),
             clock,
             convergence: convergence::Handle::default(),
+            keeper: keeper::Handle::default(),
             advertise: config::advertised(&config.advertise, address),
             heartbeat_interval_ms: config.heartbeat_interval_ms,
             stopping: CancellationToken::new(),
@@ -176,24 +181,34 @@ impl Server {
         hub.record(NewEvent::hub(Kind::HubStarted, format!("moorline-hub {} on {address}", env!("CARGO_PKG_VERSION")))).await;
         let tasks = TaskTracker::new();
         let (connections, accepted) = mpsc::channel(limits::ACCEPTED_QUEUE);
-        tasks.spawn(Listener::new(hub.clone(), tcp, connections).run(tls, hub.stopping.clone()));
-        tasks.spawn(convergence::Service::new(hub.clone()).run(hub.stopping.clone()));
-        let (loading, stopping) = (hub.clone().load_reports(), hub.stopping.clone());
-        tasks.spawn(async move { stopping.run_until_cancelled_owned(loading).await });
+        let stopping = || hub.stopping.clone();
+        let vital = [
+            ("listener", tasks.spawn(Listener::new(hub.clone(), tcp, connections).run(tls, stopping()))),
+            ("convergence driver", tasks.spawn(convergence::Service::new(hub.clone()).run(stopping()))),
+            ("keeper", tasks.spawn(keeper::Service::new(hub.clone()).run(stopping()))),
+        ];
+        tasks.spawn(stopping().run_until_cancelled_owned(hub.clone().load_reports()));
         tasks.close();
         let (health, router) = router(&hub).await?;
         let closing = CancellationToken::new();
         let serving = router.serve_with_incoming_shutdown(ReceiverStream::new(accepted), closing.clone().cancelled_owned());
         tokio::pin!(serving);
-        let mut store_gone = false;
+        let mut gone = None;
         let early = tokio::select! {
             () = shutdown.cancelled() => None,
-            () = ended(hub.store.newest_event()) => {
-                store_gone = true;
+            () = hub.store.ended().cancelled_owned() => {
+                gone = Some(ServeError::StoreGone);
+                None
+            }
+            name = first_end(vital) => {
+                gone = Some(ServeError::TaskGone(name));
                 None
             }
             ended = &mut serving => Some(ended),
         };
+        if let Some(error) = &gone {
+            tracing::error!(%error, "the hub cannot go on");
+        }
         tracing::info!("the hub stops: sessions are told, calls may finish");
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         hub.stopping.cancel();
@@ -207,10 +222,14 @@ impl Server {
             ended
         };
         let ended = tokio::time::timeout(limits::DRAIN_GRACE, drained).await;
-        hub.record(NewEvent::hub(Kind::HubStopped, "stopped in order")).await;
+        keeper::flush(&hub).await;
+        let words = gone.as_ref().map_or_else(|| "stopped in order".to_owned(), ToString::to_string);
+        hub.record(NewEvent::hub(Kind::HubStopped, words)).await;
         drop(lock);
+        if let Some(error) = gone {
+            return Err(error);
+        }
         match ended {
-            _ if store_gone => Err(ServeError::StoreGone),
             Ok(ended) => {
                 tracing::info!("drained");
                 ended.map_err(ServeError::Transport)
@@ -223,9 +242,17 @@ impl Server {
     }
 }
 
-/// Completes when the store's writer has ended.
-async fn ended(mut newest: watch::Receiver<u64>) {
-    while newest.changed().await.is_ok() {}
+/// The name of the first task that ends.
+async fn first_end<const N: usize>(tasks: [(&'static str, JoinHandle<()>); N]) -> &'static str {
+    let ends = tasks.map(|(name, task)| {
+        Box::pin(async move {
+            if let Err(error) = task.await {
+                tracing::error!(task = name, %error, "a task ended");
+            }
+            name
+        })
+    });
+    futures_util::future::select_all(ends).await.0
 }
 
 /// All services on one router. Health is open to everyone, reflection to operators.
@@ -265,4 +292,15 @@ async fn router(hub: &Hub) -> Result<(tonic_health::server::HealthReporter, Rout
         .add_service(gateway)
         .add_service(operator);
     Ok((health, router))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_named() {
+        let ends = first_end([("one", tokio::spawn(std::future::pending())), ("two", tokio::spawn(async { panic!("gone") }))]);
+        assert_eq!(ends.await, "two");
+    }
 }

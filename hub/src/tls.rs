@@ -1,6 +1,6 @@
 //! The listener: TCP and TLS up to connections whose peers are known.
 //!
-//! Handshakes run beside each other, bounded in number and time. Who shows no certificate gets in only
+//! Handshakes run beside each other, bounded in number and time ([`crate::admission`] says whose turn it is). Who shows no certificate gets in only
 //! to join and to ask for health, and such connections are few.
 
 use std::io;
@@ -20,13 +20,14 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::admission::{Admission, Anonymous, Arrival};
 use crate::auth::{Peer, PeerCertificate};
 use crate::hub::Hub;
 use crate::limits;
@@ -143,7 +144,7 @@ pub struct Connection {
     /// What a connection without a certificate may still take.
     allowance: Option<Allowance>,
     /// Given back when the connection ends.
-    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    _permits: (OwnedSemaphorePermit, Option<Anonymous>),
 }
 
 /// What a stranger may take of the hub on one connection.
@@ -192,26 +193,16 @@ pub struct Listener {
     hub: Hub,
     tcp: TcpListener,
     accepted: mpsc::Sender<io::Result<Connection>>,
-    limits: Permits,
-}
-
-#[derive(Clone)]
-struct Permits {
-    handshakes: Arc<Semaphore>,
+    admission: Admission,
     connections: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
 }
 
 impl Listener {
     /// A listener of `hub` on `tcp`.
     #[must_use]
     pub fn new(hub: Hub, tcp: TcpListener, accepted: mpsc::Sender<io::Result<Connection>>) -> Self {
-        let limits = Permits {
-            handshakes: Arc::new(Semaphore::new(limits::HANDSHAKES_MAX)),
-            connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
-            anonymous: Arc::new(Semaphore::new(limits::ANONYMOUS_MAX)),
-        };
-        Self { hub, tcp, accepted, limits }
+        let connections = Arc::new(Semaphore::new(limits::CONNECTIONS_MAX));
+        Self { hub, tcp, accepted, admission: Admission::default(), connections }
     }
 
     /// Runs until `shutdown`.
@@ -223,7 +214,7 @@ impl Listener {
                 () = shutdown.cancelled() => return,
                 accepted = self.accept() => accepted,
             };
-            let Some((tcp, address, handshake, connection)) = accepted else { continue };
+            let Some((tcp, address, arrival, connection)) = accepted else { continue };
             let now_ms = self.hub.clock.monotonic_ms();
             if u128::from(now_ms.saturating_sub(made_ms)) >= limits::SERVER_CERT_RENEWAL.as_millis() {
                 match server_config(&self.hub.pki, SystemTime::now()) {
@@ -234,27 +225,30 @@ impl Listener {
             let handshake = Handshake {
                 acceptor: acceptor.clone(),
                 cluster: self.hub.cluster.clone(),
-                anonymous: self.limits.anonymous.clone(),
                 accepted: self.accepted.clone(),
-                _turn: handshake,
+                arrival,
                 connection,
             };
             tokio::spawn(handshake.run(tcp, address));
         }
     }
 
-    /// The next TCP connection, once there is room for it.
-    async fn accept(&self) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let handshake = self.limits.handshakes.clone().acquire_owned().await.ok()?;
-        let connection = self.limits.connections.clone().acquire_owned().await.ok()?;
-        match self.tcp.accept().await {
-            Ok((tcp, address)) => Some((tcp, address, handshake, connection)),
+    /// The next TCP connection; one without room for it is closed at once, so that it holds up nobody.
+    async fn accept(&self) -> Option<(TcpStream, SocketAddr, Arrival, OwnedSemaphorePermit)> {
+        let (tcp, address) = match self.tcp.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(limits::ACCEPT_PAUSE).await;
-                None
+                return None;
             }
-        }
+        };
+        let arrival = self.admission.arrive(address.ip());
+        let Some((arrival, connection)) = arrival.zip(self.connections.clone().try_acquire_owned().ok()) else {
+            tracing::debug!(%address, "no room for this connection");
+            return None;
+        };
+        Some((tcp, address, arrival, connection))
     }
 }
 
@@ -262,20 +256,17 @@ impl Listener {
 struct Handshake {
     acceptor: TlsAcceptor,
     cluster: ClusterId,
-    anonymous: Arc<Semaphore>,
     accepted: mpsc::Sender<io::Result<Connection>>,
-    _turn: OwnedSemaphorePermit,
+    arrival: Arrival,
     connection: OwnedSemaphorePermit,
 }
 
 impl Handshake {
     async fn run(self, tcp: TcpStream, address: SocketAddr) {
         let _ = tcp.set_nodelay(true);
-        let tls = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, self.acceptor.accept(tcp)).await {
-            Ok(Ok(tls)) => tls,
-            Ok(Err(error)) => return tracing::debug!(%address, %error, "handshake failed"),
-            Err(_) => return tracing::debug!(%address, "handshake timed out"),
-        };
+        let turn = self.arrival.turn().await;
+        let Some(tls) = self.shake(tcp, address).await else { return };
+        drop(turn);
         let certificate = match tls.get_ref().1.peer_certificates().and_then(<[_]>::first) {
             Some(der) => match PeerCertificate::read(der, &self.cluster) {
                 Ok(certificate) => Some(certificate),
@@ -285,15 +276,36 @@ impl Handshake {
         };
         let anonymous = match certificate {
             Some(_) => None,
-            None => match self.anonymous.try_acquire_owned() {
-                Ok(permit) => Some(permit),
-                Err(_) => return tracing::warn!(%address, "too many connections without a certificate"),
+            None => match self.arrival.anonymous() {
+                Some(place) => Some(place),
+                None => return tracing::warn!(%address, "too many connections without a certificate"),
             },
         };
         let allowance = anonymous
             .as_ref()
             .map(|_| Allowance { deadline: Box::pin(tokio::time::sleep(limits::ANONYMOUS_LIFE)), bytes: limits::ANONYMOUS_BYTES_MAX });
         let connection = Connection { tls, peer: Peer::new(address, certificate), allowance, _permits: (self.connection, anonymous) };
+        drop(self.arrival);
         let _ = self.accepted.send(Ok(connection)).await;
+    }
+
+    /// Shakes hands. A slow peer has to go once others wait, and in any case at the end of its time.
+    async fn shake(&self, tcp: TcpStream, address: SocketAddr) -> Option<TlsStream<TcpStream>> {
+        let begun = Instant::now();
+        let mut shaking = std::pin::pin!(self.acceptor.accept(tcp));
+        loop {
+            match tokio::time::timeout(limits::HANDSHAKE_PATIENCE, &mut shaking).await {
+                Ok(Ok(tls)) => return Some(tls),
+                Ok(Err(error)) => {
+                    tracing::debug!(%address, %error, "handshake failed");
+                    return None;
+                }
+                Err(_) if begun.elapsed() >= limits::HANDSHAKE_TIMEOUT || self.arrival.is_pressed() => {
+                    tracing::debug!(%address, "handshake timed out");
+                    return None;
+                }
+                Err(_) => {}
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use moorline_common::observe::EngineState;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::types::{Beat, Outgoing, ReportBrief, reported, target};
+use super::types::{Beat, Outgoing, ReportBrief, Unkept, reported, target};
 use crate::limits;
 use crate::rate::Minute;
 use crate::store::{RefusalRecord, RefusedKind, TargetRecord};
@@ -44,6 +44,13 @@ pub(super) struct Live {
     pub(super) refusals: BTreeMap<RefusedKind, RefusalRecord>,
     /// Events that it caused lately.
     pub(super) events: Minute,
+    /// Certificates and sessions that it asked for lately.
+    pub(super) renewals: Minute,
+    pub(super) sessions: Minute,
+    /// What it said and the store does not have yet.
+    pub(super) unkept: Unkept,
+    /// When the store was last handed anything of it, by the monotonic clock.
+    pub(super) kept_ms: Option<u64>,
     /// The last error that was recorded as an event, and when.
     pub(super) error_told: Option<Told>,
     /// A new error code whose words have not come yet.

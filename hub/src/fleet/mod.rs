@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits: each method takes the lock, reads or writes a few fields, and returns.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ mod live;
 mod types;
 
 use live::{Live, Session};
-pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, View, reported, target};
+pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, Unkept, View, reported, target};
 
 use crate::limits;
-use crate::store::{HostRecord, HostState, RefusalRecord, RefusedKind, TargetRecord};
+use crate::store::{HostRecord, HostState, RefusalRecord, RefusedKind, ReportRecord, TargetRecord};
 
 /// All hosts. Clones share them.
 #[derive(Clone, Default)]
@@ -29,6 +29,8 @@ struct Inner {
     hosts: BTreeMap<HostId, Live>,
     next_session: u64,
     root_version: u64,
+    /// Hosts that said something which the store does not have yet.
+    unkept: BTreeSet<HostId>,
 }
 
 impl Fleet {
@@ -73,10 +75,10 @@ impl Fleet {
         live.target = target.map(Arc::new);
     }
 
-    /// Takes over a trust root's version, if it is newer.
+    /// Takes over the newest trust root's version.
     pub fn set_root_version(&self, version: u64) {
         let mut inner = self.lock();
-        if version <= inner.root_version {
+        if version == inner.root_version {
             return;
         }
         inner.root_version = version;
@@ -151,6 +153,68 @@ impl Fleet {
     /// Whether one more event that this host causes is within its limit.
     pub fn admits_event(&self, host: &HostId, now_ms: u64) -> bool {
         self.lock().hosts.entry(host.clone()).or_default().events.admits(limits::HOST_EVENTS_PER_MINUTE, now_ms)
+    }
+
+    /// Whether one more certificate for this host is within its limit.
+    pub fn admits_renewal(&self, host: &HostId, now_ms: u64) -> bool {
+        self.lock().hosts.get_mut(host).is_none_or(|l| l.renewals.admits(limits::RENEWALS_PER_MINUTE, now_ms))
+    }
+
+    /// Whether one more session of this host is within its limit.
+    pub fn admits_session(&self, host: &HostId, now_ms: u64) -> bool {
+        self.lock().hosts.get_mut(host).is_none_or(|l| l.sessions.admits(limits::SESSIONS_PER_MINUTE, now_ms))
+    }
+
+    /// Notes what the store is to have of a host soon.
+    pub fn keep(&self, host: &HostId, said: Unkept) {
+        let mut inner = self.lock();
+        let Some(live) = inner.hosts.get_mut(host) else { return };
+        live.unkept.beat = said.beat.or(live.unkept.beat.take());
+        live.unkept.report = said.report.or(live.unkept.report.take());
+        inner.unkept.insert(host.clone());
+    }
+
+    /// A report that the store does not have yet.
+    #[must_use]
+    pub fn unkept_report(&self, host: &HostId) -> Option<ReportRecord> {
+        self.lock().hosts.get(host).and_then(|l| l.unkept.report.as_deref().cloned())
+    }
+
+    /// What the store is to have now: of at most `limit` hosts, none of which was asked for in the last `interval`.
+    #[must_use]
+    pub fn unkept(&self, limit: usize, interval: Duration, now_ms: u64) -> Vec<(HostId, Unkept)> {
+        let interval = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+        let mut inner = self.lock();
+        let kept_ms = |host: &HostId| inner.hosts.get(host).and_then(|l| l.kept_ms);
+        let is_due = |host: &&HostId| kept_ms(host).is_none_or(|at| now_ms.saturating_sub(at) >= interval);
+        let due: Vec<HostId> = inner.unkept.iter().filter(is_due).take(limit).cloned().collect();
+        let mut said = Vec::new();
+        for host in due {
+            inner.unkept.remove(&host);
+            if let Some(live) = inner.hosts.get_mut(&host) {
+                live.kept_ms = Some(now_ms);
+                // It stays readable here until the store has it.
+                said.push((host, live.unkept.clone()));
+            }
+        }
+        said
+    }
+
+    /// Whether there is anything that the store does not have yet and was not asked for.
+    #[must_use]
+    pub fn has_unkept(&self) -> bool {
+        !self.lock().unkept.is_empty()
+    }
+
+    /// The store has what [`Fleet::unkept`] gave out of this host. Newer words that came since stay.
+    pub fn kept(&self, host: &HostId) {
+        let mut inner = self.lock();
+        if inner.unkept.contains(host) {
+            return;
+        }
+        if let Some(live) = inner.hosts.get_mut(host) {
+            live.unkept = Unkept::default();
+        }
     }
 
     /// Takes a heartbeat in.
@@ -261,5 +325,30 @@ impl Fleet {
             converged: live.is_converged(),
             last_error: live.last_error(inner.root_version),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_talkative_host_says_only_the_newest_is_kept_once_in_a_while() {
+        let (fleet, host, second) = (Fleet::default(), HostId::of_key(&[1; 32]), Duration::from_secs(1));
+        let (tx, _rx) = mpsc::channel(1);
+        let _hold = fleet.open(&host, tx, 0, 0);
+        let say = |n: u64| fleet.keep(&host, Unkept { beat: Some((Vec::new(), n)), report: None });
+        let ask = |now_ms| fleet.unkept(9, second, now_ms).into_iter().map(|(_, said)| said.beat.map(|b| b.1)).collect::<Vec<_>>();
+        say(1);
+        assert_eq!(ask(5_000), [Some(1)], "the first word at once");
+        say(2);
+        fleet.kept(&host);
+        say(3);
+        assert_eq!(ask(5_999), []);
+        assert!(fleet.has_unkept());
+        assert_eq!(ask(6_000), [Some(3)]);
+        fleet.kept(&host);
+        assert!(!fleet.has_unkept());
+        assert_eq!(ask(9_000), []);
     }
 }

@@ -11,7 +11,7 @@ use moorline_common::statement::ObservedReport;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{RefusalRecord, RefusedKind, TargetRecord};
+use crate::store::{RefusalRecord, RefusedKind, ReportRecord, TargetRecord};
 
 /// What the hub sends to an agent.
 #[derive(Debug)]
@@ -162,6 +162,15 @@ pub struct View {
     pub converged: bool,
     /// Its last refusal or error.
     pub last_error: Option<Fault>,
+}
+
+/// What a host said and the store does not have yet; newest wins.
+#[derive(Debug, Clone, Default)]
+pub struct Unkept {
+    /// A heartbeat as JSON, and when it came, in milliseconds since 1970.
+    pub beat: Option<(Vec<u8>, u64)>,
+    /// A report.
+    pub report: Option<Box<ReportRecord>>,
 }
 
 /// What came of a heartbeat.

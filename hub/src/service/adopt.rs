@@ -69,14 +69,14 @@ async fn adopt(hub: &Hub, host: &HostId, actor: &Actor, held: pb::Held) -> Resul
         return Ok(false);
     }
     let name = adoption.binding.as_ref().map_or_else(|| hub.fleet.name(host).0, |b| b.name.to_string());
-    let roots_grew = adoption.roots.last().map(|r| r.version);
+    let roots_grew = !adoption.roots.is_empty();
     let mut event = NewEvent::new(Kind::Adopted, actor.clone(), format!("took over from the host: {}", words.join(", "))).host(name);
     if let Some((topology, generation)) = event_topology {
         event = event.revision(&topology, generation);
     }
     hub.store.adopt(host.clone(), adoption, event).await.map_err(StoreError::into_fault)?;
-    if let Some(version) = roots_grew {
-        hub.fleet.set_root_version(version);
+    if roots_grew {
+        hub.reload_roots().await.map_err(StoreError::into_fault)?;
     }
     hub.reload(host).await.map_err(StoreError::into_fault)?;
     Ok(true)

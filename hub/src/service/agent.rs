@@ -110,6 +110,9 @@ impl Gateway {
                 .await;
             return Err(refused(Code::BadSignature, "the renewal is not signed by the host key"));
         }
+        if !self.hub.fleet.admits_renewal(&host, self.hub.clock.monotonic_ms()) {
+            return Err(refused(Code::Busy, "this host got many certificates lately; it may have another one in a minute"));
+        }
         let key = RequestedKey::from_der(&request.csr_der).map_err(|e| fault_status(Fault::new(Code::InvalidArgument, e.to_string())))?;
         // Neither the number that is claimed nor the one that is shown may lie behind.
         let presented = request.certificate_serial.min(shown);

@@ -2,6 +2,7 @@
 //! that rubbish is refused early; the agents remain the judges.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::Stream;
 use moorline_common::fault::Fault;
@@ -74,11 +75,11 @@ impl Operator for OperatorService {
             let version = root.version;
             let event = NewEvent::new(Kind::RootStored, actor.clone(), format!("trust root {version} stored")).body(&root.payload_sha256);
             self.hub.store.put_root(root, event).await.map_err(StoreError::into_fault)?;
+            self.hub.reload_roots().await.map_err(StoreError::into_fault)?;
             Ok::<u64, Fault>(version)
         };
         match stored.await {
             Ok(version) => {
-                self.hub.fleet.set_root_version(version);
                 self.hub.wake_all().await;
                 Ok(Response::new(pb::PutRootResponse { version }))
             }
@@ -221,7 +222,10 @@ impl Operator for OperatorService {
     async fn get_report(&self, request: Request<pb::GetReportRequest>) -> Result<Response<pb::GetReportResponse>, Status> {
         self.admit(&request)?;
         let host = HostId::parse(request.into_inner().host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
-        let report = self.hub.store.report(host.clone()).await.map_err(store_status)?;
+        let report = match self.hub.fleet.unkept_report(&host) {
+            Some(report) => Some(report),
+            None => self.hub.store.report(host.clone()).await.map_err(store_status)?,
+        };
         let report = report.ok_or_else(|| fault_status(checks::no_report(&host)))?;
         Ok(Response::new(pb::GetReportResponse {
             report: Some(pb::Envelope { json: report.envelope }),
@@ -233,15 +237,16 @@ impl Operator for OperatorService {
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
         self.admit(&request)?;
+        let not_after_s = Peer::of(&request)?.not_after_s();
         let wanted = request.into_inner();
         let (tx, rx) = mpsc::channel(limits::EVENTS_QUEUE);
-        tokio::spawn(tail(self.hub.clone(), wanted, tx));
+        tokio::spawn(tail(self.hub.clone(), wanted, not_after_s, tx));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
 }
 
-/// Sends the past events that were asked for and, to a follower, what comes.
-async fn tail(hub: Hub, wanted: pb::EventsRequest, tx: mpsc::Sender<Result<pb::Event, Status>>) {
+/// Sends the past events that were asked for and, to a follower, what comes until the certificate ends that it asked by.
+async fn tail(hub: Hub, wanted: pb::EventsRequest, not_after_s: u64, tx: mpsc::Sender<Result<pb::Event, Status>>) {
     let mut newest = hub.store.newest_event();
     newest.mark_unchanged();
     let limit = if wanted.limit == 0 { limits::EVENTS_DEFAULT } else { wanted.limit.min(limits::EVENTS_MAX) };
@@ -273,7 +278,12 @@ async fn tail(hub: Hub, wanted: pb::EventsRequest, tx: mpsc::Sender<Result<pb::E
                     return;
                 }
                 changed = newest.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(Duration::from_secs(not_after_s.saturating_sub(hub.clock.unix_s().0))) => {}
             }
+        }
+        if not_after_s <= hub.clock.unix_s().0 {
+            let _ = tx.send(Err(Status::unauthenticated("the client certificate has expired; renew it"))).await;
+            return;
         }
         page = hub.store.events(cursor, limits::EVENTS_PAGE, false).await;
     }

@@ -19,7 +19,7 @@ use super::agent::SessionStream;
 use super::{adopt, fault_status, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
-use crate::fleet::{Outgoing, ReportBrief, SessionHold};
+use crate::fleet::{Outgoing, ReportBrief, SessionHold, Unkept};
 use crate::hub::Hub;
 use crate::limits;
 use crate::store::{RefusalRecord, RefusedKind, ReportRecord, StoreError, TargetRecord};
@@ -36,6 +36,9 @@ pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::Agent
     };
     let epoch = check_hello(&hello).map_err(fault_status)?;
     let (name, known) = hub.fleet.name(&host);
+    if !hub.fleet.admits_session(&host, hub.clock.monotonic_ms()) {
+        return Err(fault_status(Fault::new(Code::Busy, "this host opened too many sessions lately; it may again in a minute")));
+    }
     let version = wire::short(&hello.agent_version);
     let event = NewEvent::new(Kind::Connected, peer.actor(), format!("agent {version}")).host(&name);
     let event = hub.within_limit(&host, event);
@@ -181,10 +184,16 @@ impl Session {
         self.hub.convergence.wake(self.host.clone());
         let (name, known) = self.hub.fleet.name(&self.host);
         if known && outcome.changed {
-            self.hub.store.keep_heartbeat(self.host.clone(), json, unix_ms).await.map_err(StoreError::into_fault)?;
+            self.keep(Unkept { beat: Some((json, unix_ms)), report: None });
         }
         self.tell(outcome.error, &name, revision).await;
         Ok(())
+    }
+
+    /// Lets the store have what the host said, soon.
+    fn keep(&self, said: Unkept) {
+        self.hub.fleet.keep(&self.host, said);
+        self.hub.keeper.wake();
     }
 
     /// Records an error that the host reported.
@@ -215,7 +224,7 @@ impl Session {
         let revision = (report.apply.topology.clone(), report.apply.generation);
         if known {
             let record = ReportRecord { envelope: json, digest: observed.digest.clone(), received_ms: self.hub.clock.unix_ms() };
-            self.hub.store.keep_report(self.host.clone(), record).await.map_err(StoreError::into_fault)?;
+            self.keep(Unkept { beat: None, report: Some(Box::new(record)) });
         }
         let error = self.hub.fleet.report(&self.host, ReportBrief::new(report, observed.digest), self.hub.clock.monotonic_ms());
         self.tell(error, &name, revision).await;
@@ -256,8 +265,10 @@ impl Session {
         match record {
             Some(record) if known && (about_target || record.kind != RefusedKind::Slice) => {
                 if self.hub.fleet.set_refusal(&self.host, &record) {
-                    let event = self.hub.within_limit(&self.host, event);
-                    self.hub.store.keep_refusal(self.host.clone(), record, event).await.map_err(StoreError::into_fault)?;
+                    // One that refuses all the time is asked again after a restart of the hub.
+                    if let Some(event) = self.hub.within_limit(&self.host, event) {
+                        self.hub.store.keep_refusal(self.host.clone(), record, Some(event)).await.map_err(StoreError::into_fault)?;
+                    }
                 }
                 self.hub.convergence.wake(self.host.clone());
             }

@@ -175,3 +175,48 @@ async fn a_bound_name_gets_no_second_token() {
     let slice = kit.slice(&agent, "edge", 1, web("a"));
     assert_eq!(applied(&slice).generation, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_keep_nobody_out() {
+    let kit = Kit::new().await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(kit.address()).await.unwrap());
+    }
+    // Even from the address that all the silent ones come from, within the client's patience.
+    kit.operator().await.get_cluster(pb::GetClusterRequest {}).await.unwrap();
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_host_is_shown_and_a_new_binding_lets_it_in_again() {
+    let kit = Kit::new().await;
+    let mut agent = kit.bound("shop", 1).await;
+    let newer = agent.renew(&kit, 1).await.unwrap().certificate_chain;
+    let old = std::mem::replace(&mut agent.chain, newer);
+    drop(agent.open(&kit).await.unwrap());
+    agent.chain = old;
+    agent.renew(&kit, 1).await.unwrap_err();
+    assert!(kit.host("shop").await.locked);
+    kit.bind(&agent, "shop", 2).await.unwrap();
+    assert!(!kit.host("shop").await.locked);
+    assert!(kit.kinds("host_bound").await.last().unwrap().message.contains("locked"));
+    // By the certificate that it fell back to, and it can renew from there.
+    drop(agent.open(&kit).await.unwrap());
+    agent.chain = agent.renew(&kit, 1).await.unwrap().certificate_chain;
+    drop(agent.open(&kit).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trust_root_that_only_an_agent_brought_can_be_replaced() {
+    let mut kit = Kit::bare().await;
+    let foreign = Kit::bare().await.sealed_root(1);
+    let held = crate::store::NewRoot { version: 1, payload_sha256: "x".repeat(64), envelope: foreign.json };
+    let adoption = crate::store::Adoption { roots: vec![held], ..Default::default() };
+    let event = crate::events::NewEvent::hub(crate::events::Kind::Adopted, "test");
+    kit.hub().store.adopt(Agent::new(9).id(), adoption, event).await.unwrap();
+    let ours = kit.trust_root();
+    kit.operator().await.put_root(pb::PutRootRequest { root: Some(ours.clone()) }).await.unwrap();
+    assert_eq!(kit.operator().await.get_cluster(pb::GetClusterRequest {}).await.unwrap().into_inner().roots, [ours]);
+    kit.bound("shop", 1).await;
+}

@@ -115,6 +115,10 @@ impl Kit {
         running.task.await.unwrap().unwrap();
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().unwrap().address
+    }
+
     pub fn hub(&self) -> &Hub {
         &self.running.as_ref().unwrap().hub
     }

@@ -387,3 +387,42 @@ async fn a_stopping_hub_tells_its_sessions_and_followers() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_are_sent_away_when_their_certificate_ends() {
+    let kit = Kit::new().await;
+    let mut stream = kit.operator().await.events(pb::EventsRequest { after: 0, limit: 1, follow: true }).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    kit.clock.advance(std::time::Duration::from_secs(366 * 24 * 3600));
+    kit.hub().record(crate::events::NewEvent::hub(crate::events::Kind::Pushed, "later")).await;
+    let ended = loop {
+        match tokio::time::timeout(super::DEADLINE, stream.message()).await.unwrap() {
+            Ok(event) => assert_ne!(event.expect("the hub says why").message, "later"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(ended.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_report_is_shown_at_once_and_outlives_the_hub() {
+    let mut kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let mut link = agent.open(&kit).await.unwrap();
+    for n in 0..20 {
+        let apply = ApplyReport { generation: moorline_common::id::Generation(n), ..ApplyReport::default() };
+        link.say(Say::Observed(report(&agent, Observed::default(), apply))).await;
+    }
+    link.beat(pb::Heartbeat { journal_seq: 7, ..ready() }).await;
+    kit.until_host("shop", |h| h.heartbeat.as_ref().is_some_and(|b| b.journal_seq == 7)).await;
+    let request = pb::GetReportRequest { host_id: agent.id().to_string() };
+    let shown = async |kit: &Kit| {
+        let report = kit.operator().await.get_report(request.clone()).await.unwrap().into_inner().report.unwrap();
+        Signed::<ObservedReport>::from_json(&report.json).unwrap().peek().unwrap().apply.generation.0
+    };
+    assert_eq!(shown(&kit).await, 19);
+    kit.stop().await;
+    kit.start().await;
+    assert_eq!(shown(&kit).await, 19);
+    assert_eq!(kit.host("shop").await.heartbeat.unwrap().journal_seq, 7);
+}
