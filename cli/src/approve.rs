@@ -88,12 +88,8 @@ pub fn lock_fault(host: &HostView) -> Option<Fault> {
 /// As [`check_claim`].
 pub fn check_locked(home: &Home, host: &HostView, held: &HostBinding, fingerprint: Option<&str>) -> Result<(), Failure> {
     let (mac, token_id) = host.claim.as_ref().map(|c| (c.mac.clone(), c.token_id.clone())).unwrap_or_default();
-    let claim = HostClaim {
-        host_key: held.host_key,
-        sealing_key: held.sealing_key,
-        host_epoch: held.host_epoch.clone(),
-        name: held.name.clone(),
-    };
+    let claim =
+        HostClaim { host_key: held.host_key, sealing_key: held.sealing_key, host_epoch: held.host_epoch.clone(), name: held.name.clone() };
     let as_bound = HostView { claim: Some(Claim { claim, mac, token_id }), ..host.clone() };
     check_claim(home, &as_bound, fingerprint).map(|_| ())
 }
@@ -144,7 +140,7 @@ pub async fn unlock(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &Host
 
 /// Gives `binding` its serial and floors, signs it and hands it in.
 async fn hand_in(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView, mut binding: HostBinding) -> Result<(), Failure> {
-    client.require_live_root()?;
+    client.require_signable()?;
     let seen = client.context.floors()?.bindings.get(&host.host_id).copied().unwrap_or_default();
     let serial = seen.max(binding.serial).saturating_add(1);
     binding.serial = serial;

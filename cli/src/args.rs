@@ -31,6 +31,9 @@ pub struct Global {
     /// How results are written
     #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
     pub output: Format,
+    /// Sign although this machine's clock and the hub's are more than 5 minutes apart
+    #[arg(long, global = true)]
+    pub accept_clock: bool,
     /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub yes: bool,

@@ -35,11 +35,13 @@ pub enum LocalCode {
     Usage,
     /// The question needs an answer and nobody is there to give it.
     NeedsConfirmation,
+    /// This machine's clock and the hub's are too far apart.
+    ClockSkew,
 }
 
 impl LocalCode {
     /// Every one.
-    pub const ALL: [LocalCode; 9] = [
+    pub const ALL: [LocalCode; 10] = [
         LocalCode::HubUnreachable,
         LocalCode::BadTopology,
         LocalCode::NoContext,
@@ -49,6 +51,7 @@ impl LocalCode {
         LocalCode::ClaimMismatch,
         LocalCode::Usage,
         LocalCode::NeedsConfirmation,
+        LocalCode::ClockSkew,
     ];
 
     /// The code as it is shown.
@@ -64,6 +67,7 @@ impl LocalCode {
             LocalCode::ClaimMismatch => "claim_mismatch",
             LocalCode::Usage => "usage",
             LocalCode::NeedsConfirmation => "needs_confirmation",
+            LocalCode::ClockSkew => "clock_skew",
         }
     }
 }
@@ -232,7 +236,9 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::NotFound => "list what there is with `moorctl status`, `moorctl host ls` or `moorctl get`",
         Code::AlreadyExists => "choose another name, or remove the other one first",
         Code::InvalidArgument => "correct what the message names",
-        Code::RenewalConflict => "two machines hold one identity: switch the copy off, then `moorctl host approve NAME --fingerprint FINGERPRINT`",
+        Code::RenewalConflict => {
+            "two machines hold one identity: switch the copy off, then `moorctl host approve NAME --fingerprint FINGERPRINT`"
+        }
         Code::UnsupportedVersion => "bring moorctl, hub and agents to versions that are at most one apart",
         Code::Internal => "read the hub's log, and try again",
     }

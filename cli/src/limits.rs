@@ -28,6 +28,10 @@ pub const TOKEN_TTL_MAX_S: u64 = 7 * 24 * 3600;
 pub const ROOT_LIFE_S: u64 = 365 * 24 * 3600;
 /// From how long before its end the trust root's expiry is warned of, in seconds: 14 days.
 pub const ROOT_WARNING_S: u64 = 14 * 24 * 3600;
+/// How far this machine's clock and the hub's may be apart when something is signed, in seconds.
+pub const CLOCK_SKEW_MAX_S: u64 = 300;
+/// While watching, a report that nothing hints to be stale is fetched anew after this.
+pub const REPORT_LIFE: Duration = Duration::from_secs(30);
 /// How many times an action that another operator overtook by a hair is tried again.
 pub const RETRIES: u32 = 3;
 /// The most lines of a difference that an error shows.

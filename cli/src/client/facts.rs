@@ -65,6 +65,8 @@ pub struct Beat {
     pub applied: Option<VersionHash>,
     /// The generation whose apply last succeeded.
     pub applied_generation: Generation,
+    /// The digest of its newest observation.
+    pub observed_digest: String,
     /// The engine.
     pub engine: EngineState,
     /// Whether an apply is under way.
@@ -187,6 +189,7 @@ impl TryFrom<pb::Heartbeat> for Beat {
             generation: Generation(beat.generation),
             applied: optional(beat.applied_hash, VersionHash::parse, "heartbeat")?,
             applied_generation: Generation(beat.applied_generation),
+            observed_digest: beat.observed_digest,
             engine,
             converging: beat.converging,
             observe_error: beat.observe_error,

@@ -3,20 +3,23 @@
 //! What matters is verified here and nowhere else: roots from the pinned one, bindings and topologies by
 //! the newest root, reports by the binding's host key, all against the newest that this machine has seen.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, HostName, TopologyId};
-use moorline_common::sign::{Envelope, Signed};
+use moorline_common::id::{Generation, HostId, HostName, TopologyId};
+use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
 use moorline_common::trust::TrustRoot;
 use moorline_proto::convert;
 use moorline_proto::v1 as pb;
+use prost::Message;
+use tokio::task::JoinSet;
 
 use crate::clock;
-use crate::error::Failure;
+use crate::error::{Failure, LocalCode};
 use crate::home::Context;
-use crate::limits::ROOT_WARNING_S;
+use crate::limits::{CLOCK_SKEW_MAX_S, REPORTS_AT_ONCE, ROOT_WARNING_S};
 
 pub mod facts;
 mod floor;
@@ -38,6 +41,43 @@ pub struct Client {
     pub facts: ClusterFacts,
     /// Things to tell the operator before anything else.
     pub warnings: Vec<String>,
+    /// Whether to sign although this machine's clock and the hub's differ.
+    pub accept_clock: bool,
+    /// Bindings that verified, so that looking again costs nothing.
+    bindings: Arc<Mutex<BTreeMap<HostId, KnownBinding>>>,
+}
+
+/// A binding's exact bytes, and what they verified as.
+type KnownBinding = (Vec<u8>, Verified<HostBinding>);
+
+/// Refuses a push of `bytes` that the hub would not take.
+fn require_fitting(bytes: usize, hosts: usize) -> Result<(), Failure> {
+    if bytes <= moorline_proto::OPERATOR_MESSAGE_MAX {
+        return Ok(());
+    }
+    let mib = |bytes: usize| bytes.div_ceil(1024 * 1024);
+    let (bytes, most) = (mib(bytes), mib(moorline_proto::OPERATOR_MESSAGE_MAX));
+    let message = format!("the push for {hosts} hosts has {bytes} MiB, the hub takes {most} MiB; nothing was sent");
+    Err(Failure::from(Fault::new(Code::TooLarge, message))
+        .with_remedy("split the hosts over several topologies, or make what each host gets smaller"))
+}
+
+/// Refuses when this machine's clock and the hub's are `offset_ms` and so too far apart: what is signed now would be
+/// dated wrongly, and expire too early or too late.
+///
+/// # Errors
+/// [`LocalCode::ClockSkew`], unless `accept`.
+pub fn require_fair_clock(offset_ms: i64, accept: bool) -> Result<(), Failure> {
+    let seconds = offset_ms.unsigned_abs() / 1000;
+    if accept || seconds <= CLOCK_SKEW_MAX_S {
+        return Ok(());
+    }
+    let which = if offset_ms > 0 { "behind" } else { "ahead of" };
+    Err(Failure::new(
+        LocalCode::ClockSkew,
+        format!("this machine's clock is {} {which} the hub's; nothing was signed", clock::span_words(seconds)),
+        "set the clock that is wrong; if it is the hub's and cannot be set now, add --accept-clock",
+    ))
 }
 
 impl Client {
@@ -73,7 +113,7 @@ impl Client {
             ));
         }
         warnings.extend(expiry_warning(&walked.newest));
-        Ok(Self { hub, context, root: walked.newest, facts, warnings })
+        Ok(Self { hub, context, root: walked.newest, facts, warnings, accept_clock: false, bindings: Arc::default() })
     }
 
     /// The hub's clock now, in milliseconds since 1970.
@@ -90,11 +130,13 @@ impl Client {
         if self.facts.agent_addresses.is_empty() { Ok(self.context.bundle()?.hubs) } else { Ok(self.facts.agent_addresses.clone()) }
     }
 
-    /// Refuses when the trust root has expired: agents would refuse what is signed now.
+    /// Refuses when the trust root has expired (agents would refuse what is signed now), or this machine's clock is
+    /// not the hub's.
     ///
     /// # Errors
-    /// [`Code::RootExpired`].
-    pub fn require_live_root(&self) -> Result<(), Failure> {
+    /// [`Code::RootExpired`]; as [`require_fair_clock`].
+    pub fn require_signable(&self) -> Result<(), Failure> {
+        require_fair_clock(self.facts.clock_offset_ms, self.accept_clock)?;
         if clock::now() < self.root.expires {
             return Ok(());
         }
@@ -127,9 +169,18 @@ impl Client {
         Ok(views)
     }
 
-    fn verify_binding(&self, view: &HostView, envelope: pb::Envelope) -> Result<moorline_common::sign::Verified<HostBinding>, Fault> {
-        let signed = Signed::new(Envelope::try_from(envelope)?)?;
-        let binding = self.root.verify_binding(signed, Some(&view.host_id))?;
+    fn verify_binding(&self, view: &HostView, envelope: pb::Envelope) -> Result<Verified<HostBinding>, Fault> {
+        let mut known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+        let binding = match known.get(&view.host_id).filter(|(bytes, _)| *bytes == envelope.json) {
+            Some((_, binding)) => binding.clone(),
+            None => {
+                let bytes = envelope.json.clone();
+                let signed = Signed::new(Envelope::try_from(envelope)?)?;
+                let binding = self.root.verify_binding(signed, Some(&view.host_id))?;
+                known.insert(view.host_id.clone(), (bytes, binding.clone()));
+                binding
+            }
+        };
         if binding.statement().name != view.name {
             return Err(Fault::new(Code::WrongHost, format!("its binding names `{}`", binding.statement().name)));
         }
@@ -265,6 +316,28 @@ impl Client {
         Ok(Some(ReportView { report, received_unix_ms: answer.received_unix_ms }))
     }
 
+    /// The reports of `hosts`, in their order, a bounded number at a time; `None` also for a host without a verified
+    /// binding or a heartbeat.
+    pub async fn reports(&self, hosts: &[&HostView]) -> Vec<Result<Option<ReportView>, Failure>> {
+        let mut results: Vec<Result<Option<ReportView>, Failure>> = hosts.iter().map(|_| Ok(None)).collect();
+        let mut tasks = JoinSet::new();
+        let mut wanted = hosts.iter().enumerate().filter(|(_, h)| h.bound().is_some() && h.heartbeat.is_some());
+        loop {
+            while tasks.len() < REPORTS_AT_ONCE
+                && let Some((index, host)) = wanted.next()
+            {
+                let (client, host) = (self.clone(), (*host).clone());
+                tasks.spawn(async move { (index, client.report(&host).await) });
+            }
+            let Some(done) = tasks.join_next().await else { return results };
+            if let Ok((index, report)) = done
+                && let Some(place) = results.get_mut(index)
+            {
+                *place = report;
+            }
+        }
+    }
+
     /// Registers a join token.
     ///
     /// # Errors
@@ -313,6 +386,7 @@ impl Client {
                 .map(|(host, slice)| pb::HostSlice { host_id: host.to_string(), slice: Some((&slice.envelope).into()) })
                 .collect(),
         };
+        require_fitting(request.encoded_len(), revision.slices.len())?;
         let answer = self.hub.call(|mut rpc| async move { rpc.push(request).await }).await?;
         if answer.generation != revision.generation.0 {
             let message = format!("pushed generation {}, the hub says it stored {}", revision.generation, answer.generation);

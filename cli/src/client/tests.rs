@@ -116,6 +116,8 @@ async fn client() -> (Client, Arc<Mutex<Shown>>, tempfile::TempDir) {
             clock_offset_ms: 0,
         },
         warnings: Vec::new(),
+        accept_clock: false,
+        bindings: Arc::default(),
     };
     (client, shown, dir)
 }
@@ -255,4 +257,36 @@ async fn a_call_that_the_hub_does_not_answer_says_so_with_a_code() {
     let (client, _shown, _dir) = client().await;
     assert!(client.revisions(&TopologyId::parse("edge").unwrap(), 1).await.unwrap_err().is(Code::UnsupportedVersion));
     assert_eq!(client.events(0, 1, false).await.err().unwrap().code, "hub_unreachable");
+}
+
+#[tokio::test]
+async fn nothing_is_signed_by_a_clock_that_is_not_the_hubs() {
+    let (mut client, _shown, _dir) = client().await;
+    assert!(client.require_signable().is_ok());
+    for offset in [-301_000, 301_000] {
+        client.facts.clock_offset_ms = offset;
+        client.accept_clock = false;
+        assert_eq!(client.require_signable().unwrap_err().code, "clock_skew");
+        client.accept_clock = true;
+        assert!(client.require_signable().is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_binding_that_verified_before_does_not_vouch_for_other_bytes() {
+    let (client, shown, _dir) = client().await;
+    let good = shown_host(&binding(2), &keys().1);
+    shown.lock().unwrap().hosts = vec![good.clone()];
+    assert!(client.hosts(None).await.unwrap()[0].bound().is_some());
+    assert!(client.hosts(None).await.unwrap()[0].bound().is_some());
+    shown.lock().unwrap().hosts = vec![pb::Host { name: "shop-18".into(), ..good }];
+    assert_eq!(client.hosts(None).await.unwrap()[0].doubt.as_ref().unwrap().code, Code::WrongHost);
+}
+
+#[test]
+fn a_push_that_the_hub_would_not_take_is_not_sent() {
+    assert!(require_fitting(moorline_proto::OPERATOR_MESSAGE_MAX, 1).is_ok());
+    let failure = require_fitting(moorline_proto::OPERATOR_MESSAGE_MAX + 1, 50_000).unwrap_err();
+    assert!(failure.is(Code::TooLarge));
+    assert!(failure.message.contains("65 MiB") && failure.remedy.contains("split"));
 }

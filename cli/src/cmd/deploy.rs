@@ -1,6 +1,6 @@
 //! What `push`, `rollback` and `down` share: slice, compare, sign, hand in, wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
@@ -51,6 +51,8 @@ struct Outcome {
     hosts: Vec<HostChange>,
     /// Entries whose hosts are not bound yet.
     awaiting: Vec<String>,
+    /// Hosts that were approved during the push and could not be given their slices.
+    without_slice: Vec<String>,
     /// Where each host was when the wait ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     waited: Option<Vec<HostStanding>>,
@@ -105,7 +107,7 @@ pub fn wanted(ui: &mut Ui, topology: &TopologyId, source: Option<&Source>, scene
 /// # Errors
 /// [`Code::BaseMoved`] with the difference; what signing, pushing and waiting can fail with.
 pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failure> {
-    client.require_live_root()?;
+    client.require_signable()?;
     let key = client.context.operator_key()?;
     let scene = scene(client, ui, &order.topology).await?;
     let desired = wanted(ui, &order.topology, order.source.as_ref(), &scene)?;
@@ -141,21 +143,33 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         }
         return Err(failure.while_doing(format_args!("pushing `{}` generation {}", order.topology, draft.generation)));
     }
+    let mut outcome = outcome(&order, base, draft.generation, desired.pending, changes);
     if order.source.is_some() {
-        late_hosts(client, ui, &key, &scene).await?;
+        outcome.without_slice = late_hosts(client, ui, &key, &scene).await;
     }
-    let outcome = outcome(&order, base, draft.generation, desired.pending, changes);
     finish(client, ui, &order, outcome).await
 }
 
 /// Hosts that were bound between our look at them and the push: their approval saw the revision before, so
-/// they are given their slices of this one here.
-async fn late_hosts(client: &Client, ui: &mut Ui, key: &OperatorKey, scene: &Scene) -> Result<(), Failure> {
-    let known = |host: &HostView| scene.hosts.iter().any(|h| h.host_id == host.host_id && h.bound().is_some());
-    for host in client.hosts(None).await?.iter().filter(|h| h.bound().is_some() && !known(h)) {
-        approve::give_slices(client, ui, key, host).await?;
+/// they are given their slices of this one here. The push stands whatever becomes of them: gives the names of
+/// those that could not be given theirs.
+async fn late_hosts(client: &Client, ui: &mut Ui, key: &OperatorKey, scene: &Scene) -> Vec<String> {
+    let known: BTreeSet<_> = scene.hosts.iter().filter(|h| h.bound().is_some()).map(|h| &h.host_id).collect();
+    let hosts = match client.hosts(None).await {
+        Ok(hosts) => hosts,
+        Err(failure) => {
+            ui.warn(&format!("pushed; whether hosts were approved meanwhile could not be seen: {failure}"));
+            return Vec::new();
+        }
+    };
+    let mut without = Vec::new();
+    for host in hosts.iter().filter(|h| h.bound().is_some() && !known.contains(&h.host_id)) {
+        if let Err(failure) = approve::give_slices(client, ui, key, host).await {
+            ui.warn(&format!("pushed, but host `{}`, approved meanwhile, did not get its slice: {failure}", host.name));
+            without.push(host.name.to_string());
+        }
     }
-    Ok(())
+    without
 }
 
 fn outcome(order: &Order, base: Generation, generation: Generation, awaiting: Vec<String>, hosts: Vec<HostChange>) -> Outcome {
@@ -167,6 +181,7 @@ fn outcome(order: &Order, base: Generation, generation: Generation, awaiting: Ve
         down: order.source.is_none(),
         hosts,
         awaiting,
+        without_slice: Vec::new(),
         waited: None,
     }
 }
@@ -207,15 +222,23 @@ async fn finish(client: &Client, ui: &mut Ui, order: &Order, mut outcome: Outcom
     if let Some(timeout) = order.wait {
         let hosts: BTreeMap<_, _> = outcome.hosts.iter().map(|c| (c.host_id.clone(), c.to.clone())).collect();
         let goal = Goal { topology: order.topology.clone(), generation: Generation(outcome.generation), hosts };
-        let waited = progress::wait(client, ui, &goal, timeout).await?;
-        if ui.format == Format::Table {
-            ui.text(&standing_words(&waited.standings))?;
+        match progress::wait(client, ui, &goal, timeout).await {
+            Ok(waited) => {
+                if ui.format == Format::Table {
+                    ui.text(&standing_words(&waited.standings))?;
+                }
+                outcome.waited = Some(waited.standings);
+                failure = waited.failure;
+            }
+            // What was pushed is pushed: the result says so, whatever ended the wait.
+            Err(broken) => failure = Some(broken.while_doing("waiting for the hosts")),
         }
-        outcome.waited = Some(waited.standings);
-        failure = waited.failure;
     }
     if ui.format != Format::Table {
         ui.result(&outcome, String::new)?;
+    }
+    for host in &outcome.without_slice {
+        ui.warn(&format!("host `{host}` has no slice of this generation yet: `moorctl host approve {host}` gives it one"));
     }
     failure.map_or(Ok(0), Err)
 }

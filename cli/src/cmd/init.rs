@@ -14,7 +14,7 @@ use moorline_common::trust::{ROOT_ROLE, Role, RootKey, TrustRoot};
 use serde::Serialize;
 
 use super::Env;
-use crate::client::{ClusterFacts, Hub, walk};
+use crate::client::{ClusterFacts, Hub, require_fair_clock, walk};
 use crate::clock;
 use crate::error::Failure;
 use crate::home::{Bundle, Context, ContextFacts, new_key, read_key, write_key};
@@ -92,6 +92,7 @@ pub async fn run(args: InitArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         let message = format!("the bundle is for cluster `{}`, the hub at {} serves `{}`", bundle.cluster, hub.address, facts.cluster);
         return Err(Fault::new(Code::WrongCluster, message).into());
     }
+    require_fair_clock(facts.clock_offset_ms, env.accept_clock)?;
     let operator = args.operator.clone().unwrap_or_else(|| bundle.name.clone());
     let setup = Setup { args: &args, env, name, bundle: &bundle, bytes: &bytes, facts: &facts, operator };
     let (context, walked) = match &args.root_pin {

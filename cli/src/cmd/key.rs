@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Env;
 use super::init::{OPERATOR_ROLE, parse_operator};
+use crate::client::require_fair_clock;
 use crate::clock;
 use crate::error::Failure;
 use crate::home::{new_key, read_key, write_key};
@@ -115,6 +116,7 @@ pub async fn run(verb: KeyVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
 /// Signs and hands in the next version of the trust root.
 async fn next_root(env: &Env, ui: &mut Ui, recovery: Option<PathBuf>, added: Option<(KeyId, RootKey)>) -> Result<u8, Failure> {
     let client = env.client(ui).await?;
+    require_fair_clock(client.facts.clock_offset_ms, client.accept_clock)?;
     let file = recovery.unwrap_or_else(|| client.context.dir().join("recovery.key"));
     let key = read_key(&file)?;
     let now = clock::now();

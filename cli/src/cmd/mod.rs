@@ -29,11 +29,13 @@ pub struct Env {
     pub home: Home,
     /// The context that was named, if one was.
     pub context: Option<String>,
+    /// Whether to sign although this machine's clock and the hub's differ.
+    pub accept_clock: bool,
 }
 
 impl Env {
     fn new(global: &Global) -> Result<Self, Failure> {
-        Ok(Self { home: Home::open(global.home.clone())?, context: global.context.clone() })
+        Ok(Self { home: Home::open(global.home.clone())?, context: global.context.clone(), accept_clock: global.accept_clock })
     }
 
     /// Connects to the context's hub, and passes on its warnings.
@@ -41,7 +43,8 @@ impl Env {
     /// # Errors
     /// As [`Client::open`], or when there is no context.
     pub async fn client(&self, ui: &mut Ui) -> Result<Client, Failure> {
-        let client = Client::open(self.home.context(self.context.as_deref())?).await?;
+        let mut client = Client::open(self.home.context(self.context.as_deref())?).await?;
+        client.accept_clock = self.accept_clock;
         for warning in &client.warnings {
             ui.warn(warning);
         }

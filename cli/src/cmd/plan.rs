@@ -1,5 +1,6 @@
 //! `moorctl plan`: what a topology file would change on each host, judged by the host's last signed report.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -11,7 +12,7 @@ use owo_colors::OwoColorize;
 use serde::Serialize;
 
 use super::{Env, deploy};
-use crate::client::{Client, HostView};
+use crate::client::{HostView, ReportView};
 use crate::clock;
 use crate::desired;
 use crate::error::{EXIT_CHANGES, Failure};
@@ -64,14 +65,19 @@ pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let client = env.client(ui).await?;
     let scene = deploy::scene(&client, ui, &topology).await?;
     let desired = deploy::wanted(ui, &topology, Some(&source), &scene)?;
-    let mut hosts = Vec::with_capacity(desired.hosts.len());
+    let known: BTreeMap<_, _> = scene.hosts.iter().map(|h| (&h.host_id, h)).collect();
+    let mut planned = Vec::with_capacity(desired.hosts.len());
     for change in revision::changes(&desired.hosts, &scene.previous, &scene.hosts)? {
-        let (Some(host), Some(spec)) = (scene.hosts.iter().find(|h| h.host_id == change.host_id), desired.hosts.get(&change.host_id))
-        else {
-            continue;
-        };
+        if let (Some(host), Some(spec)) = (known.get(&change.host_id), desired.hosts.get(&change.host_id)) {
+            planned.push((*host, spec, change));
+        }
+    }
+    let reports = client.reports(&planned.iter().map(|(host, _, _)| *host).collect::<Vec<_>>()).await;
+    let now = client.hub_now_ms();
+    let mut hosts = Vec::with_capacity(planned.len());
+    for ((host, spec, change), report) in planned.into_iter().zip(reports) {
         let identity = Identity { cluster: client.root.cluster.clone(), host_id: host.host_id.clone(), topology: topology.clone() };
-        hosts.push(plan_host(&client, &identity, host, spec, change).await?);
+        hosts.push(plan_host(now, &identity, host, spec, (change, report))?);
     }
     let same = source.means_the_same_as(scene.previous.source.as_deref().unwrap_or_default());
     let changes = hosts.iter().any(HostPlan::has_changes) || (!desired.pending.is_empty() && !same);
@@ -81,28 +87,34 @@ pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     Ok(if changes { EXIT_CHANGES } else { 0 })
 }
 
-async fn plan_host(
-    client: &Client,
+fn plan_host(
+    now_ms: u64,
     identity: &Identity,
     host: &HostView,
     spec: &HostSpec,
-    change: HostChange,
+    (change, report): (HostChange, Result<Option<ReportView>, Failure>),
 ) -> Result<HostPlan, Failure> {
     let mut notes = Vec::new();
-    let report = match client.report(host).await {
+    let report = match report {
         Ok(report) => report,
         Err(failure) => {
             notes.push(format!("its report does not count: {failure}"));
             None
         }
     };
-    let report_age_s = report.as_ref().map(|r| client.hub_now_ms().saturating_sub(r.received_unix_ms) / 1000);
+    let report_age_s = report.as_ref().map(|r| now_ms.saturating_sub(r.received_unix_ms) / 1000);
     let observed = match &report {
         Some(report) => report.report.statement().observed.clone(),
         None => Observed::default(),
     };
+    let blind = observed.engine == EngineState::Unreachable
+        && observed.networks.is_empty()
+        && observed.volumes.is_empty()
+        && observed.containers.is_empty();
     if report.is_none() {
         notes.push("no report yet: planned for an empty host".to_owned());
+    } else if blind {
+        notes.push("unknown: engine unreachable, nothing seen yet".to_owned());
     } else if observed.engine == EngineState::Unreachable {
         notes.push("its engine was unreachable: planned with what was seen before".to_owned());
     }
@@ -113,7 +125,8 @@ async fn plan_host(
     if let Some(other) = host.target.as_ref().filter(|t| t.topology != identity.topology && t.hash.as_ref() != Some(&empty)) {
         notes.push(format!("it follows topology `{}`: a push is refused until that one is down", other.topology));
     }
-    Ok(HostPlan { plan: docker::plan(identity, spec, &observed), change, report_age_s, notes })
+    let plan = if blind { Plan::default() } else { docker::plan(identity, spec, &observed) };
+    Ok(HostPlan { plan, change, report_age_s, notes })
 }
 
 fn words(outcome: &Outcome) -> String {

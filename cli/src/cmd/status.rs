@@ -1,28 +1,26 @@
 //! `moorctl status`: every host, what it should have and what it has.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use moorline_common::fault::Fault;
-use moorline_common::id::VersionHash;
+use moorline_common::id::{HostId, VersionHash};
 use moorline_common::observe::EngineState;
 use moorline_common::statement::Trouble;
 use owo_colors::OwoColorize;
 use serde::Serialize;
-use tokio::task::JoinSet;
 
 use super::Env;
 use crate::approve;
+use crate::client::facts::Beat;
 use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
-use crate::limits::{REPORTS_AT_ONCE, WATCH_INTERVAL};
-use crate::render::{Format, Table, Tone, Ui, or_dash, plain, shorten};
+use crate::limits::{REPORT_LIFE, WATCH_INTERVAL};
+use crate::render::{Format, Table, Tone, Ui, or_dash, plain};
 use crate::revision;
-
-/// The widest error in the table; the full text stands below it.
-const ERROR_COLUMN: usize = 40;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -138,13 +136,14 @@ impl State {
 /// What calls can fail with; while watching, only what cannot be tried again.
 pub async fn run(args: StatusArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let client = env.client(ui).await?;
+    let mut known = Known::default();
     if !args.watch {
-        show(&client, ui, &args, false).await?;
+        show(&client, ui, &args, &mut known, false).await?;
         return Ok(0);
     }
     let clear = std::io::stdout().is_terminal();
     loop {
-        match show(&client, ui, &args, clear).await {
+        match show(&client, ui, &args, &mut known, clear).await {
             Ok(()) => {}
             Err(failure) if failure.code == crate::error::LocalCode::HubUnreachable.as_str() => ui.failure(&failure),
             Err(failure) => return Err(failure),
@@ -153,12 +152,12 @@ pub async fn run(args: StatusArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     }
 }
 
-async fn show(client: &Client, ui: &mut Ui, args: &StatusArgs, clear: bool) -> Result<(), Failure> {
+async fn show(client: &Client, ui: &mut Ui, args: &StatusArgs, known: &mut Known, clear: bool) -> Result<(), Failure> {
     let mut hosts = client.hosts(None).await?;
     if let Some(wanted) = &args.topology {
         hosts.retain(|h| h.target.as_ref().is_some_and(|t| t.topology.as_str() == wanted));
     }
-    let reports = reports(client, &hosts).await;
+    let reports = known.reports(client, &hosts).await;
     let empty = revision::empty_hash()?;
     let now = client.hub_now_ms();
     let rows: Vec<Row> = hosts.iter().zip(&reports).map(|(host, report)| row(host, report, &empty, now)).collect();
@@ -169,33 +168,29 @@ async fn show(client: &Client, ui: &mut Ui, args: &StatusArgs, clear: bool) -> R
     if args.watch && ui.format == Format::Json { ui.item(&rows, human) } else { ui.result(&rows, human) }
 }
 
-/// The verified report of each host, or why it does not count; a bounded number at a time.
-async fn reports(client: &Client, hosts: &[HostView]) -> Vec<Result<Option<ReportView>, Failure>> {
-    let mut results: Vec<Result<Option<ReportView>, Failure>> = hosts.iter().map(|_| Ok(None)).collect();
-    let mut tasks = JoinSet::new();
-    for (index, host) in hosts.iter().enumerate() {
-        if host.bound().is_none() || host.heartbeat.is_none() {
-            continue;
-        }
-        if tasks.len() >= REPORTS_AT_ONCE {
-            keep(&mut results, tasks.join_next().await);
-        }
-        let (client, host) = (client.clone(), host.clone());
-        tasks.spawn(async move { (index, client.report(&host).await) });
-    }
-    while let Some(done) = tasks.join_next().await {
-        keep(&mut results, Some(done));
-    }
-    results
-}
+/// Reports of earlier looks, with the heartbeat that they came with.
+#[derive(Default)]
+struct Known(BTreeMap<HostId, (Beat, Instant, ReportView)>);
 
-type Fetched = (usize, Result<Option<ReportView>, Failure>);
+impl Known {
+    /// The report of a host that is as wanted and has told of no change since it was fetched.
+    fn get(&self, host: &HostView) -> Option<ReportView> {
+        let (beat, fetched, report) = self.0.get(&host.host_id)?;
+        let same = host.converged && host.last_error.is_none() && host.heartbeat.as_ref() == Some(beat);
+        (same && host.bound().is_some() && fetched.elapsed() < REPORT_LIFE).then(|| report.clone())
+    }
 
-fn keep(results: &mut [Result<Option<ReportView>, Failure>], done: Option<Result<Fetched, tokio::task::JoinError>>) {
-    if let Some(Ok((index, report))) = done
-        && let Some(place) = results.get_mut(index)
-    {
-        *place = report;
+    /// The verified report of each host, or why it does not count; asks for those that may be new.
+    async fn reports(&mut self, client: &Client, hosts: &[HostView]) -> Vec<Result<Option<ReportView>, Failure>> {
+        let known: Vec<Option<ReportView>> = hosts.iter().map(|h| self.get(h)).collect();
+        let asked: Vec<&HostView> = hosts.iter().zip(&known).filter(|(_, k)| k.is_none()).map(|(h, _)| h).collect();
+        let mut fetched = client.reports(&asked).await.into_iter();
+        for (host, report) in asked.iter().zip(fetched.as_slice()) {
+            if let (Some(beat), Ok(Some(report))) = (&host.heartbeat, report) {
+                self.0.insert(host.host_id.clone(), (beat.clone(), Instant::now(), report.clone()));
+            }
+        }
+        known.into_iter().map(|k| k.map_or_else(|| fetched.next().unwrap_or(Ok(None)), |report| Ok(Some(report)))).collect()
     }
 }
 
@@ -244,7 +239,7 @@ fn table(rows: &[Row], client: &Client) -> String {
             (false, Some(_)) if row.state != State::Pending => ("unverified".to_owned(), Tone::Warn),
             (false, _) => ("-".to_owned(), Tone::Dim),
         };
-        let error = row.error.as_ref().map(|f| format!("{}: {}", f.code, f.message)).unwrap_or_default();
+        let error = row.error.as_ref().map(|f| f.code.to_string()).unwrap_or_default();
         table.row(vec![
             plain(&row.host),
             (word.to_owned(), tone),
@@ -254,7 +249,7 @@ fn table(rows: &[Row], client: &Client) -> String {
             (engine.to_owned(), engine_tone),
             report,
             (row.heartbeat_age_s.map_or_else(|| "-".to_owned(), clock::span_words), Tone::Dim),
-            (shorten(&error, ERROR_COLUMN), if error.is_empty() { Tone::Plain } else { Tone::Bad }),
+            (error.clone(), if error.is_empty() { Tone::Plain } else { Tone::Bad }),
         ]);
     }
     let converged = rows.iter().filter(|r| matches!(r.state, State::Converged | State::Down)).count();

@@ -58,7 +58,7 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
         return Err(Failure::usage("--ttl must be between 1s and 7d", "leave it out for 1h"));
     }
     let client = env.client(ui).await?;
-    client.require_live_root()?;
+    client.require_signable()?;
     if let Some(host) = client.hosts(Some(&name)).await?.iter().find(|h| !h.pending) {
         let message = format!("host `{}` is bound already (id {})", host.name, host.host_id);
         return Err(Fault::new(Code::AlreadyExists, message).into());
