@@ -8,7 +8,7 @@ use moorline_tests::wait::{holds_for, wait_until};
 use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet, sim_world};
 
 #[test]
-fn a_journal_damaged_in_its_middle_stops_all_mutation_while_heartbeats_go_on_and_say_so() {
+fn a_journal_damaged_in_its_middle_stops_all_mutation_until_an_operator_approves_the_host_anew() {
     let (mut fleet, operator) = sim_fleet("damage");
     fleet.push(&services("edge", &["site", "cache"], "one"), &["--wait"]).unwrap().ok().unwrap();
     fleet.stop_agent(HOST).unwrap();
@@ -30,6 +30,10 @@ fn a_journal_damaged_in_its_middle_stops_all_mutation_while_heartbeats_go_on_and
     holds_for("nothing on the host changes", Duration::from_secs(2), || Ok(sim_world(&fleet, HOST) == world)).unwrap();
     assert_says(&fleet.moorctl(&["status"]).unwrap(), &["quarantined"]);
     assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["quarantined"]);
+
+    fleet.moorctl(&["--yes", "host", "approve", HOST]).unwrap().ok().unwrap();
+    fleet.wait_converged(&operator, HOST, "edge", 2).unwrap();
+    assert_eq!(sim_containers(&fleet, HOST), ["edge-site-1"]);
 }
 
 #[test]
