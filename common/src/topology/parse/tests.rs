@@ -1,3 +1,5 @@
+//! Tests of the whole way from text to file and slices.
+
 use std::collections::BTreeMap;
 
 use super::super::*;
