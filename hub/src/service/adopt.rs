@@ -43,30 +43,21 @@ async fn adopt(hub: &Hub, host: &HostId, actor: &Actor, held: pb::Held) -> Resul
     if let Some(last) = adoption.roots.last() {
         words.push(format!("trust root {}", last.version));
     }
-    let record = hub.store.host(host.clone()).await.map_err(StoreError::into_fault)?;
     let mut event_topology = None;
-    if let (Some(root), Some(envelope)) = (&root, held.binding) {
-        let signed = Signed::<HostBinding>::from_json(&wire::json(Some(envelope), "binding")?)?;
-        let bound = record.as_ref().filter(|r| r.binding.is_some()).map(|r| &r.name);
-        let binding = root.verify_rebinding(signed, Some(host), bound)?;
-        let statement = binding.statement();
-        if record.as_ref().is_none_or(|r| r.binding_serial < statement.serial) {
-            words.push(format!("binding {} as `{}`", statement.serial, statement.name));
-            adoption.binding = Some(new_binding(&binding));
-        }
-        if let Some(envelope) = held.slice {
-            let signed = Signed::<SliceStatement>::from_json(&wire::json(Some(envelope), "slice")?)?;
-            let slice = root.verify_slice(signed, statement)?;
-            if is_newer(hub, host, slice.statement()).await? {
-                let (topology, generation) = (slice.statement().topology.clone(), slice.statement().generation);
-                words.push(format!("slice of `{topology}` generation {generation}"));
-                event_topology = Some((topology.clone(), generation));
-                adoption.slice = Some((topology, generation, slices::from_verified(&slice)?));
-            }
-        }
+    let rest = match &root {
+        Some(root) => statements(hub, host, root, (held.binding, held.slice), &mut adoption).await,
+        None => Ok(()),
+    };
+    if let Some(binding) = &adoption.binding {
+        words.push(format!("binding {} as `{}`", binding.serial, binding.name));
     }
+    if let Some((topology, generation, _)) = &adoption.slice {
+        words.push(format!("slice of `{topology}` generation {generation}"));
+        event_topology = Some((topology.clone(), *generation));
+    }
+    // What was verified is taken over, even if something after it was not.
     if adoption.is_empty() {
-        return Ok(false);
+        return rest.map(|()| false);
     }
     let name = adoption.binding.as_ref().map_or_else(|| hub.fleet.name(host).0, |b| b.name.to_string());
     let roots_grew = !adoption.roots.is_empty();
@@ -79,7 +70,36 @@ async fn adopt(hub: &Hub, host: &HostId, actor: &Actor, held: pb::Held) -> Resul
         hub.reload_roots().await.map_err(StoreError::into_fault)?;
     }
     hub.reload(host).await.map_err(StoreError::into_fault)?;
-    Ok(true)
+    rest.map(|()| true)
+}
+
+/// Verifies binding and slice by `root`. Either may come without the other: what is too large for one message comes in several.
+async fn statements(
+    hub: &Hub,
+    host: &HostId,
+    root: &TrustRoot,
+    (binding, slice): (Option<pb::Envelope>, Option<pb::Envelope>),
+    adoption: &mut Adoption,
+) -> Result<(), Fault> {
+    let record = hub.store.host(host.clone()).await.map_err(StoreError::into_fault)?;
+    let held = match (binding, record.as_ref().and_then(|r| r.binding.as_ref())) {
+        (Some(envelope), _) => wire::json(Some(envelope), "binding")?,
+        (None, Some(stored)) => stored.clone(),
+        (None, None) => return Ok(()),
+    };
+    let bound = record.as_ref().filter(|r| r.binding.is_some()).map(|r| &r.name);
+    let binding = root.verify_rebinding(Signed::<HostBinding>::from_json(&held)?, Some(host), bound)?;
+    if record.as_ref().is_none_or(|r| r.binding_serial < binding.statement().serial) {
+        adoption.binding = Some(new_binding(&binding));
+    }
+    let Some(envelope) = slice else { return Ok(()) };
+    let signed = Signed::<SliceStatement>::from_json(&wire::json(Some(envelope), "slice")?)?;
+    let slice = root.verify_slice(signed, binding.statement())?;
+    if is_newer(hub, host, slice.statement()).await? {
+        let (topology, generation) = (slice.statement().topology.clone(), slice.statement().generation);
+        adoption.slice = Some((topology, generation, slices::from_verified(&slice)?));
+    }
+    Ok(())
 }
 
 /// The roots that follow the stored ones, each verified by its predecessor, and the newest of all.

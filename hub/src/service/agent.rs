@@ -125,9 +125,10 @@ impl Gateway {
             }
             RenewOutcome::Conflict => {
                 let words = "ALARM: a certificate older than the one in use was shown: two holders of one identity; the host is locked";
-                self.hub
-                    .record_of(&host, NewEvent::new(Kind::RenewRefused, peer.actor(), words).host(&name).code(Code::RenewalConflict))
-                    .await;
+                // Counted as an alarm, not as the host's: whoever floods the record cannot hide it.
+                if self.hub.alarms.admits(self.hub.clock.monotonic_ms()) {
+                    self.hub.record(NewEvent::new(Kind::RenewRefused, peer.actor(), words).host(&name).code(Code::RenewalConflict)).await;
+                }
                 self.hub.fleet.cut(&host);
                 Err(refused(Code::RenewalConflict, "an older certificate than the one in use; the host is locked until an operator acts"))
             }

@@ -93,6 +93,24 @@ async fn what_no_operator_signed_is_not_taken_over() {
     assert_eq!(kit.host("shop").await.target_generation, 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_agents_hold_may_come_in_several_messages_and_what_is_good_of_it_is_taken() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let slice = kit.slice(&agent, "edge", 4, web("a"));
+    let forged = moorline_common::sign::Signed::seal(&slice, &[&agent.host]).unwrap();
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(pb::Heartbeat { binding_serial: 2, ..applied(&slice) }).await;
+    asked_for_held(&mut link).await;
+    link.say(Say::Held(pb::Held { roots: agent.roots.clone(), binding: None, slice: None })).await;
+    let binding = Some(kit.binding(&agent, "shop", 2));
+    link.say(Say::Held(pb::Held { roots: Vec::new(), binding, slice: Some(forged.envelope().into()) })).await;
+    kit.until_kinds("adopt_refused", 1).await;
+    assert!(kit.until_kinds("adopted", 1).await[0].message.contains("binding 2"));
+    link.say(Say::Held(pb::Held { roots: Vec::new(), binding: None, slice: kit.sealed(&slice).slice })).await;
+    kit.until_host("shop", |h| h.converged && h.target_generation == 4).await;
+}
+
 #[test]
 fn a_backup_is_private_and_never_overwrites() {
     use std::os::unix::fs::PermissionsExt as _;
