@@ -64,6 +64,14 @@ pub enum DbError {
     /// A row does not mean anything.
     #[error("the ledger holds a damaged row: {0}; have the hub send the slice again or restore the state folder")]
     Damaged(String),
+    /// The file cannot be made.
+    #[error("the ledger {path} cannot be made: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's words.
+        source: std::io::Error,
+    },
     /// The worker that talks to SQLite was stopped.
     #[error("the ledger's worker was stopped")]
     Stopped,
@@ -88,7 +96,7 @@ impl Db {
     /// [`DbError`] when SQLite cannot open it or its schema is from a newer version.
     pub fn open(state_dir: &Path) -> Result<Self, DbError> {
         let path = state_dir.join(FILE_NAME);
-        create_private(&path).map_err(|e| DbError::Damaged(format!("{}: {e}", path.display())))?;
+        create_private(&path).map_err(|source| DbError::File { path: path.clone(), source })?;
         let wrap = |source| DbError::Sqlite { path: path.clone(), source };
         let mut connection = Connection::open(&path).map_err(wrap)?;
         connection.busy_timeout(Duration::from_secs(5)).map_err(wrap)?;

@@ -29,6 +29,7 @@ const ENROLMENT: &str = "enrolment.json";
 const TRANSPORT: &str = "transport.json";
 const TRANSPORT_NEXT: &str = "transport.next.json";
 const QUARANTINE: &str = "quarantine.json";
+const LEDGER_MARK: &str = "ledger.id.json";
 
 /// Why the identity can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +169,7 @@ impl HostKeys {
         Ok(Self { host_key: OperatorKey::from_seed(&seed), sealing_secret: x25519_dalek::StaticSecret::from(*secret), epoch })
     }
 
-    fn fresh_epoch() -> Result<HostEpoch, IdentityError> {
+    pub(crate) fn fresh_epoch() -> Result<HostEpoch, IdentityError> {
         let mut epoch = [0u8; 16];
         getrandom::fill(&mut epoch).map_err(|e| IdentityError::Crypto(e.to_string()))?;
         HostEpoch::parse(hex::encode(epoch)).map_err(|e| IdentityError::Crypto(e.to_string()))
@@ -361,6 +362,38 @@ impl StateDir {
         self.store_keys(keys)?;
         // Written last: a crash in between only leads to yet another epoch.
         self.write(QUARANTINE, &Quarantine { epoch: keys.epoch.clone(), reason: reason.to_owned() })
+    }
+
+    /// The id of the ledger that was made for this host; `None` before the first run.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn ledger_mark(&self) -> Result<Option<String>, IdentityError> {
+        self.read(LEDGER_MARK)
+    }
+
+    /// Stores the id of the ledger that was made for this host.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`].
+    pub fn put_ledger_mark(&self, id: &str) -> Result<(), IdentityError> {
+        self.write(LEDGER_MARK, &id)
+    }
+
+    /// Gives the ledger's files other names, ending in `at`, so that a new one can be made.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`].
+    pub fn put_ledger_aside(&self, at: u64) -> Result<(), IdentityError> {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = self.0.join(format!("{}{suffix}", crate::db::FILE_NAME));
+            let aside = self.0.join(format!("ledger.damaged-{at}.sqlite{suffix}"));
+            match std::fs::rename(&path, aside) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(IdentityError::File { path, source }),
+                Err(_) | Ok(()) => {}
+            }
+        }
+        files::sync_dir(&self.0).map_err(|source| IdentityError::File { path: self.0.clone(), source })
     }
 
     /// The quarantine that this host is in, if it is.

@@ -31,6 +31,7 @@ pub mod ledger;
 pub mod limits;
 pub mod link;
 pub mod reconcile;
+pub mod records;
 pub mod report;
 pub mod run;
 pub mod teardown;

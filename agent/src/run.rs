@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Sources};
 use crate::clock::Clock;
 use crate::config::{Config, Offline};
-use crate::db::{Db, DbError, blocking};
+use crate::db::{DbError, blocking};
 use crate::driver::{Driver, Ownership};
 use crate::identity::{Enrolment, HostKeys, IdentityError, Lock, StateDir};
 use crate::intake::{self, Intake, judge::Own};
@@ -22,6 +22,7 @@ use crate::ledger::Ledger;
 use crate::limits::FLOOR_SAVE_INTERVAL;
 use crate::link::{self, Link};
 use crate::reconcile::{self, Reconciler};
+use crate::records;
 use crate::trust::TrustStore;
 
 /// Why the agent could not start, or had to stop.
@@ -33,6 +34,9 @@ pub enum RunError {
     /// The ledger.
     #[error(transparent)]
     Db(#[from] DbError),
+    /// Ledger or trust store at the start.
+    #[error(transparent)]
+    Records(#[from] records::RecordsError),
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -90,7 +94,7 @@ impl Host {
 /// # Errors
 /// [`RunError`].
 pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown: CancellationToken) -> Result<Ended, RunError> {
-    let db = Db::open(&config.state)?;
+    let db = records::open(&host.state_dir, &mut host.keys, &host.enrolment.root_pin)?;
     let (ledger, trust_store) = (Ledger::new(db.clone()), TrustStore::new(db));
     let (journal, quarantine) = open_journal(&config, &mut host, &trust_store).await?;
     let keys = Arc::new(host.keys);
@@ -263,11 +267,11 @@ async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> R
             close_open_steps(&opened.journal, opened.open).await?;
             Ok((HostJournal::Sound(opened.journal), None))
         }
-        Err(error @ JournalError::Damaged { .. }) => {
+        Err(error @ (JournalError::Damaged { .. } | JournalError::Unreadable { .. })) => {
             host.state_dir.enter_quarantine(&mut host.keys, &error.to_string())?;
             Ok(quarantined(dir, error.to_string()))
         }
-        Err(error @ (JournalError::Failed(_) | JournalError::Unreadable { .. } | JournalError::TooLarge(_))) => Err(error.into()),
+        Err(error @ (JournalError::Failed(_) | JournalError::TooLarge(_))) => Err(error.into()),
     }
 }
 
@@ -304,6 +308,7 @@ async fn close_open_steps(journal: &FileJournal, open: Open) -> Result<(), Journ
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::Db;
     use crate::testing::{Operator, config, enrol};
 
     #[tokio::test]

@@ -98,6 +98,21 @@ impl TrustStore {
         Ok(trust)
     }
 
+    /// Why the stored roots are not an unbroken chain from the pinned one, if they aren't.
+    ///
+    /// # Errors
+    /// [`DbError`] when the rows cannot be read.
+    pub fn root_damage(&self, pin: &str) -> Result<Option<Fault>, DbError> {
+        let mut newest: Option<Verified<TrustRoot>> = None;
+        for json in self.root_rows()? {
+            match Envelope::from_json(&json).and_then(|e| next_root(newest.as_ref().map(Verified::statement), pin, e)) {
+                Ok(root) => newest = Some(root),
+                Err(fault) => return Ok(Some(fault)),
+            }
+        }
+        Ok(None)
+    }
+
     /// Every stored root as JSON, version 1 first.
     ///
     /// # Errors

@@ -1,0 +1,154 @@
+//! Opens the agent's database at the start, and makes damage to it loud.
+//!
+//! With its floors gone or in doubt the agent could be led back to what it refused before. So a damaged, lost or foreign
+//! file is put aside and the host is quarantined: it heartbeats, changes nothing and says why.
+
+use moorline_common::id::HostEpoch;
+use rusqlite::{ErrorCode, OptionalExtension as _, params};
+
+use crate::clock::Clock;
+use crate::db::{self, Db, DbError};
+use crate::identity::{HostKeys, IdentityError, StateDir};
+use crate::ledger::Ledger;
+use crate::trust::TrustStore;
+
+const LEDGER_ID: &str = "ledger_id";
+
+/// Why the records can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// The state folder.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The database.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// Opens the database of a joined host. When it is damaged, or not the one that was made for this host, the quarantine
+/// begins first; then the file is put aside and an empty one is made.
+///
+/// # Errors
+/// [`RecordsError`] when the disk or the folder is at fault, not the records.
+pub fn open(state_dir: &StateDir, keys: &mut HostKeys, root_pin: &str) -> Result<Db, RecordsError> {
+    let marked = state_dir.ledger_mark()?;
+    let opened = match Db::open(state_dir.as_ref()) {
+        Ok(db) => examine(&db, marked.as_deref(), root_pin).map(|found| (db, found)),
+        Err(error) => Err(error),
+    };
+    let reason = match opened {
+        Ok((db, None)) => {
+            if marked.is_none() {
+                mark(state_dir, &db)?;
+            }
+            return Ok(db);
+        }
+        Ok((_, Some(reason))) => reason,
+        Err(error) if is_damage(&error) => error.to_string(),
+        Err(error) => return Err(error.into()),
+    };
+    let reason = format!("{reason}; it was put aside, and what this host had accepted is no longer known");
+    state_dir.enter_quarantine(keys, &reason)?;
+    state_dir.put_ledger_aside(Clock.wall().0)?;
+    let db = Db::open(state_dir.as_ref())?;
+    mark(state_dir, &db)?;
+    Ok(db)
+}
+
+/// What is wrong with the records, if anything is.
+fn examine(db: &Db, marked: Option<&str>, root_pin: &str) -> Result<Option<String>, DbError> {
+    let sound: String = db.lock().query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
+    if sound != "ok" {
+        return Ok(Some(format!("the ledger {} is damaged: {sound}", db::FILE_NAME)));
+    }
+    if marked.is_some() && id_of(db)?.as_deref() != marked {
+        return Ok(Some(format!("the ledger {} was lost or exchanged", db::FILE_NAME)));
+    }
+    let (ledger, trust) = (Ledger::new(db.clone()), TrustStore::new(db.clone()));
+    ledger.current()?;
+    ledger.accepted()?;
+    ledger.time_floor()?;
+    trust.binding_floor()?;
+    let fault = trust.root_damage(root_pin)?;
+    Ok(fault.map(|fault| format!("a stored trust root does not verify: {}", fault.message)))
+}
+
+/// Whether the bytes are at fault, and not the disk, its space or its permissions.
+fn is_damage(error: &DbError) -> bool {
+    let is_corrupt = |e: &rusqlite::Error| matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
+    match error {
+        DbError::Damaged(_) => true,
+        DbError::Sqlite { source, .. } => is_corrupt(source),
+        DbError::Schema { source: rusqlite_migration::Error::RusqliteError { err, .. }, .. } => is_corrupt(err),
+        DbError::Schema { .. } | DbError::File { .. } | DbError::Stopped => false,
+    }
+}
+
+fn id_of(db: &Db) -> Result<Option<String>, DbError> {
+    Ok(db.lock().query_row("SELECT value FROM meta WHERE key = ?1", params![LEDGER_ID], |r| r.get(0)).optional()?)
+}
+
+/// Marks file and folder as belonging together: first the file, so that a crash in between does no harm.
+fn mark(state_dir: &StateDir, db: &Db) -> Result<(), RecordsError> {
+    let id = match id_of(db)? {
+        Some(id) => id,
+        None => {
+            let id = HostEpoch::to_string(&HostKeys::fresh_epoch()?);
+            db.lock().execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", params![LEDGER_ID, id]).map_err(DbError::from)?;
+            id
+        }
+    };
+    Ok(state_dir.put_ledger_mark(&id)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Operator, enrol};
+
+    /// Opens the records of a host that has accepted root and binding, after `damage` was done to its folder.
+    async fn after(damage: impl FnOnce(&std::path::Path)) -> (bool, u64) {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Operator::new(dir.path());
+        enrol(dir.path(), &operator);
+        let state_dir = StateDir(dir.path().to_owned());
+        let mut keys = state_dir.keys().unwrap().unwrap();
+        let db = open(&state_dir, &mut keys, &operator.pin()).unwrap();
+        drop(operator.ready_intake(&db).await);
+        db.lock().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        drop(db);
+        damage(dir.path());
+        let before = keys.epoch.clone();
+        for _ in 0..2 {
+            open(&state_dir, &mut keys, &operator.pin()).unwrap();
+        }
+        let quarantine = state_dir.quarantine().unwrap();
+        assert_eq!(quarantine.is_some(), keys.epoch != before);
+        let trust = TrustStore::new(Db::open(dir.path()).unwrap()).load(&operator.pin(), &keys.host_id()).unwrap();
+        (quarantine.is_some(), trust.root_version())
+    }
+
+    fn edit(dir: &std::path::Path, sql: &str) {
+        rusqlite::Connection::open(dir.join(db::FILE_NAME)).unwrap().execute_batch(sql).unwrap();
+    }
+
+    #[tokio::test]
+    async fn sound_records_are_opened_as_they_are() {
+        assert_eq!(after(|_| {}).await, (false, 1));
+    }
+
+    #[tokio::test]
+    async fn damaged_lost_or_exchanged_records_quarantine_the_host() {
+        let file = |dir: &std::path::Path| dir.join(db::FILE_NAME);
+        assert_eq!(after(|dir| std::fs::write(file(dir), vec![b'x'; 8192]).unwrap()).await, (true, 0), "garbage");
+        assert_eq!(after(|dir| std::fs::remove_file(file(dir)).unwrap()).await, (true, 0), "lost");
+        let renewed_elsewhere = |dir: &std::path::Path| {
+            std::fs::remove_file(file(dir)).unwrap();
+            drop(Db::open(dir).unwrap());
+        };
+        assert_eq!(after(renewed_elsewhere).await, (true, 0), "made anew by another verb");
+        assert_eq!(after(|dir| edit(dir, "UPDATE meta SET value = 'x' WHERE key = 'binding_floor'")).await, (true, 0), "a floor");
+        let root = "UPDATE roots SET envelope = CAST(replace(CAST(envelope AS TEXT), 'payload\":\"', 'payload\":\"AAAA') AS BLOB)";
+        assert_eq!(after(|dir| edit(dir, root)).await, (true, 0), "a trust root");
+    }
+}
