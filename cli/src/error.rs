@@ -219,7 +219,7 @@ pub const fn remedy(code: Code) -> &'static str {
             "the hub is behind what this machine has seen; if it was restored from a backup, let its agents reconnect and try again"
         }
         Code::Equivocation => "two revisions bear one generation: push again to make a new one, and find out who signed the other",
-        Code::AlreadyApplied => "tear the other topology down first: `moorctl down NAME --wait`",
+        Code::AlreadyApplied => "a host follows one topology at a time; `moorctl status` shows which",
         Code::BadContent => "the agent does not understand the content; update it, or leave the new keys out",
         Code::PolicyDenied => "allow it in the agent's local policy file on that host, or take it out of the topology",
         Code::Quarantined => "run `moorline-agent doctor` on the host",

@@ -1,16 +1,17 @@
 //! Whether a host has got where a revision wants it, and waiting until all have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
+use moorline_common::statement::ApplyReport;
 use serde::Serialize;
 
 use crate::approve;
-use crate::client::{Client, HostView};
+use crate::client::{Client, HostView, ReportView};
 use crate::error::{Failure, LocalCode};
 use crate::limits::{ERROR_LOOKS, OFFLINE_GRACE, POLL_INTERVAL};
 use crate::render::Ui;
@@ -109,7 +110,11 @@ const fn is_refusal(code: Code) -> bool {
 pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
     let accepted = host.heartbeat.as_ref().filter(|b| b.topology.as_ref() == Some(&goal.topology) && b.generation == goal.generation);
     if accepted.is_some_and(|b| {
-        b.applied.as_ref() == Some(hash) && b.applied_generation == goal.generation && !b.converging && b.engine != EngineState::Unreachable
+        b.applied.as_ref() == Some(hash)
+            && b.applied_generation == goal.generation
+            && b.last_error_code.is_empty()
+            && !b.converging
+            && b.engine != EngineState::Unreachable
     }) && host.connected
     {
         return Standing::Done;
@@ -175,9 +180,13 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
             Err(failure) => return Err(failure),
         };
         let hosts: BTreeMap<&HostId, &HostView> = hosts.iter().map(|h| (&h.host_id, h)).collect();
+        let earlier = errors_of_earlier(client, goal, &hosts).await;
         let mut standings = Vec::with_capacity(goal.hosts.len());
         for (host_id, hash) in &goal.hosts {
             let (name, mut standing) = match hosts.get(host_id) {
+                Some(host) if earlier.contains(host_id) => {
+                    (host.name.to_string(), judge(goal, hash, &HostView { last_error: None, ..(*host).clone() }))
+                }
                 Some(host) => (host.name.to_string(), judge(goal, hash, host)),
                 None => (host_id.to_string(), Standing::Waiting { why: "the hub does not show it".to_owned() }),
             };
@@ -203,6 +212,20 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
         // A look at thousands of hosts costs the hub something: it is given twice that time to rest.
         tokio::time::sleep(POLL_INTERVAL.max(look.elapsed() * 2)).await;
     }
+}
+
+/// Hosts whose error of applying is, by their own report, about another revision than the one that is waited for.
+async fn errors_of_earlier(client: &Client, goal: &Goal, hosts: &BTreeMap<&HostId, &HostView>) -> BTreeSet<HostId> {
+    let tells = |h: &HostView| h.last_error.as_ref().is_some_and(|f| !is_refusal(f.code));
+    let asked: Vec<&HostView> = goal.hosts.keys().filter_map(|id| hosts.get(id)).copied().filter(|h| tells(h)).collect();
+    let reports = client.reports(&asked).await;
+    let other = |report: &ReportView| is_about_another(goal, &report.report.statement().apply);
+    let earlier = asked.iter().zip(&reports).filter(|(_, r)| r.as_ref().is_ok_and(|r| r.as_ref().is_some_and(other)));
+    earlier.map(|(host, _)| host.host_id.clone()).collect()
+}
+
+fn is_about_another(goal: &Goal, apply: &ApplyReport) -> bool {
+    apply.generation != goal.generation || apply.topology.as_ref() != Some(&goal.topology)
 }
 
 fn bar(ui: &Ui, goal: &Goal) -> ProgressBar {
@@ -323,6 +346,27 @@ mod tests {
         assert!(matches!(judge(&goal, &hash, &view), Standing::Waiting { .. }));
         view.heartbeat = Some(beat(2, None, false));
         assert!(matches!(judge(&goal, &hash, &view), Standing::Failed { .. }));
+    }
+
+    #[test]
+    fn a_host_with_an_error_is_not_done_and_an_error_counts_for_its_own_generation_only() {
+        let (goal, hash, mut view) = setup();
+        view.heartbeat = Some(Beat { last_error_code: "step_failed".into(), ..beat(2, Some(&hash), false) });
+        assert!(matches!(judge(&goal, &hash, &view), Standing::Waiting { .. }));
+        let of = |generation| ApplyReport {
+            topology: Some(goal.topology.clone()),
+            generation: Generation(generation),
+            ..ApplyReport::default()
+        };
+        assert!(is_about_another(&goal, &of(1)) && !is_about_another(&goal, &of(2)));
+    }
+
+    #[test]
+    fn a_locked_host_fails_the_wait_and_says_what_unlocks_it() {
+        let (goal, hash, mut view) = setup();
+        view.locked = true;
+        view.connected = false;
+        assert!(matches!(judge(&goal, &hash, &view), Standing::Failed { code, .. } if code == "renewal_conflict"));
     }
 
     #[test]

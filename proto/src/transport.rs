@@ -116,7 +116,8 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    // The transport's own outermost words say nothing.
+    text.strip_prefix("transport error: ").map(str::to_owned).unwrap_or(text)
 }
 
 /// Lowercase hex SHA-256 of a certificate's SubjectPublicKeyInfo (as in RFC 7469, but hex); `None` when

@@ -96,7 +96,7 @@ impl Hub {
         if status.metadata().contains_key(convert::CODE_METADATA) {
             return convert::from_status(status).into();
         }
-        let message = transport::error_chain(status);
+        let message = status_words(status);
         match status.code() {
             tonic::Code::Unauthenticated | tonic::Code::PermissionDenied => {
                 Fault::new(Code::PermissionDenied, format!("the hub at {} refuses this certificate: {message}", self.address)).into()
@@ -151,5 +151,30 @@ impl Hub {
     pub async fn put_root(&self, root: &Envelope) -> Result<u64, Failure> {
         let request = pb::PutRootRequest { root: Some(root.into()) };
         Ok(self.call(|mut rpc| async move { rpc.put_root(request).await }).await?.version)
+    }
+}
+
+/// What a status says, without the names of the parts that it went through.
+fn status_words(status: &tonic::Status) -> String {
+    let said = status.message();
+    let said = said.strip_prefix("transport error").map_or(said, |rest| rest.trim_start_matches(": "));
+    let cause = std::error::Error::source(status).map(transport::error_chain).unwrap_or_default();
+    match (said.is_empty(), cause.is_empty()) {
+        (true, true) => status.code().description().to_owned(),
+        (true, false) => cause,
+        (false, _) if cause.is_empty() || said.contains(&cause) => said.to_owned(),
+        (false, _) if cause.contains(said) => cause,
+        (false, _) => format!("{said}: {cause}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_call_is_told_without_the_transports_own_words() {
+        assert_eq!(status_words(&tonic::Status::unavailable("tcp connect error")), "tcp connect error");
+        assert_eq!(status_words(&tonic::Status::unknown("transport error")), tonic::Code::Unknown.description());
     }
 }

@@ -300,22 +300,21 @@ async fn base_moved(client: &Client, order: &Order, base: Generation, current: O
         order.topology,
         author(current, &client.root)
     );
+    let text_of = |v: &RevisionView| v.source.as_ref().map(|s| s.statement().source.clone());
     let old = match base {
-        Generation(0) => String::new(),
-        base => client
-            .revision(&order.topology, base, false)
-            .await
-            .ok()
-            .and_then(|v| v.source)
-            .map(|s| s.statement().source.clone())
-            .unwrap_or_default(),
+        Generation(0) => Some(String::new()),
+        base => client.revision(&order.topology, base, false).await.ok().as_ref().and_then(text_of),
     };
-    let new = current.source.as_ref().map(|s| s.statement().source.clone()).unwrap_or_default();
-    let difference = diff::unified(&old, &new, &format!("generation {base}"), &format!("generation {generation}"));
-    let mut details = diff::first_lines(&diff::coloured(&difference), ERROR_DIFF_LINES);
-    if current.source.is_none() {
-        details = vec![format!("the hub has no text of generation {generation}: `moorctl get slice HOST` shows what each host has of it")];
-    }
+    let details = match (old, text_of(current)) {
+        (Some(old), Some(new)) => {
+            let difference = diff::unified(&old, &new, &format!("generation {base}"), &format!("generation {generation}"));
+            diff::first_lines(&diff::coloured(&difference), ERROR_DIFF_LINES)
+        }
+        (None, _) => vec![format!("the hub has no source of generation {base} to compare with")],
+        (Some(_), None) => {
+            vec![format!("the hub has no source of generation {generation}: `moorctl get slice HOST` shows what each host has of it")]
+        }
+    };
     let file = order.source.as_ref().map_or("FILE", |s| s.name.as_str());
     Failure::from(Fault::new(Code::BaseMoved, message))
         .with_details(details)
@@ -328,7 +327,12 @@ async fn base_moved(client: &Client, order: &Order, base: Generation, current: O
 /// Who made a revision: by the signature if it verifies, else the hub's word.
 #[must_use]
 pub fn author(view: &RevisionView, root: &TrustRoot) -> String {
-    let Some(source) = &view.source else { return format!("{} (the hub says)", view.facts.pushed_by) };
+    let source = match (&view.source, &view.doubt) {
+        (Some(source), _) => source,
+        (None, Some(_)) => return format!("{} (the hub says)", view.facts.pushed_by),
+        // A restored hub took it over from what agents hold.
+        (None, None) => return "recovered".to_owned(),
+    };
     let names: Vec<&str> = source.signers().iter().filter_map(|id| root.keys.get(id)).map(|k| k.name.as_str()).collect();
     names.join(", ")
 }

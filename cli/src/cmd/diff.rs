@@ -35,8 +35,10 @@ struct Outcome {
     topology: String,
     from: String,
     to: String,
-    /// Unified difference of the files' text; empty when equal.
+    /// Unified difference of the files' text; empty when equal, or when a side has no text.
     source: String,
+    /// Why the texts are not compared.
+    notes: Vec<String>,
     /// Unified difference of the content in YAML, per host that differs.
     hosts: BTreeMap<String, String>,
 }
@@ -54,7 +56,8 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
 /// One side: a name, the text and each host's content.
 struct Side {
     name: String,
-    source: String,
+    /// `None` when the hub has none: the revision was recovered from what agents hold.
+    source: Option<String>,
     hosts: BTreeMap<String, Value>,
 }
 
@@ -82,7 +85,11 @@ pub async fn run(args: DiffArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         .collect();
     let outcome = Outcome {
         topology: topology.to_string(),
-        source: diff::unified(&old.source, &new.source, &old.name, &new.name),
+        source: match (&old.source, &new.source) {
+            (Some(a), Some(b)) => diff::unified(a, b, &old.name, &new.name),
+            (None, _) | (_, None) => String::new(),
+        },
+        notes: [&old, &new].into_iter().filter(|s| s.source.is_none()).map(|s| no_source(&s.name)).collect(),
         from: old.name,
         to: new.name,
         hosts,
@@ -91,11 +98,20 @@ pub async fn run(args: DiffArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     Ok(0)
 }
 
+/// What is said of a revision whose text is not known.
+pub(super) fn no_source(name: &str) -> String {
+    format!(
+        "{name} has no source that verifies (recovered from agents, or its signer left the trust root): only what hosts get is compared"
+    )
+}
+
 fn words(outcome: &Outcome) -> String {
+    let notes: String = outcome.notes.iter().map(|n| format!("{n}\n")).collect();
     if outcome.source.is_empty() && outcome.hosts.is_empty() {
-        return format!("no difference between {} and {}\n", outcome.from, outcome.to);
+        let what = if notes.is_empty() { "no difference" } else { "no difference on the hosts" };
+        return format!("{notes}{what} between {} and {}\n", outcome.from, outcome.to);
     }
-    let mut text = diff::coloured(&outcome.source);
+    let mut text = notes + &diff::coloured(&outcome.source);
     for difference in outcome.hosts.values() {
         text.push('\n');
         text.push_str(&diff::coloured(difference));
@@ -116,7 +132,7 @@ async fn against_file(client: &Client, ui: &mut Ui, topology: &TopologyId, sourc
         let content = serde_json::to_value(spec).map_err(|e| Fault::new(Code::InvalidArgument, e.to_string()))?;
         hosts.insert(name, content);
     }
-    let new = Side { name: source.name.clone(), source: source.text.clone(), hosts };
+    let new = Side { name: source.name.clone(), source: Some(source.text.clone()), hosts };
     Ok((side(&scene.previous, &scene.hosts), new))
 }
 
@@ -129,7 +145,7 @@ async fn revisions(client: &Client, topology: &TopologyId, range: Option<(u64, u
     let to = if to == 0 { at } else { to };
     let fetch = async |generation: u64| -> Result<Side, Failure> {
         if generation == 0 {
-            return Ok(Side { name: "nothing".to_owned(), source: String::new(), hosts: BTreeMap::new() });
+            return Ok(Side { name: "nothing".to_owned(), source: Some(String::new()), hosts: BTreeMap::new() });
         }
         let view = client.revision(topology, Generation(generation), true).await?;
         Ok(side(&Previous::of(Some(&view), &hosts, &client.root), &hosts))
@@ -144,7 +160,7 @@ fn side(revision: &Previous, hosts: &[HostView]) -> Side {
             0 => "nothing".to_owned(),
             generation => format!("generation {generation}"),
         },
-        source: revision.source.clone().unwrap_or_default(),
+        source: if revision.generation.0 == 0 { Some(String::new()) } else { revision.source.clone() },
         hosts: contents.collect(),
     }
 }
@@ -164,5 +180,21 @@ mod tests {
         assert_eq!(parse_range("3"), Ok((3, 0)));
         assert!(parse_range("x..5").is_err());
         assert!(parse_range("..5").is_err());
+    }
+
+    #[test]
+    fn a_revision_without_a_source_is_not_shown_as_an_empty_file() {
+        let recovered = side(&Previous { generation: Generation(4), ..Previous::default() }, &[]);
+        assert!(recovered.source.is_none());
+        assert_eq!(side(&Previous::default(), &[]).source.as_deref(), Some(""));
+        let outcome = Outcome {
+            topology: "edge".into(),
+            from: "generation 4".into(),
+            to: "edge.yaml".into(),
+            source: String::new(),
+            notes: vec![no_source(&recovered.name)],
+            hosts: BTreeMap::new(),
+        };
+        assert!(words(&outcome).starts_with("generation 4 has no source"));
     }
 }

@@ -36,7 +36,9 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         return Err(Failure::usage("--to must name a generation", "list them with `moorctl history`"));
     }
     let client = env.client(ui).await?;
-    let old = client.revision(&topology, to, false).await?;
+    let old = client.revision(&topology, to, false).await.map_err(|f| {
+        if f.is(Code::NotFound) { f.with_remedy(format!("list what there is with `moorctl history {topology}`")) } else { f }
+    })?;
     let Some(source) = old.source else {
         let fault =
             old.doubt.unwrap_or_else(|| Fault::new(Code::NotFound, format!("the hub has no source of `{topology}` generation {to}")));

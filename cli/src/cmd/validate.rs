@@ -38,13 +38,17 @@ pub fn run(args: &ValidateArgs, ui: &mut Ui) -> Result<u8, Failure> {
     };
     ui.result(&result, || {
         format!(
-            "{} {}: topology `{}`, {} host entries, {} profiles\n",
+            "{} {}: topology `{}`, {}, {}\n",
             "ok".green(),
             source.name,
             result.topology,
-            result.hosts.len(),
-            result.profiles.len()
+            counted(result.hosts.len(), "host entry", "host entries"),
+            counted(result.profiles.len(), "profile", "profiles")
         )
     })?;
     Ok(0)
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
 }

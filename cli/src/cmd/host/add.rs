@@ -61,7 +61,9 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     client.require_signable()?;
     if let Some(host) = client.hosts(Some(&name)).await?.iter().find(|h| !h.pending) {
         let message = format!("host `{}` is bound already (id {})", host.name, host.host_id);
-        return Err(Fault::new(Code::AlreadyExists, message).into());
+        return Err(Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy(format!(
+            "choose another name; if it is the same machine, `moorctl host approve {name}` there is enough once its agent runs"
+        )));
     }
     // Read before the host is asked to come: a missing key must not show after it has joined.
     let key = client.context.operator_key()?;
@@ -74,7 +76,10 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let expires = clock::rfc3339(token.expires.0.saturating_mul(1000));
     let shown = TokenView { name: &name, token_id: &token.id, token: &line, expires };
     ui.item(&shown, || format!("{}\n", *line))?;
-    ui.note(&format!("on the new host, as root: moorline-agent join TOKEN   (the line above; good until {})", shown.expires));
+    ui.note(&format!(
+        "on the new host, as root: `moorline-agent join -`, then paste the line above and end with Ctrl-D (good until {})",
+        shown.expires
+    ));
     if args.no_wait {
         ui.note(&format!("then, on this machine: moorctl host approve {name}"));
         return Ok(0);
