@@ -470,4 +470,4 @@ fn expiry_warning(root: &TrustRoot) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,12 +16,16 @@ use crate::revision::tests::{host, keys, trust};
 
 /// What the hub shows.
 #[derive(Default)]
-struct Shown {
-    hosts: Vec<pb::Host>,
+pub(crate) struct Shown {
+    pub(crate) hosts: Vec<pb::Host>,
     revision: Option<pb::GetRevisionResponse>,
-    report: Option<Envelope>,
+    pub(crate) report: Option<Envelope>,
     /// The newest binding that was handed in.
     bound: Option<pb::Envelope>,
+    /// Whether topologies cannot be listed.
+    pub(crate) broken: bool,
+    /// How many reports were asked for.
+    pub(crate) reports_asked: usize,
 }
 
 struct FakeHub(Arc<Mutex<Shown>>);
@@ -62,6 +66,9 @@ impl Operator for FakeHub {
     }
 
     async fn list_topologies(&self, _: Request<pb::ListTopologiesRequest>) -> Result<Response<pb::ListTopologiesResponse>, Status> {
+        if self.0.lock().unwrap().broken {
+            return Err(Status::unavailable("gone"));
+        }
         Ok(Response::new(pb::ListTopologiesResponse { revisions: Vec::new() }))
     }
 
@@ -79,7 +86,9 @@ impl Operator for FakeHub {
     }
 
     async fn get_report(&self, _: Request<pb::GetReportRequest>) -> Result<Response<pb::GetReportResponse>, Status> {
-        let report = self.0.lock().unwrap().report.as_ref().map(Into::into);
+        let mut shown = self.0.lock().unwrap();
+        shown.reports_asked += 1;
+        let report = shown.report.as_ref().map(Into::into);
         Ok(Response::new(pb::GetReportResponse { report, received_unix_ms: 1 }))
     }
 
@@ -89,7 +98,7 @@ impl Operator for FakeHub {
 }
 
 /// A client of such a hub, with what it shows at hand.
-async fn client() -> (Client, Arc<Mutex<Shown>>, tempfile::TempDir) {
+pub(crate) async fn client() -> (Client, Arc<Mutex<Shown>>, tempfile::TempDir) {
     let shown = Arc::new(Mutex::new(Shown::default()));
     let (near, far) = tokio::io::duplex(64 * 1024);
     let service = OperatorServer::new(FakeHub(shown.clone()));
@@ -122,7 +131,7 @@ async fn client() -> (Client, Arc<Mutex<Shown>>, tempfile::TempDir) {
     (client, shown, dir)
 }
 
-fn shown_host(binding: &HostBinding, signer: &OperatorKey) -> pb::Host {
+pub(crate) fn shown_host(binding: &HostBinding, signer: &OperatorKey) -> pb::Host {
     pb::Host {
         host_id: binding.host_id.to_string(),
         name: binding.name.to_string(),
@@ -132,7 +141,7 @@ fn shown_host(binding: &HostBinding, signer: &OperatorKey) -> pb::Host {
     }
 }
 
-fn binding(serial: u64) -> HostBinding {
+pub(crate) fn binding(serial: u64) -> HostBinding {
     let mut binding = host(10, "shop-17").binding.unwrap().into_statement();
     binding.serial = serial;
     binding

@@ -340,8 +340,9 @@ pub fn author(view: &RevisionView, root: &TrustRoot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::{binding, client, shown_host};
     use crate::desired;
-    use crate::revision::tests::host;
+    use crate::revision::tests::{host, keys};
     use moorline_common::id::VersionHash;
 
     const FILE: &str = "topology: edge\nhosts:\n  a: { docker: { services: { site: { image: x } } } }\n";
@@ -407,5 +408,18 @@ mod tests {
             text,
             "pushed edge generation 4\n  hosts: 1 changed, 1 unchanged, 1 torn down\n  not joined yet, they get it when they are approved: b\n"
         );
+    }
+
+    #[tokio::test]
+    async fn a_late_host_that_gets_no_slice_is_named_and_the_push_stands() {
+        let (client, shown, _dir) = client().await;
+        shown.lock().unwrap().hosts = vec![shown_host(&binding(1), &keys().1)];
+        let mut ui = Ui::new(Format::Json, false);
+        let scene = |hosts| Scene { current: None, previous: Previous::default(), hosts };
+        assert!(late_hosts(&client, &mut ui, &keys().1, &scene(Vec::new())).await.is_empty());
+        shown.lock().unwrap().broken = true;
+        assert_eq!(late_hosts(&client, &mut ui, &keys().1, &scene(Vec::new())).await, ["shop-17"]);
+        let known = client.hosts(None).await.unwrap();
+        assert!(late_hosts(&client, &mut ui, &keys().1, &scene(known)).await.is_empty());
     }
 }

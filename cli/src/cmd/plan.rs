@@ -229,8 +229,9 @@ fn host_words(host: &HostPlan) -> String {
 mod tests {
     use super::*;
     use crate::revision::tests::host;
-    use moorline_common::id::ClusterId;
-    use moorline_common::id::TopologyId;
+    use moorline_common::id::{ClusterId, TopologyId, UnixSeconds};
+    use moorline_common::sign::{OperatorKey, Signed};
+    use moorline_common::statement::{ApplyReport, ObservedReport};
     use serde_json::json;
 
     fn host_plan(spec: serde_json::Value) -> HostPlan {
@@ -277,5 +278,29 @@ mod tests {
         assert!(!plan.has_changes());
         plan.plan.blocked.push(Blocked { resource, code: Some(Code::NotOwned), reason: String::new() });
         assert!(plan.has_changes());
+    }
+
+    #[test]
+    fn nothing_is_made_up_for_a_host_of_which_nothing_was_seen() {
+        let view = host(10, "shop-17");
+        let spec: HostSpec = serde_json::from_value(json!({"docker": {"services": {"site": {"image": "site:1"}}}})).unwrap();
+        let identity = Identity {
+            cluster: ClusterId::parse("acme").unwrap(),
+            host_id: view.host_id.clone(),
+            topology: TopologyId::parse("edge").unwrap(),
+        };
+        let plan = |observed: Observed| {
+            let report =
+                ObservedReport { host_id: view.host_id.clone(), taken_at: UnixSeconds(1), observed, apply: ApplyReport::default() };
+            let key = OperatorKey::from_seed(&[10; 32]);
+            let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
+            let to = revision::content_hash(&spec).unwrap();
+            let change = HostChange { host: "shop-17".into(), host_id: view.host_id.clone(), change: ChangeKind::Added, from: None, to };
+            plan_host(0, &identity, &view, &spec, (change, Ok(Some(ReportView { report, received_unix_ms: 0 })))).unwrap()
+        };
+        let blind = plan(Observed { engine: EngineState::Unreachable, ..Observed::default() });
+        assert!(blind.plan.steps.is_empty());
+        assert_eq!(blind.notes, ["unknown: engine unreachable, nothing seen yet"]);
+        assert!(!plan(Observed { engine: EngineState::Ready, ..Observed::default() }).plan.steps.is_empty());
     }
 }

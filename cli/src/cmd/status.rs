@@ -294,9 +294,14 @@ fn details(rows: &[Row]) -> String {
 mod tests {
     use super::*;
     use crate::client::facts::TargetFacts;
+    use crate::client::tests::client;
     use crate::revision::tests::host;
     use moorline_common::fault::Code;
-    use moorline_common::id::{Generation, TopologyId};
+    use moorline_common::id::{Generation, TopologyId, UnixSeconds};
+    use moorline_common::observe::Observed;
+    use moorline_common::sign::{OperatorKey, Signed};
+    use moorline_common::statement::{ApplyReport, ObservedReport};
+    use moorline_proto::v1 as pb;
 
     fn view() -> HostView {
         let mut view = host(10, "a");
@@ -335,5 +340,33 @@ mod tests {
         let row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
         assert_eq!(generation(&row), "-→3");
         assert!(details(&[row]).contains(&long));
+    }
+
+    #[tokio::test]
+    async fn while_watching_a_report_is_asked_for_when_it_may_be_new() {
+        let (client, shown, _dir) = client().await;
+        let report = ObservedReport {
+            host_id: host(10, "a").host_id,
+            taken_at: UnixSeconds(1),
+            observed: Observed::default(),
+            apply: ApplyReport::default(),
+        };
+        let signed = Signed::seal(&report, &[&OperatorKey::from_seed(&[10; 32])]).unwrap();
+        shown.lock().unwrap().report = Some(signed.envelope().clone());
+        let mut v = view();
+        v.converged = true;
+        v.heartbeat = Some(Beat::try_from(pb::Heartbeat::default()).unwrap());
+        let mut known = Known::default();
+        let mut hosts = [v];
+        for _ in 0..3 {
+            assert!(matches!(known.reports(&client, &hosts).await.as_slice(), [Ok(Some(_))]));
+        }
+        assert_eq!(shown.lock().unwrap().reports_asked, 1);
+        hosts[0].heartbeat.as_mut().unwrap().observed_digest = "new".into();
+        known.reports(&client, &hosts).await;
+        assert_eq!(shown.lock().unwrap().reports_asked, 2);
+        hosts[0].last_error = Some(Fault::new(Code::StepFailed, "x"));
+        known.reports(&client, &hosts).await;
+        assert_eq!(shown.lock().unwrap().reports_asked, 3);
     }
 }
