@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moorline_common::id::ResourceId;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::limits::{LANE_DEPTH_MAX, LANES_MAX};
 
@@ -33,14 +33,14 @@ pub struct Lanes {
 struct Inner {
     /// Jobs that wait, by lane. A lane that runs its last job has an empty queue here.
     queues: Mutex<BTreeMap<ResourceId, VecDeque<Job>>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Lanes {
     /// Lanes of which `parallelism` (at least 1) run at once.
     #[must_use]
     pub fn new(parallelism: usize) -> Self {
-        let permits = Semaphore::new(parallelism.max(1));
+        let permits = Arc::new(Semaphore::new(parallelism.max(1)));
         Self { inner: Arc::new(Inner { queues: Mutex::default(), permits }) }
     }
 
@@ -82,16 +82,48 @@ impl Lanes {
     async fn run(self, resource: ResourceId, first: Job) {
         let mut next = Some(first);
         while let Some(job) = next {
-            // The semaphore is never closed.
-            let permit = self.inner.permits.acquire().await;
+            let seat = Arc::new(Seat { permits: self.inner.permits.clone(), held: Mutex::default() });
+            seat.take().await;
             // A task of its own: a job that panics must not take the lane with it.
-            if tokio::spawn(job).await.is_err_and(|e| e.is_panic()) {
+            if tokio::spawn(SEAT.scope(seat.clone(), job)).await.is_err_and(|e| e.is_panic()) {
                 tracing::error!(%resource, "a job panicked");
             }
-            drop(permit);
+            drop(seat);
             next = self.inner.next(&resource);
         }
     }
+}
+
+/// A job's share of the driver's limit.
+struct Seat {
+    permits: Arc<Semaphore>,
+    held: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Seat {
+    async fn take(&self) {
+        // The semaphore is never closed.
+        let permit = self.permits.clone().acquire_owned().await.ok();
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
+    }
+
+    fn give_back(&self) {
+        drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+tokio::task_local! {
+    static SEAT: Arc<Seat>;
+}
+
+/// Runs a part of a job that merely waits for something outside the engine, such as a registry: meanwhile it counts
+/// against no limit of the lanes, so that others go on. Its lane stays taken.
+pub async fn aside<T>(waiting: impl Future<Output = T>) -> T {
+    let Ok(seat) = SEAT.try_with(Arc::clone) else { return waiting.await };
+    seat.give_back();
+    let result = waiting.await;
+    seat.take().await;
+    result
 }
 
 impl Inner {
@@ -117,6 +149,26 @@ mod tests {
 
     fn resource(name: &str) -> ResourceId {
         ResourceId::parse(format!("docker/container/{name}")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn jobs_that_wait_for_a_registry_do_not_hold_up_the_others() {
+        let lanes = Lanes::new(2);
+        let (release, held) = tokio::sync::watch::channel(false);
+        let pulls: Vec<_> = (0..8)
+            .map(|n| {
+                let mut held = held.clone();
+                let job = async move { aside(async move { held.wait_for(|go| *go).await.is_ok() }).await };
+                lanes.submit(&resource(&format!("pull-{n}")), job).unwrap()
+            })
+            .collect();
+        let other = lanes.submit(&resource("other"), async { 7 }).unwrap();
+        assert_eq!(tokio::time::timeout(std::time::Duration::from_secs(10), other).await.unwrap().unwrap(), 7);
+        release.send_replace(true);
+        for pull in pulls {
+            assert!(pull.await.unwrap());
+        }
+        assert_eq!(lanes.inner.permits.available_permits(), 2);
     }
 
     #[tokio::test]

@@ -19,6 +19,8 @@ pub const REQUEST_TIMEOUT_SECONDS: u64 = 60;
 /// For the engine to stop a container, in seconds: grace periods are the operator's to choose.
 pub const STOP_TIMEOUT_SECONDS: u64 = 24 * 60 * 60;
 
+/// Images that are pulled at once.
+pub const PULLS_MAX: usize = 3;
 /// Between two signs of life of an image pull.
 pub const PULL_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 

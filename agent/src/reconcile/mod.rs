@@ -112,6 +112,8 @@ pub struct Reconciler<D, J> {
     wants_look: bool,
     /// Resources that were worked on since the newest look began.
     touched: BTreeSet<ResourceId>,
+    /// How steps ended that the journal has not taken yet.
+    unrecorded: Vec<Entry>,
     /// The newest observation, until it is shown together with what came of it.
     unpublished: Option<(Observed, UnixSeconds)>,
 }
@@ -148,6 +150,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             next_look: Instant::now(),
             wants_look: false,
             touched: BTreeSet::new(),
+            unrecorded: Vec::new(),
             unpublished: None,
         };
         (reconciler, handle)
@@ -269,7 +272,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.blocked = plan.blocked;
         self.work.replan(plan.steps, held);
         if settled {
-            if self.books.settled(desired).await {
+            self.dispatch(Vec::new()).await?;
+            if self.unrecorded.is_empty() && self.books.settled(desired).await {
                 self.settled_push = Some(self.pushes);
             }
             return Ok(());
@@ -279,17 +283,19 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     }
 
     /// Starts every step that may run: one durable append of what has ended and what begins, then the lanes.
-    async fn dispatch(&mut self, mut entries: Vec<Entry>) -> Result<(), JournalError> {
+    async fn dispatch(&mut self, ended: Vec<Entry>) -> Result<(), JournalError> {
+        self.unrecorded.extend(ended);
+        let mut entries = self.unrecorded.clone();
         let ready: Vec<(Step, Uuid)> = self.work.take_ready().into_iter().map(|step| (step, Uuid::now_v7())).collect();
         entries.extend(ready.iter().map(|(step, op_id)| record::started(step, *op_id)));
         if entries.is_empty() {
             return Ok(());
         }
         match self.journal.append(entries).await {
-            Ok(_) => {}
+            Ok(_) => self.unrecorded.clear(),
             Err(error @ JournalError::Failed(_)) => return Err(error),
             Err(error @ (JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::TooLarge(_))) => {
-                // Not recorded, so not begun.
+                // Not recorded, so not begun; what has ended is recorded with the next append.
                 let fault = Fault::new(Code::Internal, error.to_string());
                 for (step, _) in ready {
                     self.retries.failed(&step.resource, &fault, false, Instant::now(), random());

@@ -104,6 +104,11 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
         return;
     }
     let need = match occupant.filter(|o| scene.is(o.owner.as_ref(), resource)) {
+        // Nothing is changed about what could not be seen.
+        Some(live) if live.config.is_none() => {
+            draft.block(resource, Some(Code::StepFailed), "the engine lists it, but fails to inspect it".to_owned());
+            return;
+        }
         Some(live) => need_of(scene, resource, wanted, live, draft),
         None => match heir(scene, resource) {
             Some((name, live)) => {

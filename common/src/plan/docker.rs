@@ -376,6 +376,16 @@ mod tests {
     }
 
     #[test]
+    fn what_the_engine_fails_to_inspect_is_neither_gone_nor_changed() {
+        let mut engine = settled(&full());
+        engine.containers.get_mut("edge-site-1").unwrap().config = None;
+        let plan = replan(&engine, &full());
+        assert!(plan.steps.is_empty(), "{plan:?}");
+        let blocked = plan.blocked.iter().find(|b| b.resource.name() == "edge-site-1").unwrap();
+        assert_eq!(blocked.code, Some(Code::StepFailed));
+    }
+
+    #[test]
     fn inbox_changes_nothing_and_tells() {
         let mut engine = settled(&full());
         let mut inbox = full();

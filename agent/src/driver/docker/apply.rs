@@ -14,8 +14,9 @@ use futures_util::StreamExt;
 use moorline_common::fault::cut;
 use moorline_common::observe::{LABEL_SPEC, Owner};
 use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model};
+use tokio::sync::Semaphore;
 
-use super::super::limits::{PULL_IDLE_TIMEOUT, STOP_TIMEOUT_SECONDS};
+use super::super::limits::{PULL_IDLE_TIMEOUT, PULLS_MAX, STOP_TIMEOUT_SECONDS};
 use super::super::{DriverError, DriverErrorKind, Ownership};
 use super::Engine;
 use super::body::{self, Carried};
@@ -25,6 +26,9 @@ use super::error::{from_engine, image_unavailable, not_owned, status, words};
 const ID_IN_NAME: usize = 12;
 /// Hex digits of the name that the engine gives to a volume without one.
 const ANONYMOUS_NAME: usize = 64;
+
+/// Pulls take turns; those that wait hold no lane permit.
+static PULLS: Semaphore = Semaphore::const_new(PULLS_MAX);
 
 /// Makes `step` so.
 pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Result<(), DriverError> {
@@ -152,7 +156,7 @@ impl Hands<'_> {
         let what = format!("creating the container `{}`", target.name);
         let made = match self.create(target, name, carried).await {
             Err(e) if status(&e) == Some(404) && words(&e).to_ascii_lowercase().contains("no such image") => {
-                self.pull(&target.spec.image).await?;
+                crate::lane::aside(self.pull(&target.spec.image)).await?;
                 self.create(target, name, carried).await
             }
             other => other,
@@ -191,6 +195,8 @@ impl Hands<'_> {
     }
 
     async fn pull(&self, image: &str) -> Result<(), DriverError> {
+        // Never closed.
+        let _turn = PULLS.acquire().await.ok();
         let (from_image, tag) = split_image(image);
         let options = CreateImageOptions { from_image: Some(from_image.to_owned()), tag: Some(tag.to_owned()), ..Default::default() };
         tracing::info!(image, "pulling");

@@ -122,6 +122,15 @@ async fn container_of(
     let live = match engine.docker.inspect_container(&id, None::<InspectContainerOptions>).await {
         Ok(live) => live,
         Err(e) if error::status(&e) == Some(404) => return Ok(None),
+        // It is there, though nothing more is known: that one container must not hide all the others.
+        Err(e) if error::status(&e).is_some() => {
+            tracing::warn!(container = id, error = %e, "the engine fails to inspect a container");
+            let names = summary.names.unwrap_or_default();
+            let name = names.iter().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).unwrap_or(&id).to_owned();
+            let state = summary.state.map_or_else(ContainerState::default, summary_state);
+            let image = summary.image.unwrap_or_default();
+            return Ok(Some((name, ObservedContainer { owner: Some(owner), id, image, state, ..Default::default() })));
+        }
         Err(e) => return Err(error::from_engine(&e, "inspecting a container")),
     };
     let name = live.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
