@@ -107,6 +107,8 @@ pub struct Standing {
     pub generation: Generation,
     /// The hash of what is applied.
     pub applied: Option<VersionHash>,
+    /// The generation whose apply last succeeded: what `applied` is the hash of.
+    pub applied_generation: Generation,
     /// The last error since the last success.
     pub last_error: Option<Fault>,
 }
@@ -172,16 +174,22 @@ impl Ledger {
         let last_error = current.as_ref().and_then(|c| c.last_error.clone());
         let Some(floor) = read_accepted(&connection)? else {
             return Ok(match current {
-                Some(c) => Standing { topology: Some(c.topology), generation: c.generation, applied: c.version_hash, last_error },
+                Some(c) => Standing {
+                    topology: Some(c.topology),
+                    generation: c.generation,
+                    applied: c.version_hash,
+                    applied_generation: c.generation,
+                    last_error,
+                },
                 None => Standing::default(),
             });
         };
-        let applied = match (&current, floor.state) {
-            (Some(current), _) if current.topology == floor.topology => current.version_hash.clone(),
-            (_, FloorState::TornDown) => Some(floor.version_hash.clone()),
-            (_, FloorState::Active | FloorState::Cleared) => None,
+        let (applied, applied_generation) = match (&current, floor.state) {
+            (Some(current), _) if current.topology == floor.topology => (current.version_hash.clone(), current.generation),
+            (_, FloorState::TornDown) => (Some(floor.version_hash.clone()), floor.generation),
+            (_, FloorState::Active | FloorState::Cleared) => (None, Generation(0)),
         };
-        Ok(Standing { topology: Some(floor.topology), generation: floor.generation, applied, last_error })
+        Ok(Standing { topology: Some(floor.topology), generation: floor.generation, applied, applied_generation, last_error })
     }
 
     /// Accepts a slice: floors, time floor and (for a first slice) the marker, in one transaction.
@@ -192,6 +200,12 @@ impl Ledger {
     pub fn admit(&self, admission: &Admission, boot: &BootTime) -> Result<(), DbError> {
         let mut connection = self.db.lock();
         let tx = connection.transaction()?;
+        // The last error is of another payload from now on.
+        tx.execute(
+            "UPDATE current SET last_error_code = NULL, last_error = NULL WHERE topology = ?1
+             AND NOT EXISTS (SELECT 1 FROM floors WHERE topology = ?1 AND payload_sha256 = ?2)",
+            params![admission.topology.as_str(), admission.payload_sha256],
+        )?;
         tx.execute(
             "INSERT INTO floors (topology, generation, payload_sha256, version_hash, state, envelope, accepted_order)
              VALUES (?1, ?2, ?3, ?4, 'active', ?5, (SELECT COALESCE(MAX(accepted_order), 0) + 1 FROM floors))
@@ -438,7 +452,13 @@ mod tests {
         assert_eq!((row.applied_at, row.hydrated.as_str(), row.generation), (UnixSeconds(50), "{a}", Generation(1)));
         let standing = ledger.standing().unwrap();
         assert_eq!((standing.generation, standing.applied), (Generation(2), Some(first.version_hash)));
+        assert_eq!(standing.applied_generation, Generation(1));
         assert_eq!(standing.last_error.unwrap().code, Code::StepFailed);
+        ledger.admit(&second, &boot()).unwrap();
+        assert!(ledger.standing().unwrap().last_error.is_some(), "the same payload once more mends nothing by itself");
+        ledger.admit(&admission("edge", 3, "{a}"), &boot()).unwrap();
+        let standing = ledger.standing().unwrap();
+        assert_eq!((standing.last_error, standing.applied_generation), (None, Generation(1)));
 
         ledger.record_success(&second, UnixSeconds(60)).unwrap();
         let row = ledger.current().unwrap().unwrap();

@@ -36,6 +36,8 @@ pub const HUBS_MAX: usize = 16;
 pub const ROOTS_MAX: u64 = 10_000;
 /// Trust roots that are sent in one Held message: the newest ones.
 pub const HELD_ROOTS_MAX: usize = 256;
+/// Bytes of envelopes in one Held message, unless a single one is larger; the hub takes 8 MiB.
+pub const HELD_BYTES_MAX: usize = 6 * 1024 * 1024;
 /// Torn-down topologies whose last envelope is kept, besides the newest.
 pub const FLOOR_ENVELOPES_MAX: u32 = 8;
 

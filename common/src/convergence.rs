@@ -43,6 +43,8 @@ pub struct Reported {
     pub generation: Generation,
     /// The hash of what is applied; `None` when the first apply failed or nothing was accepted.
     pub applied: Option<VersionHash>,
+    /// The generation whose apply last succeeded.
+    pub applied_generation: Generation,
     /// Whether an apply is under way on the host.
     pub converging: bool,
     /// The state of its engine.
@@ -96,9 +98,9 @@ pub fn is_definite(code: Code) -> bool {
             | Code::NoTrustRoot
             | Code::EngineUnreachable
             | Code::RootExpired
+            | Code::NotYetValid
             | Code::Quarantined
     )
-            | Code::NotYetValid
 }
 
 /// Decides for one host. `random` spreads the waits: keep it for as long as `history` stays the same.
@@ -116,12 +118,16 @@ pub fn decide(target: &Target, reported: &Reported, history: &History, now_ms: u
     if !reported.ready {
         return Decision::Wait(now_ms.saturating_add(millis(PUSH_BACKOFF.max)));
     }
+    let patience = if mends_itself(target, reported) { millis(PUSH_GRACE) } else { 0 };
     let Some(last) = history.last_push_ms else {
-        let patience = if mends_itself(target, reported) { millis(PUSH_GRACE) } else { 0 };
         let earliest = history.mismatch_since_ms.unwrap_or(now_ms).saturating_add(patience);
         return if now_ms >= earliest { Decision::Push(reason) } else { Decision::Wait(earliest) };
     };
     let mut earliest = last.saturating_add(millis(PUSH_BACKOFF.wait(history.pushes, random)));
+    if let Some(since) = history.mismatch_since_ms {
+        // A new mismatch after earlier pushes: the agent gets the time to mend it, too.
+        earliest = earliest.max(since.saturating_add(patience));
+    }
     if reported.converging {
         // The agent is at it: a push would only repeat what it knows.
         earliest = earliest.max(last.saturating_add(millis(PUSH_GRACE)));
@@ -141,6 +147,8 @@ pub fn mismatch(target: &Target, reported: &Reported) -> Option<&'static str> {
     match &reported.applied {
         None => return Some("nothing applied yet"),
         Some(applied) if *applied != target.version_hash => return Some("hash mismatch"),
+        // The same content was applied before, and something else since.
+        Some(_) if reported.applied_generation != target.generation => return Some("accepted, not applied yet"),
         Some(_) => {}
     }
     if reported.engine == EngineState::Unreachable {
@@ -192,6 +200,7 @@ mod tests {
             topology: Some(topology),
             generation,
             applied: Some(version_hash),
+            applied_generation: generation,
             converging: false,
             engine: EngineState::Ready,
             observe_error: false,
@@ -222,6 +231,7 @@ mod tests {
             (Reported { generation: Generation(2), ..good() }, "generation"),
             (Reported { applied: Some(VersionHash::of_bytes(b"edited by hand")), ..good() }, "hash mismatch"),
             (Reported { applied: None, ..good() }, "nothing applied"),
+            (Reported { applied_generation: Generation(1), ..good() }, "not applied yet"),
             (Reported { engine: EngineState::Unreachable, ..good() }, "unreachable"),
             (Reported { observe_error: true, ..good() }, "observation failed"),
             (Reported { present: Some(BTreeSet::from([resource("a")])), ..good() }, "resources missing"),
@@ -295,6 +305,13 @@ mod tests {
         // Fulfilled all the same: nothing to raise.
         let history = History { refusal: Some(Code::BadSignature), ..History::default() };
         assert_eq!(decide_now(&good(), &history), Decision::Converged);
+    }
+
+    #[test]
+    fn an_agent_gets_the_time_to_mend_whatever_was_pushed_before() {
+        let missing = Reported { present: Some(BTreeSet::from([resource("a")])), ..good() };
+        let history = History { pushes: 1, last_push_ms: Some(1), mismatch_since_ms: Some(1_000_000), ..History::default() };
+        assert_eq!(decide_now(&missing, &history), Decision::Wait(1_000_000 + millis(PUSH_GRACE)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::identity::Transport;
 use crate::intake::Refused;
 use crate::journal::Journal;
 use crate::limits::{
-    HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RENEW_RETRY, SEND_TIMEOUT,
+    HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_BYTES_MAX, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RENEW_RETRY, SEND_TIMEOUT,
 };
 use crate::report::HostState;
 
@@ -173,23 +173,22 @@ impl<'a, J: Journal> Session<'a, J> {
                 Ok(())
             }
             pb::query::What::Held => {
-                let held = self.held().await?;
-                self.send(Up::Held(held)).await
+                for held in self.held().await? {
+                    self.send(Up::Held(held)).await?;
+                }
+                Ok(())
             }
         }
     }
 
-    async fn held(&self) -> Result<pb::Held, LinkError> {
+    /// What operators signed and this host holds, in as many messages as it takes to keep each within bounds.
+    async fn held(&self) -> Result<Vec<pb::Held>, LinkError> {
         let (store, ledger) = (self.parts.trust_store.clone(), self.parts.ledger.clone());
         let read = move || Ok::<_, DbError>((store.root_rows()?, store.binding_row()?, ledger.accepted()?));
         let (roots, binding, slice) = blocking(read).await.map_err(|e| LinkError::Ended(e.to_string()))?;
-        let envelope = |json| pb::Envelope { json };
         let skipped = roots.len().saturating_sub(HELD_ROOTS_MAX);
-        Ok(pb::Held {
-            roots: roots.into_iter().skip(skipped).map(envelope).collect(),
-            binding: binding.map(envelope),
-            slice: slice.map(|s| s.envelope).filter(|json| !json.is_empty()).map(envelope),
-        })
+        let roots = roots.into_iter().skip(skipped).collect();
+        Ok(held_messages(roots, binding, slice.map(|s| s.envelope).filter(|json| !json.is_empty())))
     }
 
     /// A change is told at once, but changes that come together are told together.
@@ -255,6 +254,7 @@ impl<'a, J: Journal> Session<'a, J> {
             topology: standing.topology.map(String::from).unwrap_or_default(),
             generation: standing.generation.0,
             applied_hash: standing.applied.map(String::from).unwrap_or_default(),
+            applied_generation: standing.applied_generation.0,
             observed_digest: state.observed_digest.clone(),
             engine: pb::EngineState::from(state.engine()).into(),
             converging: state.apply.converging,
@@ -327,4 +327,46 @@ fn renew_wait(certificate: &Transport) -> Result<Duration, LinkError> {
 
 fn refusal(refused: Refused) -> pb::Refusal {
     pb::Refusal { fault: Some(refused.fault.into()), payload_sha256: refused.payload_sha256, kind: refused.kind.to_owned() }
+}
+
+/// Splits what is held into messages of bounded size, in the order in which it is verified.
+fn held_messages(roots: Vec<Vec<u8>>, binding: Option<Vec<u8>>, slice: Option<Vec<u8>>) -> Vec<pb::Held> {
+    let (mut messages, mut last, mut bytes) = (Vec::new(), pb::Held::default(), 0);
+    let mut room = |last: &mut pb::Held, json: &[u8]| {
+        if bytes > 0 && bytes + json.len() > HELD_BYTES_MAX {
+            messages.push(std::mem::take(last));
+            bytes = 0;
+        }
+        bytes += json.len();
+    };
+    for json in roots {
+        room(&mut last, &json);
+        last.roots.push(pb::Envelope { json });
+    }
+    if let Some(json) = binding {
+        room(&mut last, &json);
+        last.binding = Some(pb::Envelope { json });
+    }
+    if let Some(json) = slice {
+        room(&mut last, &json);
+        last.slice = Some(pb::Envelope { json });
+    }
+    messages.push(last);
+    messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_comes_in_messages_that_the_hub_can_take() {
+        let large = vec![b'x'; HELD_BYTES_MAX / 2];
+        let messages = held_messages(vec![large.clone(); 3], Some(b"binding".to_vec()), Some(large.clone()));
+        let shapes: Vec<_> = messages.iter().map(|m| (m.roots.len(), m.binding.is_some(), m.slice.is_some())).collect();
+        assert_eq!(shapes, [(2, false, false), (1, true, false), (0, false, true)]);
+        let small = held_messages(vec![b"root".to_vec()], Some(b"binding".to_vec()), Some(b"slice".to_vec()));
+        assert_eq!(small.len(), 1, "little comes at once");
+        assert_eq!(held_messages(Vec::new(), None, None), [pb::Held::default()]);
+    }
 }

@@ -374,6 +374,7 @@ impl Agent {
                         heartbeat.topology = slice.topology.to_string();
                         heartbeat.generation = slice.generation.0;
                         heartbeat.applied_hash = slice.version_hash.to_string();
+                        heartbeat.applied_generation = slice.generation.0;
                         heartbeat.enforcing = true;
                     }
                     Some(_) | None => continue,
