@@ -14,7 +14,7 @@ use crate::client::facts::Claim;
 use crate::client::{Client, HostView};
 use crate::clock;
 use crate::desired;
-use crate::error::{Failure, LocalCode};
+use crate::error::{EXIT_USAGE, Failure, LocalCode};
 use crate::home::{Home, Pending};
 use crate::limits::RETRIES;
 use crate::render::Ui;
@@ -91,7 +91,16 @@ pub fn check_locked(home: &Home, host: &HostView, held: &HostBinding, fingerprin
     let claim =
         HostClaim { host_key: held.host_key, sealing_key: held.sealing_key, host_epoch: held.host_epoch.clone(), name: held.name.clone() };
     let as_bound = HostView { claim: Some(Claim { claim, mac, token_id }), ..host.clone() };
-    check_claim(home, &as_bound, fingerprint).map(|_| ())
+    match check_claim(home, &as_bound, fingerprint) {
+        Ok(_) => Ok(()),
+        Err(mut failure) => {
+            if failure.exit == EXIT_USAGE {
+                failure.message =
+                    format!("host `{}` is locked and bound long ago: its keys must be compared by their fingerprint", host.name);
+            }
+            Err(failure)
+        }
+    }
 }
 
 /// A topology whose newest revision names the host.

@@ -59,14 +59,13 @@ impl LinkError {
     pub fn rejects_certificate(&self) -> bool {
         let is_alert = |text: &str| CERTIFICATE_ALERTS.iter().any(|alert| text.contains(alert));
         match self {
-            LinkError::Identity(IdentityError::Crypto(_)) | LinkError::Unauthenticated(_) | LinkError::Transport(TransportError::Identity(_)) => {
-                true
-            }
+            LinkError::Identity(IdentityError::Crypto(_))
+            | LinkError::Unauthenticated(_)
+            | LinkError::Transport(TransportError::Identity(_)) => true,
             LinkError::Transport(TransportError::Unreachable { reason, .. }) | LinkError::Ended(reason) => is_alert(reason),
-            LinkError::Identity(_)
-            | LinkError::Transport(TransportError::Address(_))
-            | LinkError::Refused(_)
-            | LinkError::Version(_) => false,
+            LinkError::Identity(_) | LinkError::Transport(TransportError::Address(_)) | LinkError::Refused(_) | LinkError::Version(_) => {
+                false
+            }
         }
     }
 }

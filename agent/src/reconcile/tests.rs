@@ -118,6 +118,50 @@ async fn a_slice_is_applied_in_order_and_recorded_as_applied() {
     assert!(!state.apply.converging && state.apply.troubles.is_empty());
 }
 
+/// Once refuses to record an end together with a beginning.
+#[derive(Clone, Default)]
+struct FullOnce {
+    journal: MemoryJournal,
+    refused: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Journal for FullOnce {
+    fn append(&self, entries: Vec<Entry>) -> impl Future<Output = Result<crate::journal::Head, JournalError>> + Send + 'static {
+        let has = |state: State| entries.iter().any(|e| e.state == state);
+        let refuse = has(State::Succeeded) && has(State::Started) && !self.refused.swap(true, std::sync::atomic::Ordering::SeqCst);
+        let journal = self.journal.clone();
+        async move {
+            if refuse { Err(JournalError::TooLarge("a record while the queue is full".to_owned())) } else { journal.append(entries).await }
+        }
+    }
+
+    fn head(&self) -> crate::journal::Head {
+        self.journal.head()
+    }
+
+    fn failed(&self) -> impl Future<Output = JournalError> + Send {
+        std::future::pending()
+    }
+}
+
+#[tokio::test]
+async fn how_a_step_ended_is_recorded_even_when_the_journal_was_full_at_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let operator = Operator::new(dir.path());
+    let db = Db::open(dir.path()).unwrap();
+    let mut intake = operator.ready_intake(&db).await;
+    let (driver, journal) = (FakeDriver::default(), FullOnce::default());
+    let (handle, stop, _task) = start(&driver, journal.clone(), &Ledger::new(db), &intake);
+    intake.slice(operator.slice(1, services(&["a", "b"], true))).await.unwrap();
+    until(&mut handle.state(), "the host is as wanted", |s| s.settled_push.is_some()).await;
+    assert!(journal.refused.load(std::sync::atomic::Ordering::SeqCst), "the journal was full once");
+    let records = journal.journal.records();
+    for begun in records.iter().filter(|r| r.state == State::Started) {
+        assert!(records.iter().any(|r| r.op_id == begun.op_id && r.state == State::Succeeded), "{}", begun.resource);
+    }
+    stop.cancel();
+}
+
 #[tokio::test]
 async fn no_step_begins_before_its_record_is_durable() {
     let driver = FakeDriver::default();

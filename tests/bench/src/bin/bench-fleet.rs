@@ -92,7 +92,10 @@ async fn main() -> Result<()> {
     let per_agent = rest_to.rss_kib.saturating_sub(before.rss_kib) / all;
     let per_agent_all = rest_to.rss_kib.saturating_sub(before_join.rss_kib) / all;
     let cpu_ms = rest_to.cpu_ms - rest_from.cpu_ms;
-    say(&format!("hub with all connected: {} KiB, {per_agent} KiB per session, {per_agent_all} KiB per agent with its records (limit {})", rest_to.rss_kib, args.limit_kib))?;
+    say(&format!(
+        "hub with all connected: {} KiB, {per_agent} KiB per session, {per_agent_all} KiB per agent with its records (limit {})",
+        rest_to.rss_kib, args.limit_kib
+    ))?;
     say(&format!("hub at rest: {cpu_ms} ms of CPU in {} s, {:.3} % of a core", args.rest_s, cpu_ms as f64 / (args.rest_s as f64 * 10.0)))?;
     if per_agent_all > args.limit_kib {
         bail!("{per_agent_all} KiB per agent is over the limit of {} KiB", args.limit_kib);
