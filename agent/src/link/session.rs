@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn what_is_held_comes_in_messages_that_the_hub_can_take() {
         let large = vec![b'x'; HELD_BYTES_MAX / 2];
-        let messages = held_messages(vec![large.clone(); 3], Some(b"binding".to_vec()), Some(large.clone()));
+        let messages = held_messages(vec![large.clone(); 3], Some(b"binding".to_vec()), Some(large));
         let shapes: Vec<_> = messages.iter().map(|m| (m.roots.len(), m.binding.is_some(), m.slice.is_some())).collect();
         assert_eq!(shapes, [(2, false, false), (1, true, false), (0, false, true)]);
         let small = held_messages(vec![b"root".to_vec()], Some(b"binding".to_vec()), Some(b"slice".to_vec()));
