@@ -59,6 +59,8 @@ pub struct Status {
     pub name: String,
     /// The host's id.
     pub host_id: String,
+    /// The fingerprint of the host's keys, to compare with `moorctl host approve --fingerprint`.
+    pub fingerprint: String,
     /// The hub that the agent is connected to.
     pub hub: Option<String>,
     /// Since when the link has been as it is, in Unix seconds.
@@ -112,6 +114,8 @@ pub struct Sources {
     pub enrolment: Enrolment,
     /// The host's id.
     pub host_id: String,
+    /// The fingerprint of the host's keys.
+    pub fingerprint: String,
     /// The driver's name.
     pub driver: &'static str,
     /// What was accepted and applied.
@@ -156,6 +160,7 @@ impl Sources {
         let mut status = Status {
             running: true,
             host_id: self.host_id.clone(),
+            fingerprint: self.fingerprint.clone(),
             hub: link.hub,
             link_since: link.since.0,
             link_error: link.last_error,
@@ -291,6 +296,7 @@ mod tests {
         Sources {
             enrolment,
             host_id: operator.keys.host_id().to_string(),
+            fingerprint: String::new(),
             driver: "fake",
             ledger: Ledger::new(db),
             state: watch::channel(HostState::default()).1,

@@ -55,7 +55,7 @@ pub async fn examine<D: Driver>(config: &Config, driver: Option<D>) -> Vec<Check
             checks.push(certificate(&state));
             checks.push(hub(&state, &enrolment).await);
         }
-        Ok(_) => checks.push(check("joined", Outcome::Failed, "not yet; run `moorline-agent join TOKEN`")),
+        Ok(_) => checks.push(check("joined", Outcome::Failed, "not yet; run `moorline-agent join -` and paste the token")),
         Err(error) => checks.push(check("joined", Outcome::Failed, error.to_string())),
     }
     checks.push(ledger(&config.state));

@@ -54,7 +54,7 @@ pub enum IdentityError {
         reason: String,
     },
     /// The host has not joined.
-    #[error("this host has not joined a cluster; run `moorline-agent join TOKEN` first")]
+    #[error("this host has not joined a cluster; run `moorline-agent join -` and paste the token that `moorctl host add` printed")]
     NotJoined,
     /// A key or certificate could not be made.
     #[error("no key or certificate request could be made: {0}")]

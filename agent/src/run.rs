@@ -143,6 +143,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     let sources = Sources {
         enrolment: host.enrolment.clone(),
         host_id: keys.host_id().to_string(),
+        fingerprint: keys.claim(host.enrolment.name.clone()).fingerprint(),
         driver: driver_name,
         ledger: ledger.clone(),
         state: handle.state(),

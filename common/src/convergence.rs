@@ -62,7 +62,7 @@ pub struct Reported {
 /// What the hub remembers of its pushes of the current target to this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
-    /// Pushes so far.
+    /// Pushes so far in this session.
     pub pushes: u32,
     /// When the last one went out, in milliseconds of the hub's monotonic clock.
     pub last_push_ms: Option<u64>,
@@ -103,6 +103,13 @@ pub fn is_definite(code: Code) -> bool {
     )
 }
 
+/// Whether a definite refusal may end when the host itself is changed: its policy file, its version, its clock. It is
+/// tried once more in each session, as an agent is restarted for such a change.
+#[must_use]
+pub fn mends_on_host(code: Code) -> bool {
+    matches!(code, Code::PolicyDenied | Code::BadContent | Code::Expired | Code::AlreadyApplied)
+}
+
 /// Decides for one host. `random` spreads the waits: keep it for as long as `history` stays the same.
 #[must_use]
 pub fn decide(target: &Target, reported: &Reported, history: &History, now_ms: u64, random: u64) -> Decision {
@@ -112,7 +119,8 @@ pub fn decide(target: &Target, reported: &Reported, history: &History, now_ms: u
     let Some(reason) = mismatch(target, reported) else {
         return Decision::Converged;
     };
-    if let Some(code) = history.refusal.filter(|code| is_definite(*code)) {
+    let stands = |code: &Code| is_definite(*code) && (history.pushes > 0 || !mends_on_host(*code));
+    if let Some(code) = history.refusal.filter(stands) {
         return Decision::Alarm(code);
     }
     if !reported.ready {
@@ -302,6 +310,10 @@ mod tests {
             }
         }
         assert!(is_definite(Code::BadSignature) && is_definite(Code::AlreadyApplied) && !is_definite(Code::Busy));
+        // In a new session the host may have been mended; a forged slice stays forged.
+        let anew = |code| decide_now(&behind, &History { refusal: Some(code), ..History::default() });
+        assert!(matches!(anew(Code::PolicyDenied), Decision::Push(_)));
+        assert_eq!(anew(Code::BadSignature), Decision::Alarm(Code::BadSignature));
         // Fulfilled all the same: nothing to raise.
         let history = History { refusal: Some(Code::BadSignature), ..History::default() };
         assert_eq!(decide_now(&good(), &history), Decision::Converged);

@@ -99,7 +99,7 @@ async fn ask(enrolment: &Enrolment, request: pb::JoinRequest) -> anyhow::Result<
         for address in &enrolment.hubs {
             match ask_one(address, enrolment, request.clone()).await {
                 Ok(response) => return Ok(response),
-                Err(LinkError::Refused(fault)) => anyhow::bail!("{fault}; ask an operator for a new token"),
+                Err(LinkError::Refused(fault)) => anyhow::bail!("{fault}"),
                 Err(error) => {
                     tracing::debug!(hub = %address, %error, "no answer");
                     last = Some(error);

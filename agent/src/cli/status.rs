@@ -31,7 +31,10 @@ fn from_disk(config: &Config) -> anyhow::Result<Status> {
     let mut status = Status::default();
     let current = if config.state.join(db::FILE_NAME).exists() { Ledger::new(Db::open(&config.state)?).current()? } else { None };
     status.from_disk(&enrolment, current.as_ref());
-    status.host_id = state.keys()?.map(|k| k.host_id().to_string()).unwrap_or_default();
+    if let Some(keys) = state.keys()? {
+        status.host_id = keys.host_id().to_string();
+        status.fingerprint = keys.claim(enrolment.name.clone()).fingerprint();
+    }
     Ok(status)
 }
 
@@ -41,6 +44,7 @@ fn lines(s: &Status) -> Vec<String> {
     line("agent", format!("{} {}", s.version, if s.running { "running" } else { "not running" }));
     line("host", format!("{} of cluster {}", s.name, s.cluster));
     line("host id", s.host_id.clone());
+    line("fingerprint", s.fingerprint.clone());
     if s.running {
         line(
             "hub",
