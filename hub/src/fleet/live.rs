@@ -127,6 +127,10 @@ impl Live {
     /// Whether this error is to be recorded: not when it was recorded not long ago, nor when only its words
     /// change all the time.
     pub(super) fn tell_error(&mut self, code: &str, words: &str, now_ms: u64) -> Option<(String, String)> {
+        // What merely waits its turn is no error.
+        if code == Code::Waiting.as_str() {
+            return None;
+        }
         if let Some(told) = &self.error_told
             && told.code == code
         {

@@ -266,6 +266,11 @@ async fn an_error_is_one_event_whether_report_or_heartbeat_comes_first() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
     let mut link = agent.open(&kit).await.unwrap();
+    // What merely waits is no error.
+    let resource = moorline_common::id::ResourceId::parse("docker/container/edge-app-1").unwrap();
+    let waits = moorline_common::statement::Trouble { resource, code: Code::Waiting, message: "waits for `edge-db-1`".to_owned() };
+    let apply = ApplyReport { troubles: vec![waits], ..ApplyReport::default() };
+    link.say(Say::Observed(report(&agent, Observed::default(), apply))).await;
     let failing = pb::Heartbeat { last_error_code: "image_unavailable".to_owned(), ..ready() };
     let fault = moorline_common::fault::Fault::new(Code::ImageUnavailable, "no such image");
     let apply = ApplyReport { last_error: Some(fault), ..ApplyReport::default() };
