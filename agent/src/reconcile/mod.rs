@@ -110,6 +110,9 @@ pub struct Reconciler<D, J> {
     next_look: Instant,
     /// Something happened that the look under way may not have seen.
     wants_look: bool,
+    /// The engine told of something that the look under way may not have seen. It waits while steps run: what they do
+    /// themselves is told, too, and looking costs an engine that is busy.
+    event_waits: bool,
     /// Resources that were worked on since the newest look began.
     touched: BTreeSet<ResourceId>,
     /// How steps ended that the journal has not taken yet.
@@ -149,6 +152,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             engine_failures: 0,
             next_look: Instant::now(),
             wants_look: false,
+            event_waits: false,
             touched: BTreeSet::new(),
             unrecorded: Vec::new(),
             unpublished: None,
@@ -190,12 +194,12 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                     wanted = true;
                 }
                 () = self.look.notified() => wanted = true,
-                // While steps run, their own events tell nothing new; a look now and then suffices.
-                () = self.events.notified(), if !running => wanted = true,
+                () = self.events.notified(), if !running => self.event_waits = true,
                 () = tokio::time::sleep_until(self.next_look), if look.is_none() => wanted = true,
             }
             self.wants_look |= wanted;
-            if self.wants_look && look.is_none() {
+            let due = self.wants_look || (self.event_waits && !self.work.is_running());
+            if due && look.is_none() {
                 look = Some(self.begin_look());
             }
         }
@@ -218,7 +222,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
 
     /// Begins a look at the host. Steps go on meanwhile: what it sees of their resources is not believed.
     fn begin_look(&mut self) -> Look {
-        self.wants_look = false;
+        (self.wants_look, self.event_waits) = (false, false);
         self.touched = self.work.in_flight().clone();
         // What was announced before the look is seen by it.
         let _ = self.events.notified().now_or_never();

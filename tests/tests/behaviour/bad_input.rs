@@ -96,8 +96,12 @@ fn an_image_that_cannot_be_had_fails_alone_and_its_dependants_say_why() {
         .unwrap();
     let status = t.fleet.moorctl(&["status"]).unwrap().ok().unwrap();
     assert_says(&status, &["image_unavailable", "localhost:1/nowhere:1"]);
-    let report = t.fleet.moorctl(&["get", "report", HOST, "-o", "json"]).unwrap().ok().unwrap();
-    assert_says(&report, &["dependency_failed", "missing"]);
+    // While the image is tried again, nothing is skipped.
+    wait_until("the dependant is skipped and says why", SOON, || {
+        let report = t.fleet.moorctl(&["get", "report", HOST, "-o", "json"])?.ok()?.text();
+        Ok(report.contains("dependency_failed") && report.contains("-missing-1"))
+    })
+    .unwrap();
     let local = t.fleet.agent(HOST, &["status"]).unwrap();
     assert_says(&local, &["image_unavailable"]);
 }

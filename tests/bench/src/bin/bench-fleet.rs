@@ -25,6 +25,7 @@ use moorline_proto::v1::operator_client::OperatorClient;
 use moorline_proto::v1::{self as pb};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 /// Measures the cost of connected agents to one hub.
@@ -69,10 +70,12 @@ async fn main() -> Result<()> {
 
     let settled = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
+    // Dropped before the hub, so that its end is no news to anybody.
+    let mut sessions = JoinSet::new();
     for agent in agents {
         let (settled, address, pins) = (settled.clone(), hub.address.clone(), hub.pins.clone());
         let every = Duration::from_millis(args.heartbeat_ms);
-        tokio::spawn(async move {
+        sessions.spawn(async move {
             if let Err(error) = agent.live(&address, pins, every, &settled).await {
                 let _ = say(&format!("agent session ended: {error:#}"));
             }
