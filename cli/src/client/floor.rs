@@ -33,6 +33,17 @@ pub(super) fn note_revision(floors: &mut Floors, topology: &TopologyId, generati
     Ok(())
 }
 
+/// Notes that the hub's newest revision is what this machine wants: pushed just now, or found to say the same.
+/// The floor falls only if the operator said `lower`.
+pub(super) fn note_pushed(floors: &mut Floors, topology: &TopologyId, generation: Generation, source_sha256: &str, lower: bool) {
+    let floor = floors.topologies.entry(topology.clone()).or_default();
+    if lower || generation > floor.generation {
+        floor.generation = generation;
+        source_sha256.clone_into(&mut floor.source_sha256);
+    }
+    floor.pushed = generation;
+}
+
 /// Notes the serial of a host's verified binding.
 ///
 /// # Errors

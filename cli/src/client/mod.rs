@@ -282,15 +282,24 @@ impl Client {
     /// [`Code::GenerationRegressed`] or [`Code::Equivocation`] when the hub shows less or other than was
     /// seen before; what calls can fail with.
     pub async fn current(&self, topology: &TopologyId, with_slices: bool) -> Result<Option<RevisionView>, Failure> {
-        let view = match self.revision(topology, Generation(0), with_slices).await {
-            Ok(view) => Some(view),
-            Err(failure) if failure.is(Code::NotFound) => None,
-            Err(failure) => return Err(failure),
-        };
+        let view = self.shown(topology, with_slices).await?;
         let generation = view.as_ref().map(|v| v.facts.generation).unwrap_or_default();
         let sha = view.as_ref().and_then(|v| v.source.as_ref()).map(|s| s.envelope().payload_sha256()).unwrap_or_default();
         self.context.update_floors(|floors| Ok(floor::note_revision(floors, topology, generation, &sha)?))?;
         Ok(view)
+    }
+
+    /// The newest revision, whatever this machine has seen before: for an operator who knows that the hub was
+    /// restored. `None` for a topology that was never pushed.
+    ///
+    /// # Errors
+    /// What calls can fail with.
+    pub async fn shown(&self, topology: &TopologyId, with_slices: bool) -> Result<Option<RevisionView>, Failure> {
+        match self.revision(topology, Generation(0), with_slices).await {
+            Ok(view) => Ok(Some(view)),
+            Err(failure) if failure.is(Code::NotFound) => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The last report of a host, verified by the host key in its binding; `None` when it never sent one.
@@ -371,11 +380,11 @@ impl Client {
         self.hub.call(|mut rpc| async move { rpc.add_slices(request).await }).await.map(|_| ())
     }
 
-    /// Pushes a signed revision.
+    /// Pushes a signed revision. `lower` accepts that this machine has seen a newer one, once the hub has taken this.
     ///
     /// # Errors
     /// [`Code::BaseMoved`] and whatever else the hub refuses.
-    pub async fn push(&self, base: Generation, revision: &crate::revision::SignedRevision) -> Result<(), Failure> {
+    pub async fn push(&self, base: Generation, revision: &crate::revision::SignedRevision, lower: bool) -> Result<(), Failure> {
         let request = pb::PushRequest {
             topology: revision.topology.to_string(),
             base_generation: base.0,
@@ -392,24 +401,16 @@ impl Client {
             let message = format!("pushed generation {}, the hub says it stored {}", revision.generation, answer.generation);
             return Err(Fault::new(Code::Internal, message).into());
         }
-        self.context.update_floors(|floors| {
-            let floor = floors.topologies.entry(revision.topology.clone()).or_default();
-            if revision.generation >= floor.generation {
-                floor.generation = revision.generation;
-                floor.source_sha256 = revision.source.payload_sha256();
-            }
-            floor.pushed = revision.generation;
-            Ok(())
-        })
+        self.note_pushed(&revision.topology, revision.generation, &revision.source.payload_sha256(), lower)
     }
 
-    /// Forgets how far a topology was: for a hub that was restored and whose hosts never had the newest.
+    /// Notes that the hub's newest revision is what this machine wants; `lower` also when it has seen a newer one.
     ///
     /// # Errors
     /// When the floors cannot be written.
-    pub fn forget_floor(&self, topology: &TopologyId) -> Result<(), Failure> {
+    pub fn note_pushed(&self, topology: &TopologyId, generation: Generation, source_sha256: &str, lower: bool) -> Result<(), Failure> {
         self.context.update_floors(|floors| {
-            floors.topologies.remove(topology);
+            floor::note_pushed(floors, topology, generation, source_sha256, lower);
             Ok(())
         })
     }

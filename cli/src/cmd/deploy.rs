@@ -35,8 +35,21 @@ pub struct Order {
     pub base: Option<Generation>,
     /// Whether to push although no host changes.
     pub force: bool,
+    /// Whether to go on from what the hub shows although this machine has seen a newer revision.
+    pub accept_older_hub: bool,
     /// How long to wait until every host is there; `None` does not wait.
     pub wait: Option<Duration>,
+}
+
+impl Order {
+    /// The newest revision as the hub shows it, checked against what this machine has seen unless the order accepts less.
+    async fn newest(&self, client: &Client, with_slices: bool) -> Result<Option<RevisionView>, Failure> {
+        if self.accept_older_hub {
+            client.shown(&self.topology, with_slices).await
+        } else {
+            client.current(&self.topology, with_slices).await
+        }
+    }
 }
 
 /// What came of it.
@@ -68,12 +81,11 @@ pub struct Scene {
     pub hosts: Vec<HostView>,
 }
 
-/// Fetches and verifies what a new revision is compared with.
+/// Fetches and verifies the hosts for which a new revision is compared with `current`.
 ///
 /// # Errors
 /// What calls can fail with.
-pub async fn scene(client: &Client, ui: &mut Ui, topology: &TopologyId) -> Result<Scene, Failure> {
-    let current = client.current(topology, true).await?;
+pub async fn scene(client: &Client, ui: &mut Ui, topology: &TopologyId, current: Option<RevisionView>) -> Result<Scene, Failure> {
     let hosts = client.hosts(None).await?;
     for host in hosts.iter().filter(|h| h.doubt.is_some()) {
         ui.warn(&format!("host `{}` is left out: {}", host.name, host.doubt.as_ref().map(ToString::to_string).unwrap_or_default()));
@@ -109,15 +121,14 @@ pub fn wanted(ui: &mut Ui, topology: &TopologyId, source: Option<&Source>, scene
 pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failure> {
     client.require_signable()?;
     let key = client.context.operator_key()?;
-    let scene = scene(client, ui, &order.topology).await?;
+    let current = order.newest(client, true).await?;
+    let scene = scene(client, ui, &order.topology, current).await?;
     let desired = wanted(ui, &order.topology, order.source.as_ref(), &scene)?;
     let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
     let newest = scene.previous.generation;
     if !order.force && is_unchanged(&order, &scene.previous, &changes) {
-        client.context.update_floors(|floors| {
-            floors.topologies.entry(order.topology.clone()).or_default().pushed = newest;
-            Ok(())
-        })?;
+        let sha = scene.current.as_ref().and_then(|c| c.source.as_ref()).map(|s| s.envelope().payload_sha256()).unwrap_or_default();
+        client.note_pushed(&order.topology, newest, &sha, order.accept_older_hub)?;
         let outcome = outcome(&order, newest, newest, desired.pending, changes);
         return finish(client, ui, &order, outcome).await;
     }
@@ -136,9 +147,9 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         hosts: desired.hosts.clone(),
     };
     let signed = revision::sign(&client.root, &key, &draft, &scene.hosts, clock::now())?;
-    if let Err(failure) = client.push(base, &signed).await {
+    if let Err(failure) = client.push(base, &signed, order.accept_older_hub).await {
         if failure.is(Code::BaseMoved) {
-            let current = client.current(&order.topology, false).await.unwrap_or(None);
+            let current = order.newest(client, false).await.unwrap_or(None);
             return Err(base_moved(client, &order, base, current.as_ref()).await);
         }
         return Err(failure.while_doing(format_args!("pushing `{}` generation {}", order.topology, draft.generation)));
@@ -340,8 +351,9 @@ pub fn author(view: &RevisionView, root: &TrustRoot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::tests::{binding, client, shown_host};
+    use crate::client::tests::{binding, client, shown_host, shown_revision};
     use crate::desired;
+    use crate::home::write_key;
     use crate::revision::tests::{host, keys};
     use moorline_common::id::VersionHash;
 
@@ -355,6 +367,7 @@ mod tests {
             deliver_within: Duration::from_secs(60),
             base: None,
             force: false,
+            accept_older_hub: false,
             wait: None,
         }
     }
@@ -408,6 +421,27 @@ mod tests {
             text,
             "pushed edge generation 4\n  hosts: 1 changed, 1 unchanged, 1 torn down\n  not joined yet, they get it when they are approved: b\n"
         );
+    }
+
+    #[tokio::test]
+    async fn an_older_hub_is_accepted_only_by_a_push_that_succeeds() {
+        let (client, shown, _dir) = client().await;
+        write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+        let edge = TopologyId::parse("edge").unwrap();
+        client.note_pushed(&edge, Generation(9), "seen", false).unwrap();
+        shown.lock().unwrap().revision = Some(shown_revision(2, 2, "topology: edge\n", &keys().1));
+        let mut ui = Ui::new(Format::Json, false);
+        let floor = || client.context.floors().unwrap().topologies[&edge].clone();
+        assert_eq!(run(&client, &mut ui, order(Some(FILE))).await.unwrap_err().code, "generation_regressed");
+
+        let older = || Order { accept_older_hub: true, ..order(Some(FILE)) };
+        assert!(run(&client, &mut ui, older()).await.is_err(), "the hub takes no push");
+        assert_eq!((floor().generation, floor().source_sha256.as_str()), (Generation(9), "seen"));
+
+        shown.lock().unwrap().takes_pushes = true;
+        run(&client, &mut ui, older()).await.unwrap();
+        assert_eq!((floor().generation, floor().pushed), (Generation(3), Generation(3)));
+        assert_ne!(floor().source_sha256, "seen");
     }
 
     #[tokio::test]

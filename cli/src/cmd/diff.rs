@@ -124,7 +124,8 @@ async fn against_file(client: &Client, ui: &mut Ui, topology: &TopologyId, sourc
         let message = format!("{} describes topology `{}`, not `{topology}`", source.name, source.file.topology);
         return Err(Fault::new(Code::InvalidArgument, message).into());
     }
-    let scene = deploy::scene(client, ui, topology).await?;
+    let current = client.current(topology, true).await?;
+    let scene = deploy::scene(client, ui, topology, current).await?;
     let wanted = deploy::wanted(ui, topology, Some(source), &scene)?;
     let mut hosts = BTreeMap::new();
     for (host_id, spec) in &wanted.hosts {

@@ -45,6 +45,7 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
         base: None,
         force: false,
+        accept_older_hub: false,
         wait: args.wait.limit(),
     };
     deploy::run(&client, ui, order).await

@@ -63,7 +63,8 @@ pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let source = desired::read(&args.file)?;
     let topology = source.file.topology.clone();
     let client = env.client(ui).await?;
-    let scene = deploy::scene(&client, ui, &topology).await?;
+    let current = client.current(&topology, true).await?;
+    let scene = deploy::scene(&client, ui, &topology, current).await?;
     let desired = deploy::wanted(ui, &topology, Some(&source), &scene)?;
     let known: BTreeMap<_, _> = scene.hosts.iter().map(|h| (&h.host_id, h)).collect();
     let mut planned = Vec::with_capacity(desired.hosts.len());
@@ -117,6 +118,9 @@ fn plan_host(
         notes.push("unknown: engine unreachable, nothing seen yet".to_owned());
     } else if observed.engine == EngineState::Unreachable {
         notes.push("its engine was unreachable: planned with what was seen before".to_owned());
+    }
+    if observed.trimmed {
+        notes.push("its report was too large and came cut: the agent, which sees everything, may plan other steps".to_owned());
     }
     if !host.connected {
         notes.push("offline: it gets the change when it connects".to_owned());

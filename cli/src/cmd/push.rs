@@ -67,10 +67,9 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let source = desired::read(&args.file)?;
     let client = env.client(ui).await?;
     let topology = source.file.topology.clone();
-    if args.accept_older_hub {
-        client.forget_floor(&topology)?;
-    }
-    let pushed = client.context.floors()?.topologies.get(&topology).map(|f| f.pushed).filter(|g| g.0 > 0);
+    let floors = client.context.floors()?;
+    // What this machine pushed last is of the generations that the older hub no longer has.
+    let pushed = floors.topologies.get(&topology).map(|f| f.pushed).filter(|g| g.0 > 0 && !args.accept_older_hub);
     let order = Order {
         topology,
         source: Some(source),
@@ -78,6 +77,7 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         deliver_within: args.deliver_within,
         base: args.base.map(Generation).or(pushed),
         force: args.force,
+        accept_older_hub: args.accept_older_hub,
         wait: args.wait.limit(),
     };
     deploy::run(&client, ui, order).await

@@ -56,6 +56,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         deliver_within: Duration::from_secs(statement.deliver_within_s),
         base: None,
         force: false,
+        accept_older_hub: false,
         wait: args.wait.limit(),
     };
     deploy::run(&client, ui, order).await
