@@ -38,6 +38,8 @@ pub const ROOTS_MAX: u64 = 10_000;
 pub const HELD_ROOTS_MAX: usize = 256;
 /// Bytes of envelopes in one Held message, unless a single one is larger; the hub takes 8 MiB.
 pub const HELD_BYTES_MAX: usize = 6 * 1024 * 1024;
+/// Bytes of the observation in a report: with the apply report beside it and in base64, it fits into one envelope.
+pub const REPORT_BYTES_MAX: usize = 2560 * 1024;
 /// Torn-down topologies whose last envelope is kept, besides the newest.
 pub const FLOOR_ENVELOPES_MAX: u32 = 8;
 

@@ -52,6 +52,9 @@ pub struct Observed {
     pub volumes: BTreeMap<String, ObservedVolume>,
     /// Containers by their engine names (without the leading slash).
     pub containers: BTreeMap<String, ObservedContainer>,
+    /// Whether something was left out, so that the rest fits into one report.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trimmed: bool,
 }
 
 impl Observed {

@@ -227,7 +227,9 @@ impl<'a, J: Journal> Session<'a, J> {
         let signed = match state.sign(&self.parts.keys.host_id(), &self.parts.keys.host_key) {
             Ok(signed) => signed,
             Err(fault) => {
-                tracing::error!(error = %fault, "the report cannot be signed");
+                // Said once. The heartbeat goes on: without it the host would seem lost.
+                tracing::error!(error = %fault, "the report cannot be sent");
+                self.reported = Some(digests);
                 return Ok(());
             }
         };

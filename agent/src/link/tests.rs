@@ -368,6 +368,26 @@ async fn a_refused_slice_is_answered_with_its_code_and_the_session_goes_on() {
 }
 
 #[tokio::test]
+async fn an_observation_that_no_report_can_hold_goes_cut_and_heartbeats_go_on() {
+    let (_authority, _hub, agent, mut session) = connected().await;
+    let stranger = moorline_common::observe::ObservedContainer { image: "i".repeat(2000), ..Default::default() };
+    agent.driver.by_hand(|engine| engine.containers.extend((0..3000).map(|n| (format!("other-{n}"), stranger.clone()))));
+    agent.reconciler.look();
+    let report = loop {
+        if let Up::Observed(observed) = session.next().await {
+            let signed = Signed::<ObservedReport>::new(Envelope::try_from(observed.report.unwrap()).unwrap()).unwrap();
+            let report = signed.verify_by_host(&agent.operator.keys.host_key.public()).unwrap().into_statement();
+            if report.observed.trimmed {
+                break report.observed;
+            }
+        }
+    };
+    assert!(report.containers.is_empty() && report.engine == EngineState::Ready);
+    session.heartbeat(|b| b.observed_digest == report.digest()).await;
+    assert_eq!(agent.reconciler.state().borrow().observed.containers.len(), 3000, "the agent itself knows all");
+}
+
+#[tokio::test]
 async fn heartbeats_go_on_while_the_engine_hangs() {
     let (_authority, _hub, agent, mut session) = connected().await;
     until(&mut agent.reconciler.state(), "a first look", |s| s.engine() == EngineState::Ready).await;

@@ -55,6 +55,7 @@ impl Engine {
             networks: self.networks.clone(),
             volumes: self.volumes.clone(),
             containers: self.containers.clone(),
+            trimmed: false,
         }
     }
 

@@ -45,7 +45,8 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
         .try_filter_map(|found| std::future::ready(Ok(found)))
         .try_collect::<BTreeMap<_, _>>()
         .await?;
-    Ok(Observed { engine: EngineState::Ready, error: None, engine_version: Some(engine.version.clone()), networks, volumes, containers })
+    let engine_version = Some(engine.version.clone());
+    Ok(Observed { engine: EngineState::Ready, error: None, engine_version, networks, volumes, containers, trimmed: false })
 }
 
 /// The engine allows several networks of one name: then ours counts.
