@@ -2,6 +2,7 @@
 //!
 //! Pure but for [`Resolve`], which is handed in. A list of what is allowed: whatever it doesn't know is denied.
 
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use moorline_common::fault::{Code, Fault};
@@ -9,21 +10,26 @@ use moorline_common::topology::{HostSpec, MountKind, VolumeSpec};
 
 use crate::config::Policy;
 
-/// Tells where a path leads when symbolic links are followed, as far as it exists.
-pub type Resolve = fn(&Path) -> PathBuf;
+/// Tells where a path leads when symbolic links are followed, as far as it exists; `None` when that cannot be told.
+pub type Resolve = fn(&Path) -> Option<PathBuf>;
 
 /// [`Resolve`] by the file system of this host.
+///
+/// The engine follows links that the agent may not look at. So only what is surely not there yet may be missing.
 #[must_use]
-pub fn resolve(path: &Path) -> PathBuf {
+pub fn resolve(path: &Path) -> Option<PathBuf> {
     let mut rest = Vec::new();
     let mut existing = path;
     loop {
-        if let Ok(real) = existing.canonicalize() {
-            return rest.iter().rev().fold(real, |path: PathBuf, name| path.join(name));
+        match existing.canonicalize() {
+            Ok(real) => return Some(rest.iter().rev().fold(real, |path: PathBuf, name| path.join(name))),
+            Err(error) if error.kind() != ErrorKind::NotFound => return None,
+            // A link to what does not exist yet: it may exist when the engine follows it.
+            Err(_) if existing.symlink_metadata().is_ok() => return None,
+            Err(_) => {}
         }
-        let (Some(parent), Some(name)) = (existing.parent(), existing.file_name()) else { return path.to_owned() };
-        rest.push(name.to_owned());
-        existing = parent;
+        rest.push(existing.file_name()?.to_owned());
+        existing = existing.parent()?;
     }
 }
 
@@ -93,15 +99,17 @@ impl Check<'_> {
         if !plain {
             return denied("it is no plain absolute path");
         }
-        let real = (self.resolve)(source);
+        let Some(real) = (self.resolve)(source) else {
+            return denied("the agent cannot tell where it leads; let it see every folder above and give links a target");
+        };
         let is_engine = |path: &Path| {
-            self.engine_sockets.iter().any(|s| s.starts_with(path) || (self.resolve)(s).starts_with(path))
+            self.engine_sockets.iter().any(|s| s.starts_with(path) || (self.resolve)(s).is_some_and(|s| s.starts_with(path)))
                 || path.file_name().is_some_and(|n| n == "docker.sock")
         };
         if (is_engine(source) || is_engine(&real)) && !self.policy.bind_roots.iter().any(|root| root == source) {
             return denied("it holds the engine's socket");
         }
-        if !self.policy.bind_roots.iter().any(|root| real.starts_with((self.resolve)(root))) {
+        if !self.policy.bind_roots.iter().any(|root| (self.resolve)(root).is_some_and(|root| real.starts_with(root))) {
             return denied("it is outside the `bind_roots` of this host's policy file");
         }
         Ok(())
@@ -167,5 +175,36 @@ mod tests {
         assert!(!denies(&policy, bind(root.join("not/there/yet"))));
         assert!(!denies(&policy, bind(dir.path().join("link/data"))), "the allowed folder may itself be a link");
         assert!(denies(&policy, bind(root.join("docker.sock"))));
+    }
+    #[test]
+    fn a_path_that_cannot_be_followed_is_denied() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("allowed");
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("file"), "").unwrap();
+        symlink("/nowhere/at/all", root.join("dangling")).unwrap();
+        symlink(root.join("loop"), root.join("loop")).unwrap();
+        let policy = Policy { bind_roots: vec![root.clone()], ..Policy::default() };
+        let bind = |name: &str| json!({ "driver_opts": { "type": "none", "o": "bind", "device": root.join(name) } });
+        assert!(!denies(&policy, bind("new/data")));
+        let long = "x".repeat(300);
+        for name in ["dangling", "dangling/data", "loop", "loop/data", "file/data", long.as_str()] {
+            assert!(denies(&policy, bind(name)), "{name}");
+        }
+        let loose = Policy { bind_roots: vec![root.join("dangling")], ..policy };
+        assert!(denies(&loose, bind("dangling/data")), "an allowed folder that leads nowhere allows nothing");
+    }
+
+    /// What an agent that is not root sees of a folder of root's, with a link in it that only the engine can follow.
+    #[test]
+    fn a_link_in_a_folder_that_the_agent_may_not_enter_is_denied() {
+        fn forbidden(path: &Path) -> Option<PathBuf> {
+            if path.ends_with("secret/out") { None } else { resolve(path) }
+        }
+        let spec = json!({ "docker": { "volumes": { "v": { "driver_opts": { "o": "bind", "device": "/srv/moorline/secret/out" } } } } });
+        let spec: HostSpec = serde_json::from_value(spec).unwrap();
+        let fault = check(&spec, &Policy::default(), &[], forbidden).unwrap_err();
+        assert!(fault.code == Code::PolicyDenied && fault.message.contains("cannot tell"), "{fault}");
     }
 }
