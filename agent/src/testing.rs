@@ -1,6 +1,6 @@
 //! What the agent's own tests share: an engine in memory that can fail and hang, and an operator who signs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use moorline_common::plan::model::Engine;
 use moorline_common::sign::{OperatorKey, Signed, Statement};
 use moorline_common::statement::{HostBinding, SliceStatement};
 use moorline_common::topology::HostSpec;
-use moorline_common::trust::{Role, RootKey, TrustRoot};
+use moorline_common::trust::TrustRoot;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
@@ -283,26 +283,9 @@ impl Operator {
 }
 
 fn root_of(key: &OperatorKey, root_key: &OperatorKey) -> TrustRoot {
-    let role = |key: &OperatorKey, kinds: &[&str]| Role {
-        keys: BTreeSet::from([key.id()]),
-        threshold: 1,
-        hosts: vec!["*".to_owned()],
-        kinds: kinds.iter().map(|k| (*k).to_owned()).collect(),
-    };
-    let named = |key: &OperatorKey, name: &str| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
-    TrustRoot {
-        cluster: ClusterId::parse("home").unwrap(),
-        version: 1,
-        issued_at: UnixSeconds(NOW),
-        expires: UnixSeconds(u64::from(u32::MAX)),
-        keys: BTreeMap::from([named(key, "ann"), named(root_key, "recovery")]),
-        roles: BTreeMap::from([
-            ("root".to_owned(), role(root_key, &[])),
-            ("operator".to_owned(), role(key, &["slice", "topology", "host-binding", "op"])),
-        ]),
-        hub_ca_spki: BTreeSet::new(),
-        revoked: BTreeSet::new(),
-    }
+    let operators = [("ann".to_owned(), key.public())];
+    let forever = UnixSeconds(u64::from(u32::MAX));
+    TrustRoot::first(ClusterId::parse("home").unwrap(), &operators, &root_key.public(), UnixSeconds(NOW), forever)
 }
 
 /// A host's content: `services` on the default network, each depending on the one before when `chained`.

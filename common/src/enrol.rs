@@ -15,10 +15,20 @@ use zeroize::Zeroizing;
 use crate::canonical::from_strict_json;
 use crate::id::{ClusterId, HostEpoch, HostName, UnixSeconds, sha256_hex};
 
-/// How long a join token lives when the operator says nothing: one hour.
-pub const TOKEN_TTL_DEFAULT_S: u64 = 3600;
 const PREFIX: &str = "moor1.";
 const TOKEN_MAX: usize = 4096;
+
+/// What a host signs with its host key when it joins with this certificate request.
+#[must_use]
+pub fn join_message(csr_der: &[u8]) -> Vec<u8> {
+    [b"moorline join v1\0".as_slice(), csr_der].concat()
+}
+
+/// What a host signs with its host key when it asks, by the certificate of this serial, for the next one.
+#[must_use]
+pub fn renew_message(certificate_serial: u64, csr_der: &[u8]) -> Vec<u8> {
+    [b"moorline renew v1\0".as_slice(), &certificate_serial.to_be_bytes(), csr_der].concat()
+}
 
 /// A text that is no join token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
-use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::de::DeserializeOwned;
@@ -341,12 +340,6 @@ impl<T> Verified<T> {
     pub fn into_statement(self) -> T {
         self.statement
     }
-}
-
-/// `bytes` in standard base64.
-#[must_use]
-pub fn base64_encode(bytes: &[u8]) -> String {
-    BASE64.encode(bytes)
 }
 
 #[cfg(test)]

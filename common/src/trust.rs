@@ -16,6 +16,8 @@ use crate::statement::{HostBinding, SliceStatement, TopologyStatement, hex_key};
 
 /// The role that may sign trust roots, and nothing else.
 pub const ROOT_ROLE: &str = "root";
+/// The role of the operators who sign topologies, host-bindings and operations for every host.
+pub const OPERATOR_ROLE: &str = "operator";
 /// The most keys, roles or host patterns that a root may list.
 pub const LIST_MAX: usize = 256;
 
@@ -100,6 +102,43 @@ pub fn glob_matches(pattern: &str, text: &str) -> bool {
 }
 
 impl TrustRoot {
+    /// The first version of a new cluster: the recovery key signs trust roots, each of `operators` (name and public
+    /// key) everything else on every host.
+    #[must_use]
+    pub fn first(
+        cluster: ClusterId,
+        operators: &[(String, [u8; 32])],
+        recovery: &[u8; 32],
+        issued_at: UnixSeconds,
+        expires: UnixSeconds,
+    ) -> Self {
+        let mut keys: BTreeMap<KeyId, RootKey> = BTreeMap::new();
+        for (name, public) in operators {
+            keys.entry(KeyId::of_key(public)).or_insert_with(|| RootKey { name: name.clone(), public: *public });
+        }
+        let role = |keys: BTreeSet<KeyId>, kinds: &[PayloadType]| Role {
+            keys,
+            threshold: 1,
+            hosts: vec!["*".to_owned()],
+            kinds: kinds.iter().map(|k| k.word().to_owned()).collect(),
+        };
+        let daily = [PayloadType::Slice, PayloadType::Topology, PayloadType::HostBinding, PayloadType::Op];
+        let operator = role(keys.keys().cloned().collect(), &daily);
+        let recovery_id = KeyId::of_key(recovery);
+        let root = role(BTreeSet::from([recovery_id.clone()]), &[PayloadType::Root]);
+        keys.insert(recovery_id, RootKey { name: "recovery".to_owned(), public: *recovery });
+        Self {
+            cluster,
+            version: 1,
+            issued_at,
+            expires,
+            keys,
+            roles: BTreeMap::from([(ROOT_ROLE.to_owned(), root), (OPERATOR_ROLE.to_owned(), operator)]),
+            hub_ca_spki: BTreeSet::new(),
+            revoked: BTreeSet::new(),
+        }
+    }
+
     /// Lowercase hex SHA-256 of a root envelope's payload: what a join token pins.
     #[must_use]
     pub fn pin(envelope: &Envelope) -> String {

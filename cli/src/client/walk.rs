@@ -42,33 +42,16 @@ pub fn walk(pin: &str, stored: &[Envelope], offered: &[Envelope]) -> Result<Walk
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use super::*;
     use moorline_common::id::{ClusterId, UnixSeconds};
     use moorline_common::sign::{OperatorKey, Signed};
-    use moorline_common::trust::{ROOT_ROLE, Role, RootKey};
 
     pub(crate) fn root(version: u64, recovery: &OperatorKey, operator: &OperatorKey) -> Envelope {
-        let key = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.into(), public: key.public() });
-        let role = |key: &OperatorKey, kinds: &[&str]| Role {
-            keys: BTreeSet::from([key.id()]),
-            threshold: 1,
-            hosts: vec!["*".into()],
-            kinds: kinds.iter().map(|k| (*k).to_owned()).collect(),
-        };
+        let operators = [("ann".to_owned(), operator.public())];
+        let forever = UnixSeconds(u64::from(u32::MAX));
         let root = TrustRoot {
-            cluster: ClusterId::parse("acme").unwrap(),
             version,
-            issued_at: UnixSeconds(1),
-            expires: UnixSeconds(u64::from(u32::MAX)),
-            keys: BTreeMap::from([key("recovery", recovery), key("ann", operator)]),
-            roles: BTreeMap::from([
-                (ROOT_ROLE.to_owned(), role(recovery, &["root"])),
-                ("operator".to_owned(), role(operator, &["slice", "topology", "host-binding", "op"])),
-            ]),
-            hub_ca_spki: BTreeSet::new(),
-            revoked: BTreeSet::new(),
+            ..TrustRoot::first(ClusterId::parse("acme").unwrap(), &operators, &recovery.public(), UnixSeconds(1), forever)
         };
         Signed::seal(&root, &[recovery]).unwrap().envelope().clone()
     }

@@ -3,14 +3,13 @@
 //! Every step can be repeated: keys and root are durable here before the hub gets the root, so a second run
 //! goes on where the first was cut off.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::KeyId;
-use moorline_common::sign::{Envelope, OperatorKey, PayloadType, Signed};
-use moorline_common::trust::{ROOT_ROLE, Role, RootKey, TrustRoot};
+use moorline_common::sign::{Envelope, OperatorKey, Signed};
+use moorline_common::trust::TrustRoot;
 use serde::Serialize;
 
 use super::Env;
@@ -20,9 +19,6 @@ use crate::error::Failure;
 use crate::home::{Bundle, Context, ContextFacts, new_key, read_key, write_key};
 use crate::limits::ROOT_LIFE_S;
 use crate::render::Ui;
-
-/// The name of the role that daily operators hold.
-pub(super) const OPERATOR_ROLE: &str = "operator";
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
@@ -131,7 +127,7 @@ fn words(outcome: &Outcome) -> String {
     );
     if let Some(path) = &outcome.recovery_key {
         text.push_str(&format!(
-            "\nMove the recovery key to offline media now, and remove it here:\n  {}\nOnly with it can operators be added, replaced or revoked.\n",
+            "\nMove the recovery key to offline media now, and remove it here:\n  {}\nOnly with it can operators be added and the trust root be renewed.\n",
             path.display()
         ));
     }
@@ -231,33 +227,12 @@ fn first_root(
     recovery_key: &OperatorKey,
     others: &[(String, [u8; 32])],
 ) -> Result<Envelope, Failure> {
-    let mut keys: BTreeMap<KeyId, RootKey> = BTreeMap::new();
-    keys.insert(operator_key.id(), RootKey { name: operator.to_owned(), public: operator_key.public() });
-    for (name, public) in others {
-        keys.insert(KeyId::of_key(public), RootKey { name: name.clone(), public: *public });
-    }
-    let operators: BTreeSet<KeyId> = keys.keys().cloned().collect();
-    keys.insert(recovery_key.id(), RootKey { name: "recovery".to_owned(), public: recovery_key.public() });
-    let role = |keys: BTreeSet<KeyId>, kinds: &[PayloadType]| Role {
-        keys,
-        threshold: 1,
-        hosts: vec!["*".to_owned()],
-        kinds: kinds.iter().map(|k| k.word().to_owned()).collect(),
-    };
+    let mut operators = vec![(operator.to_owned(), operator_key.public())];
+    operators.extend_from_slice(others);
     let now = clock::now();
-    let daily = [PayloadType::Slice, PayloadType::Topology, PayloadType::HostBinding, PayloadType::Op];
     let root = TrustRoot {
-        cluster: bundle.cluster.clone(),
-        version: 1,
-        issued_at: now,
-        expires: now.plus(ROOT_LIFE_S),
-        keys,
-        roles: BTreeMap::from([
-            (ROOT_ROLE.to_owned(), role(BTreeSet::from([recovery_key.id()]), &[PayloadType::Root])),
-            (OPERATOR_ROLE.to_owned(), role(operators, &daily)),
-        ]),
         hub_ca_spki: BTreeSet::from([bundle.ca_spki.clone()]),
-        revoked: BTreeSet::new(),
+        ..TrustRoot::first(bundle.cluster.clone(), &operators, &recovery_key.public(), now, now.plus(ROOT_LIFE_S))
     };
     Ok(Signed::seal(&root, &[recovery_key])?.envelope().clone())
 }

@@ -6,11 +6,11 @@ use clap::{Args, Subcommand};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::KeyId;
 use moorline_common::sign::{OperatorKey, Signed};
-use moorline_common::trust::RootKey;
+use moorline_common::trust::{OPERATOR_ROLE, RootKey, TrustRoot};
 use serde::Serialize;
 
 use super::Env;
-use super::init::{OPERATOR_ROLE, parse_operator};
+use super::init::parse_operator;
 use crate::client::require_fair_clock;
 use crate::clock;
 use crate::error::Failure;
@@ -125,15 +125,7 @@ async fn next_root(env: &Env, ui: &mut Ui, recovery: Option<PathBuf>, added: Opt
     root.issued_at = now;
     root.expires = now.plus(ROOT_LIFE_S);
     if let Some((id, operator)) = added {
-        if root.revoked.contains(&id) {
-            return Err(Fault::new(Code::RevokedKey, format!("the key of `{}` was revoked before", operator.name)).into());
-        }
-        let role = root
-            .roles
-            .get_mut(OPERATOR_ROLE)
-            .ok_or_else(|| Fault::new(Code::BadRoot, format!("the trust root has no role `{OPERATOR_ROLE}`")))?;
-        role.keys.insert(id.clone());
-        root.keys.insert(id, operator);
+        add(&mut root, id, operator)?;
     }
     let signed = Signed::seal(&root, &[&key])?;
     let root = client.put_next_root(signed.envelope()).await?;
@@ -149,6 +141,44 @@ async fn next_root(env: &Env, ui: &mut Ui, recovery: Option<PathBuf>, added: Opt
     Ok(0)
 }
 
+/// Puts an operator's key into the trust root.
+fn add(root: &mut TrustRoot, id: KeyId, operator: RootKey) -> Result<(), Failure> {
+    if root.revoked.contains(&id) {
+        return Err(Fault::new(Code::RevokedKey, format!("the key of `{}` was revoked before", operator.name)).into());
+    }
+    if let Some(held) = root.keys.get(&id) {
+        let message = format!("this key is in the trust root already, as `{}`; nothing was signed", held.name);
+        return Err(Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy("check that the key is the one that was meant"));
+    }
+    let role = root
+        .roles
+        .get_mut(OPERATOR_ROLE)
+        .ok_or_else(|| Fault::new(Code::BadRoot, format!("the trust root has no role `{OPERATOR_ROLE}`")))?;
+    role.keys.insert(id.clone());
+    root.keys.insert(id, operator);
+    Ok(())
+}
+
 fn view(key: &OperatorKey, file: PathBuf) -> KeyView {
     KeyView { key_id: key.id().to_string(), public: hex::encode(key.public()), file }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::revision::tests::{keys, trust};
+
+    #[test]
+    fn a_key_is_added_once_and_never_renamed() {
+        let mut root = trust();
+        let named = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
+        let (id, bob) = named("bob", &OperatorKey::from_seed(&[9; 32]));
+        add(&mut root, id.clone(), bob.clone()).unwrap();
+        assert!(root.roles[OPERATOR_ROLE].keys.contains(&id));
+        for (id, again) in [named("eve", &OperatorKey::from_seed(&[9; 32])), named("eve", &keys().0)] {
+            let before = root.clone();
+            assert_eq!(add(&mut root, id, again).unwrap_err().code, "already_exists");
+            assert_eq!(root, before);
+        }
+    }
 }

@@ -13,11 +13,8 @@ use crate::fault::Code;
 use crate::id::{ResourceId, TopologyId, VersionHash, sha256_hex};
 use crate::observe::{LABEL_CLUSTER, LABEL_HOST, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY};
 use crate::topology::{
-    DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, RestartPolicy, ServiceSpec, VolumeSpec,
+    DEFAULT_NETWORK, DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, RestartPolicy, ServiceSpec, VolumeSpec,
 };
-
-/// The network that services without `networks` join, by its name in the file.
-pub const DEFAULT_NETWORK: &str = "default";
 
 /// A resource with the hash of its own spec.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,6 +29,9 @@ pub use slice::{BoundHost, Slices};
 
 use crate::id::TopologyId;
 
+/// The network that a service without `networks` is in, by its name in the file.
+pub const DEFAULT_NETWORK: &str = "default";
+
 /// A parsed topology file: profiles and host entries are still apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopologyFile {

@@ -10,12 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::parse::{Hydrated, hydrate};
 use super::problem::{Problem, tidy};
 use super::validate::check_spec;
-use super::{Attachment, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, ObjectKind, TopologyFile, Varying, merge};
+use super::{Attachment, DEFAULT_NETWORK, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, ObjectKind, TopologyFile, Varying, merge};
 use crate::id::{HostId, HostName};
 use crate::statement::HostBinding;
-
-/// The network that a service without `networks` is in.
-pub(crate) const DEFAULT_NETWORK: &str = "default";
 
 /// A bound host, as far as slicing needs it. Made from a [`HostBinding`] that the caller has verified.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 use super::limits::{CYCLE_SHOWN_MAX, CYCLES_MAX, PROBLEMS_KEPT_MAX};
 use super::parse::{port_mark, undefined};
 use super::problem::Problem;
-use super::slice::DEFAULT_NETWORK;
-use super::{DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Position, Protocol, ServiceSpec, TopologyFile};
+use super::{
+    DEFAULT_NETWORK, DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Position, Protocol, ServiceSpec, TopologyFile,
+};
 
 impl TopologyFile {
     /// Checks everything that can be checked without the hosts.

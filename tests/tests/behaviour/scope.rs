@@ -1,6 +1,7 @@
 //! A certificate reaches only what is its holder's, an operator's key only what the root gives it, and
 //! what Moorline did not make it does not touch.
 
+use base64::Engine as _;
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters as query;
 use moorline_proto::convert::from_status;
@@ -64,7 +65,7 @@ fn an_agents_certificate_opens_no_door_of_an_operator() {
 }
 
 fn pem(der: &[u8]) -> String {
-    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", moorline_common::sign::base64_encode(der))
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", base64::engine::general_purpose::STANDARD.encode(der))
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! A signed slice goes in through the intake; it counts as applied when the reconciler has seen with its own eyes
 //! that the host is as wanted, and the ledger has it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ use moorline_common::canonical::version_hash;
 use moorline_common::id::{ClusterId, Generation, HostName, TopologyId, UnixSeconds};
 use moorline_common::sign::{OperatorKey, Signed, Statement};
 use moorline_common::statement::{HostBinding, SliceStatement};
-use moorline_common::trust::{Role, RootKey, TrustRoot};
+use moorline_common::trust::TrustRoot;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -176,26 +176,9 @@ fn seal<T: Statement>(statement: &T, key: &OperatorKey) -> Result<Vec<u8>> {
 }
 
 fn root(cluster: &ClusterId, operator: &OperatorKey, root_key: &OperatorKey) -> TrustRoot {
-    let role = |key: &OperatorKey, kinds: &[&str]| Role {
-        keys: BTreeSet::from([key.id()]),
-        threshold: 1,
-        hosts: vec!["*".to_owned()],
-        kinds: kinds.iter().map(|k| (*k).to_owned()).collect(),
-    };
-    let named = |key: &OperatorKey, name: &str| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
-    TrustRoot {
-        cluster: cluster.clone(),
-        version: 1,
-        issued_at: UnixSeconds(now().as_secs()),
-        expires: UnixSeconds(u64::from(u32::MAX)),
-        keys: BTreeMap::from([named(operator, "bench"), named(root_key, "recovery")]),
-        roles: BTreeMap::from([
-            ("root".to_owned(), role(root_key, &[])),
-            ("operator".to_owned(), role(operator, &["slice", "topology", "host-binding", "op"])),
-        ]),
-        hub_ca_spki: BTreeSet::new(),
-        revoked: BTreeSet::new(),
-    }
+    let operators = [("bench".to_owned(), operator.public())];
+    let forever = UnixSeconds(u64::from(u32::MAX));
+    TrustRoot::first(cluster.clone(), &operators, &root_key.public(), UnixSeconds(now().as_secs()), forever)
 }
 
 fn binding(cluster: &ClusterId, keys: &HostKeys) -> Result<HostBinding> {

@@ -14,11 +14,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use futures_util::{StreamExt as _, stream};
-use moorline_common::enrol::{HostClaim, JoinToken, TokenParts};
+use moorline_common::enrol::{HostClaim, JoinToken, TokenParts, join_message};
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
 use moorline_common::sign::{OperatorKey, Signed};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
-use moorline_common::trust::{Role, RootKey, TrustRoot};
+use moorline_common::trust::TrustRoot;
 use moorline_proto::transport::{self, ClientIdentity};
 use moorline_proto::v1::agent_gateway_client::AgentGatewayClient;
 use moorline_proto::v1::operator_client::OperatorClient;
@@ -195,25 +195,10 @@ impl Operator {
         let client = OperatorClient::new(transport::connect(&hub.address, config).await?);
         let (key, recovery) = (OperatorKey::from_seed(&random()?), OperatorKey::from_seed(&random()?));
         let cluster = ClusterId::parse("bench")?;
-        let role = |key: &OperatorKey, kinds: &[&str]| Role {
-            keys: BTreeSet::from([key.id()]),
-            threshold: 1,
-            hosts: vec!["*".to_owned()],
-            kinds: kinds.iter().map(|k| (*k).to_owned()).collect(),
-        };
-        let named = |key: &OperatorKey, name: &str| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
+        let operators = [("operator".to_owned(), key.public())];
         let root = TrustRoot {
-            cluster: cluster.clone(),
-            version: 1,
-            issued_at: now(),
-            expires: now().plus(86_400),
-            keys: BTreeMap::from([named(&key, "operator"), named(&recovery, "recovery")]),
-            roles: BTreeMap::from([
-                ("root".to_owned(), role(&recovery, &["root"])),
-                ("operator".to_owned(), role(&key, &["slice", "topology", "host-binding"])),
-            ]),
             hub_ca_spki: hub.pins.clone(),
-            revoked: BTreeSet::new(),
+            ..TrustRoot::first(cluster.clone(), &operators, &recovery.public(), now(), now().plus(86_400))
         };
         let signed = Signed::seal(&root, &[&recovery])?;
         let root_pin = TrustRoot::pin(signed.envelope());
@@ -331,7 +316,7 @@ impl Agent {
                 token_id: token.id.clone(),
                 join_key: token.join_key().to_vec(),
                 name: token.name.to_string(),
-                host_signature: host_key.sign_raw(&[b"moorline join v1\0".as_slice(), &csr_der].concat()),
+                host_signature: host_key.sign_raw(&join_message(&csr_der)),
                 csr_der,
                 host_key: claim.host_key.to_vec(),
                 sealing_key: claim.sealing_key.to_vec(),
