@@ -222,7 +222,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::AlreadyApplied => "a host follows one topology at a time; `moorctl status` shows which",
         Code::BadContent => "the agent does not understand the content; update it, or leave the new keys out",
         Code::PolicyDenied => "allow it in the agent's local policy file on that host, or take it out of the topology",
-        Code::Quarantined => "run `moorline-agent doctor` on the host",
+        Code::Quarantined => "run `moorline-agent doctor` on the host, mend the cause, then `moorctl host approve NAME`",
         Code::EngineUnreachable => "start the engine on the host, or fix its socket; nothing was changed there",
         Code::StepFailed => "read the message; the agent tries again by itself",
         Code::ImageUnavailable => "check the image's name and that the host reaches its registry, or load it there",

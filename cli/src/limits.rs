@@ -10,8 +10,8 @@ pub const MESSAGE_MAX: usize = 256 * 1024 * 1024;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at the hosts while waiting.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(400);
-/// Between two refreshes of `status -w`.
-pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two refreshes of `status -w`, however short an `--interval` is asked for.
+pub const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// How long `push --wait` hopes for offline hosts when every connected one is done.
 pub const OFFLINE_GRACE: Duration = Duration::from_secs(10);
 /// Looks in a row that must show the same error before a wait gives a host up.

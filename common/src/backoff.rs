@@ -1,4 +1,5 @@
-//! Exponential backoff with full jitter. Pure: the caller brings the randomness.
+//! Exponential backoff with equal jitter: a wait is anywhere between half its ceiling and all of it.
+//! Pure: the caller brings the randomness.
 //!
 //! Source: <https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/>.
 

@@ -128,7 +128,7 @@ string_id!(
 );
 string_id!(
     /// A managed resource, and the key of its lane: `docker/container/edge-site-1`.
-    ResourceId, "resource id", "`docker/network|volume|container/<name>` or `pve/guest/<vmid>`, at most 300 characters",
+    ResourceId, "resource id", "`docker/network|volume|container|image/<name>` or `pve/guest/<vmid>`, at most 300 characters",
     |t| {
         t.len() <= 300
             && matches!(

@@ -43,6 +43,33 @@ pub struct HostView {
     pub agent_version: String,
 }
 
+/// Where a host is in its enrolment, as far as this machine can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enrolment {
+    /// It joined and awaits approval.
+    Pending,
+    /// The hub says that it is bound, and shows no binding that verifies.
+    Unverified,
+    /// Bound, and kept out by the hub because two holders used its identity.
+    Locked,
+    /// Bound.
+    Bound,
+}
+
+impl Enrolment {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Enrolment::Pending => "pending",
+            Enrolment::Unverified => "unverified",
+            Enrolment::Locked => "locked",
+            Enrolment::Bound => "bound",
+        }
+    }
+}
+
 /// What a joined host said about itself.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -246,6 +273,17 @@ impl HostView {
             name: b.name.clone(),
         });
         bound.as_ref().or(self.claim.as_ref().map(|c| &c.claim)).map(HostClaim::fingerprint).unwrap_or_default()
+    }
+
+    /// Where it is in its enrolment.
+    #[must_use]
+    pub fn enrolment(&self) -> Enrolment {
+        match (self.pending, self.bound()) {
+            (true, _) => Enrolment::Pending,
+            (false, None) => Enrolment::Unverified,
+            (false, Some(_)) if self.locked => Enrolment::Locked,
+            (false, Some(_)) => Enrolment::Bound,
+        }
     }
 
     /// The verified binding.

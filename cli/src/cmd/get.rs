@@ -4,10 +4,10 @@ use clap::Subcommand;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostName, TopologyId};
 use moorline_common::sign::Signed;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Env, deploy};
-use crate::client::Client;
+use crate::client::{Client, HostView};
 use crate::clock;
 use crate::error::Failure;
 use crate::render::{Ui, to_yaml};
@@ -91,7 +91,11 @@ async fn slice(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Fail
 }
 
 async fn host(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Failure> {
-    let host = client.host(name).await?;
+    let value = host_value(&client.host(name).await?);
+    ui.result(&value, || to_yaml(&value))
+}
+
+fn host_value(host: &HostView) -> Value {
     let beat = host.heartbeat.as_ref().map(|b| {
         json!({
             "topology": b.topology, "generation": b.generation, "applied_hash": b.applied, "engine": b.engine,
@@ -100,13 +104,13 @@ async fn host(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Failu
         })
     });
     let target = host.target.as_ref().map(|t| json!({ "topology": t.topology, "generation": t.generation, "hash": t.hash }));
-    let value = json!({
+    json!({
         "name": host.name,
         "host_id": host.host_id,
-        "state": if host.pending { "pending" } else { "bound" },
+        "state": host.enrolment(),
         "verified": host.binding.is_some(),
         "doubt": host.doubt,
-        "fingerprint": host.claim.as_ref().map(|c| c.claim.fingerprint()),
+        "fingerprint": host.fingerprint(),
         "binding": host.bound(),
         "connected": host.connected,
         "joined": clock::rfc3339(host.joined_unix_ms),
@@ -115,8 +119,7 @@ async fn host(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Failu
         "heartbeat": beat,
         "converged": host.converged,
         "error": host.last_error,
-    });
-    ui.result(&value, || to_yaml(&value))
+    })
 }
 
 async fn report(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Failure> {
@@ -129,4 +132,33 @@ async fn report(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Fai
     let value = serde_json::to_value(report.report.statement()).map_err(|e| Failure::local(format!("cannot write the report: {e}")))?;
     let shown = json!({ "verified": true, "received": clock::rfc3339(report.received_unix_ms), "report": value });
     ui.result(&shown, || format!("# signed by {name}, {age} old\n{}", to_yaml(&value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::facts::Claim;
+    use crate::revision::tests::host as bound_host;
+    use moorline_common::enrol::HostClaim;
+
+    #[test]
+    fn a_bound_host_is_shown_by_its_binding_and_not_by_what_the_hub_says_it_claimed() {
+        let mut host = bound_host(10, "shop-17");
+        let fingerprint = host.fingerprint();
+        let binding = host.bound().unwrap();
+        let claim = HostClaim {
+            host_key: binding.host_key,
+            sealing_key: [99; 32],
+            host_epoch: binding.host_epoch.clone(),
+            name: binding.name.clone(),
+        };
+        host.claim = Some(Claim { claim, mac: Vec::new(), token_id: String::new() });
+        assert_eq!((&host_value(&host)["state"], &host_value(&host)["fingerprint"]), (&json!("bound"), &json!(fingerprint)));
+        host.locked = true;
+        assert_eq!(host_value(&host)["state"], "locked");
+        host.binding = None;
+        assert_eq!(host_value(&host)["state"], "unverified");
+        host.pending = true;
+        assert_eq!(host_value(&host)["state"], "pending");
+    }
 }

@@ -18,7 +18,7 @@ use crate::client::facts::Beat;
 use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
-use crate::limits::{REPORT_LIFE, WATCH_INTERVAL};
+use crate::limits::{REPORT_LIFE, WATCH_INTERVAL_MIN};
 use crate::render::{Format, Table, Tone, Ui, or_dash, plain};
 use crate::revision;
 
@@ -148,7 +148,7 @@ pub async fn run(args: StatusArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
             Err(failure) if failure.code == crate::error::LocalCode::HubUnreachable.as_str() => ui.failure(&failure),
             Err(failure) => return Err(failure),
         }
-        tokio::time::sleep(args.interval.max(WATCH_INTERVAL / 4)).await;
+        tokio::time::sleep(args.interval.max(WATCH_INTERVAL_MIN)).await;
     }
 }
 

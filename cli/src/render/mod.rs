@@ -40,7 +40,7 @@ impl Ui {
         Self { format, yes, documents: 0 }
     }
 
-    /// Writes a result: `human`'s text for people, else `value`. JSON results are one line each when `lines`.
+    /// Writes the one result of a verb: `human`'s text for people, else `value`.
     ///
     /// # Errors
     /// When standard output is closed or cannot be written.

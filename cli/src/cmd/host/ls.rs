@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::approve;
 use crate::client::HostView;
+use crate::client::facts::Enrolment;
 use crate::clock;
 use crate::cmd::Env;
 use crate::error::Failure;
@@ -15,7 +16,7 @@ use crate::render::{Table, Tone, Ui, or_dash, plain};
 struct Row {
     name: String,
     host_id: String,
-    state: &'static str,
+    state: Enrolment,
     fingerprint: String,
     labels: BTreeMap<String, String>,
     serial: Option<u64>,
@@ -44,12 +45,7 @@ fn row(host: &HostView) -> Row {
     Row {
         name: host.name.to_string(),
         host_id: host.host_id.to_string(),
-        state: match (host.pending, binding) {
-            (true, _) => "pending",
-            (false, None) => "unverified",
-            (false, Some(_)) if host.locked => "locked",
-            (false, Some(_)) => "bound",
-        },
+        state: host.enrolment(),
         fingerprint: host.fingerprint(),
         labels: binding.map(|b| b.labels.clone()).unwrap_or_default(),
         serial: binding.map(|b| b.serial),
@@ -68,13 +64,13 @@ fn table(rows: &[Row], hosts: &[HostView], now_ms: u64) -> String {
     for (row, host) in rows.iter().zip(hosts) {
         let labels: Vec<String> = row.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let tone = match row.state {
-            "bound" => Tone::Good,
-            "pending" => Tone::Warn,
-            _ => Tone::Bad,
+            Enrolment::Bound => Tone::Good,
+            Enrolment::Pending => Tone::Warn,
+            Enrolment::Unverified | Enrolment::Locked => Tone::Bad,
         };
         table.row(vec![
             plain(&row.name),
-            (row.state.to_owned(), tone),
+            (row.state.as_str().to_owned(), tone),
             plain(or_dash(&row.fingerprint)),
             plain(or_dash(&labels.join(","))),
             (clock::age(host.joined_unix_ms, now_ms), Tone::Dim),
@@ -96,10 +92,10 @@ mod tests {
     #[test]
     fn a_locked_host_is_shown_with_what_unlocks_it() {
         let mut view = host(10, "shop-17");
-        assert_eq!(row(&view).state, "bound");
+        assert_eq!(row(&view).state, Enrolment::Bound);
         view.locked = true;
         let shown = row(&view);
-        assert_eq!(shown.state, "locked");
+        assert_eq!(shown.state, Enrolment::Locked);
         assert!(table(&[shown], &[view], 0).contains("moorctl host approve shop-17 --fingerprint"));
     }
 }
