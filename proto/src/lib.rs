@@ -17,5 +17,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("moor
 /// Larger ones are refused before they are sent.
 pub const OPERATOR_MESSAGE_MAX: usize = 64 * 1024 * 1024;
 
-/// The protocol version that this build speaks. It also understands the one before.
+/// The protocol version that this build speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
+/// The oldest protocol version that this build understands. In a session both sides speak the lower of their two versions.
+pub const PROTOCOL_MIN: u32 = 1;

@@ -142,7 +142,7 @@ impl<J: Journal> Link<J> {
             Err(LinkError::Unauthenticated(reason)) => {
                 tracing::info!(hub = address, %reason, "renewing the transport certificate");
                 if which == Which::Next {
-                    state_dir.promote_transport()?;
+                    transport::promote(&state_dir).await?;
                 }
                 transport::renew(gateway, state_dir, keys, serial).await?;
                 return Ok(End::Renewed);

@@ -6,16 +6,16 @@
 use std::future::pending;
 use std::time::Duration;
 
-use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Up;
 use moorline_proto::v1::hub_message::Kind as Down;
+use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION, v1 as pb};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::transport::{Gateway, LinkError, Which, renew};
+use super::transport::{Gateway, LinkError, Which, promote, renew};
 use super::{LinkState, Parts};
 use crate::clock::Clock;
 use crate::db::{DbError, blocking};
@@ -75,7 +75,7 @@ impl<'a, J: Journal> Session<'a, J> {
         let With { mut gateway, link, certificate, which, renew_not_before } = with;
         let (outbound, receiver) = mpsc::channel(OUTBOUND_QUEUE);
         let hello = pb::Hello {
-            protocol_version: moorline_proto::PROTOCOL_VERSION,
+            protocol_version: PROTOCOL_VERSION,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             host_epoch: parts.keys.epoch.to_string(),
             boot_id: Clock.boot().boot_id,
@@ -93,7 +93,7 @@ impl<'a, J: Journal> Session<'a, J> {
         let Some(Down::Welcome(welcome)) = first else {
             return Err(LinkError::Ended("the hub's first message was not Welcome".to_owned()));
         };
-        if welcome.protocol_version != moorline_proto::PROTOCOL_VERSION {
+        if !(PROTOCOL_MIN..=PROTOCOL_VERSION).contains(&welcome.protocol_version) {
             return Err(LinkError::Version(welcome.protocol_version));
         }
         let (shortest, longest) = HEARTBEAT_INTERVAL_RANGE;
@@ -101,7 +101,7 @@ impl<'a, J: Journal> Session<'a, J> {
         state.mark_changed();
         if which == Which::Next {
             // The hub knows it now, and the old one no longer counts.
-            parts.state_dir.promote_transport()?;
+            promote(&parts.state_dir).await?;
             tracing::info!(serial = certificate.serial, "the renewed certificate is in use");
         }
         let now = Instant::now();
@@ -185,7 +185,7 @@ impl<'a, J: Journal> Session<'a, J> {
     async fn held(&self) -> Result<Vec<pb::Held>, LinkError> {
         let (store, ledger) = (self.parts.trust_store.clone(), self.parts.ledger.clone());
         let read = move || Ok::<_, DbError>((store.root_rows()?, store.binding_row()?, ledger.accepted()?));
-        let (roots, binding, slice) = blocking(read).await.map_err(|e| LinkError::Ended(e.to_string()))?;
+        let (roots, binding, slice) = blocking(read).await?;
         let skipped = roots.len().saturating_sub(HELD_ROOTS_MAX);
         let roots = roots.into_iter().skip(skipped).collect();
         Ok(held_messages(roots, binding, slice.map(|s| s.envelope).filter(|json| !json.is_empty())))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use moorline_common::fault::Code;
@@ -13,10 +13,10 @@ use moorline_common::observe::EngineState;
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::ObservedReport;
 use moorline_proto::transport::{HUB_SERVER_NAME, spki_sha256};
-use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
 use moorline_proto::v1::agent_message::Kind as Up;
 use moorline_proto::v1::hub_message::Kind as Down;
+use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION, v1 as pb};
 use rcgen::{BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::json;
@@ -46,6 +46,8 @@ struct Authority {
     /// How long issued certificates have lived and will live, in days.
     life_days: Mutex<(i64, i64)>,
     serial: AtomicU64,
+    /// The protocol version that Welcome names.
+    version: AtomicU32,
     /// A certificate that no longer opens sessions.
     expired: Mutex<Option<Vec<u8>>>,
     /// From the first renewal on, sessions end before they begin.
@@ -67,6 +69,7 @@ impl Authority {
             ca_der,
             life_days: Mutex::new((0, 1)),
             serial: AtomicU64::new(0),
+            version: AtomicU32::new(PROTOCOL_VERSION),
             expired: Mutex::default(),
             is_lost: AtomicBool::new(false),
             shown: Mutex::default(),
@@ -202,7 +205,8 @@ impl AgentGateway for Service {
             return Err(Status::unauthenticated("the client certificate has expired; renew it"));
         }
         let (to_agent, receiver) = mpsc::channel(16);
-        let welcome = pb::Welcome { protocol_version: 1, heartbeat_interval_ms: 50, hub_version: "test".to_owned() };
+        let protocol_version = self.authority.version.load(Ordering::SeqCst);
+        let welcome = pb::Welcome { protocol_version, heartbeat_interval_ms: 50, hub_version: "test".to_owned() };
         to_agent.send(Ok(pb::HubMessage { kind: Some(Down::Welcome(welcome)) })).await.unwrap();
         let _ = self.sessions.send(AtHub { certificate, from_agent: request.into_inner(), to_agent }).await;
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -242,7 +246,7 @@ impl TestHub {
     /// The next session, past its Hello.
     async fn session(&mut self) -> AtHub {
         let mut session = tokio::time::timeout(WAIT, self.sessions.recv()).await.expect("nobody dials").unwrap();
-        assert!(matches!(session.next().await, Up::Hello(hello) if hello.protocol_version == 1));
+        assert!(matches!(session.next().await, Up::Hello(hello) if hello.protocol_version == PROTOCOL_VERSION));
         session
     }
 
@@ -545,6 +549,23 @@ async fn a_host_that_was_away_for_longer_than_its_certificate_lived_renews_it_fi
     again.heartbeat(|_| true).await;
     let state_dir = StateDir(agent.dir.path().to_owned());
     assert_eq!(state_dir.transport().unwrap().unwrap().serial, 2);
+}
+
+#[tokio::test]
+async fn only_a_protocol_that_both_understand_makes_a_session() {
+    let authority = Authority::new();
+    authority.version.store(PROTOCOL_VERSION + 1, Ordering::SeqCst);
+    let hub = TestHub::start(&authority, "127.0.0.1:0").await;
+    let agent = Agent::start(&authority, &[&hub.address]).await;
+    let says = |version: u32| {
+        let words = format!("protocol version {version}, this agent {PROTOCOL_MIN} to {PROTOCOL_VERSION}");
+        move |l: &LinkState| l.last_error.as_ref().is_some_and(|e| e.contains(&words))
+    };
+    until(&mut agent.link.clone(), "a newer one is refused", says(PROTOCOL_VERSION + 1)).await;
+    authority.version.store(PROTOCOL_MIN - 1, Ordering::SeqCst);
+    until(&mut agent.link.clone(), "an older one is refused", says(PROTOCOL_MIN - 1)).await;
+    authority.version.store(PROTOCOL_MIN, Ordering::SeqCst);
+    until(&mut agent.link.clone(), "the oldest that is understood is spoken", |l| l.hub.is_some()).await;
 }
 
 #[test]

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use moorline_common::enrol::renew_message;
 use moorline_common::fault::Fault;
 use moorline_proto::convert::from_status;
 use moorline_proto::transport::{ClientIdentity, TransportError, client_config, connect};
-use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_gateway_client::AgentGatewayClient;
+use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION, v1 as pb};
 use tonic::transport::Channel;
 
+use crate::db::{DbError, blocking};
 use crate::identity::{Enrolment, HostKeys, IdentityError, StateDir, Transport};
 use crate::limits::{HUB_ANSWER_TIMEOUT, MESSAGE_MAX};
 use crate::trust::Trust;
@@ -36,7 +38,7 @@ pub enum LinkError {
     #[error("the connection to the hub ended: {0}")]
     Ended(String),
     /// The hub speaks another protocol.
-    #[error("the hub speaks protocol version {0}, this agent {ours}; update the older side", ours = moorline_proto::PROTOCOL_VERSION)]
+    #[error("the hub speaks protocol version {0}, this agent {PROTOCOL_MIN} to {PROTOCOL_VERSION}; update the older side")]
     Version(u32),
 }
 
@@ -67,6 +69,12 @@ impl LinkError {
                 false
             }
         }
+    }
+}
+
+impl From<DbError> for LinkError {
+    fn from(error: DbError) -> Self {
+        LinkError::Ended(error.to_string())
     }
 }
 
@@ -136,24 +144,38 @@ pub fn choose(state: &StateDir, skip_next: bool) -> Result<(Transport, Which), I
     }
 }
 
+/// Puts the renewed certificate in the place of the old one.
+///
+/// # Errors
+/// [`LinkError`].
+pub async fn promote(state: &StateDir) -> Result<(), LinkError> {
+    let state = state.clone();
+    blocking(move || Ok::<_, LinkError>(state.promote_transport()?)).await
+}
+
 /// Asks for a fresh certificate by the one with `serial`, which `gateway` was opened with, and stores it beside
 /// the one in use. The key is stored first, so that a lost reply can be asked for again.
 ///
 /// # Errors
 /// [`LinkError`].
 pub async fn renew(mut gateway: Gateway, state: StateDir, keys: Arc<HostKeys>, serial: u64) -> Result<u64, LinkError> {
-    let pending = match state.next_transport()? {
-        Some(pending) if pending.chain.is_empty() => pending,
-        Some(_) | None => Transport::generate()?,
+    let store = state.clone();
+    let keep_key = move || {
+        let pending = match store.next_transport()? {
+            Some(pending) if pending.chain.is_empty() => pending,
+            Some(_) | None => Transport::generate()?,
+        };
+        store.put_next_transport(&pending)?;
+        Ok::<_, LinkError>(pending)
     };
-    state.put_next_transport(&pending)?;
+    let pending = blocking(keep_key).await?;
     let csr_der = pending.csr_der()?;
-    let message = [b"moorline renew v1\0".as_slice(), &serial.to_be_bytes(), &csr_der].concat();
-    let host_signature = keys.host_key.sign_raw(&message);
+    let host_signature = keys.host_key.sign_raw(&renew_message(serial, &csr_der));
     let request = pb::RenewRequest { csr_der, certificate_serial: serial, host_signature };
     let answer = tokio::time::timeout(HUB_ANSWER_TIMEOUT, gateway.renew(request)).await;
     let response = answer.map_err(|_| LinkError::Ended("no answer to the renewal".to_owned()))??.into_inner();
     let renewed = pending.with_certificate(&response.certificate_chain, response.certificate_serial)?;
-    state.put_next_transport(&renewed)?;
-    Ok(renewed.serial)
+    let serial = renewed.serial;
+    blocking(move || Ok::<_, LinkError>(state.put_next_transport(&renewed)?)).await?;
+    Ok(serial)
 }
