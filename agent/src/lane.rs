@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use moorline_common::id::ResourceId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
 
 use crate::limits::{LANE_DEPTH_MAX, LANES_MAX};
 
@@ -73,16 +75,10 @@ impl Lanes {
         Ok(receiver)
     }
 
-    /// How many lanes have work.
-    #[must_use]
-    pub fn busy(&self) -> usize {
-        self.inner.lock().len()
-    }
-
     async fn run(self, resource: ResourceId, first: Job) {
         let mut next = Some(first);
         while let Some(job) = next {
-            let seat = Arc::new(Seat { permits: self.inner.permits.clone(), held: Mutex::default() });
+            let seat = Arc::new(Seat { permits: self.inner.permits.clone(), held: Mutex::default(), away: Mutex::default() });
             seat.take().await;
             // A task of its own: a job that panics must not take the lane with it.
             if tokio::spawn(SEAT.scope(seat.clone(), job)).await.is_err_and(|e| e.is_panic()) {
@@ -98,6 +94,14 @@ impl Lanes {
 struct Seat {
     permits: Arc<Semaphore>,
     held: Mutex<Option<OwnedSemaphorePermit>>,
+    away: Mutex<Away>,
+}
+
+/// How long a job was aside.
+#[derive(Debug, Clone, Copy, Default)]
+struct Away {
+    before: Duration,
+    since: Option<Instant>,
 }
 
 impl Seat {
@@ -110,6 +114,15 @@ impl Seat {
     fn give_back(&self) {
         drop(self.held.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
+
+    fn away(&self) -> Duration {
+        let away = *self.lock_away();
+        away.before + away.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn lock_away(&self) -> MutexGuard<'_, Away> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 tokio::task_local! {
@@ -117,13 +130,36 @@ tokio::task_local! {
 }
 
 /// Runs a part of a job that merely waits for something outside the engine, such as a registry: meanwhile it counts
-/// against no limit of the lanes, so that others go on. Its lane stays taken.
+/// against no limit of the lanes, so that others go on, and [`within`] does not count the time. Its lane stays taken.
 pub async fn aside<T>(waiting: impl Future<Output = T>) -> T {
     let Ok(seat) = SEAT.try_with(Arc::clone) else { return waiting.await };
     seat.give_back();
+    seat.lock_away().since = Some(Instant::now());
     let result = waiting.await;
     seat.take().await;
+    let before = seat.away();
+    *seat.lock_away() = Away { before, since: None };
     result
+}
+
+/// Runs a job's work for at most `limit`, without the time that it spends [`aside`]. `None`: it was given up.
+pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let begun = Instant::now();
+    let over = async {
+        loop {
+            let away = SEAT.try_with(|seat| seat.away()).unwrap_or_default();
+            let end = begun + limit + away;
+            if end <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        result = work => Some(result),
+        () = over => None,
+    }
 }
 
 impl Inner {
@@ -169,6 +205,20 @@ mod tests {
             assert!(pull.await.unwrap());
         }
         assert_eq!(lanes.inner.permits.available_permits(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_a_job_is_aside_counts_against_no_limit() {
+        let (lanes, hour, day) = (Lanes::new(1), Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+        let patient = lanes.submit(&resource("a"), within(hour, aside(tokio::time::sleep(day)))).unwrap();
+        assert_eq!(patient.await.unwrap(), Some(()));
+        let slow = async move {
+            aside(tokio::time::sleep(day)).await;
+            tokio::time::sleep(day).await;
+        };
+        let begun = Instant::now();
+        assert_eq!(lanes.submit(&resource("a"), within(hour, slow)).unwrap().await.unwrap(), None);
+        assert!(begun.elapsed() < day + 2 * hour);
     }
 
     #[tokio::test]

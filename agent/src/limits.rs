@@ -43,10 +43,30 @@ pub const REPORT_BYTES_MAX: usize = 2560 * 1024;
 /// Torn-down topologies whose last envelope is kept, besides the newest.
 pub const FLOOR_ENVELOPES_MAX: u32 = 8;
 
+/// Steps and inspections at once on one engine.
+pub const DOCKER_PARALLELISM: usize = 8;
+/// For the engine to say who it is. A dead engine must be known as such within seconds.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For the engine to begin its answer to a request.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one observation may take before the engine counts as unreachable.
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one step may take: an image may have to be pulled.
+/// How long one step may take, without its pull and what else it does aside.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Images that are pulled at once; the wait for a turn has no limit but the others' pulls.
+pub const PULLS_MAX: usize = 3;
+/// Between two signs of life of a pull.
+pub const PULL_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// One pull: large images come over slow lines.
+pub const PULL_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+/// A container that takes longer to stop keeps no place of other steps.
+pub const STOP_ASIDE_AFTER: Duration = Duration::from_secs(15);
+/// Between two tries to open the event stream.
+pub const EVENTS_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
+/// Between two looks of the simulated engine at its file.
+pub const SIM_POLL: Duration = Duration::from_millis(200);
+/// The largest file of the simulated engine that is read, in bytes.
+pub const SIM_FILE_MAX: u64 = 64 * 1024 * 1024;
 /// A full look at the engine, even when nothing seems to have changed.
 pub const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// A look at the engine while steps run, so that a long one delays no other resource for long.

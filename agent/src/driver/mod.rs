@@ -13,7 +13,6 @@ use moorline_common::plan::Step;
 #[cfg(test)]
 mod conformance;
 pub mod docker;
-mod limits;
 pub mod sim;
 
 /// Whose objects a driver counts as owned: those whose labels name this cluster and this host.
@@ -75,7 +74,8 @@ pub trait Driver: Send + Sync + 'static {
     /// Never mutates.
     fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
 
-    /// Makes one step so. Safe to repeat after a crash at any point within.
+    /// Makes one step so. Safe to repeat after a crash at any point within. What may take long outside the engine (a
+    /// pull, a container that takes its time to stop) runs [`crate::lane::aside`], within a limit of its own.
     fn apply(&self, step: &Step) -> impl Future<Output = Result<(), DriverError>> + Send;
 
     /// Waits for the next event of the engine; reconnects by itself with backoff. Cancel-safe.

@@ -23,11 +23,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::limits::{SIM_FILE_MAX, SIM_POLL};
 use super::{Driver, DriverError, DriverErrorKind, EngineEvent, Ownership};
-
-/// Steps at once: as many as on a Docker Engine.
-const PARALLELISM: usize = super::limits::DOCKER_PARALLELISM;
+use crate::limits::{DOCKER_PARALLELISM, SIM_FILE_MAX, SIM_POLL};
 
 /// An engine that exists only in a file.
 pub struct SimDriver {
@@ -131,7 +128,8 @@ impl Driver for SimDriver {
     }
 
     fn parallelism(&self) -> usize {
-        PARALLELISM
+        // As many as on a Docker Engine.
+        DOCKER_PARALLELISM
     }
 
     async fn observe(&self) -> Result<Observed, DriverError> {

@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, DriverError, DriverErrorKind};
 use crate::intake::{Desired, Target};
 use crate::journal::{Entry, Journal, JournalError};
-use crate::lane::Lanes;
+use crate::lane::{self, Lanes};
 use crate::ledger::Ledger;
 use crate::limits::{
     DRAIN_TIMEOUT, ENGINE_RETRY, EVENT_DEBOUNCE, OBSERVE_TIMEOUT, RESYNC_INTERVAL, STEP_TIMEOUT, WAITING_LOOK, WORKING_LOOK,
@@ -324,10 +324,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         tracing::info!(op = %op_id, resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
         let (driver, copy) = (self.driver.clone(), step.clone());
         let job = async move {
-            match tokio::time::timeout(STEP_TIMEOUT, driver.apply(&copy)).await {
-                Ok(result) => result,
-                Err(_) => Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))),
-            }
+            let applied = lane::within(STEP_TIMEOUT, driver.apply(&copy)).await;
+            applied.unwrap_or_else(|| Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))))
         };
         let submitted = self.lanes.submit(&step.resource, job);
         let done = self.done.0.clone();

@@ -1,5 +1,7 @@
 //! One step → the engine's calls. "Already so" is success, and each may be repeated after a crash at any point.
 
+use std::time::Duration;
+
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
@@ -16,16 +18,20 @@ use moorline_common::observe::{LABEL_SPEC, Owner};
 use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model};
 use tokio::sync::Semaphore;
 
-use super::super::limits::{PULL_IDLE_TIMEOUT, PULLS_MAX, STOP_TIMEOUT_SECONDS};
 use super::super::{DriverError, DriverErrorKind, Ownership};
 use super::Engine;
 use super::body::{self, Carried};
 use super::error::{from_engine, image_unavailable, not_owned, status, words};
+use crate::lane::aside;
+use crate::limits::{PULL_IDLE_TIMEOUT, PULL_TIMEOUT, PULLS_MAX, REQUEST_TIMEOUT, STOP_ASIDE_AFTER};
 
 /// Digits of the predecessor's id in the name that its successor bears until it is gone.
 const ID_IN_NAME: usize = 12;
 /// Hex digits of the name that the engine gives to a volume without one.
 const ANONYMOUS_NAME: usize = 64;
+
+/// The engine's grace period for a container without one, in seconds.
+const DEFAULT_GRACE_S: u64 = 10;
 
 /// Pulls take turns; those that wait hold no lane permit.
 static PULLS: Semaphore = Semaphore::const_new(PULLS_MAX);
@@ -49,7 +55,7 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
         Action::UnpauseContainer { id } => hands.unpause(id, step.resource.name()).await,
         Action::ReplaceContainer { old_id, target } => hands.replace_container(old_id, target).await,
         Action::RemoveContainer { id } => match hands.inspect(id).await? {
-            Some(live) if hands.owner(&live).is_some() => hands.remove_container(id, step.resource.name()).await,
+            Some(live) if hands.owner(&live).is_some() => hands.remove_container(id, &live, step.resource.name()).await,
             Some(_) => Err(not_owned(&format!("a container named `{}`", step.resource.name()))),
             None => Ok(()),
         },
@@ -156,7 +162,7 @@ impl Hands<'_> {
         let what = format!("creating the container `{}`", target.name);
         let made = match self.create(target, name, carried).await {
             Err(e) if status(&e) == Some(404) && words(&e).to_ascii_lowercase().contains("no such image") => {
-                crate::lane::aside(self.pull(&target.spec.image)).await?;
+                aside(self.pull(&target.spec.image)).await?;
                 self.create(target, name, carried).await
             }
             other => other,
@@ -197,13 +203,22 @@ impl Hands<'_> {
     async fn pull(&self, image: &str) -> Result<(), DriverError> {
         // Never closed.
         let _turn = PULLS.acquire().await.ok();
+        let late = |words: &str| image_unavailable(image, DriverErrorKind::Retryable, words);
+        tokio::time::timeout(PULL_TIMEOUT, self.pull_now(image)).await.unwrap_or_else(|_| Err(late("it takes too long")))
+    }
+
+    async fn pull_now(&self, image: &str) -> Result<(), DriverError> {
         let (from_image, tag) = split_image(image);
         let options = CreateImageOptions { from_image: Some(from_image.to_owned()), tag: Some(tag.to_owned()), ..Default::default() };
         tracing::info!(image, "pulling");
-        let mut progress = std::pin::pin!(self.docker.create_image(Some(options), None, None));
+        // The engine's answer begins with the registry's.
+        let patient = self.docker.clone().with_timeout(PULL_IDLE_TIMEOUT);
+        let mut progress = std::pin::pin!(patient.create_image(Some(options), None, None));
         loop {
             match tokio::time::timeout(PULL_IDLE_TIMEOUT, progress.next()).await {
-                Err(_) => return Err(image_unavailable(image, DriverErrorKind::Retryable, "the registry stopped answering")),
+                Err(_) | Ok(Some(Err(Error::RequestTimeoutError))) => {
+                    return Err(image_unavailable(image, DriverErrorKind::Retryable, "the registry does not answer"));
+                }
                 Ok(None) => return Ok(()),
                 Ok(Some(Ok(_))) => {}
                 Ok(Some(Err(e))) => {
@@ -249,7 +264,7 @@ impl Hands<'_> {
         let short: String = old_id.chars().take(ID_IN_NAME).collect();
         let beside = format!("{}-new-{short}", target.name);
         let id = self.make(target, &beside, &carried(&old, target)).await?;
-        self.remove_container(old_id, &target.name).await?;
+        self.remove_container(old_id, &old, &target.name).await?;
         self.rename(&id, &target.name).await?;
         self.start(&id, &target.name).await
     }
@@ -260,9 +275,15 @@ impl Hands<'_> {
     }
 
     /// Stops and removes; its volumes stay, those without a name, too.
-    async fn remove_container(&self, id: &str, name: &str) -> Result<(), DriverError> {
-        let patient = self.docker.clone().with_timeout(std::time::Duration::from_secs(STOP_TIMEOUT_SECONDS));
-        match patient.stop_container(id, None::<StopContainerOptions>).await {
+    async fn remove_container(&self, id: &str, live: &ContainerInspectResponse, name: &str) -> Result<(), DriverError> {
+        let grace = live.config.as_ref().and_then(|c| c.stop_timeout).and_then(|s| u64::try_from(s).ok()).unwrap_or(DEFAULT_GRACE_S);
+        let patient = self.docker.clone().with_timeout(Duration::from_secs(grace).saturating_add(REQUEST_TIMEOUT));
+        let mut stop = std::pin::pin!(patient.stop_container(id, None::<StopContainerOptions>));
+        let stopped = match tokio::time::timeout(STOP_ASIDE_AFTER, &mut stop).await {
+            Ok(stopped) => stopped,
+            Err(_) => aside(stop).await,
+        };
+        match stopped {
             Ok(()) => {}
             Err(e) if status(&e) == Some(404) => return Ok(()),
             Err(e) => return Err(from_engine(&e, &format!("stopping `{name}`"))),

@@ -13,9 +13,8 @@ pub(super) fn from_engine(error: &Error, what: &str) -> DriverError {
     let (kind, code, words) = match error {
         Error::DockerResponseServerError { status_code, message } => (kind_of_status(*status_code), Code::StepFailed, message.clone()),
         Error::DockerStreamError { error } => (DriverErrorKind::Retryable, Code::StepFailed, error.clone()),
-        Error::RequestTimeoutError => {
-            (DriverErrorKind::Unreachable, Code::EngineUnreachable, "the engine did not answer in time".to_owned())
-        }
+        // It took the request: that it is away shows in the next look, which has a shorter limit.
+        Error::RequestTimeoutError => (DriverErrorKind::Retryable, Code::StepFailed, "the engine did not answer in time".to_owned()),
         Error::SocketNotFoundError(path) => {
             (DriverErrorKind::Unreachable, Code::EngineUnreachable, format!("the engine's socket {path} does not exist"))
         }

@@ -12,9 +12,9 @@ use futures_util::{Stream, StreamExt};
 use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed};
 use tokio::time::Instant;
 
-use super::super::limits::EVENTS_BACKOFF;
 use super::super::{EngineEvent, Ownership};
 use super::DockerDriver;
+use crate::limits::EVENTS_BACKOFF;
 
 /// What happens to containers and matters: the rest (exec, attach, top, copy, …) is noise.
 const CONTAINER_ACTIONS: [&str; 9] = ["start", "die", "destroy", "pause", "unpause", "rename", "update", "oom", "health_status"];

@@ -19,14 +19,16 @@ use moorline_common::fault::{Code, cut};
 use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed, Owner};
 use moorline_common::plan::{Step, model};
 
-use super::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT_SECONDS};
 use super::{Driver, DriverError, DriverErrorKind, EngineEvent, Ownership};
+use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT};
 
 mod apply;
 mod body;
 mod error;
 mod events;
 mod observe;
+#[cfg(test)]
+mod stalls;
 #[cfg(test)]
 mod tests;
 
@@ -127,7 +129,7 @@ impl Driver for DockerDriver {
 async fn connect(socket: &Path) -> Result<Engine, DriverError> {
     let path = socket.to_string_lossy();
     let open = |version: &ClientVersion| {
-        Docker::connect_with_unix(&path, REQUEST_TIMEOUT_SECONDS, version).map_err(|e| error::from_engine(&e, "connecting to the engine"))
+        Docker::connect_with_unix(&path, REQUEST_TIMEOUT.as_secs(), version).map_err(|e| error::from_engine(&e, "connecting to the engine"))
     };
     let docker = open(API_DEFAULT_VERSION)?;
     let said = docker.version().await.map_err(|e| error::from_engine(&e, "asking the engine for its version"))?;

@@ -19,9 +19,9 @@ use moorline_common::plan::lower::{could_be_container, could_be_volume};
 use moorline_common::plan::model::own_labels;
 use moorline_common::topology::{Attachment, Healthcheck, Ipam, IpamPool, MountKind, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy};
 
-use super::super::limits::DOCKER_PARALLELISM;
 use super::super::{DriverError, Ownership};
 use super::{Engine, error};
+use crate::limits::DOCKER_PARALLELISM;
 
 /// Digits of the short container id that old engines add as an alias.
 const SHORT_ID: usize = 12;

@@ -1,0 +1,171 @@
+//! What the driver makes of an engine that stalls or answers in part: a fake one on a socket, in virtual time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_common::id::{ClusterId, HostId};
+use moorline_common::plan::{Action, ContainerTarget};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::*;
+use crate::lane::{Lanes, within};
+use crate::limits::STEP_TIMEOUT;
+
+/// How the fake engine answers a request: with a status and a body after a while, or never.
+type Answer = Option<(Duration, u16, Value)>;
+
+fn now(status: u16, body: Value) -> Answer {
+    Some((Duration::ZERO, status, body))
+}
+
+fn owned() -> Ownership {
+    Ownership { cluster: ClusterId::parse("home").unwrap(), host_id: HostId::of_key(&[3; 32]) }
+}
+
+/// A driver for an engine that answers `"METHOD /path"` with `answer`, but tells its version by itself.
+fn driver(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (DockerDriver, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("engine.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, answer.clone()));
+        }
+    });
+    (DockerDriver::new(path, owned()), folder)
+}
+
+async fn serve<F: Fn(&str) -> Answer>(stream: UnixStream, answer: Arc<F>) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let (mut request, mut line, mut length) = (String::new(), String::new(), 0);
+        while stream.read_line(&mut line).await.unwrap_or(0) > 2 {
+            if request.is_empty() {
+                request = line.clone();
+            }
+            if let Some(("content-length", value)) = line.to_ascii_lowercase().trim().split_once(": ") {
+                length = value.parse().unwrap();
+            }
+            line.clear();
+        }
+        if request.is_empty() {
+            return;
+        }
+        stream.read_exact(&mut vec![0; length]).await.unwrap();
+        // `METHOD /v1.44/path?query HTTP/1.1`
+        let mut words = request.split_whitespace();
+        let (method, target) = (words.next().unwrap(), words.next().unwrap());
+        let path = target.split('?').next().unwrap();
+        let path = path.strip_prefix("/v1.44").unwrap_or(path);
+        let said = if path == "/version" {
+            now(200, json!({ "Version": "99", "ApiVersion": "1.44" }))
+        } else {
+            answer(&format!("{method} {path}"))
+        };
+        let Some((after, status, body)) = said else { return std::future::pending().await };
+        tokio::time::sleep(after).await;
+        let body = if status == 204 { String::new() } else { body.to_string() };
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    }
+}
+
+fn step(action: Action) -> Step {
+    Step {
+        resource: moorline_common::plan::lower::container_resource("edge-a-1"),
+        action,
+        reason: String::new(),
+        after: std::collections::BTreeSet::new(),
+    }
+}
+
+fn create() -> Step {
+    let target: ContainerTarget =
+        serde_json::from_value(json!({ "name": "edge-a-1", "service": "a", "labels": {}, "spec": { "image": "demo:1" } })).unwrap();
+    step(Action::CreateContainer(Box::new(target)))
+}
+
+fn labels() -> Value {
+    json!({
+        LABEL_CLUSTER: "home", LABEL_HOST: owned().host_id.as_str(), "moorline.topology": "edge",
+        "moorline.resource": "docker/container/edge-a-1", "moorline.spec": "x"
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_never_begins_to_answer_is_no_dead_engine() {
+    let (driver, _folder) = driver(|request| match request {
+        "POST /containers/create" => now(404, json!({ "message": "No such image: demo:1" })),
+        _ => None,
+    });
+    let error = driver.apply(&create()).await.unwrap_err();
+    assert_eq!((error.kind, error.code), (DriverErrorKind::Retryable, Code::ImageUnavailable), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_hangs_fails_that_step_alone() {
+    let (driver, _folder) = driver(|request| match request {
+        "POST /containers/create" => now(201, json!({ "Id": "a", "Warnings": [] })),
+        _ => None,
+    });
+    let error = driver.apply(&create()).await.unwrap_err();
+    assert_eq!((error.kind, error.code), (DriverErrorKind::Retryable, Code::StepFailed), "{error}");
+    assert!(error.message.contains("starting `edge-a-1`"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_cannot_be_observed_in_time_is_unreachable() {
+    let (driver, _folder) = driver(|_| None);
+    assert_eq!(driver.observe().await.unwrap_err().kind, DriverErrorKind::Unreachable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_may_take_as_long_as_the_container_was_granted() {
+    let hours = Duration::from_secs(5 * 3600);
+    let granting = move |grace: u64| {
+        driver(move |request| match request {
+            "GET /containers/a/json" => now(200, json!({ "Id": "a", "Config": { "Labels": labels(), "StopTimeout": grace } })),
+            "POST /containers/a/stop" => Some((hours, 204, Value::Null)),
+            "DELETE /containers/a" => now(204, Value::Null),
+            _ => None,
+        })
+    };
+    let remove = step(Action::RemoveContainer { id: "a".to_owned() });
+    let (driver, _folder) = granting(hours.as_secs());
+    let (lanes, patient) = (Lanes::new(1), remove.clone());
+    let job = async move { within(STEP_TIMEOUT, driver.apply(&patient)).await };
+    let slow = lanes.submit(&remove.resource, job).unwrap();
+    let other = lanes.submit(&moorline_common::plan::lower::container_resource("edge-b-1"), async { tokio::time::Instant::now() });
+    let begun = tokio::time::Instant::now();
+    assert!(other.unwrap().await.unwrap() - begun < hours, "nobody else waits for it");
+    assert!(matches!(slow.await.unwrap(), Some(Ok(()))));
+    let (driver, _folder) = granting(10);
+    let error = driver.apply(&remove).await.unwrap_err();
+    assert!(error.kind == DriverErrorKind::Retryable && error.message.contains("stopping"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_cannot_be_inspected_hides_no_other() {
+    let listed =
+        |name: &str| json!({ "Id": name, "Names": [format!("/edge-{name}-1")], "Image": "demo:1", "State": "running", "Labels": labels() });
+    let (driver, _folder) = driver(move |request| match request {
+        "GET /containers/json" => now(200, json!([listed("sick"), listed("gone"), listed("well")])),
+        "GET /networks" => now(200, json!([])),
+        "GET /volumes" => now(200, json!({ "Volumes": [], "Warnings": [] })),
+        "GET /containers/sick/json" => now(500, json!({ "message": "a broken mount" })),
+        "GET /containers/gone/json" => now(404, json!({ "message": "no such container" })),
+        "GET /containers/well/json" => {
+            now(200, json!({ "Id": "well", "Name": "/edge-well-1", "State": { "Status": "running" }, "Config": { "Labels": labels() } }))
+        }
+        _ => None,
+    });
+    let containers = driver.observe().await.unwrap().containers;
+    assert_eq!(containers.keys().collect::<Vec<_>>(), ["edge-sick-1", "edge-well-1"]);
+    let (sick, well) = (&containers["edge-sick-1"], &containers["edge-well-1"]);
+    assert!(sick.config.is_none() && sick.owner.is_some(), "it is there, though not known");
+    assert!(well.config.is_some() && well.owner.is_some());
+}
