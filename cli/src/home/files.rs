@@ -5,6 +5,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::error::{Failure, LocalCode};
@@ -85,6 +87,28 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
         ));
     }
     Ok(bytes)
+}
+
+/// Reads a JSON file; `None` when there is none.
+///
+/// # Errors
+/// As [`read_optional`], or when it is damaged.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Failure> {
+    let Some(bytes) = read_optional(path)? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| {
+        Failure::local(format!("{} is damaged: {e}", path.display())).with_remedy("restore it from a backup of your home folder")
+    })
+}
+
+/// Writes a value as a private JSON file.
+///
+/// # Errors
+/// As [`write_private`].
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Failure> {
+    let mut bytes =
+        Zeroizing::new(serde_json::to_vec_pretty(value).map_err(|e| Failure::local(format!("cannot write {}: {e}", path.display())))?);
+    bytes.push(b'\n');
+    write_private(path, &bytes)
 }
 
 #[cfg(test)]

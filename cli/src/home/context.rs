@@ -1,0 +1,188 @@
+//! One cluster as this operator uses it: the way to its hub, its verified trust roots, and the newest that was seen.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use moorline_common::id::{ClusterId, Generation, HostId, TopologyId};
+use moorline_common::sign::{Envelope, OperatorKey};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::files::{ensure_private_dir, read_json, read_secret, write_json};
+use super::key::{SecretText, read_key};
+use crate::error::Failure;
+
+/// A cluster as this operator uses it.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Its name, by default the cluster's.
+    pub name: String,
+    pub(super) dir: PathBuf,
+    /// What it is about.
+    pub facts: ContextFacts,
+}
+
+/// The content of `context.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContextFacts {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The operator's name.
+    pub operator: String,
+    /// [`moorline_common::trust::TrustRoot::pin`] of root version 1.
+    pub root_pin: String,
+}
+
+/// The operator's way to the hub, as `moorline-hub` made it. Grants transport, never authority.
+/// Has no `Debug`: it holds a private key.
+#[derive(Clone, Deserialize)]
+pub struct Bundle {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The operator's name in the certificate.
+    pub name: String,
+    /// Hub addresses, `host:port`.
+    pub hubs: Vec<String>,
+    /// Lowercase hex SHA-256 of the hub CA's SubjectPublicKeyInfo.
+    pub ca_spki: String,
+    /// The certificate and its CA, in PEM.
+    pub certificate_chain_pem: String,
+    /// The certificate's key, in PEM.
+    pub key_pem: SecretText,
+}
+
+/// The newest that this machine has seen: a hub that shows less is behind or withholds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Floors {
+    /// Per topology.
+    #[serde(default)]
+    pub topologies: BTreeMap<TopologyId, TopologyFloor>,
+    /// The highest binding serial per host.
+    #[serde(default)]
+    pub bindings: BTreeMap<HostId, u64>,
+}
+
+/// See [`Floors::topologies`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopologyFloor {
+    /// The highest generation seen.
+    pub generation: Generation,
+    /// The SHA-256 of its source payload; empty when the hub had none (it was restored).
+    pub source_sha256: String,
+    /// The generation that this machine last pushed; the base of its next push. 0 for none.
+    pub pushed: Generation,
+}
+
+impl Bundle {
+    /// Reads a bundle file, and gives its exact bytes too.
+    ///
+    /// # Errors
+    /// When it is missing, readable by others, or no bundle.
+    pub fn read(path: &Path) -> Result<(Self, Zeroizing<Vec<u8>>), Failure> {
+        let bytes = read_secret(path)?;
+        let bundle = serde_json::from_slice(&bytes).map_err(|e| {
+            Failure::local(format!("{} is not an operator bundle: {e}", path.display()))
+                .with_remedy("name a file that `moorline-hub init` or `moorline-hub operator add` made")
+        })?;
+        Ok((bundle, bytes))
+    }
+}
+
+impl Context {
+    /// The context's folder.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The transport bundle.
+    ///
+    /// # Errors
+    /// When it cannot be read, or others can read it.
+    pub fn bundle(&self) -> Result<Bundle, Failure> {
+        Bundle::read(&self.dir.join("bundle.json")).map(|(bundle, _)| bundle)
+    }
+
+    /// The operator's signing key.
+    ///
+    /// # Errors
+    /// When it cannot be read, or others can read it.
+    pub fn operator_key(&self) -> Result<OperatorKey, Failure> {
+        read_key(&self.dir.join("operator.key"))
+    }
+
+    /// Every verified trust root, version 1 first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn roots(&self) -> Result<Vec<Envelope>, Failure> {
+        Ok(read_json(&self.dir.join("roots.json"))?.unwrap_or_default())
+    }
+
+    /// Keeps verified trust roots.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn save_roots(&self, roots: &[Envelope]) -> Result<(), Failure> {
+        write_json(&self.dir.join("roots.json"), &roots)
+    }
+
+    /// What was the newest that this machine has seen.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn floors(&self) -> Result<Floors, Failure> {
+        Ok(read_json(&self.dir.join("floors.json"))?.unwrap_or_default())
+    }
+
+    /// Changes the floors, one process at a time.
+    ///
+    /// # Errors
+    /// When `change` refuses, or the file cannot be written.
+    pub fn update_floors<T>(&self, change: impl FnOnce(&mut Floors) -> Result<T, Failure>) -> Result<T, Failure> {
+        ensure_private_dir(&self.dir)?;
+        let lock_path = self.dir.join("lock");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&lock_path)
+            .map_err(|e| Failure::file("open", &lock_path, &e))?;
+        let _lock = Flock::lock(file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| Failure::local(format!("cannot lock {}: {errno}", lock_path.display())))?;
+        let before = self.floors()?;
+        let mut floors = before.clone();
+        let result = change(&mut floors)?;
+        if floors != before {
+            write_json(&self.dir.join("floors.json"), &floors)?;
+        }
+        Ok(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::Home;
+
+    #[test]
+    fn floors_stay_as_they_were_when_a_change_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path().to_owned())).unwrap();
+        let facts = ContextFacts { cluster: ClusterId::parse("acme").unwrap(), operator: "ann".into(), root_pin: "00".into() };
+        let context = home.store_context("one", facts, b"{}").unwrap();
+        let host = HostId::of_key(&[1; 32]);
+        context.update_floors(|f| Ok(f.bindings.insert(host.clone(), 3))).unwrap();
+        let refused: Result<(), Failure> = context.update_floors(|f| {
+            f.bindings.clear();
+            Err(Failure::local("no"))
+        });
+        assert!(refused.is_err());
+        assert_eq!(context.floors().unwrap().bindings.get(&host), Some(&3));
+    }
+}
