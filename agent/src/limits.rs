@@ -51,6 +51,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one observation may take before the engine counts as unreachable.
 pub const OBSERVE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Steps that have begun and not ended; the others wait for an end. One append of the journal holds the ends of all and
+/// as many beginnings, and lanes that end have not made room yet.
+pub const STEPS_MAX: usize = 1024;
+const _: () = assert!(2 * STEPS_MAX <= JOURNAL_APPEND_MAX && 2 * STEPS_MAX <= LANES_MAX);
 /// How long one step may take, without its pull and what else it does aside.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Images that are pulled at once; the wait for a turn has no limit but the others' pulls.

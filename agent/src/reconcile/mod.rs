@@ -32,7 +32,7 @@ use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{self, Lanes};
 use crate::ledger::Ledger;
 use crate::limits::{
-    DRAIN_TIMEOUT, ENGINE_RETRY, EVENT_DEBOUNCE, OBSERVE_TIMEOUT, RESYNC_INTERVAL, STEP_TIMEOUT, WAITING_LOOK, WORKING_LOOK,
+    DRAIN_TIMEOUT, ENGINE_RETRY, EVENT_DEBOUNCE, OBSERVE_TIMEOUT, RESYNC_INTERVAL, STEP_TIMEOUT, STEPS_MAX, WAITING_LOOK, WORKING_LOOK,
 };
 use crate::report::HostState;
 
@@ -290,7 +290,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     async fn dispatch(&mut self, ended: Vec<Entry>) -> Result<(), JournalError> {
         self.unrecorded.extend(ended);
         let mut entries = self.unrecorded.clone();
-        let ready: Vec<(Step, Uuid)> = self.work.take_ready().into_iter().map(|step| (step, Uuid::now_v7())).collect();
+        let ready: Vec<(Step, Uuid)> = self.work.take_ready(STEPS_MAX).into_iter().map(|step| (step, Uuid::now_v7())).collect();
         entries.extend(ready.iter().map(|(step, op_id)| record::started(step, *op_id)));
         if entries.is_empty() {
             return Ok(());

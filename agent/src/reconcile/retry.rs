@@ -1,7 +1,6 @@
 //! When a resource is tried again: failures and changes that do not hold. Pure; time is an argument.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::ResourceId;
@@ -88,14 +87,10 @@ impl Retries {
     }
 }
 
-/// A moment later than any real one, for timers without a deadline.
-#[must_use]
-pub fn far_future(now: Instant) -> Instant {
-    now + Duration::from_secs(365 * 24 * 3600)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn resource() -> ResourceId {

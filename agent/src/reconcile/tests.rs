@@ -345,6 +345,17 @@ async fn a_step_that_hangs_does_not_keep_the_rest_waiting() {
 }
 
 #[tokio::test]
+async fn more_steps_than_the_journal_takes_at_once_are_made_one_after_the_other() {
+    let mut bench = Bench::new().await;
+    let count = crate::limits::JOURNAL_APPEND_MAX + 1;
+    let volumes: serde_json::Map<String, Value> = (0..count).map(|n| (format!("v{n}"), json!({}))).collect();
+    bench.push(1, json!({ "docker": { "volumes": volumes } })).await;
+    bench.settled().await;
+    assert_eq!(bench.driver.with(|fake| fake.engine.volumes.len()), count);
+    assert_eq!(bench.driver.calls().len(), count, "each once");
+}
+
+#[tokio::test]
 async fn a_start_in_the_middle_of_an_apply_converges_without_duplicates() {
     let dir = tempfile::tempdir().unwrap();
     let operator = Operator::new(dir.path());

@@ -32,9 +32,10 @@ impl Work {
         self.failed.clear();
     }
 
-    /// Hands out every step that may run now, in plan order. The caller reports each through
-    /// [`Self::finish`].
-    pub fn take_ready(&mut self) -> Vec<Step> {
+    /// Hands out every step that may run now, in plan order, as long as no more than `at_once` are in flight. The caller
+    /// reports each through [`Self::finish`], after which more may be ready.
+    pub fn take_ready(&mut self, at_once: usize) -> Vec<Step> {
+        let room = at_once.saturating_sub(self.in_flight.len());
         let mut unfinished: BTreeSet<ResourceId> = self.in_flight.clone();
         unfinished.extend(self.waiting.iter().map(|s| s.resource.clone()));
         let mut ahead: BTreeSet<ResourceId> = self.in_flight.clone();
@@ -43,7 +44,7 @@ impl Work {
         for step in self.waiting.drain(..) {
             // Two steps on one resource keep their order.
             let is_next = ahead.insert(step.resource.clone());
-            if is_next && step.after.iter().all(|r| *r == step.resource || !unfinished.contains(r)) {
+            if ready.len() < room && is_next && step.after.iter().all(|r| *r == step.resource || !unfinished.contains(r)) {
                 ready.push(step);
             } else {
                 waiting.push(step);
@@ -137,17 +138,17 @@ pub(super) mod tests {
     fn a_step_waits_for_what_it_needs_and_for_nothing_else() {
         let mut work = Work::default();
         work.replan(vec![step("a", &[]), step("b", &["a"]), step("c", &["a", "gone"]), step("d", &[])], BTreeMap::new());
-        assert_eq!(names(&work.take_ready()), ["a", "d"]);
-        assert!(work.take_ready().is_empty());
+        assert_eq!(names(&work.take_ready(9)), ["a", "d"]);
+        assert!(work.take_ready(9).is_empty());
         work.finish(&resource("a"), Ok(()));
-        assert_eq!(names(&work.take_ready()), ["b", "c"], "d still runs; a resource outside the plan is no reason to wait");
+        assert_eq!(names(&work.take_ready(9)), ["b", "c"], "d still runs; a resource outside the plan is no reason to wait");
     }
 
     #[test]
     fn what_depends_on_a_failure_is_skipped_and_names_the_cause_and_the_rest_goes_on() {
         let mut work = Work::default();
         work.replan(vec![step("a", &[]), step("b", &["a"]), step("c", &["b"]), step("d", &[])], BTreeMap::new());
-        work.take_ready();
+        work.take_ready(9);
         work.finish(&resource("a"), Err(Fault::new(Code::StepFailed, "no space")));
         work.finish(&resource("d"), Ok(()));
         assert!(work.is_idle());
@@ -160,11 +161,21 @@ pub(super) mod tests {
     fn a_new_plan_leaves_running_work_alone() {
         let mut work = Work::default();
         work.replan(vec![step("a", &[]), step("b", &["a"])], BTreeMap::new());
-        work.take_ready();
+        work.take_ready(9);
         work.replan(vec![step("a", &[]), step("c", &["a"]), step("d", &[])], BTreeMap::new());
-        assert_eq!(names(&work.take_ready()), ["d"]);
+        assert_eq!(names(&work.take_ready(9)), ["d"]);
         work.finish(&resource("a"), Ok(()));
-        assert_eq!(names(&work.take_ready()), ["c"]);
+        assert_eq!(names(&work.take_ready(9)), ["c"]);
+    }
+
+    #[test]
+    fn what_finds_no_room_waits_for_the_next_end() {
+        let mut work = Work::default();
+        work.replan(vec![step("a", &[]), step("b", &[]), step("c", &[])], BTreeMap::new());
+        assert_eq!(names(&work.take_ready(2)), ["a", "b"]);
+        assert!(work.take_ready(2).is_empty() && !work.is_idle());
+        work.finish(&resource("a"), Ok(()));
+        assert_eq!(names(&work.take_ready(2)), ["c"]);
     }
 
     #[test]
@@ -172,7 +183,7 @@ pub(super) mod tests {
         let mut work = Work::default();
         let held = BTreeMap::from([(resource("a"), Fault::new(Code::StepFailed, "it fails"))]);
         work.replan(vec![step("a", &[]), step("b", &["a"])], held);
-        assert!(work.take_ready().is_empty());
+        assert!(work.take_ready(9).is_empty());
         assert!(work.is_idle());
         assert_eq!(work.failed().len(), 2);
     }
