@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, DriverKind, LogFormat, Offline, Policy};
 use crate::db::Db;
-use crate::driver::{Driver, DriverError, DriverErrorKind, EngineEvent};
+use crate::driver::{Driver, DriverError, DriverErrorKind};
 use crate::identity::{Enrolment, HostKeys, StateDir};
 use crate::intake::{Intake, Parts, judge::Own};
 use crate::ledger::Ledger;
@@ -142,9 +142,8 @@ impl Driver for FakeDriver {
         result.map_err(|e| error(DriverErrorKind::Conflict, &e.to_string()))
     }
 
-    async fn next_event(&self) -> EngineEvent {
+    async fn next_event(&self) {
         self.events.notified().await;
-        EngineEvent::Changed
     }
 }
 

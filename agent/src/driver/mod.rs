@@ -53,15 +53,6 @@ pub enum DriverErrorKind {
     Unreachable,
 }
 
-/// Told by the engine that something may have changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EngineEvent {
-    /// An object that may be ours changed: observe soon.
-    Changed,
-    /// The event stream ended; the engine may be away. It has been re-opened when the next event comes.
-    Disconnected,
-}
-
 /// An engine on this host.
 pub trait Driver: Send + Sync + 'static {
     /// A short name for logs and status, such as `docker`.
@@ -78,6 +69,7 @@ pub trait Driver: Send + Sync + 'static {
     /// pull, a container that takes its time to stop) runs [`crate::lane::aside`], within a limit of its own.
     fn apply(&self, step: &Step) -> impl Future<Output = Result<(), DriverError>> + Send;
 
-    /// Waits for the next event of the engine; reconnects by itself with backoff. Cancel-safe.
-    fn next_event(&self) -> impl Future<Output = EngineEvent> + Send;
+    /// Waits until something that may be ours changed, or the engine went away; reconnects by itself with backoff, and
+    /// then tells of what it may have missed. Cancel-safe.
+    fn next_event(&self) -> impl Future<Output = ()> + Send;
 }

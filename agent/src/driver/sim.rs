@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Driver, DriverError, DriverErrorKind, EngineEvent, Ownership};
+use super::{Driver, DriverError, DriverErrorKind, Ownership};
 use crate::limits::{DOCKER_PARALLELISM, SIM_FILE_MAX, SIM_POLL};
 
 /// An engine that exists only in a file.
@@ -107,18 +107,18 @@ impl SimDriver {
         }
     }
 
-    /// One look at the files; `None` when nothing changed.
-    async fn look(&self, away: &mut bool) -> Option<EngineEvent> {
+    /// One look at the files; whether something changed.
+    async fn look(&self, away: &mut bool) -> bool {
         let unreachable = read::<Faults>(&self.folder.join("faults.json")).await.is_ok_and(|f| f.unreachable);
         let was_away = std::mem::replace(away, unreachable);
         if unreachable {
-            return (!was_away).then_some(EngineEvent::Disconnected);
+            return !was_away;
         }
         let mut seen = self.seen.lock().await;
         let mark = tokio::fs::metadata(self.engine_file()).await.ok().map(|m| FileMark::of(&m));
         let changed = *seen != mark;
         *seen = mark;
-        (changed || was_away).then_some(EngineEvent::Changed)
+        changed || was_away
     }
 }
 
@@ -160,15 +160,15 @@ impl Driver for SimDriver {
         })
     }
 
-    async fn next_event(&self) -> EngineEvent {
+    async fn next_event(&self) {
         let mut poll = self.poll.lock().await;
         loop {
             let next = *poll.next.get_or_insert_with(|| Instant::now() + SIM_POLL);
             tokio::time::sleep_until(next).await;
-            let event = self.look(&mut poll.away).await;
+            let changed = self.look(&mut poll.away).await;
             poll.next = None;
-            if let Some(event) = event {
-                return event;
+            if changed {
+                return;
             }
         }
     }
@@ -320,11 +320,11 @@ mod tests {
         bench.edit(|engine| drop(engine.volumes.insert("v".to_owned(), ObservedVolume::default())));
         let again = SimDriver::new(bench.folder.path(), owned());
         assert!(again.observe().await.unwrap().volumes.contains_key("v"));
-        assert_eq!(again.next_event().await, EngineEvent::Changed);
+        again.next_event().await;
         faults(&bench.folder, r#"{"unreachable": true}"#);
-        assert_eq!(again.next_event().await, EngineEvent::Disconnected);
+        again.next_event().await;
         faults(&bench.folder, "{}");
-        assert_eq!(again.next_event().await, EngineEvent::Changed);
+        again.next_event().await;
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt};
 use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed};
 use tokio::time::Instant;
 
-use super::super::{EngineEvent, Ownership};
+use super::super::Ownership;
 use super::DockerDriver;
 use crate::limits::EVENTS_BACKOFF;
 
@@ -49,28 +49,28 @@ impl Events {
     }
 
     /// See [`super::super::Driver::next_event`].
-    pub async fn next(&self, driver: &DockerDriver) -> EngineEvent {
+    pub async fn next(&self, driver: &DockerDriver) {
         let mut link = self.link.lock().await;
         loop {
             let Some(stream) = &mut link.stream else {
                 if open(&mut link, driver).await {
                     // Whatever happened while nobody listened.
-                    return EngineEvent::Changed;
+                    return;
                 }
                 continue;
             };
             match stream.next().await {
                 Some(Ok(message)) if self.matters(&message, &driver.owned) => {
                     link.failures = 0;
-                    return EngineEvent::Changed;
+                    return;
                 }
                 Some(Ok(_)) => {}
                 // An event that this client cannot read says nothing about the stream.
-                Some(Err(Error::JsonDataError { .. } | Error::JsonSerdeError { .. })) => return EngineEvent::Changed,
+                Some(Err(Error::JsonDataError { .. } | Error::JsonSerdeError { .. })) => return,
                 Some(Err(_)) | None => {
                     link.stream = None;
                     failed(&mut link);
-                    return EngineEvent::Disconnected;
+                    return;
                 }
             }
         }

@@ -19,7 +19,7 @@ use moorline_common::fault::{Code, cut};
 use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed, Owner};
 use moorline_common::plan::{Step, model};
 
-use super::{Driver, DriverError, DriverErrorKind, EngineEvent, Ownership};
+use super::{Driver, DriverError, DriverErrorKind, Ownership};
 use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT};
 
 mod apply;
@@ -121,8 +121,8 @@ impl Driver for DockerDriver {
         self.forget_if_away(applied)
     }
 
-    async fn next_event(&self) -> EngineEvent {
-        self.events.next(self).await
+    async fn next_event(&self) {
+        self.events.next(self).await;
     }
 }
 
