@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use moorline_common::fault::Fault;
 use moorline_common::observe::{ContainerState, EngineState};
-use moorline_common::statement::Trouble;
+use moorline_common::statement::{Drifted, Trouble};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -99,6 +99,9 @@ pub struct Status {
     pub last_refusal: Option<(String, Fault)>,
     /// Resources that failed, are skipped, or wait.
     pub troubles: Vec<Trouble>,
+    /// What differs from the slice and is left as it is.
+    #[serde(default)]
+    pub drift: Vec<Drifted>,
     /// How many of our containers run.
     pub containers_running: u64,
     /// How many containers of ours there are.
@@ -175,6 +178,7 @@ impl Sources {
             converging: state.apply.converging,
             last_refusal: link.last_refusal.map(|r| (r.kind.to_owned(), r.fault)),
             troubles: state.apply.troubles.clone(),
+            drift: state.apply.drift.clone(),
             containers_running: count(owned.iter().filter(|c| c.state == ContainerState::Running).count()),
             containers: count(owned.len()),
             quarantine: self.quarantine.clone(),
@@ -277,24 +281,14 @@ pub async fn ask_status(dir: &Path) -> io::Result<Option<Status>> {
 mod tests {
     use super::*;
     use crate::db::Db;
-    use crate::testing::Operator;
-    use moorline_common::id::HostName;
+    use crate::testing::{Operator, enrolment};
 
     fn sources(dir: &Path) -> Sources {
         let operator = Operator::new(dir);
         let db = Db::open(dir).unwrap();
         let intake = operator.intake(&db);
-        let enrolment = Enrolment {
-            cluster: operator.cluster(),
-            name: HostName::parse("shop-1").unwrap(),
-            hubs: Vec::new(),
-            ca_spki: String::new(),
-            root_pin: operator.pin(),
-            token_id: String::new(),
-            joined: true,
-        };
         Sources {
-            enrolment,
+            enrolment: enrolment(&operator),
             host_id: operator.keys.host_id().to_string(),
             fingerprint: String::new(),
             driver: "fake",

@@ -19,7 +19,7 @@ use crate::journal::file::FileJournal;
 use crate::journal::{Entry, HostJournal, Journal as _, JournalError, Open, State};
 use crate::lane::Lanes;
 use crate::ledger::Ledger;
-use crate::limits::FLOOR_SAVE_INTERVAL;
+use crate::limits::{FLOOR_SAVE_INTERVAL, JOURNAL_READ_MAX};
 use crate::link::{self, Link};
 use crate::reconcile::{self, Reconciler};
 use crate::records;
@@ -72,12 +72,10 @@ impl Host {
     /// [`IdentityError`]: not joined, in use by another agent, or damaged.
     pub fn open(config: &Config) -> Result<Self, IdentityError> {
         let state_dir = StateDir(config.state.clone());
-        if !config.state.is_dir() {
-            return Err(IdentityError::NotJoined);
-        }
+        // Before the lock: a service that waits to be joined must not stand in the way of `join`.
+        let enrolment = state_dir.joined()?;
         state_dir.ensure()?;
         let lock = state_dir.lock()?;
-        let enrolment = state_dir.joined()?;
         let keys = state_dir.keys()?.ok_or(IdentityError::NotJoined)?;
         Ok(Self { _lock: lock, state_dir, enrolment, keys })
     }
@@ -268,11 +266,23 @@ async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> R
             close_open_steps(&opened.journal, opened.open).await?;
             Ok((HostJournal::Sound(opened.journal), None))
         }
-        Err(error @ (JournalError::Damaged { .. } | JournalError::Unreadable { .. })) => {
+        Err(error) if is_damage(&error, &dir) => {
             host.state_dir.enter_quarantine(&mut host.keys, &error.to_string())?;
             Ok(quarantined(dir, error.to_string()))
         }
-        Err(error @ (JournalError::Failed(_) | JournalError::TooLarge(_))) => Err(error.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the bytes are at fault, and not the disk, its space or its permissions: those may be mended without an operator.
+fn is_damage(error: &JournalError, dir: &Path) -> bool {
+    match error {
+        JournalError::Damaged { .. } => true,
+        // No agent writes a file that is too large to be read.
+        JournalError::Unreadable { path, .. } => {
+            path.starts_with(dir) && path.metadata().is_ok_and(|file| file.is_file() && file.len() > JOURNAL_READ_MAX)
+        }
+        JournalError::Failed(_) | JournalError::TooLarge(_) => false,
     }
 }
 
@@ -311,6 +321,25 @@ mod tests {
     use super::*;
     use crate::db::Db;
     use crate::testing::{Operator, config, enrol};
+
+    #[tokio::test]
+    async fn a_journal_that_the_disk_does_not_give_ends_the_agent_and_begins_no_new_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Operator::new(dir.path());
+        enrol(dir.path(), &operator);
+        let (config, store) = (config(dir.path()), TrustStore::new(Db::open(dir.path()).unwrap()));
+        let mut host = Host::open(&config).unwrap();
+        let before = host.keys.epoch.clone();
+        let path = dir.path().join("journal/journal.jsonl");
+        std::fs::create_dir_all(&path).unwrap();
+        assert!(matches!(open_journal(&config, &mut host, &store).await, Err(RunError::Journal(JournalError::Unreadable { .. }))));
+        assert_eq!((host.state_dir.quarantine().unwrap(), &host.keys.epoch), (None, &before));
+
+        std::fs::remove_dir(&path).unwrap();
+        std::fs::File::create(&path).unwrap().set_len(JOURNAL_READ_MAX + 1).unwrap();
+        assert!(open_journal(&config, &mut host, &store).await.unwrap().1.is_some(), "one that no agent wrote is damage");
+        assert_ne!(host.keys.epoch, before);
+    }
 
     #[tokio::test]
     async fn a_damaged_journal_quarantines_the_host_until_an_operator_binds_its_new_life() {

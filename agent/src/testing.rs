@@ -160,9 +160,9 @@ pub fn config(dir: &Path) -> Config {
     }
 }
 
-/// Makes the host in `dir` one that has joined.
-pub fn enrol(dir: &Path, operator: &Operator) {
-    let enrolment = Enrolment {
+/// What a host of `operator` has joined; it knows no hub.
+pub fn enrolment(operator: &Operator) -> Enrolment {
+    Enrolment {
         cluster: operator.cluster(),
         name: HostName::parse("shop-1").unwrap(),
         hubs: Vec::new(),
@@ -170,8 +170,12 @@ pub fn enrol(dir: &Path, operator: &Operator) {
         root_pin: operator.pin(),
         token_id: String::new(),
         joined: true,
-    };
-    StateDir(dir.to_owned()).put_enrolment(&enrolment).unwrap();
+    }
+}
+
+/// Makes the host in `dir` one that has joined.
+pub fn enrol(dir: &Path, operator: &Operator) {
+    StateDir(dir.to_owned()).put_enrolment(&enrolment(operator)).unwrap();
 }
 
 /// An operator with a trust root, and the host that it governs.

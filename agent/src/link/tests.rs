@@ -35,7 +35,7 @@ use crate::identity::Transport;
 use crate::journal::memory::MemoryJournal;
 use crate::lane::Lanes;
 use crate::reconcile::Reconciler;
-use crate::testing::{FakeDriver, Operator, services, until};
+use crate::testing::{FakeDriver, Operator, enrolment, services, until};
 
 const WAIT: Duration = Duration::from_secs(20);
 
@@ -284,15 +284,8 @@ impl Agent {
             lanes: Lanes::new(8),
             target: intake.target(),
         });
-        let enrolment = Enrolment {
-            cluster: operator.cluster(),
-            name: moorline_common::id::HostName::parse("shop-1").unwrap(),
-            hubs: hubs.iter().map(|h| (*h).to_owned()).collect(),
-            ca_spki: authority.spki(),
-            root_pin: operator.pin(),
-            token_id: "t".to_owned(),
-            joined: true,
-        };
+        let hubs = hubs.iter().map(|h| (*h).to_owned()).collect();
+        let enrolment = Enrolment { hubs, ca_spki: authority.spki(), ..enrolment(&operator) };
         let keys = Arc::new(state_dir.keys().unwrap().unwrap());
         let (link, link_state) = Link::new(Parts {
             state_dir,
