@@ -1,4 +1,5 @@
-//! The agent's clocks. The only place where they are read; everything else is handed a time.
+//! The agent's clocks: the time of day and the boot. What is judged by them is handed a time; what merely waits uses
+//! tokio's, which tests can set.
 
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -4,10 +4,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 use rusqlite_migration::{M, Migrations};
+
+use crate::limits::LEDGER_BUSY_TIMEOUT;
 
 /// The name of the file in the state folder.
 pub const FILE_NAME: &str = "ledger.sqlite";
@@ -64,8 +65,8 @@ pub enum DbError {
     /// A row does not mean anything.
     #[error("the ledger holds a damaged row: {0}; have the hub send the slice again or restore the state folder")]
     Damaged(String),
-    /// The file cannot be made.
-    #[error("the ledger {path} cannot be made: {source}", path = path.display())]
+    /// The file cannot be made or read.
+    #[error("the ledger {path} cannot be made or read: {source}", path = path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -99,7 +100,7 @@ impl Db {
         create_private(&path).map_err(|source| DbError::File { path: path.clone(), source })?;
         let wrap = |source| DbError::Sqlite { path: path.clone(), source };
         let mut connection = Connection::open(&path).map_err(wrap)?;
-        connection.busy_timeout(Duration::from_secs(5)).map_err(wrap)?;
+        connection.busy_timeout(LEDGER_BUSY_TIMEOUT).map_err(wrap)?;
         connection
             .execute_batch(
                 "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -256; PRAGMA journal_size_limit = 1048576;",
@@ -107,6 +108,26 @@ impl Db {
             .map_err(wrap)?;
         Migrations::from_slice(SCHEMA).to_latest(&mut connection).map_err(|source| DbError::Schema { path: path.clone(), source })?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// Opens the database in `state_dir` to read it as it is; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`DbError`] when SQLite cannot open it.
+    pub fn open_to_read(state_dir: &Path) -> Result<Option<Self>, DbError> {
+        let path = state_dir.join(FILE_NAME);
+        match std::fs::metadata(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(DbError::File { path, source }),
+            Ok(_) => {}
+        }
+        let wrap = |source| DbError::Sqlite { path: path.clone(), source };
+        // Not as read-only: that would leave SQLite's own files behind.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags).map_err(wrap)?;
+        connection.execute_batch("PRAGMA query_only = ON").map_err(wrap)?;
+        connection.busy_timeout(LEDGER_BUSY_TIMEOUT).map_err(wrap)?;
+        Ok(Some(Self { connection: Arc::new(Mutex::new(connection)) }))
     }
 
     /// The connection, for one piece of work that doesn't await.

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::db::{self, Db};
+use crate::db::Db;
 use crate::driver::Driver;
 use crate::identity::{Enrolment, StateDir};
 use crate::journal::codec::{self, Rest};
 use crate::ledger::Ledger;
-use crate::limits::{CLOCK_SKEW_ALARM_S, JOURNAL_READ_MAX, OBSERVE_TIMEOUT};
+use crate::limits::{CLOCK_SKEW_ALARM_S, EXPIRED_RENEWAL_MAX_S, JOURNAL_READ_MAX, OBSERVE_TIMEOUT};
 use crate::link::transport;
 use crate::trust::Trust;
 use crate::{admin, files};
@@ -48,7 +48,7 @@ fn check(name: &'static str, outcome: Outcome, detail: impl Into<String>) -> Che
 /// Looks at everything. `driver` is the configured engine; `None` before the host has joined.
 pub async fn examine<D: Driver>(config: &Config, driver: Option<D>) -> Vec<Check> {
     let state = StateDir(config.state.clone());
-    let mut checks = vec![permissions(&config.state), running(&config.state).await];
+    let mut checks = vec![permissions(&config.state), running(&state).await];
     match state.enrolment() {
         Ok(Some(enrolment)) if enrolment.joined => {
             checks.push(check("joined", Outcome::Ok, format!("host {} of cluster {}", enrolment.name, enrolment.cluster)));
@@ -78,14 +78,18 @@ fn permissions(dir: &Path) -> Check {
     }
 }
 
-async fn running(dir: &Path) -> Check {
+async fn running(state: &StateDir) -> Check {
     const NAME: &str = "agent";
-    match admin::ask_status(dir).await {
+    match admin::ask_status(&state.0).await {
         Ok(Some(status)) => match status.quarantine {
             Some(fault) => check(NAME, Outcome::Failed, fault.to_string()),
             None => check(NAME, Outcome::Ok, format!("runs, version {}", status.version)),
         },
-        Ok(None) => check(NAME, Outcome::Warning, "does not run"),
+        Ok(None) => match state.quarantine() {
+            Ok(None) => check(NAME, Outcome::Warning, "does not run"),
+            Ok(Some(quarantine)) => check(NAME, Outcome::Failed, format!("does not run, and is quarantined: {}", quarantine.reason)),
+            Err(error) => check(NAME, Outcome::Failed, error.to_string()),
+        },
         Err(error) => check(NAME, Outcome::Failed, format!("runs, but does not answer: {error}")),
     }
 }
@@ -96,7 +100,12 @@ fn certificate(state: &StateDir) -> Check {
     let now = Clock.wall().0;
     match validity {
         Err(error) => check(NAME, Outcome::Failed, error.to_string()),
-        Ok((_, until)) if until <= now => check(NAME, Outcome::Failed, "it has expired; let an operator evict the host and join anew"),
+        Ok((_, until)) if until.saturating_add(EXPIRED_RENEWAL_MAX_S) <= now => check(
+            NAME,
+            Outcome::Failed,
+            "it expired too long ago to be renewed; let an operator run `moorctl host rm`, and join anew from an empty state folder",
+        ),
+        Ok((_, until)) if until <= now => check(NAME, Outcome::Warning, "it has expired; it is renewed at the next connection"),
         Ok((from, _)) if from > now + 60 => check(NAME, Outcome::Failed, "it is not valid yet; set this host's clock"),
         Ok((_, until)) => check(NAME, Outcome::Ok, format!("valid for {} h more", (until - now) / 3600)),
     }
@@ -122,17 +131,15 @@ async fn hub(state: &StateDir, enrolment: &Enrolment) -> Check {
 
 fn ledger(dir: &Path) -> Check {
     const NAME: &str = "ledger and clock";
-    if !dir.join(db::FILE_NAME).exists() {
-        return check(NAME, Outcome::Warning, "there is no ledger yet");
-    }
-    let floor = Db::open(dir).and_then(|db| {
+    let read = |db: Db| {
         let ledger = Ledger::new(db);
         ledger.current()?;
         ledger.time_floor()
-    });
-    match floor {
+    };
+    match Db::open_to_read(dir).and_then(|db| db.map(read).transpose()) {
         Err(error) => check(NAME, Outcome::Failed, error.to_string()),
-        Ok(floor) => {
+        Ok(None) => check(NAME, Outcome::Warning, "there is no ledger yet"),
+        Ok(Some(floor)) => {
             let (floor, wall) = (floor.now(&Clock.boot()).0, Clock.wall().0);
             if floor > 0 && floor.abs_diff(wall) > CLOCK_SKEW_ALARM_S && wall < floor {
                 check(NAME, Outcome::Failed, format!("the clock is {} s behind what operators signed; set it", floor - wall))
@@ -165,5 +172,49 @@ async fn engine<D: Driver>(driver: D) -> Check {
         Ok(Ok(observed)) => check(NAME, Outcome::Ok, format!("{} answers", observed.engine_version.as_deref().unwrap_or(driver.name()))),
         Ok(Err(error)) => check(NAME, Outcome::Failed, format!("{}: {error}", driver.name())),
         Err(_) => check(NAME, Outcome::Failed, format!("{} does not answer", driver.name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::identity::Transport;
+    use crate::testing::config;
+
+    /// The check of a certificate that lived a day and ended so many days ago.
+    fn expired_for(days: u64) -> Outcome {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir(dir.path().to_owned());
+        let transport = Transport::generate().unwrap();
+        let csr = transport.csr_der().unwrap();
+        let mut request = rcgen::CertificateSigningRequestParams::from_der(&csr.as_slice().into()).unwrap();
+        let day = Duration::from_secs(24 * 3600);
+        let end = SystemTime::now() - day * u32::try_from(days).unwrap();
+        (request.params.not_before, request.params.not_after) = ((end - day).into(), end.into());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = request.signed_by(&rcgen::Issuer::new(rcgen::CertificateParams::default(), key)).unwrap();
+        state.put_transport(&transport.with_certificate(&[leaf.der().to_vec()], 1).unwrap()).unwrap();
+        certificate(&state).outcome
+    }
+
+    #[test]
+    fn an_expired_certificate_is_worth_a_look_while_it_still_renews_itself() {
+        assert_eq!([expired_for(1), expired_for(89), expired_for(90)], [Outcome::Warning, Outcome::Warning, Outcome::Failed]);
+    }
+
+    #[tokio::test]
+    async fn looking_makes_no_file_and_changes_none() {
+        let dir = tempfile::tempdir().unwrap();
+        examine(&config(dir.path()), None::<crate::testing::FakeDriver>).await;
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(Db::open(dir.path()).unwrap());
+        rusqlite::Connection::open(dir.path().join(crate::db::FILE_NAME)).unwrap().execute_batch("PRAGMA user_version = 0").unwrap();
+        let path = dir.path().join(crate::db::FILE_NAME);
+        let bytes = std::fs::read(&path).unwrap();
+        examine(&config(dir.path()), None::<crate::testing::FakeDriver>).await;
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        assert!(std::fs::read(&path).unwrap() == bytes, "nor brings one up to date");
     }
 }

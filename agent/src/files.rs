@@ -33,10 +33,16 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         Err(_) | Ok(()) => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().inspect_err(|_| {
+        // It may hold a key.
+        let _ = fs::remove_file(&temporary);
+    })?;
     sync_dir(parent)
 }
 
@@ -83,6 +89,10 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        let taken = state.join("folder");
+        fs::create_dir(&taken).unwrap();
+        assert!(write_private(&taken, b"secret").is_err());
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "what could not be put in its place is gone");
         assert!(read_limited(&path, 2).is_err());
         assert_eq!(read_limited(&state.join("none"), 2).unwrap(), None);
     }

@@ -30,6 +30,10 @@ pub const RENEW_GAP: Duration = Duration::from_secs(600);
 pub const RENEW_RETRY: Backoff = Backoff { base: Duration::from_secs(60), max: Duration::from_secs(3600) };
 /// How often `join` tries all the hub's addresses before it gives up.
 pub const JOIN_TRIES: u32 = 5;
+/// The longest token that `join` reads, in bytes.
+pub const TOKEN_INPUT_MAX: u64 = 8192;
+/// So long after its end a certificate still renews itself: what hubs allow.
+pub const EXPIRED_RENEWAL_MAX_S: u64 = 90 * 24 * 3600;
 /// Addresses of hubs that are kept.
 pub const HUBS_MAX: usize = 16;
 /// Trust roots that are kept; each new version is one.
@@ -93,6 +97,8 @@ pub const LANES_MAX: usize = 4096;
 pub const LANE_DEPTH_MAX: usize = 16;
 /// Troubles in an apply report.
 pub const TROUBLES_MAX: usize = 64;
+/// Differences in an apply report.
+pub const DRIFT_MAX: usize = 64;
 
 /// The longest journal line, in bytes.
 pub const JOURNAL_LINE_MAX: usize = 64 * 1024;
@@ -119,6 +125,10 @@ pub const ADMIN_LINE_MAX: usize = 4096;
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long running steps may take to end when the agent stops.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long `teardown` may take.
+pub const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a statement waits for another process that has the ledger.
+pub const LEDGER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the time floor is saved while the agent runs.
 pub const FLOOR_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
 /// A statement may have been signed so many seconds after what this host takes for now, no more.

@@ -2,7 +2,6 @@
 //! ledger is cleared. The floors stay, so that nothing older can come back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{TopologyId, UnixSeconds};
@@ -19,11 +18,9 @@ use crate::intake::{Desired, Target};
 use crate::journal::file::FileJournal;
 use crate::lane::Lanes;
 use crate::ledger::{Admission, FloorState, Ledger};
+use crate::limits::TEARDOWN_TIMEOUT;
 use crate::reconcile::{Parts, Reconciler};
 use crate::run::{Host, RunError};
-
-/// How long everything may take.
-const LIMIT: Duration = Duration::from_secs(300);
 
 /// What is to be removed.
 #[derive(Debug, Clone)]
@@ -85,7 +82,7 @@ pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -
         let apply = &s.apply;
         s.settled_push.is_some() || s.engine() == EngineState::Unreachable || (!apply.converging && !apply.troubles.is_empty())
     };
-    let outcome = tokio::time::timeout(LIMIT, state.wait_for(ended)).await;
+    let outcome = tokio::time::timeout(TEARDOWN_TIMEOUT, state.wait_for(ended)).await;
     let left = match outcome {
         Ok(Ok(s)) if s.settled_push.is_some() => Vec::new(),
         Ok(Ok(s)) if s.apply.troubles.is_empty() => {
@@ -93,7 +90,7 @@ pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -
         }
         Ok(Ok(s)) => s.apply.troubles.iter().map(|t| Fault::new(t.code, format!("{}: {}", t.resource, t.message))).collect(),
         Ok(Err(_)) => vec![Fault::new(Code::Internal, "the journal cannot be written")],
-        Err(_) => vec![Fault::new(Code::StepFailed, format!("not done after {} s", LIMIT.as_secs()))],
+        Err(_) => vec![Fault::new(Code::StepFailed, format!("not done after {} s", TEARDOWN_TIMEOUT.as_secs()))],
     };
     stop.cancel();
     match task.await {

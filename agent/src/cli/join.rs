@@ -5,7 +5,8 @@ use std::io::Read as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use moorline_common::enrol::JoinToken;
+use moorline_common::enrol::{JoinToken, join_message};
+use moorline_common::fault::Code;
 use moorline_common::sign::{Envelope, Verified};
 use moorline_common::trust::TrustRoot;
 use moorline_proto::transport::spki_sha256;
@@ -16,12 +17,9 @@ use super::say;
 use crate::config::Config;
 use crate::db::Db;
 use crate::identity::{Enrolment, HostKeys, StateDir, Transport};
-use crate::limits::{HUB_ANSWER_TIMEOUT, JOIN_TRIES, REDIAL_SLOW};
+use crate::limits::{HUB_ANSWER_TIMEOUT, JOIN_TRIES, REDIAL_SLOW, TOKEN_INPUT_MAX};
 use crate::link::transport::{LinkError, open};
 use crate::trust::{TrustStore, next_root};
-
-/// The longest token that is read.
-const TOKEN_INPUT_MAX: u64 = 8192;
 
 pub(super) async fn join(config: &Config, token: &str) -> anyhow::Result<ExitCode> {
     let token = read_token(token)?;
@@ -31,9 +29,9 @@ pub(super) async fn join(config: &Config, token: &str) -> anyhow::Result<ExitCod
     if let Some(earlier) = state.enrolment()?.filter(|e| e.joined) {
         anyhow::ensure!(
             earlier.token_id == token.id,
-            "this host has joined cluster `{}` as `{}`; to join anew, let an operator evict it and use an empty state folder",
+            "this host has joined cluster `{}` as `{name}`; to join anew, let an operator run `moorctl host rm {name}`, and use an empty state folder",
             earlier.cluster,
-            earlier.name
+            name = earlier.name
         );
         let keys = state.keys()?.context("the host's keys are gone; restore the state folder")?;
         tell(&earlier, &keys);
@@ -78,7 +76,7 @@ fn read_token(argument: &str) -> anyhow::Result<JoinToken> {
 fn request(token: &JoinToken, keys: &HostKeys, transport: &Transport) -> anyhow::Result<pb::JoinRequest> {
     let claim = keys.claim(token.name.clone());
     let csr_der = transport.csr_der()?;
-    let host_signature = keys.host_key.sign_raw(&[b"moorline join v1\0".as_slice(), &csr_der].concat());
+    let host_signature = keys.host_key.sign_raw(&join_message(&csr_der));
     Ok(pb::JoinRequest {
         token_id: token.id.clone(),
         join_key: token.join_key().to_vec(),
@@ -92,14 +90,14 @@ fn request(token: &JoinToken, keys: &HostKeys, transport: &Transport) -> anyhow:
     })
 }
 
-/// Asks every hub address in turn, a few times. A refusal is final.
+/// Asks every hub address in turn, a few times. A refusal is final, unless it may pass.
 async fn ask(enrolment: &Enrolment, request: pb::JoinRequest) -> anyhow::Result<pb::JoinResponse> {
     let mut last = None;
     for attempt in 1..=JOIN_TRIES {
         for address in &enrolment.hubs {
             match ask_one(address, enrolment, request.clone()).await {
                 Ok(response) => return Ok(response),
-                Err(LinkError::Refused(fault)) => anyhow::bail!("{fault}"),
+                Err(LinkError::Refused(fault)) if !may_pass(fault.code) => anyhow::bail!("{fault}"),
                 Err(error) => {
                     tracing::debug!(hub = %address, %error, "no answer");
                     last = Some(error);
@@ -114,6 +112,11 @@ async fn ask(enrolment: &Enrolment, request: pb::JoinRequest) -> anyhow::Result<
         Some(error) => Err(error.into()),
         None => anyhow::bail!("the token names no hub address"),
     }
+}
+
+/// Whether the same request may be answered otherwise soon: the hub has too much to do, or trouble of its own.
+fn may_pass(code: Code) -> bool {
+    matches!(code, Code::Busy | Code::Internal)
 }
 
 async fn ask_one(address: &str, enrolment: &Enrolment, request: pb::JoinRequest) -> Result<pb::JoinResponse, LinkError> {
@@ -145,4 +148,15 @@ fn store_roots(config: &Config, enrolment: &Enrolment, roots: Vec<pb::Envelope>)
         newest = Some(next);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_final_unless_the_hub_was_merely_busy_or_in_trouble() {
+        let passing: Vec<Code> = Code::ALL.iter().copied().filter(|code| may_pass(*code)).collect();
+        assert_eq!(passing, [Code::Busy, Code::Internal]);
+    }
 }

@@ -3,12 +3,13 @@
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use moorline_common::fault::{Code, Fault};
 use moorline_common::observe::EngineState;
 
 use super::{Output, say};
 use crate::admin::{self, Status};
 use crate::config::Config;
-use crate::db::{self, Db};
+use crate::db::Db;
 use crate::identity::StateDir;
 use crate::ledger::Ledger;
 
@@ -29,8 +30,14 @@ fn from_disk(config: &Config) -> anyhow::Result<Status> {
     let state = StateDir(config.state.clone());
     let enrolment = state.joined()?;
     let mut status = Status::default();
-    let current = if config.state.join(db::FILE_NAME).exists() { Ledger::new(Db::open(&config.state)?).current()? } else { None };
-    status.from_disk(&enrolment, current.as_ref());
+    match Db::open_to_read(&config.state).and_then(|db| db.map_or(Ok(None), |db| Ledger::new(db).current())) {
+        Ok(current) => status.from_disk(&enrolment, current.as_ref()),
+        Err(error) => {
+            status.from_disk(&enrolment, None);
+            status.last_error = Some(Fault::new(Code::Internal, error.to_string()));
+        }
+    }
+    status.quarantine = state.quarantine()?.map(|q| Fault::new(Code::Quarantined, q.reason));
     if let Some(keys) = state.keys()? {
         status.host_id = keys.host_id().to_string();
         status.fingerprint = keys.claim(enrolment.name.clone()).fingerprint();
@@ -105,6 +112,9 @@ fn lines(s: &Status) -> Vec<String> {
     }
     for trouble in &s.troubles {
         line("trouble", format!("{}: {} [{}]", trouble.resource, trouble.message, trouble.code));
+    }
+    for drifted in &s.drift {
+        line("drift", format!("{}: {} differs from the slice and is left as it is", drifted.resource, drifted.field));
     }
     out
 }

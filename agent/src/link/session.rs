@@ -6,6 +6,7 @@
 use std::future::pending;
 use std::time::Duration;
 
+use moorline_common::fault::Code;
 use moorline_proto::v1::agent_message::Kind as Up;
 use moorline_proto::v1::hub_message::Kind as Down;
 use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION, v1 as pb};
@@ -155,7 +156,11 @@ impl<'a, J: Journal> Session<'a, J> {
             // A second Welcome, or something that a newer hub says: no reason to act.
             Some(Down::Welcome(_)) | None => Ok(()),
         };
-        if let Err(refused) = result {
+        if let Err(mut refused) = result {
+            if let (Some(quarantine), Code::WrongEpoch) = (&self.parts.quarantine, refused.fault.code) {
+                // The life that it names ended with the quarantine: that is what an operator has to know.
+                refused.fault = quarantine.clone();
+            }
             self.link.send_modify(|s| s.last_refusal = Some(refused.clone()));
             self.send(Up::Refusal(refusal(refused))).await?;
         }
