@@ -77,7 +77,8 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let shown = TokenView { name: &name, token_id: &token.id, token: &line, expires };
     ui.item(&shown, || format!("{}\n", *line))?;
     ui.note(&format!(
-        "on the new host, as root: `moorline-agent join -`, then paste the line above and end with Ctrl-D (good until {})",
+        "on the new host, as root: `runuser -u moorline-agent -- moorline-agent join -`, then paste the line above and end with \
+         Ctrl-D (good until {})",
         shown.expires
     ));
     if args.no_wait {
