@@ -1,5 +1,6 @@
 //! Damage is loud, configuration is checked before anything is opened, and one agent runs at a time.
 
+use std::path::Path;
 use std::time::Duration;
 
 use moorline_tests::limits::SOON;
@@ -9,15 +10,33 @@ use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet, sim_w
 
 #[test]
 fn a_journal_damaged_in_its_middle_stops_all_mutation_until_an_operator_approves_the_host_anew() {
-    let (mut fleet, operator) = sim_fleet("damage");
+    quarantines("damage", |state| {
+        let journal = state.join("journal/journal.jsonl");
+        let mut bytes = std::fs::read(&journal).unwrap();
+        let first_line = bytes.iter().position(|b| *b == b'\n').unwrap();
+        assert!(bytes.len() > first_line + 1, "the journal has more than one line");
+        bytes[first_line / 2] ^= 1;
+        std::fs::write(&journal, bytes).unwrap();
+    });
+}
+
+#[test]
+fn a_lost_ledger_stops_all_mutation_until_an_operator_approves_the_host_anew() {
+    quarantines("lost", |state| std::fs::remove_file(state.join("ledger.sqlite")).unwrap());
+}
+
+#[test]
+fn a_ledger_of_garbage_stops_all_mutation_until_an_operator_approves_the_host_anew() {
+    quarantines("garbage", |state| std::fs::write(state.join("ledger.sqlite"), [b'x'; 8192]).unwrap());
+}
+
+/// That a host whose state folder suffered `damage` while its agent was stopped heartbeats and says so, changes nothing, and
+/// goes on once it is approved anew.
+fn quarantines(name: &str, damage: impl FnOnce(&Path)) {
+    let (mut fleet, operator) = sim_fleet(name);
     fleet.push(&services("edge", &["site", "cache"], "one"), &["--wait"]).unwrap().ok().unwrap();
     fleet.stop_agent(HOST).unwrap();
-    let journal = fleet.agent_dir(HOST).join("journal/journal.jsonl");
-    let mut bytes = std::fs::read(&journal).unwrap();
-    let first_line = bytes.iter().position(|b| *b == b'\n').unwrap();
-    assert!(bytes.len() > first_line + 1, "the journal has more than one line");
-    bytes[first_line / 2] ^= 1;
-    std::fs::write(&journal, bytes).unwrap();
+    damage(&fleet.agent_dir(HOST));
     let world = sim_world(&fleet, HOST);
 
     fleet.start_agent(HOST).unwrap();
@@ -30,6 +49,9 @@ fn a_journal_damaged_in_its_middle_stops_all_mutation_until_an_operator_approves
     holds_for("nothing on the host changes", Duration::from_secs(2), || Ok(sim_world(&fleet, HOST) == world)).unwrap();
     assert_says(&fleet.moorctl(&["status"]).unwrap(), &["quarantined"]);
     assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["quarantined"]);
+    fleet.stop_agent(HOST).unwrap();
+    assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["not running", "quarantined"]);
+    fleet.start_agent(HOST).unwrap();
 
     fleet.moorctl(&["--yes", "host", "approve", HOST]).unwrap().ok().unwrap();
     fleet.wait_converged(&operator, HOST, "edge", 2).unwrap();

@@ -12,7 +12,7 @@ use moorline_tests::limits::SOON;
 use moorline_tests::process::Output;
 use moorline_tests::wait::wait_until;
 
-use crate::setup::{HOST, event_kinds, services, sim_fleet};
+use crate::setup::{HOST, assert_says, event_kinds, services, sim_fleet};
 
 const RACERS: usize = 50;
 
@@ -96,6 +96,24 @@ fn a_host_that_joined_stays_pending_and_gets_nothing_until_it_is_approved() {
     assert!(!host.heartbeat.unwrap_or_default().ready);
     fleet.moorctl(&["--yes", "host", "approve", HOST]).unwrap().ok().unwrap();
     wait_until("the host is ready", SOON, || Ok(operator.host(HOST)?.heartbeat.is_some_and(|h| h.ready))).unwrap();
+}
+
+#[test]
+fn a_user_who_does_not_own_the_state_folder_cannot_join_in_it() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can make a folder of another user");
+        return;
+    }
+    let fleet = Fleet::start("owner").unwrap();
+    let state = fleet.agent_dir(HOST);
+    std::fs::create_dir_all(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(4_000_000), None).unwrap();
+    let token = fleet.token(HOST, &[]).unwrap();
+    let refused = fleet.join(HOST, &Drive::Sim, &token).unwrap().expect_code(1).unwrap();
+    assert_says(&refused, &["runuser -u 4000000 -- moorline-agent"]);
+    assert_eq!(std::fs::read_dir(&state).unwrap().count(), 0, "no file that its owner could not read");
+    std::os::unix::fs::chown(&state, Some(0), None).unwrap();
+    fleet.join(HOST, &Drive::Sim, &token).unwrap().ok().unwrap();
 }
 
 /// Every file below `folder`, with its content.

@@ -34,6 +34,13 @@ fn the_units_name_what_the_programs_need_and_shut_out_the_rest() {
 }
 
 #[test]
+fn the_agents_unit_starts_whatever_records_are_left_once_the_host_has_joined() {
+    let text = std::fs::read_to_string(unit("moorline-agent.service")).unwrap();
+    let conditions: Vec<&str> = text.lines().filter(|l| l.starts_with("Condition") || l.starts_with("Assert")).collect();
+    assert_eq!(conditions, ["ConditionPathExists=/var/lib/moorline-agent/enrolment.json"]);
+}
+
+#[test]
 fn systemd_finds_little_exposure_in_the_units() {
     for name in ["moorline-hub.service", "moorline-agent.service"] {
         let mut analyze = Command::new("systemd-analyze");
