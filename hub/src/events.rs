@@ -37,6 +37,10 @@ kinds! {
     HubRestored = "hub_restored",
     /// An operator registered a join token.
     TokenCreated = "token_created",
+    /// A join token was refused.
+    TokenRefused = "token_refused",
+    /// Somebody called what is not theirs to call.
+    CallRefused = "call_refused",
     /// A host joined and awaits its binding.
     HostJoined = "host_joined",
     /// A join was refused.

@@ -48,7 +48,13 @@ pub struct Parts {
     /// Held while something is read from the store into the fleet.
     pub loading: Mutex<()>,
     /// Bounds joins under way.
-    pub joins: Semaphore,
+    pub joins: Arc<Semaphore>,
+    /// Bounds operators' changes under way.
+    pub changes: Arc<Semaphore>,
+    /// Bounds the events of what is refused to operators.
+    pub refusals: RateLimit,
+    /// Bounds the events of calls that are not the caller's to make.
+    pub denials: RateLimit,
     /// Bounds the events that strangers can make the hub write.
     pub strangers: RateLimit,
     /// Bounds the alarms among them: a flood of the former must not hide one.

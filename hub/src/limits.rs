@@ -85,6 +85,12 @@ pub const TOKEN_TTL_MAX_S: u64 = 7 * 24 * 3600;
 pub const TOKENS_MAX: u64 = 10_000;
 /// Joins handled at once.
 pub const JOINS_MAX: usize = 32;
+/// Operators' changes handled at once; each holds its message.
+pub const CHANGES_MAX: usize = 16;
+/// Events in one minute of what is refused to operators; the rest are only in the log.
+pub const REFUSALS_PER_MINUTE: u32 = 60;
+/// Events in one minute of calls that are not the caller's to make; the rest are only in the log.
+pub const DENIALS_PER_MINUTE: u32 = 60;
 /// Events in one minute that strangers cause by joins that are refused; the rest are only in the log.
 pub const STRANGERS_EVENTS_PER_MINUTE: u32 = 60;
 /// Alarms in one minute; the rest are only in the log.

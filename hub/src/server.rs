@@ -144,7 +144,10 @@ impl Server {
             heartbeat_interval_ms: config.heartbeat_interval_ms,
             stopping: CancellationToken::new(),
             loading: Mutex::new(()),
-            joins: Semaphore::new(limits::JOINS_MAX),
+            joins: Arc::new(Semaphore::new(limits::JOINS_MAX)),
+            changes: Arc::new(Semaphore::new(limits::CHANGES_MAX)),
+            refusals: RateLimit::new(limits::REFUSALS_PER_MINUTE),
+            denials: RateLimit::new(limits::DENIALS_PER_MINUTE),
             strangers: RateLimit::new(limits::STRANGERS_EVENTS_PER_MINUTE),
             alarms: RateLimit::new(limits::ALARMS_PER_MINUTE),
         })

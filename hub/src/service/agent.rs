@@ -12,7 +12,7 @@ use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_gateway_server::AgentGateway;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{fault_status, session, store_status};
+use super::{fault_status, permitted, session, store_status, to_its_end};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -88,7 +88,7 @@ impl Gateway {
     }
 
     async fn next_certificate(&self, request: pb::RenewRequest, peer: &Peer) -> Result<pb::RenewResponse, Status> {
-        let (host, shown) = peer.agent_to_renew()?;
+        let (host, shown) = permitted(&self.hub, peer, peer.agent_to_renew()).await?;
         let (name, _) = self.hub.fleet.name(&host);
         let record = self.hub.store.host(host.clone()).await.map_err(store_status)?;
         let Some(record) = record else {
@@ -176,13 +176,9 @@ pub type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::HubMessage, Status
 impl AgentGateway for Gateway {
     async fn join(&self, request: Request<pb::JoinRequest>) -> Result<Response<pb::JoinResponse>, Status> {
         let actor = Peer::of(&request)?.actor();
-        let Ok(_permit) = self.hub.joins.acquire().await else {
-            return Err(Status::unavailable("the hub is stopping"));
-        };
-        // In its own task: a caller that goes away does not leave a half-answered join behind.
         let (gateway, request) = (self.clone(), request.into_inner());
-        let joined = tokio::spawn(async move { gateway.admit(request, actor).await });
-        joined.await.map_err(|_| Status::internal("the join was interrupted"))?.map(Response::new)
+        let joining = async move { gateway.admit(request, actor).await };
+        to_its_end(&self.hub.joins, joining).await.map(Response::new)
     }
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{checks, fault_status, store_status, wire};
+use super::{checks, fault_status, permitted, store_status, to_its_end, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -35,18 +35,36 @@ impl OperatorService {
     }
 
     /// Lets only operators in; gives back who it is.
-    fn admit<T>(&self, request: &Request<T>) -> Result<Actor, Status> {
-        let peer = Peer::of(request)?;
-        peer.operator(self.hub.clock.unix_s().0)?;
+    async fn admit(&self, peer: Result<Peer, Status>) -> Result<Actor, Status> {
+        let peer = peer?;
+        permitted(&self.hub, &peer, peer.operator(self.hub.clock.unix_s().0)).await?;
         Ok(peer.actor())
     }
 
-    /// Records a refusal and gives it back as a status.
-    async fn refused(&self, event: NewEvent, fault: Fault) -> Status {
-        tracing::warn!(actor = event.actor.subject, kind = event.kind.as_str(), %fault, "refused");
-        self.hub.record(NewEvent { message: fault.message.clone(), code: Some(fault.code), ..event }).await;
-        fault_status(fault)
+    /// Makes a change, whatever becomes of the caller; a refusal is recorded as `refused`.
+    async fn change<T: Send + 'static>(
+        &self,
+        refused: NewEvent,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let hub = self.hub.clone();
+        let change = async move {
+            match work.await {
+                Ok(done) => Ok(Response::new(done)),
+                Err(fault) => Err(refuse(&hub, refused, fault).await),
+            }
+        };
+        to_its_end(&self.hub.changes, change).await
     }
+}
+
+/// Records a refusal and gives it back as a status.
+async fn refuse(hub: &Hub, event: NewEvent, fault: Fault) -> Status {
+    tracing::warn!(actor = event.actor.subject, kind = event.kind.as_str(), %fault, "refused");
+    if hub.refusals.admits(hub.clock.monotonic_ms()) {
+        hub.record(NewEvent { message: fault.message.clone(), code: Some(fault.code), ..event }).await;
+    }
+    fault_status(fault)
 }
 
 /// Events for one caller.
@@ -55,7 +73,7 @@ pub type EventStream = Pin<Box<dyn Stream<Item = Result<pb::Event, Status>> + Se
 #[tonic::async_trait]
 impl Operator for OperatorService {
     async fn get_cluster(&self, request: Request<pb::GetClusterRequest>) -> Result<Response<pb::GetClusterResponse>, Status> {
-        self.admit(&request)?;
+        self.admit(Peer::of(&request)).await?;
         let roots = self.hub.store.roots().await.map_err(store_status)?;
         Ok(Response::new(pb::GetClusterResponse {
             cluster: self.hub.cluster.to_string(),
@@ -68,38 +86,40 @@ impl Operator for OperatorService {
     }
 
     async fn put_root(&self, request: Request<pb::PutRootRequest>) -> Result<Response<pb::PutRootResponse>, Status> {
-        let actor = self.admit(&request)?;
-        let json = wire::json(request.into_inner().root, "trust root").map_err(fault_status)?;
-        let stored = async {
-            let root = checks::root(&self.hub, &json).await?;
+        let actor = self.admit(Peer::of(&request)).await?;
+        let root = request.into_inner().root;
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::RootRefused, actor, ""), async move {
+            let root = checks::root(&hub, &wire::json(root, "trust root")?).await?;
             let version = root.version;
-            let event = NewEvent::new(Kind::RootStored, actor.clone(), format!("trust root {version} stored")).body(&root.payload_sha256);
-            self.hub.store.put_root(root, event).await.map_err(StoreError::into_fault)?;
-            self.hub.reload_roots().await.map_err(StoreError::into_fault)?;
-            Ok::<u64, Fault>(version)
-        };
-        match stored.await {
-            Ok(version) => {
-                self.hub.wake_all().await;
-                Ok(Response::new(pb::PutRootResponse { version }))
-            }
-            Err(fault) => Err(self.refused(NewEvent::new(Kind::RootRefused, actor, ""), fault).await),
-        }
+            let event = NewEvent::new(Kind::RootStored, by, format!("trust root {version} stored")).body(&root.payload_sha256);
+            hub.store.put_root(root, event).await.map_err(StoreError::into_fault)?;
+            hub.reload_roots().await.map_err(StoreError::into_fault)?;
+            hub.wake_all().await;
+            Ok(pb::PutRootResponse { version })
+        })
+        .await
     }
 
     async fn create_join_token(
         &self,
         request: Request<pb::CreateJoinTokenRequest>,
     ) -> Result<Response<pb::CreateJoinTokenResponse>, Status> {
-        let actor = self.admit(&request)?;
-        let token = checks::token(request.into_inner(), self.hub.clock.unix_s()).map_err(fault_status)?;
-        let event = NewEvent::new(Kind::TokenCreated, actor, format!("join token {} registered", token.token_id)).host(token.name.as_str());
-        self.hub.store.create_token(token, event).await.map_err(store_status)?;
-        Ok(Response::new(pb::CreateJoinTokenResponse {}))
+        let actor = self.admit(Peer::of(&request)).await?;
+        let wanted = request.into_inner();
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::TokenRefused, actor, ""), async move {
+            let token = checks::token(wanted, hub.clock.unix_s())?;
+            let event =
+                NewEvent::new(Kind::TokenCreated, by, format!("join token {} registered", token.token_id)).host(token.name.as_str());
+            hub.store.create_token(token, event).await.map_err(StoreError::into_fault)?;
+            Ok(pb::CreateJoinTokenResponse {})
+        })
+        .await
     }
 
     async fn list_hosts(&self, request: Request<pb::ListHostsRequest>) -> Result<Response<pb::ListHostsResponse>, Status> {
-        self.admit(&request)?;
+        self.admit(Peer::of(&request)).await?;
         let wanted = request.into_inner();
         let state = pb::HostState::try_from(wanted.state).map_err(|_| fault_status(wire::invalid("unknown host state")))?;
         let in_state = |s: HostState| match (state, s) {
@@ -120,81 +140,71 @@ impl Operator for OperatorService {
     }
 
     async fn put_binding(&self, request: Request<pb::PutBindingRequest>) -> Result<Response<pb::PutBindingResponse>, Status> {
-        let actor = self.admit(&request)?;
-        let json = wire::json(request.into_inner().binding, "binding").map_err(fault_status)?;
-        let bound = async {
-            let binding = checks::binding(&self.hub, &json).await?;
+        let actor = self.admit(Peer::of(&request)).await?;
+        let binding = request.into_inner().binding;
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::BindingRefused, actor, ""), async move {
+            let binding = checks::binding(&hub, &wire::json(binding, "binding")?).await?;
             let host = binding.host_id.clone();
-            let event = NewEvent::new(Kind::HostBound, actor.clone(), format!("bound, serial {}", binding.serial))
+            let event = NewEvent::new(Kind::HostBound, by, format!("bound, serial {}", binding.serial))
                 .host(binding.name.as_str())
                 .body(&binding.payload_sha256);
-            self.hub.store.put_binding(binding, event).await.map_err(StoreError::into_fault)?;
-            self.hub.reload(&host).await.map_err(StoreError::into_fault)
-        };
-        match bound.await {
-            Ok(()) => Ok(Response::new(pb::PutBindingResponse {})),
-            Err(fault) => Err(self.refused(NewEvent::new(Kind::BindingRefused, actor, ""), fault).await),
-        }
+            hub.store.put_binding(binding, event).await.map_err(StoreError::into_fault)?;
+            hub.reload(&host).await.map_err(StoreError::into_fault)?;
+            Ok(pb::PutBindingResponse {})
+        })
+        .await
     }
 
     async fn add_slices(&self, request: Request<pb::AddSlicesRequest>) -> Result<Response<pb::AddSlicesResponse>, Status> {
-        let actor = self.admit(&request)?;
+        let actor = self.admit(Peer::of(&request)).await?;
         let wanted = request.into_inner();
         let (topology, generation) = (wire::topology(&wanted.topology).map_err(fault_status)?, Generation(wanted.generation));
-        let added = async {
-            let slices = checks::slices(&self.hub, &topology, generation, wanted.slices).await?;
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        let refused = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, generation);
+        self.change(refused, async move {
+            let slices = checks::slices(&hub, &topology, generation, wanted.slices).await?;
             let hosts: Vec<HostId> = slices.iter().map(|s| s.host_id.clone()).collect();
-            let event = NewEvent::new(Kind::SlicesAdded, actor.clone(), format!("slices for {} more hosts", hosts.len()))
-                .revision(&topology, generation);
-            self.hub.store.add_slices(topology.clone(), generation, slices, event).await.map_err(StoreError::into_fault)?;
-            self.hub.retarget(hosts).await.map_err(StoreError::into_fault)
-        };
-        match added.await {
-            Ok(()) => Ok(Response::new(pb::AddSlicesResponse {})),
-            Err(fault) => {
-                let event = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, generation);
-                Err(self.refused(event, fault).await)
-            }
-        }
+            let event =
+                NewEvent::new(Kind::SlicesAdded, by, format!("slices for {} more hosts", hosts.len())).revision(&topology, generation);
+            hub.store.add_slices(topology, generation, slices, event).await.map_err(StoreError::into_fault)?;
+            hub.retarget(hosts).await.map_err(StoreError::into_fault)?;
+            Ok(pb::AddSlicesResponse {})
+        })
+        .await
     }
 
     async fn push(&self, request: Request<pb::PushRequest>) -> Result<Response<pb::PushResponse>, Status> {
-        let actor = self.admit(&request)?;
+        let actor = self.admit(Peer::of(&request)).await?;
         let wanted = request.into_inner();
         let topology = wire::topology(&wanted.topology).map_err(fault_status)?;
         let base = Generation(wanted.base_generation);
-        let pushed = async {
-            let revision = checks::revision(&self.hub, &topology, base, wanted.source, wanted.slices, &actor).await?;
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        let refused = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, base.next());
+        self.change(refused, async move {
+            let revision = checks::revision(&hub, &topology, base, wanted.source, wanted.slices, &by).await?;
             let hosts: Vec<HostId> = revision.slices.iter().map(|s| s.host_id.clone()).collect();
             let words = if revision.down { "teardown" } else { "revision" };
             let message = if revision.message.is_empty() { String::new() } else { format!(": {}", revision.message) };
-            let event = NewEvent::new(Kind::Pushed, actor.clone(), format!("{words} for {} hosts{message}", hosts.len()))
+            let event = NewEvent::new(Kind::Pushed, by.clone(), format!("{words} for {} hosts{message}", hosts.len()))
                 .revision(&topology, base.next())
                 .body(&revision.source_sha256);
-            let generation = self.hub.store.push(revision, event).await.map_err(StoreError::into_fault)?;
-            self.hub.retarget(hosts).await.map_err(StoreError::into_fault)?;
-            Ok::<Generation, Fault>(generation)
-        };
-        match pushed.await {
-            Ok(generation) => {
-                tracing::info!(actor = actor.subject, %topology, generation = generation.0, "pushed");
-                Ok(Response::new(pb::PushResponse { generation: generation.0 }))
-            }
-            Err(fault) => {
-                let event = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, base.next());
-                Err(self.refused(event, fault).await)
-            }
-        }
+            let generation = hub.store.push(revision, event).await.map_err(StoreError::into_fault)?;
+            hub.retarget(hosts).await.map_err(StoreError::into_fault)?;
+            tracing::info!(actor = by.subject, %topology, generation = generation.0, "pushed");
+            Ok(pb::PushResponse { generation: generation.0 })
+        })
+        .await
     }
 
     async fn list_topologies(&self, request: Request<pb::ListTopologiesRequest>) -> Result<Response<pb::ListTopologiesResponse>, Status> {
-        self.admit(&request)?;
+        self.admit(Peer::of(&request)).await?;
         let revisions = self.hub.store.topologies().await.map_err(store_status)?;
         Ok(Response::new(pb::ListTopologiesResponse { revisions: revisions.into_iter().map(wire::revision).collect() }))
     }
 
     async fn list_revisions(&self, request: Request<pb::ListRevisionsRequest>) -> Result<Response<pb::ListRevisionsResponse>, Status> {
-        self.admit(&request)?;
+        self.admit(Peer::of(&request)).await?;
         let wanted = request.into_inner();
         let topology = wire::topology(&wanted.topology).map_err(fault_status)?;
         let limit = if wanted.limit == 0 { limits::REVISIONS_DEFAULT } else { wanted.limit.min(limits::REVISIONS_MAX) };
@@ -203,7 +213,7 @@ impl Operator for OperatorService {
     }
 
     async fn get_revision(&self, request: Request<pb::GetRevisionRequest>) -> Result<Response<pb::GetRevisionResponse>, Status> {
-        self.admit(&request)?;
+        self.admit(Peer::of(&request)).await?;
         let wanted = request.into_inner();
         let topology = wire::topology(&wanted.topology).map_err(fault_status)?;
         let found =
@@ -220,7 +230,7 @@ impl Operator for OperatorService {
     }
 
     async fn get_report(&self, request: Request<pb::GetReportRequest>) -> Result<Response<pb::GetReportResponse>, Status> {
-        self.admit(&request)?;
+        self.admit(Peer::of(&request)).await?;
         let host = HostId::parse(request.into_inner().host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
         let report = match self.hub.fleet.unkept_report(&host) {
             Some(report) => Some(report),
@@ -236,7 +246,7 @@ impl Operator for OperatorService {
     type EventsStream = EventStream;
 
     async fn events(&self, request: Request<pb::EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        self.admit(&request)?;
+        self.admit(Peer::of(&request)).await?;
         let not_after_s = Peer::of(&request)?.not_after_s();
         let wanted = request.into_inner();
         let (tx, rx) = mpsc::channel(limits::EVENTS_QUEUE);

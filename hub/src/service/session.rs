@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::agent::SessionStream;
-use super::{adopt, fault_status, wire};
+use super::{adopt, fault_status, permitted, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::fleet::{Outgoing, ReportBrief, SessionHold, Unkept};
@@ -26,7 +26,7 @@ use crate::store::{RefusalRecord, RefusedKind, ReportRecord, StoreError, TargetR
 
 /// Opens a session and lets it run in its own task.
 pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::AgentMessage>) -> Result<SessionStream, Status> {
-    let (host, certificate) = peer.agent(hub.clock.unix_s().0)?;
+    let (host, certificate) = permitted(hub, &peer, peer.agent(hub.clock.unix_s().0)).await?;
     let hello = tokio::time::timeout(limits::HELLO_TIMEOUT, inbound.message())
         .await
         .map_err(|_| Status::deadline_exceeded("no Hello came"))??

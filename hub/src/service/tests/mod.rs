@@ -9,7 +9,7 @@ use std::time::Duration;
 use moorline_common::canonical::version_hash;
 use moorline_common::enrol::{HostClaim, JoinToken, TokenParts};
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
-use moorline_common::sign::{OperatorKey, Signed};
+use moorline_common::sign::{Envelope, OperatorKey, Signed};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
 use moorline_common::trust::{Role, RootKey, TrustRoot};
 use moorline_proto::transport::{self, ClientIdentity};
@@ -34,6 +34,7 @@ use crate::hub::Hub;
 use crate::pki::OperatorBundle;
 use crate::server::Server;
 
+mod changes;
 mod join;
 mod restore;
 mod sessions;
@@ -130,9 +131,14 @@ impl Kit {
     }
 
     pub async fn operator(&self) -> Operator {
+        OperatorClient::new(self.channel(Some(self.identity())).await)
+    }
+
+    /// The operator's.
+    pub fn identity(&self) -> ClientIdentity {
         let chain = CertificateDer::pem_slice_iter(self.bundle.certificate_chain_pem.as_bytes()).collect::<Result<_, _>>().unwrap();
         let key = PrivateKeyDer::from_pem_slice(self.bundle.key_pem.as_bytes()).unwrap();
-        OperatorClient::new(self.channel(Some(ClientIdentity { chain, key })).await)
+        ClientIdentity { chain, key }
     }
 
     pub async fn stranger(&self) -> Channel {
@@ -255,6 +261,10 @@ impl Kit {
 
     /// Pushes `slices` as the revision after `base`.
     pub async fn push(&self, topology: &str, base: u64, slices: &[SliceStatement]) -> Result<u64, Status> {
+        self.operator().await.push(self.push_request(topology, base, slices)).await.map(|r| r.into_inner().generation)
+    }
+
+    pub fn push_request(&self, topology: &str, base: u64, slices: &[SliceStatement]) -> pb::PushRequest {
         let source = TopologyStatement {
             cluster: ClusterId::parse("one").unwrap(),
             topology: TopologyId::parse(topology).unwrap(),
@@ -267,8 +277,14 @@ impl Kit {
         };
         let source = Some(pb::Envelope::from(Signed::seal(&source, &[&self.key]).unwrap().envelope()));
         let slices = slices.iter().map(|s| self.sealed(s)).collect();
-        let request = pb::PushRequest { topology: topology.to_owned(), base_generation: base, source, slices };
-        self.operator().await.push(request).await.map(|r| r.into_inner().generation)
+        pb::PushRequest { topology: topology.to_owned(), base_generation: base, source, slices }
+    }
+
+    /// Pushes `content` for `agent` as the first revision of `edge`.
+    pub async fn pushed(&self, agent: &Agent, content: Value) -> SliceStatement {
+        let slice = self.slice(agent, "edge", 1, content);
+        self.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+        slice
     }
 
     pub async fn host(&self, name: &str) -> pb::Host {
@@ -443,6 +459,17 @@ impl Link {
         let next = self.next().await;
         let pb::hub_message::Kind::Slice(envelope) = next else { panic!("expected a slice, got {next:?}") };
         Signed::<SliceStatement>::from_json(&envelope.json).unwrap().peek().unwrap()
+    }
+
+    /// Refuses the next slice; gives back its payload's hash.
+    pub async fn refuse(&mut self, code: &str, words: &str) -> String {
+        let next = self.next().await;
+        let pb::hub_message::Kind::Slice(envelope) = next else { panic!("expected a slice, got {next:?}") };
+        let payload_sha256 = Envelope::from_json(&envelope.json).unwrap().payload_sha256();
+        let fault = Some(pb::Fault { code: code.to_owned(), message: words.to_owned() });
+        let refusal = pb::Refusal { fault, payload_sha256: payload_sha256.clone(), kind: "slice".to_owned() };
+        self.say(pb::agent_message::Kind::Refusal(refusal)).await;
+        payload_sha256
     }
 }
 

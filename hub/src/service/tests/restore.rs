@@ -22,8 +22,7 @@ async fn a_hub_restored_from_before_everything_takes_over_what_agents_hold() {
     let root = kit.trust_root();
     kit.operator().await.put_root(pb::PutRootRequest { root: Some(root.clone()) }).await.unwrap();
     let agent = kit.bound("shop", 1).await;
-    let slice = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    let slice = kit.pushed(&agent, web("a")).await;
     kit.stop().await;
 
     let dir = kit.home.path().join("restored");
@@ -52,8 +51,7 @@ async fn a_hub_restored_from_before_everything_takes_over_what_agents_hold() {
 async fn a_hub_one_generation_behind_asks_instead_of_pushing_back() {
     let mut kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let old = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&old)).await.unwrap();
+    kit.pushed(&agent, web("a")).await;
     // While the hub serves.
     let file = kit.home.path().join("backup");
     backup::write(&kit.dir(), &file).unwrap();
@@ -79,8 +77,7 @@ async fn a_hub_one_generation_behind_asks_instead_of_pushing_back() {
 async fn what_no_operator_signed_is_not_taken_over() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let old = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&old)).await.unwrap();
+    kit.pushed(&agent, web("a")).await;
     let forged = kit.slice(&agent, "edge", 9, web("evil"));
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(applied(&forged)).await;

@@ -16,8 +16,7 @@ use super::{Agent, Kit, applied, ready, web};
 async fn a_fresh_host_gets_root_binding_and_slice_in_this_order() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let slice = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    let slice = kit.pushed(&agent, web("a")).await;
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(pb::Heartbeat { engine: pb::EngineState::Ready.into(), ..Default::default() }).await;
     assert!(matches!(link.next().await, Said::Root(_)));
@@ -34,8 +33,7 @@ async fn a_fresh_host_gets_root_binding_and_slice_in_this_order() {
 async fn a_hash_that_does_not_match_is_pushed_again_and_applied_is_told_once() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let slice = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    let slice = kit.pushed(&agent, web("a")).await;
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(ready()).await;
     link.slice().await;
@@ -68,8 +66,7 @@ async fn a_new_revision_reaches_a_connected_host_at_once() {
 async fn an_agent_that_restarted_is_sent_its_slice_again() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let slice = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    let slice = kit.pushed(&agent, web("a")).await;
     for _ in 0..2 {
         let mut link = agent.open(&kit).await.unwrap();
         link.beat(pb::Heartbeat { enforcing: false, ..applied(&slice) }).await;
@@ -83,14 +80,10 @@ async fn an_agent_that_restarted_is_sent_its_slice_again() {
 async fn a_definite_refusal_is_shown_and_not_pushed_again() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let slice = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    kit.pushed(&agent, web("a")).await;
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(ready()).await;
-    let Said::Slice(envelope) = link.next().await else { panic!("no slice") };
-    let payload_sha256 = moorline_common::sign::Envelope::from_json(&envelope.json).unwrap().payload_sha256();
-    let fault = pb::Fault { code: "policy_denied".to_owned(), message: "bind mount outside its roots".to_owned() };
-    link.say(Say::Refusal(pb::Refusal { fault: Some(fault), payload_sha256, kind: "slice".to_owned() })).await;
+    link.refuse("policy_denied", "bind mount outside its roots").await;
     let host = kit.until_host("shop", |h| h.last_error.is_some()).await;
     assert_eq!(host.last_error.unwrap().code, "policy_denied");
     assert_eq!(kit.until_kinds("refused", 1).await[0].code, "policy_denied");
@@ -109,14 +102,10 @@ async fn a_definite_refusal_is_shown_and_not_pushed_again() {
 async fn a_refusal_outlives_the_hub() {
     let mut kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let slice = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    kit.pushed(&agent, web("a")).await;
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(ready()).await;
-    let Said::Slice(envelope) = link.next().await else { panic!("no slice") };
-    let payload_sha256 = moorline_common::sign::Envelope::from_json(&envelope.json).unwrap().payload_sha256();
-    let fault = pb::Fault { code: "policy_denied".to_owned(), message: "no".to_owned() };
-    link.say(Say::Refusal(pb::Refusal { fault: Some(fault), payload_sha256, kind: "slice".to_owned() })).await;
+    link.refuse("policy_denied", "no").await;
     kit.until_host("shop", |h| h.last_error.is_some()).await;
     kit.stop().await;
     kit.start().await;
@@ -183,8 +172,7 @@ async fn the_second_of_two_operators_is_told_that_the_base_moved() {
 async fn a_torn_down_host_is_free_for_another_topology() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let up = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&up)).await.unwrap();
+    let up = kit.pushed(&agent, web("a")).await;
     let other = kit.slice(&agent, "other", 1, web("b"));
     let status = kit.push("other", 0, std::slice::from_ref(&other)).await.unwrap_err();
     assert_eq!((status.code(), from_status(&status).code), (tonic::Code::FailedPrecondition, Code::AlreadyApplied));
@@ -214,8 +202,7 @@ fn report(agent: &Agent, observed: Observed, apply: ApplyReport) -> pb::Observed
 async fn a_reported_error_shows_with_its_words_and_missing_resources_lead_to_a_push() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
-    let slice = kit.slice(&agent, "edge", 1, web("a"));
-    kit.push("edge", 0, std::slice::from_ref(&slice)).await.unwrap();
+    let slice = kit.pushed(&agent, web("a")).await;
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(applied(&slice)).await;
     kit.until_host("shop", |h| h.converged).await;
