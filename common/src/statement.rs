@@ -164,6 +164,19 @@ pub struct ApplyReport {
     pub last_error: Option<Fault>,
     /// Resources that failed, are skipped, or wait, and why; sorted by resource, at most 64.
     pub troubles: Vec<Trouble>,
+    /// What differs from the slice and is left as it is, such as by `policy: { drift: inbox }`; sorted, at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drift: Vec<Drifted>,
+}
+
+/// A field of a resource that differs from the slice. The values stay on the host: they may be secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drifted {
+    /// The resource.
+    pub resource: crate::id::ResourceId,
+    /// The field, in the topology file's words, such as `restart` or `environment.HOST`.
+    pub field: String,
 }
 
 /// One resource that is not as wanted.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{ResourceId, UnixSeconds};
 use moorline_common::observe::{EngineState, Observed};
@@ -104,6 +105,8 @@ pub struct Reconciler<D, J> {
     pushes: u64,
     /// What the newest plan could not bring further.
     blocked: Vec<Blocked>,
+    /// What the newest plan leaves as it is, though it differs.
+    drift: Vec<Drift>,
     settled_push: Option<u64>,
     engine_failures: u32,
     /// When to look without being told to.
@@ -148,6 +151,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             desired: None,
             pushes: 0,
             blocked: Vec::new(),
+            drift: Vec::new(),
             settled_push: None,
             engine_failures: 0,
             next_look: Instant::now(),
@@ -213,6 +217,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             self.retries.reset();
             self.work.stop();
             self.blocked.clear();
+            self.drift.clear();
         }
         self.books.expect_success();
         self.settled_push = None;
@@ -273,7 +278,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             }
         }
         self.retries.retain_wanting(|r| self.touched.contains(r) || plan.steps.iter().any(|s| s.resource == *r), now);
-        self.blocked = plan.blocked;
+        (self.blocked, self.drift) = (plan.blocked, plan.drift);
         self.work.replan(plan.steps, held);
         if settled {
             self.dispatch(Vec::new()).await?;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::ResourceId;
-use moorline_common::statement::{ApplyReport, Trouble};
+use moorline_common::statement::{ApplyReport, Drifted, Trouble};
 
 use super::Reconciler;
 use crate::driver::Driver;
 use crate::journal::Journal;
-use crate::limits::TROUBLES_MAX;
+use crate::limits::{DRIFT_MAX, TROUBLES_MAX};
 use crate::report::HostState;
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
@@ -20,6 +20,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             report.topology = Some(desired.admission.topology.clone());
             report.generation = desired.admission.generation;
             report.troubles = self.troubles();
+            let drifted = self.drift.iter().map(|d| Drifted { resource: d.resource.clone(), field: cut(&d.field) });
+            report.drift = drifted.take(DRIFT_MAX).collect();
             let waits = self.blocked.iter().any(|b| b.code.is_none());
             report.converging =
                 !self.work.is_idle() || waits || (self.settled_push.is_none() && self.engine_failures == 0 && report.troubles.is_empty());

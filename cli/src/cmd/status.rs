@@ -8,7 +8,7 @@ use clap::Args;
 use moorline_common::fault::Fault;
 use moorline_common::id::{HostId, VersionHash};
 use moorline_common::observe::EngineState;
-use moorline_common::statement::Trouble;
+use moorline_common::statement::{Drifted, Trouble};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
@@ -60,6 +60,8 @@ struct Row {
     error: Option<Fault>,
     /// Resources that are not as wanted, from the verified report.
     troubles: Vec<Trouble>,
+    /// What differs from the slice and is left as it is, from the verified report.
+    drift: Vec<Drifted>,
     agent_version: String,
 }
 
@@ -218,6 +220,7 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
         report_age_s: report.map(|r| age(r.received_unix_ms)),
         error: host.doubt.clone().or_else(|| approve::lock_fault(host)).or_else(|| host.last_error.clone()),
         troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
+        drift: statement.map(|s| s.apply.drift.clone()).unwrap_or_default(),
         agent_version: host.agent_version.clone(),
     }
 }
@@ -242,7 +245,7 @@ fn table(rows: &[Row], client: &Client) -> String {
         let error = row.error.as_ref().map(|f| f.code.to_string()).unwrap_or_default();
         table.row(vec![
             plain(&row.host),
-            (word.to_owned(), tone),
+            state_cell(row, word, tone),
             plain(or_dash(row.target_topology.as_deref().or(row.topology.as_deref()).unwrap_or_default())),
             plain(generation(row)),
             plain(row.applied_hash.as_ref().map_or("-", |h| h.short())),
@@ -262,6 +265,15 @@ fn table(rows: &[Row], client: &Client) -> String {
     text
 }
 
+/// The state, and how many differences an operator has to look at.
+fn state_cell(row: &Row, word: &str, tone: Tone) -> (String, Tone) {
+    match row.drift.len() {
+        0 => (word.to_owned(), tone),
+        1 => (format!("{word}, 1 difference waits"), Tone::Warn),
+        n => (format!("{word}, {n} differences wait"), Tone::Warn),
+    }
+}
+
 /// The generation it has, and the one it should have when that is another.
 fn generation(row: &Row) -> String {
     let same_topology = row.target_topology.is_none() || row.topology == row.target_topology;
@@ -274,10 +286,10 @@ fn generation(row: &Row) -> String {
     }
 }
 
-/// Every error in full, below the table.
+/// Every error and every difference in full, below the table.
 fn details(rows: &[Row]) -> String {
     let mut text = String::new();
-    for row in rows.iter().filter(|r| r.error.is_some() || !r.troubles.is_empty()) {
+    for row in rows.iter().filter(|r| r.error.is_some() || !r.troubles.is_empty() || !r.drift.is_empty()) {
         text.push_str(&format!("\n{}\n", row.host.bold()));
         if let Some(fault) = &row.error {
             text.push_str(&format!("  {}: {fault}\n", "error".red()));
@@ -285,6 +297,9 @@ fn details(rows: &[Row]) -> String {
         let told = |t: &&Trouble| row.error.as_ref().is_some_and(|f| f.code == t.code && f.message.starts_with(t.resource.as_str()));
         for trouble in row.troubles.iter().filter(|t| !told(t)) {
             text.push_str(&format!("  {}: {} [{}]\n", trouble.resource, trouble.message, trouble.code));
+        }
+        for drifted in &row.drift {
+            text.push_str(&format!("  {}: {} differs from the slice and is left as it is\n", drifted.resource, drifted.field));
         }
     }
     text
@@ -340,6 +355,21 @@ mod tests {
         let row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
         assert_eq!(generation(&row), "-→3");
         assert!(details(&[row]).contains(&long));
+    }
+
+    #[test]
+    fn differences_that_wait_are_counted_and_named() {
+        let mut v = view();
+        v.converged = true;
+        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
+        let cell = |row: &Row| state_cell(row, row.state.words().0, row.state.words().1).0;
+        assert_eq!(cell(&row), "converged");
+        let resource = moorline_common::id::ResourceId::parse("docker/container/edge-site-1").unwrap();
+        row.drift.push(Drifted { resource, field: "restart".to_owned() });
+        assert_eq!(cell(&row), "converged, 1 difference waits");
+        row.drift.push(row.drift[0].clone());
+        assert_eq!(cell(&row), "converged, 2 differences wait");
+        assert!(details(&[row]).contains("docker/container/edge-site-1: restart differs"));
     }
 
     #[tokio::test]

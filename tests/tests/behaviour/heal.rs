@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use bollard::models::{ContainerCreateBody, HostConfig, NetworkDisconnectRequest, PortBinding};
+use bollard::models::{
+    ContainerCreateBody, ContainerUpdateBody, HostConfig, NetworkDisconnectRequest, PortBinding, RestartPolicy, RestartPolicyNameEnum,
+};
 use bollard::query_parameters as query;
 use moorline_tests::fleet::free_port;
 use moorline_tests::image::IMAGE;
@@ -42,6 +44,35 @@ fn a_container_that_is_stopped_paused_or_cut_from_its_network_by_hand_is_mended(
     let _ = t.engine.block_on(docker.remove_network(&network));
     runs("the loss of container and network");
     t.fleet.wait_converged(&t.operator, HOST, &topology, 1).unwrap();
+}
+
+#[test]
+fn with_drift_inbox_a_difference_is_left_and_told() {
+    let Some(t) = EngineFleet::start("inbox") else { return };
+    let topology = t.topology();
+    let yaml = services(&topology, &["site"], "hello")
+        .replacen("        site:\n", "        site:\n          restart: always\n", 1)
+        .replacen("hosts:\n", "policy: { drift: inbox }\nhosts:\n", 1);
+    t.fleet.push(&yaml, &["--wait"]).unwrap().ok().unwrap();
+    t.fleet.wait_converged(&t.operator, HOST, &topology, 1).unwrap();
+    let before = t.containers();
+    let status = || t.fleet.moorctl(&["status"]).unwrap().ok().unwrap().text();
+    wait_until("nothing waits", SOON, || Ok(status().contains("verified") && !status().contains("wait"))).unwrap();
+
+    t.proxy.forget();
+    let (docker, name) = (t.engine.docker(), format!("{topology}-site-1"));
+    let restart_policy = Some(RestartPolicy { name: Some(RestartPolicyNameEnum::NO), ..Default::default() });
+    t.engine.block_on(docker.update_container(&name, ContainerUpdateBody { restart_policy, ..Default::default() })).unwrap();
+    wait_until("the difference is told", SOON, || Ok(status().contains("converged, 1 difference waits"))).unwrap();
+    for said in [
+        t.fleet.moorctl(&["status"]).unwrap(),
+        t.fleet.agent(HOST, &["status"]).unwrap(),
+        t.fleet.moorctl(&["get", "report", HOST]).unwrap(),
+    ] {
+        assert_says(&said, &[&format!("docker/container/{name}"), "restart"]);
+    }
+    assert_eq!(t.proxy.mutations(), []);
+    assert_eq!(t.containers(), before, "it was left alone");
 }
 
 #[test]
