@@ -47,7 +47,7 @@ pub enum Verb {
     /// Make and show operator keys
     #[command(subcommand)]
     Key(cmd::key::KeyVerb),
-    /// Add, approve and list hosts
+    /// Add, approve, list and remove hosts
     #[command(subcommand)]
     Host(cmd::host::HostVerb),
     /// Check a topology file without a hub

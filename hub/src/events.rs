@@ -47,6 +47,10 @@ kinds! {
     JoinRefused = "join_refused",
     /// An operator bound a host.
     HostBound = "host_bound",
+    /// An operator removed a host.
+    HostRemoved = "host_removed",
+    /// The removal of a host was refused.
+    RemovalRefused = "removal_refused",
     /// A binding was refused.
     BindingRefused = "binding_refused",
     /// A trust root was stored.

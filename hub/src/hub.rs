@@ -164,6 +164,17 @@ impl Hub {
         self.retarget(vec![host.clone()]).await
     }
 
+    /// Forgets a host: in the store, then in the fleet, which ends its session.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn forget(&self, host: &HostId, event: NewEvent) -> store::Result<()> {
+        let _turn = self.loading.lock().await;
+        self.store.remove_host(host.clone(), event).await?;
+        self.fleet.forget(host);
+        Ok(())
+    }
+
     /// Lets the driver look at every connected host.
     pub async fn wake_all(&self) {
         for host in self.fleet.connected() {

@@ -65,8 +65,6 @@ pub const RENEWALS_PER_MINUTE: u32 = 10;
 pub const SESSIONS_PER_MINUTE: u32 = 120;
 /// How long sessions and calls may take to end when the hub stops.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
-/// The highest protocol version, and the lowest that is still understood.
-pub const PROTOCOL_MIN: u32 = 1;
 
 /// Store jobs that wait for the writer; past it callers wait.
 pub const WRITE_QUEUE: usize = 1024;
@@ -132,6 +130,8 @@ pub const ERROR_WORDS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The life of an agent's transport certificate.
 pub const AGENT_CERT_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a removed host is remembered: longer than any of its certificates lives.
+pub const REMOVED_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The life of an operator's transport certificate.
 pub const OPERATOR_CERT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The life of the hub's own certificate, which exists in memory only.

@@ -370,6 +370,15 @@ impl Client {
         self.hub.call(|mut rpc| async move { rpc.put_binding(request).await }).await.map(|_| ())
     }
 
+    /// Lets the hub forget a host.
+    ///
+    /// # Errors
+    /// When the hub refuses it.
+    pub async fn remove_host(&self, host: &HostId) -> Result<(), Failure> {
+        let request = pb::RemoveHostRequest { host_id: host.to_string() };
+        self.hub.call(|mut rpc| async move { rpc.remove_host(request).await }).await.map(|_| ())
+    }
+
     /// Adds a slice of the newest revision for a host that was bound after its push.
     ///
     /// # Errors

@@ -59,6 +59,10 @@ impl Operator for FakeHub {
         Ok(Response::new(pb::PutBindingResponse {}))
     }
 
+    async fn remove_host(&self, _: Request<pb::RemoveHostRequest>) -> Result<Response<pb::RemoveHostResponse>, Status> {
+        not_here()
+    }
+
     async fn add_slices(&self, _: Request<pb::AddSlicesRequest>) -> Result<Response<pb::AddSlicesResponse>, Status> {
         not_here()
     }

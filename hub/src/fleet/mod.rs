@@ -294,6 +294,15 @@ impl Fleet {
         self.lock().hosts.iter().filter(|(_, l)| l.session.is_some()).map(|(id, _)| id.clone()).collect()
     }
 
+    /// Forgets a host, and ends its session.
+    pub fn forget(&self, host: &HostId) {
+        let mut inner = self.lock();
+        inner.unkept.remove(host);
+        if let Some(session) = inner.hosts.remove(host).and_then(|l| l.session) {
+            session.cut.cancel();
+        }
+    }
+
     /// Ends a host's session.
     pub fn cut(&self, host: &HostId) {
         if let Some(session) = self.lock().hosts.get(host).and_then(|l| l.session.as_ref()) {

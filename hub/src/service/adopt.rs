@@ -143,12 +143,9 @@ fn newer_roots(hub: &Hub, stored: &[Vec<u8>], held: Vec<pb::Envelope>) -> Result
 
 /// Whether the hub has no slice of that topology for the host that is as new.
 async fn is_newer(hub: &Hub, host: &HostId, slice: &SliceStatement) -> Result<bool, Fault> {
-    let stored = hub.store.slice(slice.topology.clone(), slice.generation, host.clone()).await.map_err(StoreError::into_fault)?;
-    if stored.is_some() {
-        return Ok(false);
-    }
-    let target = hub.fleet.view(host).target;
-    Ok(target.is_none_or(|t| t.topology != slice.topology || t.generation < slice.generation))
+    // Not whether it is stored: old ones are removed, and must not come back as what the host should have.
+    let newest = hub.store.newest_slice(slice.topology.clone(), host.clone()).await.map_err(StoreError::into_fault)?;
+    Ok(newest < slice.generation)
 }
 
 /// A verified binding as the store wants it.

@@ -156,6 +156,19 @@ impl Operator for OperatorService {
         .await
     }
 
+    async fn remove_host(&self, request: Request<pb::RemoveHostRequest>) -> Result<Response<pb::RemoveHostResponse>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let host = HostId::parse(request.into_inner().host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
+        let (name, _) = self.hub.fleet.name(&host);
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::RemovalRefused, actor, "").host(&name), async move {
+            let event = NewEvent::new(Kind::HostRemoved, by, "removed; its name is free").host(&name).body(host.as_str());
+            hub.forget(&host, event).await.map_err(StoreError::into_fault)?;
+            Ok(pb::RemoveHostResponse {})
+        })
+        .await
+    }
+
     async fn add_slices(&self, request: Request<pb::AddSlicesRequest>) -> Result<Response<pb::AddSlicesResponse>, Status> {
         let actor = self.admit(Peer::of(&request)).await?;
         let wanted = request.into_inner();

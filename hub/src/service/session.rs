@@ -8,7 +8,7 @@ use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, sha256_hex};
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::ObservedReport;
-use moorline_proto::PROTOCOL_VERSION;
+use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION};
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Said;
 use tokio::sync::mpsc;
@@ -45,9 +45,13 @@ pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::Agent
     let opened = hub.store.session_opened(host.clone(), version.clone(), epoch, certificate, event).await;
     if let Err(error) = opened {
         let fault = error.into_fault();
-        if hub.alarms.admits(hub.clock.monotonic_ms()) {
-            hub.record(NewEvent::new(Kind::RenewRefused, peer.actor(), format!("ALARM: {}", fault.message)).host(&name).code(fault.code))
-                .await;
+        let (limit, kind, prefix) = if fault.code == Code::RenewalConflict {
+            (&hub.alarms, Kind::RenewRefused, "ALARM: ")
+        } else {
+            (&hub.strangers, Kind::CallRefused, "")
+        };
+        if limit.admits(hub.clock.monotonic_ms()) {
+            hub.record(NewEvent::new(kind, peer.actor(), format!("{prefix}{}", fault.message)).host(&name).code(fault.code)).await;
         }
         return Err(fault_status(fault));
     }
@@ -104,13 +108,13 @@ impl Stream for Outbound {
 }
 
 fn check_hello(hello: &pb::Hello) -> Result<HostEpoch, Fault> {
-    if !(limits::PROTOCOL_MIN..=PROTOCOL_VERSION + 1).contains(&hello.protocol_version) {
+    if !(PROTOCOL_MIN..=PROTOCOL_VERSION + 1).contains(&hello.protocol_version) {
         return Err(Fault::new(
             Code::UnsupportedVersion,
             format!(
                 "the agent speaks protocol {}, this hub {} to {PROTOCOL_VERSION}; update the older side",
                 hello.protocol_version,
-                limits::PROTOCOL_MIN
+                PROTOCOL_MIN
             ),
         ));
     }
@@ -211,15 +215,14 @@ impl Session {
             return Ok(());
         };
         let (name, known) = self.hub.fleet.name(&self.host);
-        let json = wire::json(observed.report, "report")?;
+        // A report that cannot be used ends no session: the host would be without the hub for as long as it sends such ones.
+        let json = match wire::json(observed.report, "report") {
+            Ok(json) => json,
+            Err(fault) => return Ok(self.refuse_report(name, fault, String::new()).await),
+        };
         let report = match read_report(&json, &observed.digest, &self.host, &host_key) {
             Ok(report) => report,
-            Err(fault) => {
-                tracing::warn!(host = name, %fault, "report refused");
-                let event = NewEvent::new(Kind::ReportRefused, self.actor.clone(), fault.message.clone()).host(&name).code(fault.code);
-                self.hub.record_of(&self.host, event.body(sha256_hex(&json))).await;
-                return Ok(());
-            }
+            Err(fault) => return Ok(self.refuse_report(name, fault, sha256_hex(&json)).await),
         };
         let revision = (report.apply.topology.clone(), report.apply.generation);
         if known {
@@ -230,6 +233,12 @@ impl Session {
         self.tell(error, &name, revision).await;
         self.hub.convergence.wake(self.host.clone());
         Ok(())
+    }
+
+    async fn refuse_report(&self, name: String, fault: Fault, body: String) {
+        tracing::warn!(host = name, %fault, "report refused");
+        let event = NewEvent::new(Kind::ReportRefused, self.actor.clone(), fault.message).host(name).code(fault.code).body(body);
+        self.hub.record_of(&self.host, event).await;
     }
 
     /// Whether `payload` is what the store now holds for `target`, though not what was pushed.

@@ -8,7 +8,9 @@ use moorline_common::fault::Code;
 use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash, sha256_hex};
 
 use super::sqlite::{self, SqliteStore};
-use super::{Adoption, JoinAttempt, JoinOutcome, NewBinding, NewRevision, NewRoot, NewSlice, NewToken, RenewOutcome, Store, StoreError};
+use super::{
+    Adoption, JoinAttempt, JoinOutcome, NewBinding, NewRevision, NewRoot, NewSlice, NewToken, RenewOutcome, ReportRecord, Store, StoreError,
+};
 use crate::clock::Clock;
 use crate::events::{Kind, NewEvent};
 
@@ -115,6 +117,41 @@ async fn push(case: &Case, name: &str, base: u64, slices: Vec<NewSlice>) -> supe
 async fn target(case: &Case, host: &HostId) -> Option<(String, u64)> {
     let targets = case.store.targets(vec![host.clone()]).await.unwrap();
     targets.into_iter().next().map(|(_, t)| (t.topology.to_string(), t.generation.0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_host_frees_its_name_and_comes_back_by_a_new_token_only() {
+    let case = sqlite();
+    let (gone, stays) = (bound(&case, 1).await, bound(&case, 2).await);
+    push(&case, "edge", 0, vec![slice(&gone, "a"), slice(&stays, "b")]).await.unwrap();
+    let remove = |host: &HostId| case.store.remove_host(host.clone(), event(Kind::HostRemoved));
+    remove(&gone).await.unwrap();
+    assert_eq!(code(remove(&gone).await.unwrap_err()), Code::NotFound);
+    assert!(case.store.host(gone.clone()).await.unwrap().is_none());
+    assert_eq!((target(&case, &gone).await, target(&case, &stays).await), (None, Some(("edge".to_owned(), 1))));
+
+    // Neither its certificate, nor what it holds, nor the token that it came by brings it back.
+    let epoch = || HostEpoch::parse("0".repeat(32)).unwrap();
+    let session = |host: &HostId| case.store.session_opened(host.clone(), "1".to_owned(), epoch(), 1, None);
+    assert_eq!(code(session(&gone).await.unwrap_err()), Code::PermissionDenied);
+    let held = Adoption { binding: Some(binding(1, "h1", 2)), ..Adoption::default() };
+    assert_eq!(code(case.store.adopt(gone.clone(), held, event(Kind::Adopted)).await.unwrap_err()), Code::PermissionDenied);
+    let used = JoinAttempt { name: HostName::parse("h1").unwrap(), ..attempt("token-1", 1) };
+    assert!(matches!(case.store.join(used, event(Kind::HostJoined)).await.unwrap(), JoinOutcome::Refused { .. }));
+    // What was on its way when it was removed disturbs nobody.
+    let late = vec![
+        (gone.clone(), topology("edge"), Generation(1), event(Kind::Applied)),
+        (stays.clone(), topology("edge"), Generation(1), event(Kind::Applied)),
+    ];
+    case.store.applied(late).await.unwrap();
+    let report = ReportRecord { envelope: Vec::new(), digest: String::new(), received_ms: 1 };
+    case.store.keep_report(gone.clone(), report).await.unwrap();
+    assert!(case.store.report(gone.clone()).await.unwrap().is_none());
+
+    token(&case, "fresh", "h1").await;
+    let anew = JoinAttempt { name: HostName::parse("h1").unwrap(), ..attempt("fresh", 1) };
+    assert!(matches!(case.store.join(anew, event(Kind::HostJoined)).await.unwrap(), JoinOutcome::Joined { .. }));
+    session(&gone).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

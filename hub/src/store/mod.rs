@@ -150,8 +150,6 @@ pub struct HostRecord {
     pub binding_serial: u64,
     /// Whether its certificates no longer count (two holders of one identity).
     pub locked: bool,
-    /// The lowest certificate number that still counts.
-    pub certificate_used: u64,
     /// The agent's version, if it ever opened a session.
     pub agent_version: String,
     /// The last heartbeat that was worth keeping, as JSON, and when it came.
@@ -353,8 +351,8 @@ pub trait Store: Send + Sync + 'static {
     fn roots(&self) -> Verb<'_, Vec<Vec<u8>>>;
     /// Whether an operator put any of the stored trust roots; agents may have brought them all.
     fn operator_put_a_root(&self) -> Verb<'_, bool>;
-    /// Stores the successor of the newest trust root. The same one again changes nothing. A first one
-    /// takes the place of all that are stored when only agents brought those.
+    /// Stores the successor of the newest trust root. One that is stored already is only marked as an operator's. Another
+    /// version 1 takes the place of all that are stored, when only agents brought those.
     ///
     /// Refuses with `bad_root` one that is no successor, `already_exists` another one of a stored version.
     fn put_root(&self, root: NewRoot, event: NewEvent) -> Verb<'_, ()>;
@@ -372,8 +370,11 @@ pub trait Store: Send + Sync + 'static {
     fn host(&self, host: HostId) -> Verb<'_, Option<HostRecord>>;
     /// Stores a binding of a higher serial. Refuses with `not_found`, `generation_regressed` (serial), `already_exists` (name), `wrong_host` (keys).
     fn put_binding(&self, binding: NewBinding, event: NewEvent) -> Verb<'_, ()>;
+    /// Forgets a host with its slices, report and token, and frees its name. It comes back by a new token only:
+    /// `session_opened` and `adopt` refuse it with `permission_denied`. Refuses with `not_found`.
+    fn remove_host(&self, host: HostId, event: NewEvent) -> Verb<'_, ()>;
 
-    /// Stores a revision if its base is still the newest. Refuses with `base_moved` or `already_applied`.
+    /// Stores a revision if its base is still the newest, and removes those that are too old to be kept. Refuses with `base_moved` or `already_applied`.
     fn push(&self, revision: NewRevision, event: NewEvent) -> Verb<'_, Generation>;
     /// Adds slices to the newest revision. Refuses with `base_moved`, `already_applied`, `equivocation` or `not_found`.
     fn add_slices(&self, topology: TopologyId, generation: Generation, slices: Vec<NewSlice>, event: NewEvent) -> Verb<'_, ()>;
@@ -387,6 +388,8 @@ pub trait Store: Send + Sync + 'static {
     fn targets(&self, hosts: Vec<HostId>) -> Verb<'_, Vec<(HostId, TargetRecord)>>;
     /// The JSON of one host's slice.
     fn slice(&self, topology: TopologyId, generation: Generation, host: HostId) -> Verb<'_, Option<Vec<u8>>>;
+    /// The generation of the newest slice that a host has in a topology; 0 without one.
+    fn newest_slice(&self, topology: TopologyId, host: HostId) -> Verb<'_, Generation>;
 
     /// An agent opened a session by its certificate of this number. Refuses with `renewal_conflict` when a newer one was used before.
     fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()>;

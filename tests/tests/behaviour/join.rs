@@ -185,3 +185,41 @@ fn nothing_secret_is_in_any_log_or_output_and_secret_files_are_private() {
         }
     }
 }
+
+#[test]
+fn a_machine_that_lost_its_state_gets_its_name_back_after_the_old_host_was_removed() {
+    let (mut fleet, operator) = sim_fleet("hostrm");
+    fleet.push(&services("edge", &["site"], "hello"), &["--wait"]).unwrap().ok().unwrap();
+    let before = fleet.wait_converged(&operator, HOST, "edge", 1).unwrap();
+
+    let state = fleet.agent_dir(HOST);
+    let ghost = fleet.agent_dir("ghost");
+    fleet.kill_agent(HOST).unwrap();
+    std::fs::rename(&state, &ghost).unwrap();
+    let taken = fleet.moorctl(&["host", "add", HOST, "--no-wait"]).unwrap();
+    assert_eq!(taken.code, 1);
+    assert_says(&taken, &["already_exists", "moorctl host rm"]);
+
+    let unanswered = fleet.moorctl(&["host", "rm", HOST]).unwrap();
+    assert_says(&unanswered, &["needs_confirmation"]);
+    assert_eq!(operator.host(HOST).unwrap().host_id, before.host_id);
+    fleet.moorctl(&["--yes", "host", "rm", HOST]).unwrap().ok().unwrap();
+    assert_eq!(operator.hosts().unwrap().len(), 0);
+    let again = fleet.moorctl(&["--yes", "host", "rm", HOST]).unwrap();
+    assert_says(&again, &["not_found"]);
+
+    fleet.add_host(HOST, Drive::Sim, &[]).unwrap();
+    let after = fleet.wait_converged(&operator, HOST, "edge", 1).unwrap();
+    assert_ne!(after.host_id, before.host_id);
+
+    // The old keys, should they turn up again, are let in no more and bring nothing back.
+    fleet.adopt_host("ghost", Drive::Sim);
+    fleet.start_agent("ghost").unwrap();
+    wait_until("the removed host is refused", SOON, || {
+        Ok(operator.events()?.iter().any(|e| e.kind == "call_refused" && e.message.contains("removed this host")))
+    })
+    .unwrap();
+    assert_eq!(operator.hosts().unwrap().len(), 1);
+    assert_eq!(operator.host(HOST).unwrap().host_id, after.host_id);
+    assert!(event_kinds(&operator).contains(&"host_removed".to_owned()));
+}

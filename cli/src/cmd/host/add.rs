@@ -62,7 +62,8 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     if let Some(host) = client.hosts(Some(&name)).await?.iter().find(|h| !h.pending) {
         let message = format!("host `{}` is bound already (id {})", host.name, host.host_id);
         return Err(Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy(format!(
-            "choose another name; if it is the same machine, `moorctl host approve {name}` there is enough once its agent runs"
+            "choose another name; if its agent still has its state folder, `moorctl host approve {name}` is enough; if the machine was made \
+             anew, `moorctl host rm {name}` frees the name"
         )));
     }
     // Read before the host is asked to come: a missing key must not show after it has joined.

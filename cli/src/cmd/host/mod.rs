@@ -1,4 +1,4 @@
-//! `moorctl host`: machines that join, are approved, and are listed.
+//! `moorctl host`: machines that join, are approved, listed and removed.
 
 use clap::Subcommand;
 
@@ -9,6 +9,7 @@ use crate::render::Ui;
 pub mod add;
 pub mod approve;
 pub mod ls;
+pub mod rm;
 
 /// Verbs of `host`.
 #[derive(Debug, Subcommand)]
@@ -19,6 +20,8 @@ pub enum HostVerb {
     Approve(approve::ApproveArgs),
     /// List hosts with their fingerprints and labels
     Ls,
+    /// Forget a host, so that its name is free; what runs on it stays
+    Rm(rm::RmArgs),
 }
 
 /// Runs one of them.
@@ -30,6 +33,7 @@ pub async fn run(verb: HostVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         HostVerb::Add(args) => add::run(args, env, ui).await,
         HostVerb::Approve(args) => approve::run(args, env, ui).await,
         HostVerb::Ls => ls::run(env, ui).await,
+        HostVerb::Rm(args) => rm::run(args, env, ui).await,
     }
 }
 

@@ -74,9 +74,12 @@ async fn changes_under_way_are_bounded_even_when_their_callers_go_away() {
     for left in (0..crate::limits::CHANGES_MAX).rev() {
         let (service, root) = (OperatorService::new(kit.hub().clone()), request(pb::PutRootRequest { root: kit.root.clone() }));
         let call = tokio::spawn(async move { service.put_root(root).await });
-        while places() != left {
-            tokio::task::yield_now().await;
-        }
+        let taken = async {
+            while places() != left {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(super::DEADLINE, taken).await.expect("each call takes a place and keeps it");
         call.abort();
         assert!(call.await.is_err_and(|e| e.is_cancelled()));
     }

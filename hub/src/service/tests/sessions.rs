@@ -290,6 +290,23 @@ async fn a_report_that_the_host_has_not_signed_is_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_cannot_be_read_is_refused_and_the_session_goes_on() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(ready()).await;
+    let large = pb::Envelope { json: vec![b' '; moorline_common::sign::ENVELOPE_MAX + 1] };
+    for report in [Some(large), Some(pb::Envelope { json: b"{".to_vec() }), None] {
+        link.say(Say::Observed(pb::Observed { report, digest: String::new(), apply_digest: String::new() })).await;
+    }
+    link.beat(pb::Heartbeat { journal_seq: 1, ..ready() }).await;
+    kit.until_host("shop", |h| h.connected && h.heartbeat.as_ref().is_some_and(|b| b.journal_seq == 1)).await;
+    let refused = kit.until_kinds("report_refused", 3).await;
+    assert_eq!(refused[0].code, "too_large");
+    assert_eq!(kit.kinds("connected").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_trust_root_reaches_connected_hosts_and_others_are_refused() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;

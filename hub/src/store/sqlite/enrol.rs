@@ -5,7 +5,7 @@ use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use subtle::ConstantTimeEq as _;
 
-use super::{Result, Tx, count, damaged, events, int};
+use super::{Result, Tx, count, damaged, events, int, remove};
 use crate::events::NewEvent;
 use crate::limits;
 use crate::store::{HostRecord, HostState, JoinAttempt, JoinOutcome, NewBinding, NewRoot, NewToken, RenewOutcome};
@@ -68,7 +68,9 @@ pub(super) fn create_token(tx: &Tx<'_>, token: &NewToken, event: &NewEvent) -> R
         return Err(Fault::new(Code::Busy, format!("{open} join tokens are open; wait until some are used or have expired")).into());
     }
     if bound_by_name(tx.conn, &token.name)?.is_some() {
-        return Err(Fault::new(Code::AlreadyExists, format!("host `{}` is bound already; choose another name", token.name)).into());
+        let name = &token.name;
+        let message = format!("host `{name}` is bound already; choose another name, or free this one with `moorctl host rm {name}`");
+        return Err(Fault::new(Code::AlreadyExists, message).into());
     }
     let inserted = tx
         .conn
@@ -162,6 +164,7 @@ fn admit_pending(tx: &Tx<'_>, attempt: &JoinAttempt) -> Result<Option<&'static s
     if bound_by_name(tx.conn, &attempt.name)?.is_some() {
         return Ok(Some("another host was bound under this name meanwhile"));
     }
+    remove::forget_removal(tx, &attempt.host_id)?;
     tx.conn
         .prepare_cached(
             "INSERT INTO hosts (host_id, name, state, host_key, sealing_key, host_epoch, claim_mac, token_id, joined_ms)
@@ -398,6 +401,7 @@ pub(super) fn session_opened(
     certificate: u64,
     event: Option<&NewEvent>,
 ) -> Result<()> {
+    remove::require_not_removed(tx, host)?;
     use_certificate(tx, host, certificate)?;
     // A pending host's claim is under its MAC: it stays as it was made.
     tx.conn

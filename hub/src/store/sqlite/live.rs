@@ -4,7 +4,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::HostId;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use super::{Result, Tx, count, damaged, enrol, events, int, revisions};
+use super::{Result, Tx, count, damaged, enrol, events, int, remove, revisions};
 use crate::events::NewEvent;
 use crate::store::{Adoption, RefusalRecord, RefusedKind, ReportRecord};
 
@@ -20,7 +20,8 @@ pub(super) fn keep_heartbeat(tx: &Tx<'_>, host: &HostId, json: &[u8], at_ms: u64
 pub(super) fn keep_report(tx: &Tx<'_>, host: &HostId, report: &ReportRecord) -> Result<()> {
     tx.conn
         .prepare_cached(
-            "INSERT INTO reports (host_id, envelope, digest, received_ms) VALUES (?1, ?2, ?3, ?4)
+            // Of a host that was removed meanwhile nothing is kept.
+            "INSERT INTO reports (host_id, envelope, digest, received_ms) SELECT host_id, ?2, ?3, ?4 FROM hosts WHERE host_id = ?1
              ON CONFLICT (host_id) DO UPDATE SET envelope = excluded.envelope, digest = excluded.digest, received_ms = excluded.received_ms",
         )?
         .execute(params![host.as_str(), report.envelope, report.digest, int(report.received_ms)])?;
@@ -37,7 +38,8 @@ pub(super) fn report(conn: &Connection, host: &HostId) -> Result<Option<ReportRe
 pub(super) fn keep_refusal(tx: &Tx<'_>, host: &HostId, refusal: &RefusalRecord, event: Option<&NewEvent>) -> Result<()> {
     tx.conn
         .prepare_cached(
-            "INSERT INTO refusals (host_id, kind, payload_sha256, code, message, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+            "INSERT INTO refusals (host_id, kind, payload_sha256, code, message, at_ms)
+             SELECT host_id, ?2, ?3, ?4, ?5, ?6 FROM hosts WHERE host_id = ?1
              ON CONFLICT (host_id, kind) DO UPDATE SET payload_sha256 = excluded.payload_sha256, code = excluded.code,
                  message = excluded.message, at_ms = excluded.at_ms",
         )?
@@ -75,6 +77,7 @@ pub(super) fn refusals(conn: &Connection) -> Result<Vec<(HostId, RefusalRecord)>
 }
 
 pub(super) fn adopt(tx: &Tx<'_>, host: &HostId, adoption: &Adoption, event: &NewEvent) -> Result<()> {
+    remove::require_not_removed(tx, host)?;
     for root in &adoption.roots {
         enrol::put_root(tx, root, None)?;
     }

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::{Result, StoreError, Tx, count, damaged, events, int};
 use crate::events::NewEvent;
+use crate::limits;
 use crate::store::{FullRevision, NewRevision, NewSlice, RevisionRecord, TargetRecord};
 
 /// The newest generation of a topology; 0 without one.
@@ -52,8 +53,28 @@ pub(super) fn push(tx: &Tx<'_>, revision: &NewRevision, event: &NewEvent) -> Res
         insert_slice(tx, &revision.topology, generation, slice)?;
         assign(tx, &revision.topology, slice)?;
     }
+    prune(tx.conn, &revision.topology, generation)?;
     events::append(tx, event)?;
     Ok(generation)
+}
+
+/// Removes the slices and revisions before the newest ones that are kept. A host's newest slice stays (it is the host's
+/// target, or says that the host left), and so does the one that it reported applied.
+fn prune(conn: &Connection, topology: &TopologyId, newest: Generation) -> Result<()> {
+    let last = params![topology.as_str(), int(newest.0.saturating_sub(limits::REVISIONS_KEPT))];
+    conn.prepare_cached(
+        "DELETE FROM slices WHERE topology = ?1 AND generation <= ?2
+         AND generation < (SELECT max(n.generation) FROM slices n WHERE n.host_id = slices.host_id AND n.topology = slices.topology)
+         AND NOT EXISTS (SELECT 1 FROM hosts h
+             WHERE h.host_id = slices.host_id AND h.done_topology = slices.topology AND h.done_generation = slices.generation)",
+    )?
+    .execute(last)?;
+    conn.prepare_cached(
+        "DELETE FROM revisions WHERE topology = ?1 AND generation <= ?2
+         AND NOT EXISTS (SELECT 1 FROM slices s WHERE s.topology = revisions.topology AND s.generation = revisions.generation)",
+    )?
+    .execute(last)?;
+    Ok(())
 }
 
 fn base_moved(topology: &TopologyId, base: Generation, current: Generation) -> StoreError {
@@ -204,11 +225,14 @@ fn is_done(conn: &Connection, host: &HostId, topology: &TopologyId, generation: 
 }
 
 pub(super) fn applied(tx: &Tx<'_>, host: &HostId, topology: &TopologyId, generation: Generation, event: &NewEvent) -> Result<bool> {
-    tx.conn.prepare_cached("UPDATE hosts SET done_topology = ?2, done_generation = ?3 WHERE host_id = ?1")?.execute(params![
-        host.as_str(),
-        topology.as_str(),
-        int(generation.0)
-    ])?;
+    let updated = tx
+        .conn
+        .prepare_cached("UPDATE hosts SET done_topology = ?2, done_generation = ?3 WHERE host_id = ?1")?
+        .execute(params![host.as_str(), topology.as_str(), int(generation.0)])?;
+    if updated == 0 {
+        // An operator removed it meanwhile.
+        return Ok(false);
+    }
     events::append(tx, event)?;
     let next: Option<String> =
         tx.conn.prepare_cached("SELECT next_topology FROM hosts WHERE host_id = ?1")?.query_row([host.as_str()], |row| row.get(0))?;
@@ -322,6 +346,14 @@ pub(super) fn revision(
         }
     }
     Ok(Some(FullRevision { record, source, slices }))
+}
+
+/// The generation of the newest slice that a host has in a topology; 0 without one.
+pub(super) fn newest_slice(conn: &Connection, topology: &TopologyId, host: &HostId) -> Result<Generation> {
+    let generation: i64 = conn
+        .prepare_cached("SELECT coalesce(max(generation), 0) FROM slices WHERE topology = ?1 AND host_id = ?2")?
+        .query_row([topology.as_str(), host.as_str()], |row| row.get(0))?;
+    Ok(Generation(count(generation)))
 }
 
 pub(super) fn slice(conn: &Connection, topology: &TopologyId, generation: Generation, host: &HostId) -> Result<Option<Vec<u8>>> {

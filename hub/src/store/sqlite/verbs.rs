@@ -4,7 +4,7 @@ use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{SqliteStore, enrol, events, live, revisions};
+use super::{SqliteStore, enrol, events, live, remove, revisions};
 use crate::events::{Event, NewEvent};
 use crate::store::{
     Adoption, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewRevision, NewRoot, NewSlice, NewToken, RefusalRecord,
@@ -39,6 +39,9 @@ impl Store for SqliteStore {
     fn put_binding(&self, binding: NewBinding, event: NewEvent) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| enrol::put_binding(tx, &binding, &event)))
     }
+    fn remove_host(&self, host: HostId, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| remove::remove(tx, &host, &event)))
+    }
     fn push(&self, revision: NewRevision, event: NewEvent) -> Verb<'_, Generation> {
         Box::pin(self.write(move |tx| revisions::push(tx, &revision, &event)))
     }
@@ -59,6 +62,9 @@ impl Store for SqliteStore {
     }
     fn slice(&self, topology: TopologyId, generation: Generation, host: HostId) -> Verb<'_, Option<Vec<u8>>> {
         Box::pin(self.read(move |conn| revisions::slice(conn, &topology, generation, &host)))
+    }
+    fn newest_slice(&self, topology: TopologyId, host: HostId) -> Verb<'_, Generation> {
+        Box::pin(self.read(move |conn| revisions::newest_slice(conn, &topology, &host)))
     }
     fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| enrol::session_opened(tx, &host, &version, &epoch, certificate, event.as_ref())))
