@@ -8,9 +8,9 @@ use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, sha256_hex};
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::ObservedReport;
-use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION};
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Said;
+use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -112,9 +112,8 @@ fn check_hello(hello: &pb::Hello) -> Result<HostEpoch, Fault> {
         return Err(Fault::new(
             Code::UnsupportedVersion,
             format!(
-                "the agent speaks protocol {}, this hub {} to {PROTOCOL_VERSION}; update the older side",
-                hello.protocol_version,
-                PROTOCOL_MIN
+                "the agent speaks protocol {}, this hub {PROTOCOL_MIN} to {PROTOCOL_VERSION}; update the older side",
+                hello.protocol_version
             ),
         ));
     }
