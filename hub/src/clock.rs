@@ -1,4 +1,4 @@
-//! The hub's clocks: the only place that reads them.
+//! The hub's clocks: what records, limits and waits go by. Certificates are made and checked by the machine's own time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -60,8 +60,10 @@ struct Drive {
     history: History,
     /// Spreads the waits; kept for as long as `history` stays the same.
     random: u64,
-    trust: Attempts,
-    held: Attempts,
+    /// Of sending trust: the versions of the newest root here and there, the serials of the binding here and there.
+    trust: Attempts<[u64; 4]>,
+    /// Of asking what it holds: root version, binding serial and generation there.
+    held: Attempts<[u64; 3]>,
     timer: Option<u64>,
     /// Since when the host is as wanted.
     calm_since_ms: Option<u64>,
@@ -69,21 +71,20 @@ struct Drive {
 
 /// Tries of one thing that is sent again with growing waits.
 #[derive(Default)]
-struct Attempts {
-    about: (u64, u64),
+struct Attempts<About> {
+    about: About,
     count: u32,
     last_ms: u64,
     random: u64,
 }
 
-impl Attempts {
+impl<About: Default + PartialEq> Attempts<About> {
     /// Whether a try is due now; otherwise when. A new subject starts afresh.
-    fn due(&mut self, about: (u64, u64), now_ms: u64) -> std::result::Result<(), u64> {
+    fn due(&mut self, about: About, now_ms: u64) -> std::result::Result<(), u64> {
         if self.about != about {
             *self = Self { about, ..Self::default() };
         }
-        let wait = u64::try_from(PUSH_BACKOFF.wait(self.count, self.random).as_millis()).unwrap_or(u64::MAX);
-        let earliest = self.last_ms.saturating_add(wait);
+        let earliest = after(self.last_ms, PUSH_BACKOFF.wait(self.count, self.random));
         if self.count > 0 && now_ms < earliest {
             return Err(earliest);
         }
@@ -148,7 +149,7 @@ impl Service {
                 Ok(wake) => self.set_timer(&host, wake),
                 Err(error) => {
                     tracing::error!(%error, host = snapshot.name, "convergence cannot go on for this host; it is tried again");
-                    self.set_timer(&host, Some(self.hub.clock.monotonic_ms() + 5_000));
+                    self.set_timer(&host, Some(after(self.hub.clock.monotonic_ms(), limits::STORE_RETRY)));
                 }
             }
         }
@@ -274,6 +275,11 @@ async fn sleep_until_due(wait: Option<Duration>) {
     }
 }
 
+/// The moment `wait` after `now_ms`.
+fn after(now_ms: u64, wait: Duration) -> u64 {
+    now_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn random() -> u64 {
     let mut bytes = [0; 8];
     // Without randomness waits are merely not spread.
@@ -298,11 +304,11 @@ async fn is_behind(hub: &Hub, snapshot: &Snapshot) -> Result<bool> {
 }
 
 fn ask_held(hub: &Hub, host: &HostId, snapshot: &Snapshot, drive: &mut Drive, now: u64) -> Option<u64> {
-    let about = (snapshot.beat.root_version.wrapping_add(snapshot.beat.binding_serial), snapshot.beat.generation.0);
+    let about = [snapshot.beat.root_version, snapshot.beat.binding_serial, snapshot.beat.generation.0];
     match drive.held.due(about, now) {
         Ok(()) => {
             let _ = hub.fleet.send(host, snapshot.session, Outgoing::QueryHeld);
-            Some(now + 1_000)
+            Some(after(now, limits::SENT_RETRY))
         }
         Err(at) => Some(at),
     }
@@ -315,8 +321,7 @@ async fn send_trust(hub: &Hub, host: &HostId, snapshot: &Snapshot, drive: &mut D
     if !roots_behind && !binding_behind {
         return Ok(None);
     }
-    let about =
-        (hub.fleet.root_version() ^ (snapshot.beat.root_version << 32), snapshot.binding_serial ^ (snapshot.beat.binding_serial << 32));
+    let about = [hub.fleet.root_version(), snapshot.beat.root_version, snapshot.binding_serial, snapshot.beat.binding_serial];
     if let Err(at) = drive.trust.due(about, now) {
         return Ok(Some(at));
     }
@@ -338,7 +343,7 @@ async fn send_trust(hub: &Hub, host: &HostId, snapshot: &Snapshot, drive: &mut D
     {
         let _ = hub.fleet.send(host, snapshot.session, Outgoing::Binding(json));
     }
-    Ok(Some(now + 1_000))
+    Ok(Some(after(now, limits::SENT_RETRY)))
 }
 
 fn applied(host: &HostId, snapshot: &Snapshot, target: &TargetRecord) -> (HostId, TopologyId, Generation, NewEvent) {
@@ -367,7 +372,7 @@ async fn push(
     };
     if !hub.fleet.send(host, snapshot.session, Outgoing::Slice(json)) {
         // The session's queue is full or it is ending: look again when it has drained.
-        return Ok(Some(now + 1_000));
+        return Ok(Some(after(now, limits::SENT_RETRY)));
     }
     drive.history.pushes = drive.history.pushes.saturating_add(1);
     drive.history.last_push_ms = Some(now);
@@ -384,8 +389,7 @@ async fn push(
         let event = if unreachable { event.code(Code::EngineUnreachable) } else { event };
         round.events.extend(hub.within_limit(host, event));
     }
-    let wait = u64::try_from(PUSH_BACKOFF.wait(pushes, drive.random).as_millis()).unwrap_or(u64::MAX);
-    Ok(Some(now.saturating_add(wait)))
+    Ok(Some(after(now, PUSH_BACKOFF.wait(pushes, drive.random))))
 }
 
 #[cfg(test)]

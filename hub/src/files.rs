@@ -37,10 +37,12 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     temporary.push(".new");
     let temporary = Path::new(&temporary);
     let mut file = create_private(temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(temporary, path)?;
-    sync_parent(path)
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(temporary, path));
+    if written.is_err() {
+        // It may hold a key.
+        let _ = fs::remove_file(temporary);
+    }
+    written.and_then(|()| sync_parent(path))
 }
 
 /// Makes the name of `path` durable.
@@ -68,4 +70,20 @@ pub fn pem(label: &str, der: &[u8]) -> String {
     }
     text.push_str(&format!("-----END {label}-----\n"));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        // A folder that is not empty: no file can take its place.
+        private_dir(&path.join("full")).unwrap();
+        write_private(&path, b"secret").unwrap_err();
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["key"]);
+    }
 }

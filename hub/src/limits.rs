@@ -63,6 +63,18 @@ pub const KEEP_BATCH: usize = 256;
 pub const RENEWALS_PER_MINUTE: u32 = 10;
 /// Sessions that one host opens in one minute.
 pub const SESSIONS_PER_MINUTE: u32 = 120;
+/// Before a host is looked at again for which the store failed.
+pub const STORE_RETRY: Duration = Duration::from_secs(5);
+/// Before a host is looked at again to which something was sent, or could not be as its queue was full.
+pub const SENT_RETRY: Duration = Duration::from_secs(1);
+/// Threads that serve: the work is waiting, and each thread costs memory.
+pub const WORKERS_MAX: usize = 4;
+/// How long tasks may take to end once all was drained.
+pub const RUNTIME_GRACE: Duration = Duration::from_secs(1);
+/// The longest of an agent's short texts (versions, digests, codes), in bytes.
+pub const SHORT_MAX: usize = 200;
+/// The longest head of a journal's chain, in bytes.
+pub const JOURNAL_HEAD_MAX: usize = 64;
 /// How long sessions and calls may take to end when the hub stops.
 pub const DRAIN_GRACE: Duration = Duration::from_secs(5);
 
@@ -74,6 +86,10 @@ pub const WRITE_BATCH: usize = 256;
 pub const READERS: usize = 2;
 /// Pages that each connection to the store caches, in KiB.
 pub const PAGE_CACHE_KIB: i64 = 512;
+/// How long a connection to the store waits for another process's lock.
+pub const STORE_PATIENCE: Duration = Duration::from_secs(10);
+/// Statements that each connection to the store keeps prepared.
+pub const STATEMENTS_KEPT: usize = 64;
 /// Store jobs that wait for one reader.
 pub const READ_QUEUE: usize = 256;
 
@@ -102,6 +118,8 @@ pub const CSR_MAX: usize = 4096;
 pub const SLICES_MAX: usize = 100_000;
 /// Trust roots that an agent may hand in at once.
 pub const ROOTS_MAX: usize = 1000;
+/// Revisions of a topology that are kept; of older ones only what hosts still follow or left by.
+pub const REVISIONS_KEPT: u64 = 200;
 /// Revisions in one listing.
 pub const REVISIONS_MAX: u32 = 1000;
 /// Revisions in one listing when the caller says nothing.
@@ -146,6 +164,8 @@ pub const CLOCK_SKEW: Duration = Duration::from_secs(300);
 pub const EXPIRED_RENEWAL_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 /// `doctor` warns when the CA ends within this.
 pub const CA_WARNING: Duration = Duration::from_secs(180 * 24 * 3600);
+/// How long `doctor` waits for an answer on the hub's address.
+pub const DOCTOR_DIAL: Duration = Duration::from_secs(3);
 /// `doctor` warns when less than this is free on the disk, in bytes.
 pub const DISK_FREE_MIN: u64 = 256 * 1024 * 1024;
 

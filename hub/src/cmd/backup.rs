@@ -6,13 +6,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{CmdError, operator, say};
 use crate::files;
+use crate::limits;
 use crate::pki;
 use crate::store::sqlite;
 
@@ -41,20 +41,24 @@ pub fn run(dir: &Path, args: &BackupArgs) -> Result<(), CmdError> {
 /// [`CmdError`].
 pub fn write(dir: &Path, file: &Path) -> Result<(), CmdError> {
     let failed = |e: &dyn std::fmt::Display| CmdError::Failed(format!("cannot write the backup {}: {e}", file.display()));
-    if file.exists() {
-        return Err(CmdError::Failed(format!("{} exists; backups never overwrite", file.display())));
-    }
+    let refuse_used = || match file.exists() {
+        true => Err(CmdError::Failed(format!("{} exists; backups never overwrite", file.display()))),
+        false => Ok(()),
+    };
+    refuse_used()?;
     let database = dir.join(sqlite::FILE);
     if !database.exists() {
         return Err(CmdError::Failed(format!("{} holds no hub: there is no {}", dir.display(), sqlite::FILE)));
     }
     let mut name = file.as_os_str().to_owned();
-    name.push(".partial");
+    // Of its own: another backup to the same file may be under way.
+    name.push(format!(".partial-{}", getrandom::u64().map_err(|e| failed(&e))?));
     let partial = PathBuf::from(name);
     let made = files::create_private(&partial).map_err(|e| failed(&e)).and_then(|out| {
         copy_store(&database, &partial).map_err(|e| failed(&e))?;
         add_files(dir, &partial).map_err(|e| failed(&e))?;
         out.sync_all().map_err(|e| failed(&e))?;
+        refuse_used()?;
         fs::rename(&partial, file).and_then(|()| files::sync_parent(file)).map_err(|e| failed(&e))
     });
     if made.is_err() {
@@ -65,7 +69,7 @@ pub fn write(dir: &Path, file: &Path) -> Result<(), CmdError> {
 
 fn copy_store(database: &Path, out: &Path) -> rusqlite::Result<()> {
     let conn = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    conn.busy_timeout(Duration::from_secs(10))?;
+    conn.busy_timeout(limits::STORE_PATIENCE)?;
     conn.execute("VACUUM INTO ?1", [out.to_string_lossy()])?;
     Ok(())
 }

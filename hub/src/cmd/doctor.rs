@@ -75,7 +75,7 @@ fn store(dir: &Path) -> Finding {
     let path = dir.join(sqlite::FILE);
     let checked = (|| {
         let conn = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.busy_timeout(limits::STORE_PATIENCE)?;
         let verdict: String = conn.pragma_query_value(None, "integrity_check", |row| row.get(0))?;
         let hosts: i64 = conn.query_row("SELECT count(*) FROM hosts", [], |row| row.get(0))?;
         let topologies: i64 = conn.query_row("SELECT count(DISTINCT topology) FROM revisions", [], |row| row.get(0))?;
@@ -132,7 +132,7 @@ fn port(listen: SocketAddr) -> Finding {
         Err(_) => {
             let ip = if listen.ip().is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { listen.ip() };
             let dial = SocketAddr::new(ip, listen.port());
-            match TcpStream::connect_timeout(&dial, Duration::from_secs(3)) {
+            match TcpStream::connect_timeout(&dial, limits::DOCTOR_DIAL) {
                 Ok(_) => Finding::Good(format!("{listen} is in use and answers")),
                 Err(error) => Finding::Bad(format!("{listen} is in use but does not answer: {error}")),
             }

@@ -3,6 +3,7 @@
 //! Hosts stay untouched: what they hold and the backup lacks, the hub takes over from them when they
 //! connect.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -51,18 +52,30 @@ connect; `moorctl events` shows it as `adopted`.",
 pub fn restore(dir: &Path, file: &Path, force: bool) -> Result<Option<PathBuf>, CmdError> {
     let contents = read(file).map_err(|e| CmdError::Failed(format!("{} is not a usable backup: {e}", file.display())))?;
     let failed = |e: &dyn std::fmt::Display| CmdError::Failed(format!("cannot restore into {}: {e}", dir.display()));
-    let used = dir.is_dir() && fs::read_dir(dir).map_err(|e| failed(&e))?.next().is_some();
-    let mut replaced = None;
-    if used {
-        if !force {
-            return Err(CmdError::Failed(format!("{} is not empty; --force replaces what is there", dir.display())));
-        }
-        let _lock = server::lock(dir).map_err(CmdError::failed)?;
-        replaced = Some(move_away(dir).map_err(|e| failed(&e))?);
+    let used = dir.is_dir() && !old_files(dir).map_err(|e| failed(&e))?.is_empty();
+    if used && !force {
+        return Err(CmdError::Failed(format!("{} is not empty; --force replaces what is there", dir.display())));
     }
     files::private_dir(dir).map_err(|e| failed(&e))?;
+    // Held until the folder is whole: the lock's file stays where it is.
+    let _lock = server::lock(dir).map_err(CmdError::failed)?;
+    if !used {
+        return fill(dir, file, &contents).map(|()| None);
+    }
+    let away = away(dir);
+    let kept = |e: CmdError| {
+        CmdError::Failed(format!("{e}\nThe old files are in {}: move them back, or repeat the restore with --force", away.display()))
+    };
+    move_away(dir, &away).map_err(|e| kept(failed(&e)))?;
+    fill(dir, file, &contents).map_err(kept)?;
+    Ok(Some(away))
+}
+
+/// Writes the backup `file`, whose files are `contents`, into the empty folder `dir`.
+fn fill(dir: &Path, file: &Path, contents: &Contents) -> Result<(), CmdError> {
+    let failed = |e: &dyn std::fmt::Display| CmdError::Failed(format!("cannot restore into {}: {e}", dir.display()));
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(|e| failed(&e))?;
-    for (path, content) in &contents {
+    for (path, content) in contents {
         if path == config::FILE {
             continue;
         }
@@ -78,7 +91,7 @@ pub fn restore(dir: &Path, file: &Path, force: bool) -> Result<Option<PathBuf>, 
         files::write_private(&dir.join(config::FILE), content).map_err(|e| failed(&e))?;
     }
     Config::load(dir, None)?;
-    Ok(replaced)
+    Ok(())
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -130,16 +143,28 @@ fn copy_store(file: &Path, database: &Path) -> Result<(), CmdError> {
     SqliteStore::record_offline(database, &Clock::default(), &event).map_err(CmdError::failed)
 }
 
-/// Moves everything in `dir` into a new folder beside it.
-fn move_away(dir: &Path) -> io::Result<PathBuf> {
-    let now = Clock::default().unix_ms();
-    let mut name = dir.as_os_str().to_owned();
-    name.push(format!(".replaced-{now}"));
-    let target = PathBuf::from(name);
-    files::private_dir(&target)?;
+/// What is in `dir` besides the lock's file.
+fn old_files(dir: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = Vec::new();
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        fs::rename(entry.path(), target.join(entry.file_name()))?;
+        names.push(entry?.file_name());
     }
-    Ok(target)
+    names.retain(|name| name != server::LOCK);
+    Ok(names)
+}
+
+/// A name for the old files' folder, beside `dir`.
+fn away(dir: &Path) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(format!(".replaced-{}", Clock::default().unix_ms()));
+    PathBuf::from(name)
+}
+
+/// Moves the old files in `dir` into the folder `away`.
+fn move_away(dir: &Path, away: &Path) -> io::Result<()> {
+    files::private_dir(away)?;
+    for name in old_files(dir)? {
+        fs::rename(dir.join(&name), away.join(&name))?;
+    }
+    Ok(())
 }

@@ -8,10 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CmdError, say, start_log};
 use crate::config::Config;
+use crate::limits;
 use crate::server::Server;
-
-/// Threads that serve: the work is waiting, and each thread costs memory.
-const WORKERS_MAX: usize = 4;
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -34,10 +32,10 @@ pub fn run(dir: &Path, args: &ServeArgs) -> Result<(), CmdError> {
         return say("The configuration is valid.");
     }
     start_log(config.log);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX);
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(limits::WORKERS_MAX);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build().map_err(CmdError::failed)?;
     let served = runtime.block_on(serve(config));
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(limits::RUNTIME_GRACE);
     served
 }
 

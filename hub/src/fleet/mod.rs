@@ -270,7 +270,6 @@ impl Fleet {
         Some(Snapshot {
             session: session.id,
             name: live.name.clone(),
-            known: live.known,
             beat: live.beat.clone()?,
             binding_serial: live.binding_serial,
             target: live.target.clone(),

@@ -131,8 +131,6 @@ pub struct Snapshot {
     pub session: u64,
     /// The host's name for events.
     pub name: String,
-    /// Whether the store knows it.
-    pub known: bool,
     /// What it said last, in this session.
     pub beat: Beat,
     /// The serial of the binding that the hub holds.

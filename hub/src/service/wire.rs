@@ -8,14 +8,12 @@ use moorline_proto::v1 as pb;
 
 use crate::events::Event;
 use crate::fleet::{Beat, Outgoing, View};
+use crate::limits;
 use crate::store::{HostRecord, HostState, RevisionRecord};
 
-/// The longest of an agent's short texts (versions, digests, codes), in bytes.
-const SHORT_MAX: usize = 200;
-
-/// A text of an agent's that is kept: its first characters, at most [`SHORT_MAX`] bytes.
+/// A text of an agent's that is kept: its first characters, at most [`limits::SHORT_MAX`] bytes.
 pub(super) fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(SHORT_MAX / 4).collect()
+    text.chars().filter(|c| !c.is_control()).take(limits::SHORT_MAX / 4).collect()
 }
 
 pub(super) fn invalid(message: impl Into<String>) -> Fault {
@@ -40,7 +38,10 @@ pub(super) fn beat(message: pb::Heartbeat) -> Result<Beat, Fault> {
     let topology = (!message.topology.is_empty()).then(|| topology(&message.topology)).transpose()?;
     // A hash that is none (somebody edited the ledger) is a hash that matches nothing.
     let applied = VersionHash::parse(message.applied_hash).ok();
-    if message.observed_digest.len() > SHORT_MAX || message.last_error_code.len() > SHORT_MAX || message.journal_head.len() > 64 {
+    if message.observed_digest.len() > limits::SHORT_MAX
+        || message.last_error_code.len() > limits::SHORT_MAX
+        || message.journal_head.len() > limits::JOURNAL_HEAD_MAX
+    {
         return Err(Fault::new(Code::TooLarge, "a field of the heartbeat is too long"));
     }
     Ok(Beat {

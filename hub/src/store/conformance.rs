@@ -13,6 +13,7 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::events::{Kind, NewEvent};
+use crate::limits;
 
 struct Case {
     store: Arc<dyn Store>,
@@ -275,6 +276,30 @@ async fn late_slices_join_the_newest_revision_only() {
     assert_eq!(target(&case, &b).await, Some(("edge".to_owned(), 2)));
     let unbound = HostId::of_key(&host_key(9));
     assert_eq!(code(add(2, vec![slice(&unbound, "x")]).await.unwrap_err()), Code::NotFound);
+}
+
+#[tokio::test]
+async fn old_revisions_go_and_what_hosts_need_of_them_stays() {
+    let case = sqlite();
+    let (a, left, done) = (bound(&case, 1).await, bound(&case, 2).await, bound(&case, 3).await);
+    push(&case, "edge", 0, vec![slice(&a, "1"), slice(&left, "1"), slice(&done, "1")]).await.unwrap();
+    push(&case, "edge", 1, vec![slice(&a, "2"), slice(&left, ""), slice(&done, "2")]).await.unwrap();
+    push(&case, "edge", 2, vec![slice(&a, "3"), slice(&done, "3")]).await.unwrap();
+    let applied = (done.clone(), topology("edge"), Generation(3), event(Kind::Applied));
+    case.store.applied(vec![applied]).await.unwrap();
+    let last = limits::REVISIONS_KEPT + 4;
+    for base in 3..last {
+        push(&case, "edge", base, vec![slice(&a, &base.to_string()), slice(&done, "x")]).await.unwrap();
+    }
+    let kept: Vec<u64> = case.store.revisions(topology("edge"), 1000).await.unwrap().iter().rev().map(|r| r.generation.0).collect();
+    assert_eq!(kept, [2, 3].into_iter().chain(5..=last).collect::<Vec<_>>());
+    let stored = async |generation, host: &HostId| case.store.slice(topology("edge"), Generation(generation), host.clone()).await.unwrap();
+    assert!(stored(2, &left).await.is_some() && stored(3, &done).await.is_some());
+    assert!(stored(2, &a).await.is_none() && stored(3, &a).await.is_none());
+    assert_eq!((target(&case, &left).await, target(&case, &a).await), (Some(("edge".to_owned(), 2)), Some(("edge".to_owned(), last))));
+    // Who left is still known to have left, and who follows is still a member.
+    assert_eq!(code(push(&case, "edge", last, vec![slice(&a, "z")]).await.unwrap_err()), Code::BaseMoved);
+    push(&case, "edge", last, vec![slice(&a, "z"), slice(&done, "z")]).await.unwrap();
 }
 
 #[tokio::test]

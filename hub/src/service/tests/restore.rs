@@ -112,15 +112,8 @@ async fn what_agents_hold_may_come_in_several_messages_and_what_is_good_of_it_is
 fn a_backup_is_private_and_never_overwrites() {
     use std::os::unix::fs::PermissionsExt as _;
     let home = tempfile::tempdir().unwrap();
-    let args = crate::cmd::init::InitArgs {
-        cluster: moorline_common::id::ClusterId::parse("one").unwrap(),
-        listen: "127.0.0.1:0".to_owned(),
-        advertise: vec!["hub:7443".to_owned()],
-        operator: "ann".to_owned(),
-    };
-    let (dir, file) = (home.path().join("hub"), home.path().join("backup"));
-    crate::cmd::init::create(&dir, &args).unwrap();
-    assert!(crate::cmd::init::create(&dir, &args).is_err(), "a hub is never made over another");
+    let (dir, file) = (hub_in(home.path()), home.path().join("backup"));
+    assert!(crate::cmd::init::create(&dir, &init_args()).is_err(), "a hub is never made over another");
     backup::write(&dir, &file).unwrap();
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(backup::write(&dir, &file).is_err());
@@ -133,4 +126,57 @@ fn a_backup_is_private_and_never_overwrites() {
     std::fs::write(&file, b"not a backup").unwrap();
     assert!(restore::restore(&home.path().join("x"), &file, false).is_err());
     assert!(!home.path().join("x").exists(), "a bad backup leaves nothing behind");
+}
+
+fn init_args() -> crate::cmd::init::InitArgs {
+    crate::cmd::init::InitArgs {
+        cluster: moorline_common::id::ClusterId::parse("one").unwrap(),
+        listen: "127.0.0.1:0".to_owned(),
+        advertise: vec!["hub:7443".to_owned()],
+        operator: "ann".to_owned(),
+    }
+}
+
+/// A new hub's folder.
+fn hub_in(home: &std::path::Path) -> std::path::PathBuf {
+    let dir = home.join("hub");
+    crate::cmd::init::create(&dir, &init_args()).unwrap();
+    dir
+}
+
+#[test]
+fn two_backups_to_one_file_leave_each_other_whole() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, file) = (hub_in(home.path()), home.path().join("backup"));
+    std::fs::write(home.path().join("backup.partial"), b"of another").unwrap();
+    let ended: Vec<_> = std::thread::scope(|scope| {
+        let writers = [(); 4].map(|()| scope.spawn(|| backup::write(&dir, &file)));
+        writers.into_iter().map(|w| w.join().unwrap()).collect()
+    });
+    assert!(ended.iter().any(Result::is_ok));
+    for error in ended.into_iter().filter_map(Result::err) {
+        assert!(error.to_string().contains("never overwrite"), "{error}");
+    }
+    restore::restore(&home.path().join("restored"), &file, false).unwrap();
+    assert_eq!(std::fs::read(home.path().join("backup.partial")).unwrap(), b"of another");
+    let left = std::fs::read_dir(home.path()).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("partial-"));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
+fn a_restore_that_fails_says_where_the_old_files_are_and_holds_the_lock() {
+    let home = tempfile::tempdir().unwrap();
+    let (dir, file) = (hub_in(home.path()), home.path().join("backup"));
+    backup::write(&dir, &file).unwrap();
+    // A backup that reads well and whose store is no hub's.
+    rusqlite::Connection::open(&file).unwrap().execute("DELETE FROM meta", []).unwrap();
+    let error = restore::restore(&dir, &file, true).unwrap_err().to_string();
+    let away = std::fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().path()).find(|p| p.to_string_lossy().contains(".replaced-"));
+    let away = away.unwrap();
+    assert!(error.contains(&away.display().to_string()), "{error}");
+    assert!(away.join("hub.toml").exists() && dir.join(crate::server::LOCK).exists(), "the lock stays in the folder that it guards");
+    let held = crate::server::lock(&dir).unwrap();
+    let status = restore::restore(&dir, &file, true).unwrap_err().to_string();
+    assert!(status.contains("another moorline-hub"), "{status}");
+    drop(held);
 }

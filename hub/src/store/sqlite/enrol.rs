@@ -249,7 +249,7 @@ pub(super) fn use_certificate(tx: &Tx<'_>, host: &HostId, number: u64) -> Result
 
 const HOST_COLUMNS: &str =
     "host_id, name, state, host_key, sealing_key, host_epoch, claim_mac, token_id, joined_ms, binding, binding_serial,
-     locked, certificate_used, agent_version, heartbeat, heartbeat_ms, done_topology, done_generation";
+     locked, agent_version, heartbeat, heartbeat_ms, done_topology, done_generation";
 
 struct RawHost {
     host_id: String,
@@ -264,7 +264,6 @@ struct RawHost {
     binding: Option<Vec<u8>>,
     binding_serial: i64,
     locked: bool,
-    certificate_used: i64,
     agent_version: String,
     heartbeat: Option<Vec<u8>>,
     heartbeat_ms: i64,
@@ -286,12 +285,11 @@ fn raw_host(row: &Row<'_>) -> rusqlite::Result<RawHost> {
         binding: row.get(9)?,
         binding_serial: row.get(10)?,
         locked: row.get(11)?,
-        certificate_used: row.get(12)?,
-        agent_version: row.get(13)?,
-        heartbeat: row.get(14)?,
-        heartbeat_ms: row.get(15)?,
-        done_topology: row.get(16)?,
-        done_generation: row.get(17)?,
+        agent_version: row.get(12)?,
+        heartbeat: row.get(13)?,
+        heartbeat_ms: row.get(14)?,
+        done_topology: row.get(15)?,
+        done_generation: row.get(16)?,
     })
 }
 
@@ -314,7 +312,6 @@ fn host_record(raw: RawHost) -> Result<HostRecord> {
         binding: raw.binding,
         binding_serial: count(raw.binding_serial),
         locked: raw.locked,
-        certificate_used: count(raw.certificate_used),
         agent_version: raw.agent_version,
         heartbeat: raw.heartbeat.map(|json| (json, count(raw.heartbeat_ms))),
         done,

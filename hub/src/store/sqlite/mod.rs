@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 use rusqlite_migration::{M, Migrations};
@@ -265,8 +264,8 @@ fn connect(path: &Path, mode: OpenFlags) -> std::result::Result<Connection, Open
     let failed = |e: &dyn std::fmt::Display| OpenError::Open { path: path.to_owned(), reason: e.to_string() };
     let flags = mode | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags).map_err(|e| failed(&e))?;
-    conn.busy_timeout(Duration::from_secs(5)).map_err(|e| failed(&e))?;
-    conn.set_prepared_statement_cache_capacity(64);
+    conn.busy_timeout(limits::STORE_PATIENCE).map_err(|e| failed(&e))?;
+    conn.set_prepared_statement_cache_capacity(limits::STATEMENTS_KEPT);
     // Negative: in KiB. The kernel caches the file anyway.
     conn.pragma_update(None, "cache_size", limits::PAGE_CACHE_KIB.wrapping_neg()).map_err(|e| failed(&e))?;
     if mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
