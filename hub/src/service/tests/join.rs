@@ -104,10 +104,35 @@ async fn roles_reach_only_their_own_service() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
     let mut as_operator = Operator::new(kit.channel(Some(agent.identity())).await);
-    let status = as_operator.list_hosts(pb::ListHostsRequest::default()).await.unwrap_err();
-    assert_eq!(shown(&status).2, Code::PermissionDenied);
-    let status = as_operator.events(pb::EventsRequest::default()).await.unwrap_err();
-    assert_eq!(shown(&status).2, Code::PermissionDenied);
+    let mut refused = Vec::new();
+    macro_rules! refused {
+        ($($call:ident: $request:ident),+ $(,)?) => {
+            $(refused.push((stringify!($call), as_operator.$call(pb::$request::default()).await.map(|_| ()).unwrap_err()));)+
+        };
+    }
+    refused!(
+        get_cluster: GetClusterRequest,
+        put_root: PutRootRequest,
+        create_join_token: CreateJoinTokenRequest,
+        list_hosts: ListHostsRequest,
+        put_binding: PutBindingRequest,
+        remove_host: RemoveHostRequest,
+        add_slices: AddSlicesRequest,
+        push: PushRequest,
+        list_topologies: ListTopologiesRequest,
+        list_revisions: ListRevisionsRequest,
+        get_revision: GetRevisionRequest,
+        get_report: GetReportRequest,
+        events: EventsRequest,
+    );
+    for (call, status) in &refused {
+        assert_eq!(shown(status).2, Code::PermissionDenied, "{call}");
+    }
+    // The agents' gateway is as closed to an operator.
+    let mut as_agent = Gateway::new(kit.channel(Some(kit.identity())).await);
+    let nothing = tokio_stream::empty::<pb::AgentMessage>();
+    assert_eq!(shown(&as_agent.session(nothing).await.unwrap_err()).2, Code::PermissionDenied);
+    assert_eq!(shown(&as_agent.renew(pb::RenewRequest::default()).await.unwrap_err()).2, Code::PermissionDenied);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,6 +108,27 @@ async fn what_agents_hold_may_come_in_several_messages_and_what_is_good_of_it_is
     kit.until_host("shop", |h| h.converged && h.target_generation == 4).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_slice_that_the_hub_no_longer_keeps_does_not_come_back_as_the_target() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let old = kit.pushed(&agent, web("a")).await;
+    let down = kit.slice(&agent, "edge", 2, serde_json::json!({}));
+    kit.push("edge", 1, std::slice::from_ref(&down)).await.unwrap();
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(applied(&down)).await;
+    kit.until_kinds("applied", 1).await;
+    let other = kit.slice(&agent, "other", 1, web("b"));
+    kit.push("other", 0, std::slice::from_ref(&other)).await.unwrap();
+    let store = rusqlite::Connection::open(kit.dir().join(crate::store::sqlite::FILE)).unwrap();
+    assert_eq!(store.execute("DELETE FROM slices WHERE topology = 'edge' AND generation = 1", []).unwrap(), 1);
+    link.say(Say::Held(pb::Held { roots: agent.roots.clone(), binding: None, slice: kit.sealed(&old).slice })).await;
+    link.beat(pb::Heartbeat { journal_seq: 1, ..applied(&other) }).await;
+    let host = kit.until_host("shop", |h| h.heartbeat.as_ref().is_some_and(|b| b.journal_seq == 1)).await;
+    assert_eq!((host.target_topology.as_str(), host.target_generation), ("other", 1));
+    assert_eq!(kit.kinds("adopted").await.len(), 0);
+}
+
 #[test]
 fn a_backup_is_private_and_never_overwrites() {
     use std::os::unix::fs::PermissionsExt as _;
