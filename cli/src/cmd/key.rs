@@ -173,7 +173,7 @@ mod tests {
         let mut root = trust();
         let named = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
         let (id, bob) = named("bob", &OperatorKey::from_seed(&[9; 32]));
-        add(&mut root, id.clone(), bob.clone()).unwrap();
+        add(&mut root, id.clone(), bob).unwrap();
         assert!(root.roles[OPERATOR_ROLE].keys.contains(&id));
         for (id, again) in [named("eve", &OperatorKey::from_seed(&[9; 32])), named("eve", &keys().0)] {
             let before = root.clone();
