@@ -284,7 +284,20 @@ async fn a_report_that_the_host_has_not_signed_is_not_kept() {
     let mut link = agent.open(&kit).await.unwrap();
     link.beat(ready()).await;
     link.say(Say::Observed(report(&other, Observed::default(), ApplyReport::default()))).await;
-    kit.until_kinds("report_refused", 1).await;
+    // Nor one that it has signed itself, about another host or with another digest.
+    let about_other = ObservedReport {
+        host_id: other.id(),
+        taken_at: moorline_common::id::UnixSeconds(1),
+        observed: Observed::default(),
+        apply: ApplyReport::default(),
+    };
+    let signed = Signed::seal(&about_other, &[&agent.host]).unwrap();
+    let digest = Observed::default().digest();
+    link.say(Say::Observed(pb::Observed { report: Some(signed.envelope().into()), digest, apply_digest: String::new() })).await;
+    let own = report(&agent, Observed::default(), ApplyReport::default());
+    link.say(Say::Observed(pb::Observed { digest: "0".repeat(64), ..own })).await;
+    let refused: Vec<String> = kit.until_kinds("report_refused", 3).await.into_iter().map(|e| e.code).collect();
+    assert_eq!(refused[1..], ["wrong_host", "hash_mismatch"]);
     let request = pb::GetReportRequest { host_id: agent.id().to_string() };
     assert_eq!(kit.operator().await.get_report(request).await.unwrap_err().code(), tonic::Code::NotFound);
 }
