@@ -106,6 +106,22 @@ async fn without_a_slice_it_observes_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn without_a_slice_what_runs_is_left_as_it_is() {
+    let mut former = Bench::new().await;
+    former.apply(1, services(&["db", "web"], false)).await;
+    former.stop.cancel();
+    former.task.await.unwrap().unwrap();
+    former.driver.kill("edge-web-1");
+    let (engine, calls) = former.driver.with(|fake| (fake.engine.clone(), fake.calls.clone()));
+
+    let mut bench = Bench::on(former.driver).await;
+    until(&mut bench.state, "an observation", |s| s.observed.containers.len() == 2).await;
+    bench.look().await;
+    assert_eq!(bench.driver.with(|fake| (fake.engine.clone(), fake.calls.clone())), (engine, calls));
+    assert!(bench.journal.records().is_empty());
+}
+
+#[tokio::test]
 async fn a_slice_is_applied_in_order_and_recorded_as_applied() {
     let mut bench = Bench::new().await;
     bench.apply(1, services(&["db", "web"], true)).await;
