@@ -320,7 +320,8 @@ async fn close_open_steps(journal: &FileJournal, open: Open) -> Result<(), Journ
 mod tests {
     use super::*;
     use crate::db::Db;
-    use crate::testing::{Operator, config, enrol};
+    use crate::testing::{FakeDriver, Operator, config, enrol, services, until};
+    use tokio::task::JoinHandle;
 
     #[tokio::test]
     async fn a_journal_that_the_disk_does_not_give_ends_the_agent_and_begins_no_new_life() {
@@ -381,5 +382,46 @@ mod tests {
             .unwrap()
             .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().contains("journal.damaged"));
         assert_eq!(aside.count(), 1);
+    }
+
+    /// A reconciler that has accepted a slice of two services, on a journal that takes nothing.
+    async fn reconcile_on(dir: &Path, refusal: JournalError) -> (FakeDriver, reconcile::Handle, JoinHandle<Result<(), JournalError>>) {
+        let (operator, db, driver) = (Operator::new(dir), Db::open(dir).unwrap(), FakeDriver::default());
+        let mut intake = operator.ready_intake(&db).await;
+        intake.slice(operator.slice(1, services(&["db", "web"], false))).await.unwrap();
+        let (reconciler, handle) = Reconciler::new(reconcile::Parts {
+            driver: Arc::new(driver.clone()),
+            journal: HostJournal::Damaged(refusal),
+            ledger: Ledger::new(db),
+            lanes: Lanes::new(driver.parallelism()),
+            target: intake.target(),
+        });
+        let task = tokio::spawn(reconciler.run(CancellationToken::new()));
+        (driver, handle, task)
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_recorded_does_not_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let refusal = JournalError::Unreadable { path: "journal".into(), reason: "it is damaged".to_owned() };
+        let (driver, handle, task) = reconcile_on(dir.path(), refusal).await;
+        let state = until(&mut handle.state(), "trouble is told", |s| !s.apply.troubles.is_empty()).await;
+        assert!(state.apply.troubles.iter().any(|t| t.message.contains("it is damaged")), "{:?}", state.apply.troubles);
+        // Two looks later all that was submitted would have begun.
+        for _ in 0..2 {
+            handle.look();
+            driver.observed_again().await;
+        }
+        assert_eq!(driver.calls(), Vec::<String>::new());
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_record_that_could_not_be_written_ends_the_work_before_its_step() {
+        let dir = tempfile::tempdir().unwrap();
+        let (driver, _handle, task) = reconcile_on(dir.path(), JournalError::Failed("no space left".to_owned())).await;
+        let ended = tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap();
+        assert!(matches!(ended, Err(JournalError::Failed(_))));
+        assert_eq!(driver.calls(), Vec::<String>::new());
     }
 }
