@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::SystemTime;
 
 use futures_util::Stream;
-use moorline_common::enrol::HostClaim;
+use moorline_common::enrol::{HostClaim, join_message, renew_message};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostEpoch, HostId, HostName, sha256_hex};
 use moorline_common::sign::verify_raw;
@@ -18,11 +18,6 @@ use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
 use crate::pki::RequestedKey;
 use crate::store::{JoinAttempt, JoinOutcome, RenewOutcome};
-
-/// What precedes the request in the host's signature over a join.
-const JOIN_CONTEXT: &[u8] = b"moorline join v1\0";
-/// What precedes serial and request in the host's signature over a renewal.
-const RENEW_CONTEXT: &[u8] = b"moorline renew v1\0";
 
 /// The service.
 #[derive(Clone)]
@@ -97,9 +92,7 @@ impl Gateway {
                 "this hub does not know the host; open a session so that it can take over what the host holds",
             )));
         };
-        let mut message = RENEW_CONTEXT.to_vec();
-        message.extend_from_slice(&request.certificate_serial.to_be_bytes());
-        message.extend_from_slice(&request.csr_der);
+        let message = renew_message(request.certificate_serial, &request.csr_der);
         let refused = |code, words: &str| fault_status(Fault::new(code, words));
         if !verify_raw(&record.host_key, &message, &request.host_signature) {
             self.hub
@@ -151,8 +144,7 @@ fn check_join(request: &pb::JoinRequest) -> Result<(JoinAttempt, RequestedKey), 
     let sealing_key: [u8; 32] = request.sealing_key.as_slice().try_into().map_err(|_| "malformed sealing key")?;
     let host_epoch = HostEpoch::parse(request.host_epoch.as_str()).map_err(|_| "malformed epoch")?;
     let key = RequestedKey::from_der(&request.csr_der).map_err(|_| "malformed certificate request")?;
-    let message = [JOIN_CONTEXT, request.csr_der.as_slice()].concat();
-    if !verify_raw(&host_key, &message, &request.host_signature) {
+    if !verify_raw(&host_key, &join_message(&request.csr_der), &request.host_signature) {
         return Err("the request is not signed by the host key");
     }
     let attempt = JoinAttempt {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_common::canonical::version_hash;
-use moorline_common::enrol::{HostClaim, JoinToken, TokenParts};
+use moorline_common::enrol::{HostClaim, JoinToken, TokenParts, join_message, renew_message};
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
 use moorline_common::sign::{Envelope, OperatorKey, Signed};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
@@ -377,7 +377,7 @@ impl Agent {
     pub fn join_request(&self, token: &JoinToken) -> pb::JoinRequest {
         let csr_der = self.csr();
         let claim = HostClaim { host_key: self.host.public(), sealing_key: [9; 32], host_epoch: epoch(), name: token.name.clone() };
-        let host_signature = self.host.sign_raw(&[b"moorline join v1\0".as_slice(), &csr_der].concat());
+        let host_signature = self.host.sign_raw(&join_message(&csr_der));
         pb::JoinRequest {
             token_id: token.id.clone(),
             join_key: token.join_key().to_vec(),
@@ -408,7 +408,7 @@ impl Agent {
 
     pub async fn renew(&self, kit: &Kit, serial: u64) -> Result<pb::RenewResponse, Status> {
         let csr_der = self.csr();
-        let message = [b"moorline renew v1\0".as_slice(), &serial.to_be_bytes(), &csr_der].concat();
+        let message = renew_message(serial, &csr_der);
         let request = pb::RenewRequest { csr_der, certificate_serial: serial, host_signature: self.host.sign_raw(&message) };
         self.gateway(kit).await.renew(request).await.map(tonic::Response::into_inner)
     }
