@@ -6,7 +6,7 @@ use moorline_common::canonical::to_canonical;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, UnixSeconds, sha256_hex};
 use moorline_common::observe::{EngineState, Observed};
-use moorline_common::sign::{ENVELOPE_MAX, OperatorKey, Signed};
+use moorline_common::sign::{ENVELOPE_MAX, PrivateKey, Signed};
 use moorline_common::statement::{ApplyReport, ObservedReport};
 
 use crate::limits::REPORT_BYTES_MAX;
@@ -72,7 +72,7 @@ impl HostState {
     ///
     /// # Errors
     /// A [`Fault`] when the report has no canonical form, or is larger than a hub takes.
-    pub fn sign(&self, host_id: &HostId, key: &OperatorKey) -> Result<Signed<ObservedReport>, Fault> {
+    pub fn sign(&self, host_id: &HostId, key: &PrivateKey) -> Result<Signed<ObservedReport>, Fault> {
         let report = ObservedReport {
             host_id: host_id.clone(),
             taken_at: self.taken_at,

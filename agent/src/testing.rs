@@ -11,7 +11,7 @@ use moorline_common::id::{ClusterId, Generation, HostName, TopologyId, UnixSecon
 use moorline_common::observe::{ContainerState, Observed};
 use moorline_common::plan::Step;
 use moorline_common::plan::model::Engine;
-use moorline_common::sign::{OperatorKey, Signed, Statement};
+use moorline_common::sign::{PrivateKey, Signed, Statement};
 use moorline_common::statement::{HostBinding, SliceStatement};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
@@ -180,10 +180,10 @@ pub fn enrol(dir: &Path, operator: &Operator) {
 
 /// An operator with a trust root, and the host that it governs.
 pub struct Operator {
-    pub key: OperatorKey,
+    pub key: PrivateKey,
     pub root: Signed<TrustRoot>,
     pub keys: HostKeys,
-    root_key: OperatorKey,
+    root_key: PrivateKey,
 }
 
 /// When everything was signed.
@@ -192,7 +192,7 @@ pub const NOW: u64 = 1_700_000_000;
 impl Operator {
     /// A fresh cluster and a host whose keys are in `state`.
     pub fn new(state: &Path) -> Self {
-        let (key, root_key) = (OperatorKey::from_seed(&[1; 32]), OperatorKey::from_seed(&[2; 32]));
+        let (key, root_key) = (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]));
         let root = Signed::seal(&root_of(&key, &root_key), &[&root_key]).unwrap();
         Self { key, root, keys: StateDir(state.to_owned()).ensure_keys().unwrap(), root_key }
     }
@@ -253,7 +253,7 @@ impl Operator {
         self.seal_with(statement, &self.key)
     }
 
-    pub fn seal_with<T: Statement>(&self, statement: &T, key: &OperatorKey) -> Vec<u8> {
+    pub fn seal_with<T: Statement>(&self, statement: &T, key: &PrivateKey) -> Vec<u8> {
         Signed::seal(statement, &[key]).unwrap().envelope().to_json()
     }
 
@@ -285,7 +285,7 @@ impl Operator {
     }
 }
 
-fn root_of(key: &OperatorKey, root_key: &OperatorKey) -> TrustRoot {
+fn root_of(key: &PrivateKey, root_key: &PrivateKey) -> TrustRoot {
     let operators = [("ann".to_owned(), key.public())];
     let forever = UnixSeconds(u64::from(u32::MAX));
     TrustRoot::first(ClusterId::parse("home").unwrap(), &operators, &root_key.public(), UnixSeconds(NOW), forever)

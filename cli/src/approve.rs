@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use moorline_common::enrol::HostClaim;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
-use moorline_common::sign::{OperatorKey, Signed, Verified};
+use moorline_common::sign::{PrivateKey, Signed, Verified};
 use moorline_common::statement::{HostBinding, TopologyStatement};
 use moorline_common::topology::{BoundHost, HostSpec};
 
@@ -116,7 +116,7 @@ struct Owed {
 pub async fn bind(
     client: &Client,
     ui: &mut Ui,
-    key: &OperatorKey,
+    key: &PrivateKey,
     host: &HostView,
     labels: BTreeMap<String, String>,
 ) -> Result<(), Failure> {
@@ -141,14 +141,14 @@ pub async fn bind(
 ///
 /// # Errors
 /// As [`bind`].
-pub async fn unlock(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView, held: &HostBinding) -> Result<(), Failure> {
+pub async fn unlock(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView, held: &HostBinding) -> Result<(), Failure> {
     let claim = host.claim.as_ref().map(|c| &c.claim).filter(|c| c.host_key == held.host_key && c.sealing_key == held.sealing_key);
     let host_epoch = claim.map_or(&held.host_epoch, |c| &c.host_epoch).clone();
     hand_in(client, ui, key, host, HostBinding { host_epoch, issued_at: clock::now(), ..held.clone() }).await
 }
 
 /// Gives `binding` its serial and floors, signs it and hands it in.
-async fn hand_in(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView, mut binding: HostBinding) -> Result<(), Failure> {
+async fn hand_in(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView, mut binding: HostBinding) -> Result<(), Failure> {
     client.require_signable()?;
     let seen = client.context.floors()?.bindings.get(&host.host_id).copied().unwrap_or_default();
     let serial = seen.max(binding.serial).saturating_add(1);
@@ -205,7 +205,7 @@ async fn owed(client: &Client, ui: &mut Ui, binding: &HostBinding) -> Result<Vec
 pub async fn give_slices(
     client: &Client,
     ui: &mut Ui,
-    key: &OperatorKey,
+    key: &PrivateKey,
     host: &HostView,
 ) -> Result<Option<(TopologyId, Generation)>, Failure> {
     let binding = host.bound().ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;

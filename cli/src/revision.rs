@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use moorline_common::canonical::version_hash;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
-use moorline_common::sign::{Envelope, OperatorKey, Signed};
+use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
@@ -193,7 +193,7 @@ pub fn changes(wanted: &BTreeMap<HostId, HostSpec>, previous: &Previous, hosts: 
 /// [`Code::OutOfScope`] and other codes that the agent would refuse it with.
 pub fn sign_slice(
     root: &TrustRoot,
-    key: &OperatorKey,
+    key: &PrivateKey,
     draft: &Draft,
     binding: &HostBinding,
     spec: &HostSpec,
@@ -223,7 +223,7 @@ pub fn sign_slice(
 ///
 /// # Errors
 /// What agents would refuse it with; a host without a verified binding.
-pub fn sign(root: &TrustRoot, key: &OperatorKey, draft: &Draft, hosts: &[HostView], now: UnixSeconds) -> Result<SignedRevision, Failure> {
+pub fn sign(root: &TrustRoot, key: &PrivateKey, draft: &Draft, hosts: &[HostView], now: UnixSeconds) -> Result<SignedRevision, Failure> {
     let statement = TopologyStatement {
         cluster: root.cluster.clone(),
         topology: draft.topology.clone(),
@@ -253,8 +253,8 @@ pub(crate) mod tests {
     use crate::client::walk::tests::root as root_envelope;
     use moorline_common::id::{ClusterId, HostEpoch};
 
-    pub(crate) fn keys() -> (OperatorKey, OperatorKey) {
-        (OperatorKey::from_seed(&[1; 32]), OperatorKey::from_seed(&[2; 32]))
+    pub(crate) fn keys() -> (PrivateKey, PrivateKey) {
+        (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]))
     }
 
     pub(crate) fn trust() -> TrustRoot {
@@ -264,7 +264,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn host(seed: u8, name: &str) -> HostView {
-        let key = OperatorKey::from_seed(&[seed; 32]);
+        let key = PrivateKey::from_seed(&[seed; 32]);
         let binding = HostBinding {
             cluster: ClusterId::parse("acme").unwrap(),
             host_id: HostId::of_key(&key.public()),
@@ -376,7 +376,7 @@ pub(crate) mod tests {
     fn what_agents_would_refuse_is_not_signed() {
         let hosts = [host(10, "a")];
         let draft = draft(1, BTreeMap::from([(hosts[0].host_id.clone(), spec("x"))]));
-        let stranger = OperatorKey::from_seed(&[9; 32]);
+        let stranger = PrivateKey::from_seed(&[9; 32]);
         assert_eq!(sign(&trust(), &stranger, &draft, &hosts, UnixSeconds(1)).unwrap_err().code, "unknown_key");
         let recovery = keys().0;
         assert_eq!(sign(&trust(), &recovery, &draft, &hosts, UnixSeconds(1)).unwrap_err().code, "out_of_scope");

@@ -179,7 +179,7 @@ impl Envelope {
     }
 
     /// Adds `key`'s signature over the payload, unless it has signed already.
-    pub fn add_signature(&mut self, key: &OperatorKey) {
+    pub fn add_signature(&mut self, key: &PrivateKey) {
         let keyid = key.id();
         if self.signatures.iter().all(|s| s.keyid != keyid) {
             let sig = key.sign_raw(&pae(&self.payload_type, &self.payload));
@@ -202,9 +202,9 @@ pub fn verify_raw(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
 }
 
 /// An ed25519 private key: an operator's, or a host's. Zeroed when dropped; has no `Debug`.
-pub struct OperatorKey(SigningKey);
+pub struct PrivateKey(SigningKey);
 
-impl OperatorKey {
+impl PrivateKey {
     /// The key of this 32-byte seed (RFC 8032).
     #[must_use]
     pub fn from_seed(seed: &[u8; 32]) -> Self {
@@ -270,7 +270,7 @@ impl<T: Statement> Signed<T> {
     ///
     /// # Errors
     /// [`Code::BadEnvelope`] when the statement has no canonical form.
-    pub fn seal(statement: &T, keys: &[&OperatorKey]) -> Result<Self, Fault> {
+    pub fn seal(statement: &T, keys: &[&PrivateKey]) -> Result<Self, Fault> {
         let payload = to_canonical(statement).map_err(|e| Fault::new(Code::BadEnvelope, e.to_string()))?;
         let mut envelope = Envelope { payload_type: T::TYPE.as_str().to_owned(), payload, signatures: Vec::new() };
         for key in keys {
@@ -348,8 +348,8 @@ mod tests {
     use crate::id::{Generation, HostId, UnixSeconds};
     use crate::statement::{ApplyReport, ObservedReport};
 
-    fn key(seed: u8) -> OperatorKey {
-        OperatorKey::from_seed(&[seed; 32])
+    fn key(seed: u8) -> PrivateKey {
+        PrivateKey::from_seed(&[seed; 32])
     }
 
     fn report() -> ObservedReport {

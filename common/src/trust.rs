@@ -352,10 +352,10 @@ mod tests {
     use super::*;
     use crate::canonical::version_hash;
     use crate::id::{Generation, HostEpoch, TopologyId};
-    use crate::sign::OperatorKey;
+    use crate::sign::PrivateKey;
 
-    fn key(seed: u8) -> OperatorKey {
-        OperatorKey::from_seed(&[seed; 32])
+    fn key(seed: u8) -> PrivateKey {
+        PrivateKey::from_seed(&[seed; 32])
     }
 
     fn role(keys: &[u8], threshold: u32, hosts: &[&str], kinds: &[PayloadType]) -> Role {
@@ -388,7 +388,7 @@ mod tests {
     }
 
     fn seal<T: Statement>(statement: &T, keys: &[u8]) -> Signed<T> {
-        let keys: Vec<OperatorKey> = keys.iter().map(|&k| key(k)).collect();
+        let keys: Vec<PrivateKey> = keys.iter().map(|&k| key(k)).collect();
         Signed::seal(statement, &keys.iter().collect::<Vec<_>>()).unwrap()
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use moorline_common::canonical::{from_strict_json, to_canonical, version_hash};
 use moorline_common::enrol::{HostClaim, JoinToken};
-use moorline_common::sign::{Envelope, OperatorKey, Signature, pae};
+use moorline_common::sign::{Envelope, PrivateKey, Signature, pae};
 use serde_json::Value;
 
 fn vectors(name: &str) -> Vec<Value> {
@@ -38,7 +38,7 @@ fn version_hashes_are_the_published_ones() {
 fn signatures_are_the_published_ones() {
     for vector in vectors("dsse.json") {
         let name = &vector["name"];
-        let signer = OperatorKey::from_seed(&key(&vector["seed"]));
+        let signer = PrivateKey::from_seed(&key(&vector["seed"]));
         assert_eq!(hex::encode(signer.public()), text(&vector, "public"), "{name}");
         assert_eq!(signer.id().as_str(), text(&vector, "keyid"), "{name}");
         let message = pae(text(&vector, "payload_type"), text(&vector, "payload").as_bytes());

@@ -2,7 +2,7 @@
 
 use moorline_common::enrol::HostClaim;
 use moorline_common::id::{HostEpoch, HostId, HostName};
-use moorline_common::sign::OperatorKey;
+use moorline_common::sign::PrivateKey;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -28,7 +28,7 @@ impl Drop for StoredKeys {
 /// The host's long-lived keys. Has no `Debug`.
 pub struct HostKeys {
     /// The ed25519 host key.
-    pub host_key: OperatorKey,
+    pub host_key: PrivateKey,
     sealing_secret: x25519_dalek::StaticSecret,
     /// This life of the host.
     pub epoch: HostEpoch,
@@ -60,7 +60,7 @@ impl HostKeys {
             getrandom::fill(bytes).map_err(|e| IdentityError::Crypto(e.to_string()))?;
         }
         let epoch = Self::fresh_epoch()?;
-        Ok(Self { host_key: OperatorKey::from_seed(&seed), sealing_secret: x25519_dalek::StaticSecret::from(*secret), epoch })
+        Ok(Self { host_key: PrivateKey::from_seed(&seed), sealing_secret: x25519_dalek::StaticSecret::from(*secret), epoch })
     }
 
     pub(crate) fn fresh_epoch() -> Result<HostEpoch, IdentityError> {
@@ -83,7 +83,7 @@ impl StateDir {
         hex::decode_to_slice(&stored.host_seed, seed.as_mut_slice()).map_err(|_| damaged())?;
         hex::decode_to_slice(&stored.sealing_secret, secret.as_mut_slice()).map_err(|_| damaged())?;
         Ok(Some(HostKeys {
-            host_key: OperatorKey::from_seed(&seed),
+            host_key: PrivateKey::from_seed(&seed),
             sealing_secret: x25519_dalek::StaticSecret::from(*secret),
             epoch: stored.host_epoch.clone(),
         }))

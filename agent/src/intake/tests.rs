@@ -2,7 +2,7 @@
 
 use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
-use moorline_common::sign::OperatorKey;
+use moorline_common::sign::PrivateKey;
 use moorline_common::trust::TrustRoot;
 use serde_json::{Value, json};
 
@@ -71,10 +71,10 @@ async fn a_slice_that_is_not_what_an_operator_signed_is_refused() {
     assert_eq!(bench.refused(envelope.to_json()).await, Code::BadSignature);
 
     let statement = Signed::<SliceStatement>::from_json(&slice).unwrap().peek().unwrap();
-    let stranger = OperatorKey::from_seed(&[9; 32]);
+    let stranger = PrivateKey::from_seed(&[9; 32]);
     assert_eq!(bench.refused(bench.operator.seal_with(&statement, &stranger)).await, Code::UnknownKey);
     // The recovery key may sign roots, and nothing else.
-    let recovery = OperatorKey::from_seed(&[2; 32]);
+    let recovery = PrivateKey::from_seed(&[2; 32]);
     assert_eq!(bench.refused(bench.operator.seal_with(&statement, &recovery)).await, Code::OutOfScope);
     bench.intake.slice(slice).await.unwrap();
 }
@@ -269,7 +269,7 @@ async fn only_the_pinned_root_and_its_successors_are_believed() {
     let code = |r: Result<(), Refused>| r.unwrap_err().fault.code;
     let skipped = bench.operator.next_root(|r| r.version = 3);
     assert_eq!(code(bench.intake.root(skipped).await), Code::BadRoot);
-    let stranger = OperatorKey::from_seed(&[9; 32]);
+    let stranger = PrivateKey::from_seed(&[9; 32]);
     let mut next = bench.operator.root.peek().unwrap();
     next.version = 2;
     assert_eq!(code(bench.intake.root(bench.operator.seal_with(&next, &stranger)).await), Code::UnknownKey);

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use moorline_common::id::{ClusterId, UnixSeconds};
 use moorline_common::observe::Observed;
-use moorline_common::sign::OperatorKey;
+use moorline_common::sign::PrivateKey;
 use moorline_common::statement::ApplyReport;
 use moorline_proto::v1::operator_client::OperatorClient;
 use moorline_proto::v1::operator_server::{Operator, OperatorServer};
@@ -140,7 +140,7 @@ pub(crate) async fn client() -> (Client, Arc<Mutex<Shown>>, tempfile::TempDir) {
     (client, shown, dir)
 }
 
-pub(crate) fn shown_host(binding: &HostBinding, signer: &OperatorKey) -> pb::Host {
+pub(crate) fn shown_host(binding: &HostBinding, signer: &PrivateKey) -> pb::Host {
     pb::Host {
         host_id: binding.host_id.to_string(),
         name: binding.name.to_string(),
@@ -156,7 +156,7 @@ pub(crate) fn binding(serial: u64) -> HostBinding {
     binding
 }
 
-pub(crate) fn shown_revision(generation: u64, signed_as: u64, source: &str, signer: &OperatorKey) -> pb::GetRevisionResponse {
+pub(crate) fn shown_revision(generation: u64, signed_as: u64, source: &str, signer: &PrivateKey) -> pb::GetRevisionResponse {
     let statement = TopologyStatement {
         cluster: ClusterId::parse("acme").unwrap(),
         topology: TopologyId::parse("edge").unwrap(),
@@ -180,7 +180,7 @@ async fn a_binding_counts_only_under_an_operators_signature_and_never_an_older_o
     let operator = keys().1;
     shown.lock().unwrap().hosts = vec![shown_host(&binding(2), &operator)];
     assert_eq!(client.hosts(None).await.unwrap()[0].bound().unwrap().serial, 2);
-    shown.lock().unwrap().hosts = vec![shown_host(&binding(3), &OperatorKey::from_seed(&[9; 32]))];
+    shown.lock().unwrap().hosts = vec![shown_host(&binding(3), &PrivateKey::from_seed(&[9; 32]))];
     let forged = client.hosts(None).await.unwrap().remove(0);
     assert!(forged.bound().is_none());
     assert_eq!(forged.doubt.unwrap().code, Code::UnknownKey);
@@ -240,7 +240,7 @@ async fn a_hub_that_falls_back_or_shows_two_faces_is_refused() {
 async fn a_source_that_does_not_verify_is_no_source() {
     let (client, shown, _dir) = client().await;
     let edge = TopologyId::parse("edge").unwrap();
-    shown.lock().unwrap().revision = Some(shown_revision(1, 1, "a", &OperatorKey::from_seed(&[9; 32])));
+    shown.lock().unwrap().revision = Some(shown_revision(1, 1, "a", &PrivateKey::from_seed(&[9; 32])));
     let view = client.current(&edge, false).await.unwrap().unwrap();
     assert!(view.source.is_none());
     assert_eq!(view.doubt.unwrap().code, Code::UnknownKey);
@@ -259,7 +259,7 @@ async fn a_report_counts_only_under_the_hosts_own_signature() {
         observed: Observed::default(),
         apply: ApplyReport::default(),
     };
-    let sign = |seed: u8| Some(Signed::seal(&report, &[&OperatorKey::from_seed(&[seed; 32])]).unwrap().envelope().clone());
+    let sign = |seed: u8| Some(Signed::seal(&report, &[&PrivateKey::from_seed(&[seed; 32])]).unwrap().envelope().clone());
     assert!(client.report(&view).await.unwrap().is_none());
     shown.lock().unwrap().report = sign(10);
     assert!(client.report(&view).await.unwrap().is_some());

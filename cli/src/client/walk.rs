@@ -44,9 +44,9 @@ pub fn walk(pin: &str, stored: &[Envelope], offered: &[Envelope]) -> Result<Walk
 pub(crate) mod tests {
     use super::*;
     use moorline_common::id::{ClusterId, UnixSeconds};
-    use moorline_common::sign::{OperatorKey, Signed};
+    use moorline_common::sign::{PrivateKey, Signed};
 
-    pub(crate) fn root(version: u64, recovery: &OperatorKey, operator: &OperatorKey) -> Envelope {
+    pub(crate) fn root(version: u64, recovery: &PrivateKey, operator: &PrivateKey) -> Envelope {
         let operators = [("ann".to_owned(), operator.public())];
         let forever = UnixSeconds(u64::from(u32::MAX));
         let root = TrustRoot {
@@ -59,7 +59,7 @@ pub(crate) mod tests {
     #[test]
     fn a_walk_follows_the_hub_only_along_signatures() {
         let (recovery, operator, thief) =
-            (OperatorKey::from_seed(&[1; 32]), OperatorKey::from_seed(&[2; 32]), OperatorKey::from_seed(&[3; 32]));
+            (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]), PrivateKey::from_seed(&[3; 32]));
         let (one, two) = (root(1, &recovery, &operator), root(2, &recovery, &operator));
         let pin = TrustRoot::pin(&one);
         let newest = walk(&pin, &[], &[one.clone(), two.clone()]).unwrap();

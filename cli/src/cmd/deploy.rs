@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
-use moorline_common::sign::OperatorKey;
+use moorline_common::sign::PrivateKey;
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 use owo_colors::OwoColorize;
@@ -164,7 +164,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
 /// Hosts that were bound between our look at them and the push: their approval saw the revision before, so
 /// they are given their slices of this one here. The push stands whatever becomes of them: gives the names of
 /// those that could not be given theirs.
-async fn late_hosts(client: &Client, ui: &mut Ui, key: &OperatorKey, scene: &Scene) -> Vec<String> {
+async fn late_hosts(client: &Client, ui: &mut Ui, key: &PrivateKey, scene: &Scene) -> Vec<String> {
     let known: BTreeSet<_> = scene.hosts.iter().filter(|h| h.bound().is_some()).map(|h| &h.host_id).collect();
     let hosts = match client.hosts(None).await {
         Ok(hosts) => hosts,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::sign::{Envelope, OperatorKey, Signed};
+use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::trust::TrustRoot;
 use serde::Serialize;
 
@@ -209,7 +209,7 @@ impl Setup<'_> {
     }
 }
 
-fn existing_or_new(path: &std::path::Path) -> Result<OperatorKey, Failure> {
+fn existing_or_new(path: &std::path::Path) -> Result<PrivateKey, Failure> {
     if path.exists() { read_key(path) } else { new_key() }
 }
 
@@ -223,8 +223,8 @@ fn other_root(hub: &str) -> Failure {
 fn first_root(
     bundle: &Bundle,
     operator: &str,
-    operator_key: &OperatorKey,
-    recovery_key: &OperatorKey,
+    operator_key: &PrivateKey,
+    recovery_key: &PrivateKey,
     others: &[(String, [u8; 32])],
 ) -> Result<Envelope, Failure> {
     let mut operators = vec![(operator.to_owned(), operator_key.public())];

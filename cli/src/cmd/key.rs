@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::KeyId;
-use moorline_common::sign::{OperatorKey, Signed};
+use moorline_common::sign::{PrivateKey, Signed};
 use moorline_common::trust::{OPERATOR_ROLE, RootKey, TrustRoot};
 use serde::Serialize;
 
@@ -159,7 +159,7 @@ fn add(root: &mut TrustRoot, id: KeyId, operator: RootKey) -> Result<(), Failure
     Ok(())
 }
 
-fn view(key: &OperatorKey, file: PathBuf) -> KeyView {
+fn view(key: &PrivateKey, file: PathBuf) -> KeyView {
     KeyView { key_id: key.id().to_string(), public: hex::encode(key.public()), file }
 }
 
@@ -171,11 +171,11 @@ mod tests {
     #[test]
     fn a_key_is_added_once_and_never_renamed() {
         let mut root = trust();
-        let named = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
-        let (id, bob) = named("bob", &OperatorKey::from_seed(&[9; 32]));
+        let named = |name: &str, key: &PrivateKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
+        let (id, bob) = named("bob", &PrivateKey::from_seed(&[9; 32]));
         add(&mut root, id.clone(), bob).unwrap();
         assert!(root.roles[OPERATOR_ROLE].keys.contains(&id));
-        for (id, again) in [named("eve", &OperatorKey::from_seed(&[9; 32])), named("eve", &keys().0)] {
+        for (id, again) in [named("eve", &PrivateKey::from_seed(&[9; 32])), named("eve", &keys().0)] {
             let before = root.clone();
             assert_eq!(add(&mut root, id, again).unwrap_err().code, "already_exists");
             assert_eq!(root, before);

@@ -234,7 +234,7 @@ mod tests {
     use super::*;
     use crate::revision::tests::host;
     use moorline_common::id::{ClusterId, TopologyId, UnixSeconds};
-    use moorline_common::sign::{OperatorKey, Signed};
+    use moorline_common::sign::{PrivateKey, Signed};
     use moorline_common::statement::{ApplyReport, ObservedReport};
     use serde_json::json;
 
@@ -296,7 +296,7 @@ mod tests {
         let plan = |observed: Observed| {
             let report =
                 ObservedReport { host_id: view.host_id.clone(), taken_at: UnixSeconds(1), observed, apply: ApplyReport::default() };
-            let key = OperatorKey::from_seed(&[10; 32]);
+            let key = PrivateKey::from_seed(&[10; 32]);
             let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
             let to = revision::content_hash(&spec).unwrap();
             let change = HostChange { host: "shop-17".into(), host_id: view.host_id.clone(), change: ChangeKind::Added, from: None, to };

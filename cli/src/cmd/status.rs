@@ -314,7 +314,7 @@ mod tests {
     use moorline_common::fault::Code;
     use moorline_common::id::{Generation, TopologyId, UnixSeconds};
     use moorline_common::observe::Observed;
-    use moorline_common::sign::{OperatorKey, Signed};
+    use moorline_common::sign::{PrivateKey, Signed};
     use moorline_common::statement::{ApplyReport, ObservedReport};
     use moorline_proto::v1 as pb;
 
@@ -381,7 +381,7 @@ mod tests {
             observed: Observed::default(),
             apply: ApplyReport::default(),
         };
-        let signed = Signed::seal(&report, &[&OperatorKey::from_seed(&[10; 32])]).unwrap();
+        let signed = Signed::seal(&report, &[&PrivateKey::from_seed(&[10; 32])]).unwrap();
         shown.lock().unwrap().report = Some(signed.envelope().clone());
         let mut v = view();
         v.converged = true;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use moorline_common::id::{ClusterId, Generation, HostId, TopologyId};
-use moorline_common::sign::{Envelope, OperatorKey};
+use moorline_common::sign::{Envelope, PrivateKey};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -112,7 +112,7 @@ impl Context {
     ///
     /// # Errors
     /// When it cannot be read, or others can read it.
-    pub fn operator_key(&self) -> Result<OperatorKey, Failure> {
+    pub fn operator_key(&self) -> Result<PrivateKey, Failure> {
         read_key(&self.dir.join("operator.key"))
     }
 

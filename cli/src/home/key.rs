@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use moorline_common::sign::OperatorKey;
+use moorline_common::sign::PrivateKey;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -47,20 +47,20 @@ pub fn parse_seed(text: &str) -> Option<Zeroizing<[u8; 32]>> {
 ///
 /// # Errors
 /// When it is missing, readable by others, or no key.
-pub fn read_key(path: &Path) -> Result<OperatorKey, Failure> {
+pub fn read_key(path: &Path) -> Result<PrivateKey, Failure> {
     let bytes = read_secret(path)?;
     let seed = std::str::from_utf8(&bytes).ok().and_then(parse_seed).ok_or_else(|| {
         Failure::local(format!("{} is not a key file", path.display()))
             .with_remedy("name a file that `moorctl key new` or `moorctl init` made")
     })?;
-    Ok(OperatorKey::from_seed(&seed))
+    Ok(PrivateKey::from_seed(&seed))
 }
 
 /// Writes a private key file.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn write_key(path: &Path, key: &OperatorKey) -> Result<(), Failure> {
+pub fn write_key(path: &Path, key: &PrivateKey) -> Result<(), Failure> {
     let text = Zeroizing::new(format!("{}\n", hex::encode(*key.seed())));
     write_private(path, text.as_bytes())
 }
@@ -69,10 +69,10 @@ pub fn write_key(path: &Path, key: &OperatorKey) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When the system has none.
-pub fn new_key() -> Result<OperatorKey, Failure> {
+pub fn new_key() -> Result<PrivateKey, Failure> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).map_err(|e| Failure::local(format!("the system gives no randomness: {e}")))?;
-    Ok(OperatorKey::from_seed(&seed))
+    Ok(PrivateKey::from_seed(&seed))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result, bail};
-use moorline_common::sign::OperatorKey;
+use moorline_common::sign::PrivateKey;
 use moorline_proto::v1 as pb;
 use tempfile::TempDir;
 
@@ -286,7 +286,7 @@ impl Fleet {
     ///
     /// # Errors
     /// When its file is not where `moorctl` puts it.
-    pub fn operator_key(&self) -> Result<OperatorKey> {
+    pub fn operator_key(&self) -> Result<PrivateKey> {
         self.key("operator.key")
     }
 
@@ -294,16 +294,16 @@ impl Fleet {
     ///
     /// # Errors
     /// When its file is not where `moorctl` puts it.
-    pub fn recovery_key(&self) -> Result<OperatorKey> {
+    pub fn recovery_key(&self) -> Result<PrivateKey> {
         self.key("recovery.key")
     }
 
-    fn key(&self, file: &str) -> Result<OperatorKey> {
+    fn key(&self, file: &str) -> Result<PrivateKey> {
         let path = self.home().join("contexts").join(&self.cluster).join(file);
         let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let mut seed = [0; 32];
         hex::decode_to_slice(text.trim(), &mut seed).context("a key is 64 hex digits")?;
-        Ok(OperatorKey::from_seed(&seed))
+        Ok(PrivateKey::from_seed(&seed))
     }
 
     // --- what holds

@@ -2,7 +2,7 @@
 //! real hub's CA and address in its hands, cannot make a host do anything else.
 
 use moorline_common::id::{Generation, HostId, TopologyId, UnixSeconds};
-use moorline_common::sign::{Envelope, OperatorKey, Signed};
+use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::statement::SliceStatement;
 use moorline_tests::evil::EvilHub;
 use moorline_tests::fleet::Fleet;
@@ -23,14 +23,14 @@ fn statement(envelope: &Envelope) -> SliceStatement {
     Signed::<SliceStatement>::new(envelope.clone()).unwrap().peek().unwrap()
 }
 
-fn signed(statement: &SliceStatement, key: &OperatorKey) -> Vec<u8> {
+fn signed(statement: &SliceStatement, key: &PrivateKey) -> Vec<u8> {
     Signed::seal(statement, &[key]).unwrap().envelope().to_json()
 }
 
 /// Slices that must be refused, each with its code.
 fn hostile(fleet: &Fleet, older: &Envelope, current: &Envelope) -> Vec<(&'static str, Vec<u8>)> {
     let key = fleet.operator_key().unwrap();
-    let stranger = OperatorKey::from_seed(&[7; 32]);
+    let stranger = PrivateKey::from_seed(&[7; 32]);
     let good = statement(current);
     let next = SliceStatement { generation: good.generation.next(), ..good.clone() };
     let mut flipped = current.clone();
@@ -142,7 +142,7 @@ fn no_push_reaches_a_host_from_an_operators_certificate_without_an_operators_key
     fleet.push(&services("edge", &["site"], "one"), &["--wait"]).unwrap().ok().unwrap();
     let world = sim_world(&fleet, HOST);
     let revision = operator.revision("edge", 1).unwrap();
-    let stranger = OperatorKey::from_seed(&[9; 32]);
+    let stranger = PrivateKey::from_seed(&[9; 32]);
     let mut next = statement(&slice(&operator, "edge", 1));
     next.generation = Generation(2);
     let source = Envelope::from_json(&revision.source.unwrap().json).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use moorline_common::sign::{Envelope, OperatorKey, Signed};
+use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::statement::HostBinding;
 use moorline_common::trust::{RootKey, TrustRoot};
 use moorline_proto::convert::from_status;
@@ -22,7 +22,7 @@ fn root(operator: &Operator) -> TrustRoot {
     Signed::<TrustRoot>::new(newest).unwrap().peek().unwrap()
 }
 
-fn sealed(root: &TrustRoot, keys: &[&OperatorKey]) -> pb::Envelope {
+fn sealed(root: &TrustRoot, keys: &[&PrivateKey]) -> pb::Envelope {
     Signed::seal(root, keys).unwrap().envelope().into()
 }
 
@@ -30,7 +30,7 @@ fn sealed(root: &TrustRoot, keys: &[&OperatorKey]) -> pb::Envelope {
 fn a_hostile_hub_cannot_change_who_is_trusted_or_who_the_host_is() {
     let (mut fleet, operator) = sim_fleet("eviltrust");
     fleet.push(&services("edge", &["site"], "one"), &["--wait"]).unwrap().ok().unwrap();
-    let stranger = OperatorKey::from_seed(&[5; 32]);
+    let stranger = PrivateKey::from_seed(&[5; 32]);
     let next = TrustRoot { version: 2, ..root(&operator) };
     let mut own = next.clone();
     own.keys.insert(stranger.id(), RootKey { name: "stranger".to_owned(), public: stranger.public() });
@@ -70,7 +70,7 @@ fn a_revoked_operator_key_counts_no_more_and_nothing_is_torn_down() {
     let (fleet, operator) = sim_fleet("revoked");
     fleet.push(&services("edge", &["site"], "one"), &["--wait"]).unwrap().ok().unwrap();
     let world = sim_world(&fleet, HOST);
-    let (old, new) = (fleet.operator_key().unwrap(), OperatorKey::from_seed(&[6; 32]));
+    let (old, new) = (fleet.operator_key().unwrap(), PrivateKey::from_seed(&[6; 32]));
     let mut next = root(&operator);
     next.version = 2;
     next.keys.insert(new.id(), RootKey { name: "new".to_owned(), public: new.public() });
@@ -92,7 +92,7 @@ fn a_revoked_operator_key_counts_no_more_and_nothing_is_torn_down() {
 #[test]
 fn a_root_that_its_predecessor_has_not_signed_is_refused_by_the_hub_too() {
     let (_fleet, operator) = sim_fleet("badroot");
-    let stranger = OperatorKey::from_seed(&[4; 32]);
+    let stranger = PrivateKey::from_seed(&[4; 32]);
     let envelope = sealed(&TrustRoot { version: 2, ..root(&operator) }, &[&stranger]);
     let status = operator.call(|mut c| async move { c.put_root(pb::PutRootRequest { root: Some(envelope) }).await }).unwrap_err();
     assert_eq!(from_status(&status).code.as_str(), "unknown_key", "{status:?}");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, HostName};
-use moorline_common::sign::OperatorKey;
+use moorline_common::sign::PrivateKey;
 use serde::Serialize;
 
 use super::parse_label;
@@ -130,7 +130,7 @@ pub async fn bind_and_give(
     client: &Client,
     ui: &mut Ui,
     home: &Home,
-    key: &OperatorKey,
+    key: &PrivateKey,
     host: &HostView,
     labels: BTreeMap<String, String>,
 ) -> Result<Approved, Failure> {
@@ -142,7 +142,7 @@ pub async fn bind_and_give(
 }
 
 /// Gives a host that was just bound its slices, by the binding that the hub shows now.
-async fn give_newest(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView) -> Result<Approved, Failure> {
+async fn give_newest(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView) -> Result<Approved, Failure> {
     let hosts = client.hosts(Some(&host.name)).await?;
     let bound = hosts
         .iter()
@@ -151,7 +151,7 @@ async fn give_newest(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &Hos
     give(client, ui, key, bound).await
 }
 
-async fn give(client: &Client, ui: &mut Ui, key: &OperatorKey, host: &HostView) -> Result<Approved, Failure> {
+async fn give(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView) -> Result<Approved, Failure> {
     let given = approve::give_slices(client, ui, key, host).await?;
     Ok(Approved {
         name: host.name.clone(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use moorline_common::canonical::version_hash;
 use moorline_common::enrol::{HostClaim, JoinToken, TokenParts, join_message, renew_message};
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
-use moorline_common::sign::{Envelope, OperatorKey, Signed};
+use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
 use moorline_common::trust::{Role, RootKey, TrustRoot};
 use moorline_proto::transport::{self, ClientIdentity};
@@ -50,8 +50,8 @@ pub(crate) struct Kit {
     pub home: tempfile::TempDir,
     pub bundle: OperatorBundle,
     pub clock: Clock,
-    pub key: OperatorKey,
-    recovery: OperatorKey,
+    pub key: PrivateKey,
+    recovery: PrivateKey,
     root: Option<pb::Envelope>,
     running: Option<Running>,
 }
@@ -63,8 +63,8 @@ struct Running {
     task: JoinHandle<Result<(), crate::server::ServeError>>,
 }
 
-pub(crate) fn seed(n: u8) -> OperatorKey {
-    OperatorKey::from_seed(&[n; 32])
+pub(crate) fn seed(n: u8) -> PrivateKey {
+    PrivateKey::from_seed(&[n; 32])
 }
 
 impl Kit {
@@ -157,13 +157,13 @@ impl Kit {
 
     /// A trust root of any version.
     pub fn sealed_root(&self, version: u64) -> pb::Envelope {
-        let role = |key: &OperatorKey, hosts: &[&str], kinds: &[&str]| Role {
+        let role = |key: &PrivateKey, hosts: &[&str], kinds: &[&str]| Role {
             keys: BTreeSet::from([key.id()]),
             threshold: 1,
             hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
             kinds: kinds.iter().map(|&k| k.to_owned()).collect(),
         };
-        let named = |name: &str, key: &OperatorKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
+        let named = |name: &str, key: &PrivateKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
         let root = TrustRoot {
             cluster: ClusterId::parse("one").unwrap(),
             version,
@@ -351,7 +351,7 @@ pub(crate) fn web(image: &str) -> Value {
 
 /// An agent as the hub sees one; it applies nothing.
 pub(crate) struct Agent {
-    pub host: OperatorKey,
+    pub host: PrivateKey,
     pub tls: KeyPair,
     pub chain: Vec<Vec<u8>>,
     pub certificate_serial: u64,

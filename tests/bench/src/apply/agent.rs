@@ -25,7 +25,7 @@ use moorline_agent::report::HostState;
 use moorline_agent::trust::TrustStore;
 use moorline_common::canonical::version_hash;
 use moorline_common::id::{ClusterId, Generation, HostName, TopologyId, UnixSeconds};
-use moorline_common::sign::{OperatorKey, Signed, Statement};
+use moorline_common::sign::{PrivateKey, Signed, Statement};
 use moorline_common::statement::{HostBinding, SliceStatement};
 use moorline_common::trust::TrustRoot;
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ pub struct Agent {
     docker: Docker,
     intake: Intake,
     state: watch::Receiver<HostState>,
-    operator: OperatorKey,
+    operator: PrivateKey,
     keys: HostKeys,
     cluster: ClusterId,
     topology: TopologyId,
@@ -63,7 +63,7 @@ impl Agent {
         state_dir.ensure()?;
         let keys = state_dir.ensure_keys()?;
         let cluster = ClusterId::parse(scene.name.as_str())?;
-        let (operator, root_key) = (OperatorKey::from_seed(&[1; 32]), OperatorKey::from_seed(&[2; 32]));
+        let (operator, root_key) = (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]));
         let root = Signed::seal(&root(&cluster, &operator, &root_key), &[&root_key])?;
         let db = Db::open(&state_dir.0)?;
         let ledger = Ledger::new(db.clone());
@@ -171,11 +171,11 @@ impl Drop for Agent {
     }
 }
 
-fn seal<T: Statement>(statement: &T, key: &OperatorKey) -> Result<Vec<u8>> {
+fn seal<T: Statement>(statement: &T, key: &PrivateKey) -> Result<Vec<u8>> {
     Ok(Signed::seal(statement, &[key])?.envelope().to_json())
 }
 
-fn root(cluster: &ClusterId, operator: &OperatorKey, root_key: &OperatorKey) -> TrustRoot {
+fn root(cluster: &ClusterId, operator: &PrivateKey, root_key: &PrivateKey) -> TrustRoot {
     let operators = [("bench".to_owned(), operator.public())];
     let forever = UnixSeconds(u64::from(u32::MAX));
     TrustRoot::first(cluster.clone(), &operators, &root_key.public(), UnixSeconds(now().as_secs()), forever)

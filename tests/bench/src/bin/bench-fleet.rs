@@ -16,7 +16,7 @@ use clap::Parser;
 use futures_util::{StreamExt as _, stream};
 use moorline_common::enrol::{HostClaim, JoinToken, TokenParts, join_message};
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
-use moorline_common::sign::{OperatorKey, Signed};
+use moorline_common::sign::{PrivateKey, Signed};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
 use moorline_common::trust::TrustRoot;
 use moorline_proto::transport::{self, ClientIdentity};
@@ -181,7 +181,7 @@ impl Hub {
 /// The operator's side, in this process.
 struct Operator {
     client: OperatorClient<Channel>,
-    key: OperatorKey,
+    key: PrivateKey,
     cluster: ClusterId,
     root_pin: String,
 }
@@ -193,7 +193,7 @@ impl Operator {
         let identity = ClientIdentity { chain, key: PrivateKeyDer::from_pem_slice(text("key_pem")?.as_bytes())? };
         let config = Arc::new(transport::client_config(hub.pins.clone(), Some(identity))?);
         let client = OperatorClient::new(transport::connect(&hub.address, config).await?);
-        let (key, recovery) = (OperatorKey::from_seed(&random()?), OperatorKey::from_seed(&random()?));
+        let (key, recovery) = (PrivateKey::from_seed(&random()?), PrivateKey::from_seed(&random()?));
         let cluster = ClusterId::parse("bench")?;
         let operators = [("operator".to_owned(), key.public())];
         let root = TrustRoot {
@@ -299,7 +299,7 @@ struct Agent {
 
 impl Agent {
     async fn join(hub: &Hub, token: &JoinToken) -> Result<Self> {
-        let host_key = OperatorKey::from_seed(&random()?);
+        let host_key = PrivateKey::from_seed(&random()?);
         let tls_key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
         let csr = rcgen::CertificateParams::default().serialize_request(&tls_key)?;
         let csr_der = csr.der().to_vec();
