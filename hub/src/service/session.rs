@@ -162,7 +162,10 @@ impl Session {
         self.hub.fleet.touch(&self.host, self.hold.id, clock.monotonic_ms(), clock.unix_s().0).map_err(|e| e.to_string())?;
         let taken = match message.kind {
             Some(Said::Heartbeat(heartbeat)) => self.heartbeat(heartbeat).await,
-            Some(Said::Observed(observed)) => self.observed(observed).await,
+            Some(Said::Observed(observed)) => {
+                self.observed(observed).await;
+                Ok(())
+            }
             Some(Said::Refusal(refusal)) => self.refusal(refusal).await,
             Some(Said::Held(held)) => {
                 adopt::take(&self.hub, &self.host, self.hold.id, &self.actor, held).await;
@@ -209,19 +212,19 @@ impl Session {
         self.hub.record_of(&self.host, event).await;
     }
 
-    async fn observed(&self, observed: pb::Observed) -> Result<(), Fault> {
+    async fn observed(&self, observed: pb::Observed) {
         let Some(host_key) = self.hub.fleet.host_key(&self.host) else {
-            return Ok(());
+            return;
         };
         let (name, known) = self.hub.fleet.name(&self.host);
         // A report that cannot be used ends no session: the host would be without the hub for as long as it sends such ones.
         let json = match wire::json(observed.report, "report") {
             Ok(json) => json,
-            Err(fault) => return Ok(self.refuse_report(name, fault, String::new()).await),
+            Err(fault) => return self.refuse_report(name, fault, String::new()).await,
         };
         let report = match read_report(&json, &observed.digest, &self.host, &host_key) {
             Ok(report) => report,
-            Err(fault) => return Ok(self.refuse_report(name, fault, sha256_hex(&json)).await),
+            Err(fault) => return self.refuse_report(name, fault, sha256_hex(&json)).await,
         };
         let revision = (report.apply.topology.clone(), report.apply.generation);
         if known {
@@ -231,7 +234,6 @@ impl Session {
         let error = self.hub.fleet.report(&self.host, ReportBrief::new(report, observed.digest), self.hub.clock.monotonic_ms());
         self.tell(error, &name, revision).await;
         self.hub.convergence.wake(self.host.clone());
-        Ok(())
     }
 
     async fn refuse_report(&self, name: String, fault: Fault, body: String) {

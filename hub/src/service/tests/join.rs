@@ -11,6 +11,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use super::{Agent, Gateway, Kit, Operator, applied, ready, web};
+use crate::limits;
 use crate::pki::RequestedKey;
 
 fn shown(status: &Status) -> (Grpc, String, Code) {
@@ -187,6 +188,23 @@ async fn a_session_ends_when_its_certificate_does() {
     assert!(link.inbound.message().await.is_err());
     // The operator's certificate lives longer.
     assert!(!kit.host("shop").await.connected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_gets_only_so_many_certificates_and_sessions_in_a_minute() {
+    let kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    // The minute may turn once on the way.
+    let mut status = None;
+    for _ in 0..=2 * limits::RENEWALS_PER_MINUTE {
+        status = status.or(agent.renew(&kit, 1).await.err());
+    }
+    assert_eq!(shown(&status.unwrap()).2, Code::Busy);
+    let mut status = None;
+    for _ in 0..=2 * limits::SESSIONS_PER_MINUTE {
+        status = status.or(agent.open(&kit).await.err());
+    }
+    assert_eq!(shown(&status.unwrap()).2, Code::Busy);
 }
 
 #[tokio::test(flavor = "multi_thread")]

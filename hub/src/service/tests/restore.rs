@@ -109,6 +109,22 @@ async fn what_agents_hold_may_come_in_several_messages_and_what_is_good_of_it_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_hands_in_nothing_of_another_host() {
+    let kit = Kit::new().await;
+    let (agent, other) = (kit.bound("shop", 1).await, kit.bound("other", 2).await);
+    let link = agent.open(&kit).await.unwrap();
+    let binding = Some(kit.binding(&other, "other", 2));
+    link.say(Say::Held(pb::Held { roots: agent.roots.clone(), binding, slice: None })).await;
+    let slice = kit.sealed(&kit.slice(&other, "edge", 1, web("a"))).slice;
+    link.say(Say::Held(pb::Held { roots: agent.roots.clone(), binding: None, slice })).await;
+    for refused in kit.until_kinds("adopt_refused", 2).await {
+        assert_eq!(refused.code, "wrong_host");
+    }
+    let stored = kit.hub().store.host(other.id()).await.unwrap().unwrap();
+    assert_eq!((stored.binding_serial, kit.host("other").await.target_topology), (1, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_old_slice_that_the_hub_no_longer_keeps_does_not_come_back_as_the_target() {
     let kit = Kit::new().await;
     let agent = kit.bound("shop", 1).await;
