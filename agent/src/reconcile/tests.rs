@@ -361,7 +361,7 @@ async fn a_step_that_hangs_does_not_keep_the_rest_waiting() {
 }
 
 #[tokio::test]
-async fn more_steps_than_the_journal_takes_at_once_are_made_one_after_the_other() {
+async fn more_steps_than_the_journal_takes_at_once_begin_as_others_end() {
     let mut bench = Bench::new().await;
     let count = crate::limits::JOURNAL_APPEND_MAX + 1;
     let volumes: serde_json::Map<String, Value> = (0..count).map(|n| (format!("v{n}"), json!({}))).collect();
@@ -369,6 +369,12 @@ async fn more_steps_than_the_journal_takes_at_once_are_made_one_after_the_other(
     bench.settled().await;
     assert_eq!(bench.driver.with(|fake| fake.engine.volumes.len()), count);
     assert_eq!(bench.driver.calls().len(), count, "each once");
+    let (mut open, mut most) = (0, 0);
+    for record in bench.journal.records() {
+        open = if record.state == State::Started { open + 1 } else { open - 1 };
+        most = most.max(open);
+    }
+    assert_eq!((open, most), (0, crate::limits::STEPS_MAX));
 }
 
 #[tokio::test]

@@ -49,7 +49,6 @@ fn key_order_and_comments_do_not_change_the_hash() {
 #[test]
 fn an_agent_without_a_slice_heartbeats_and_changes_nothing() {
     let Some(t) = EngineFleet::start("noslice") else { return };
-    t.proxy.forget();
     wait_until("heartbeats come", SOON, || Ok(t.operator.host(HOST)?.heartbeat.is_some_and(|h| h.ready && h.sequence > 2))).unwrap();
     holds_for("no mutating call is made", Duration::from_secs(2), || Ok(t.proxy.mutations().is_empty())).unwrap();
     assert!(t.containers().is_empty());
