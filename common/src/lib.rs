@@ -12,6 +12,7 @@
 //! | [`sign`], [`trust`] | whether a signature counts |
 //! | [`statement`] | what can be signed |
 //! | [`enrol`] | how a new host proves itself to the operator |
+//! | [`op`] | what may happen to an operation, and what a journal says about all of them |
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
 //! | [`backoff`] | how long to wait before the next try |
@@ -25,6 +26,7 @@ pub mod enrol;
 pub mod fault;
 pub mod id;
 pub mod observe;
+pub mod op;
 pub mod plan;
 pub mod sign;
 pub mod statement;
