@@ -12,6 +12,8 @@ use crate::db::Db;
 use crate::driver::Driver;
 use crate::identity::{Enrolment, StateDir};
 use crate::journal::codec::{self, Rest};
+use crate::journal::fs::RealFs;
+use crate::journal::segment;
 use crate::ledger::Ledger;
 use crate::limits::{CLOCK_SKEW_ALARM_S, EXPIRED_RENEWAL_MAX_S, JOURNAL_READ_MAX, OBSERVE_TIMEOUT};
 use crate::link::transport;
@@ -152,13 +154,18 @@ fn ledger(dir: &Path) -> Check {
 
 fn journal(dir: &Path) -> Check {
     const NAME: &str = "journal";
-    match files::read_limited(&dir.join("journal.jsonl"), JOURNAL_READ_MAX) {
+    let newest = segment::list(&RealFs, dir).map(|known| known.last().copied());
+    let newest = match newest {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return check(NAME, Outcome::Failed, error.to_string()),
+        Err(_) | Ok(None) => return check(NAME, Outcome::Warning, "there is no journal yet"),
+        Ok(Some(first)) => dir.join(segment::file_name(first)),
+    };
+    match files::read_limited(&newest, JOURNAL_READ_MAX) {
         Err(error) => check(NAME, Outcome::Failed, error.to_string()),
-        Ok(None) => check(NAME, Outcome::Warning, "there is no journal yet"),
-        Ok(Some(bytes)) => {
-            let scan = codec::scan(&bytes, None);
+        Ok(bytes) => {
+            let scan = codec::scan(&bytes.unwrap_or_default(), |_, _| {});
             match scan.rest {
-                Rest::Clean => check(NAME, Outcome::Ok, format!("{} records up to {}", scan.records.len(), scan.head.seq)),
+                Rest::Clean => check(NAME, Outcome::Ok, format!("readable up to record {}", scan.head.seq)),
                 Rest::Torn => check(NAME, Outcome::Warning, "its last write was cut short; the next start mends it"),
                 Rest::Damaged(what) => check(NAME, Outcome::Failed, format!("damaged at byte {}: {what}", scan.good_bytes)),
             }

@@ -64,10 +64,14 @@ pub fn read_limited(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
     };
+    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("{} is larger than {max} bytes", path.display()));
+    if file.metadata()?.len() > max {
+        return Err(too_large());
+    }
     let mut bytes = Vec::new();
     file.take(max.saturating_add(1)).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
-        return Err(io::Error::other(format!("{} is larger than {max} bytes", path.display())));
+        return Err(too_large());
     }
     Ok(Some(bytes))
 }

@@ -101,17 +101,25 @@ pub const TROUBLES_MAX: usize = 64;
 pub const DRIFT_MAX: usize = 64;
 
 /// The longest journal line, in bytes.
-pub const JOURNAL_LINE_MAX: usize = 64 * 1024;
+pub const JOURNAL_LINE_MAX: usize = 256 * 1024;
 /// Records that one append may carry.
 pub const JOURNAL_APPEND_MAX: usize = 4096;
 /// Appends that may wait for the writer.
 pub const JOURNAL_QUEUE: usize = 1024;
 /// Records that share one flush.
 pub const JOURNAL_BATCH_MAX: usize = 4096;
-/// A journal file beyond this many bytes is closed and a new one begun, when no step is open.
-pub const JOURNAL_ROTATE_BYTES: u64 = 8 * 1024 * 1024;
-/// A journal file beyond this many bytes is not read.
+/// A journal segment with this many bytes of records is closed and a new one begun.
+pub const JOURNAL_ROTATE_BYTES: u64 = 16 * 1024 * 1024;
+/// A journal segment beyond this many bytes is not read.
 pub const JOURNAL_READ_MAX: u64 = 1024 * 1024 * 1024;
+/// Bytes on the disk that are kept free for how things end: on a full disk nothing new begins.
+pub const JOURNAL_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
+/// Space is taken from the disk in steps of so many bytes.
+pub const JOURNAL_RESERVE_STEP: u64 = 1024 * 1024;
+/// Closed segments that are kept for audit.
+pub const JOURNAL_SEALED_MAX: usize = 64;
+/// For so long a closed segment is kept for audit, in milliseconds: 400 days.
+pub const JOURNAL_SEALED_AGE_MS: u64 = 400 * 24 * 3600 * 1000;
 
 /// The largest configuration or policy file, in bytes.
 pub const CONFIG_MAX: u64 = 64 * 1024;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::UnixSeconds;
+use moorline_common::op::{OpEntry, Origin, State};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Sources};
@@ -16,10 +17,10 @@ use crate::driver::{Driver, Ownership};
 use crate::identity::{Enrolment, HostKeys, IdentityError, Lock, StateDir};
 use crate::intake::{self, Intake, judge::Own};
 use crate::journal::file::FileJournal;
-use crate::journal::{Entry, HostJournal, Journal as _, JournalError, Open, State};
+use crate::journal::{Entry, HostJournal, Journal as _, JournalError};
 use crate::lane::Lanes;
 use crate::ledger::Ledger;
-use crate::limits::{FLOOR_SAVE_INTERVAL, JOURNAL_READ_MAX};
+use crate::limits::FLOOR_SAVE_INTERVAL;
 use crate::link::{self, Link};
 use crate::reconcile::{self, Reconciler};
 use crate::records;
@@ -258,31 +259,22 @@ async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> R
         host.state_dir.leave_quarantine()?;
         tracing::info!(aside = %aside.display(), "an operator has ended the quarantine; the damaged journal was put aside");
     }
-    match FileJournal::open(&dir) {
+    match FileJournal::open(&dir, host.keys.epoch.clone()) {
         Ok(opened) => {
             if let Some(aside) = opened.torn {
                 tracing::warn!(aside = %aside.display(), "the journal's last write was cut short; its remains were put aside");
             }
-            close_open_steps(&opened.journal, opened.open).await?;
+            if let Some(damage) = opened.sealed_damage {
+                tracing::error!(%damage, "closed history is damaged; nothing depends on it any more");
+            }
+            close_open_steps(&opened.journal).await?;
             Ok((HostJournal::Sound(opened.journal), None))
         }
-        Err(error) if is_damage(&error, &dir) => {
+        Err(error @ JournalError::Damaged { .. }) => {
             host.state_dir.enter_quarantine(&mut host.keys, &error.to_string())?;
             Ok(quarantined(dir, error.to_string()))
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether the bytes are at fault, and not the disk, its space or its permissions: those may be mended without an operator.
-fn is_damage(error: &JournalError, dir: &Path) -> bool {
-    match error {
-        JournalError::Damaged { .. } => true,
-        // No agent writes a file that is too large to be read.
-        JournalError::Unreadable { path, .. } => {
-            path.starts_with(dir) && path.metadata().is_ok_and(|file| file.is_file() && file.len() > JOURNAL_READ_MAX)
-        }
-        JournalError::Failed(_) | JournalError::TooLarge(_) => false,
     }
 }
 
@@ -293,22 +285,16 @@ fn quarantined(path: PathBuf, reason: String) -> (HostJournal, Option<Fault>) {
 }
 
 /// A step of a reconcile pass that was interrupted is never in doubt: the host is observed and planned anew.
-async fn close_open_steps(journal: &FileJournal, open: Open) -> Result<(), JournalError> {
+async fn close_open_steps(journal: &FileJournal) -> Result<(), JournalError> {
+    let open: Vec<OpEntry> = journal.read(|book| book.open().filter(|e| e.first.origin() == Origin::Slice).cloned().collect());
     let mut entries = Vec::new();
-    for record in open.0.into_values() {
-        let (Ok(op_id), Ok(resource)) = (record.op_id.parse(), moorline_common::id::ResourceId::parse(record.resource.as_str())) else {
+    for OpEntry { last, .. } in open {
+        let (Ok(op_id), Ok(resource)) = (last.op_id.parse(), moorline_common::id::ResourceId::parse(last.resource.as_str())) else {
             continue;
         };
-        tracing::info!(%resource, kind = %record.kind, "a step was interrupted; the host is looked at anew");
-        entries.push(Entry {
-            op_id,
-            resource,
-            kind: "interrupted",
-            params: serde_json::json!({ "error": "the agent stopped before this ended" }),
-            task: record.task,
-            state: State::Failed,
-            idempotency_key: record.idempotency_key,
-        });
+        tracing::info!(%resource, kind = %last.kind, "a step was interrupted; the host is looked at anew");
+        let fault = Fault::new(Code::StepFailed, "the agent stopped before this ended");
+        entries.push(Entry { task: last.task, fault: Some(fault), ..Entry::step(op_id, resource, "interrupted", State::Failed) });
     }
     if !entries.is_empty() {
         journal.append(entries).await?;
@@ -320,6 +306,8 @@ async fn close_open_steps(journal: &FileJournal, open: Open) -> Result<(), Journ
 mod tests {
     use super::*;
     use crate::db::Db;
+    use crate::journal::segment;
+    use crate::limits::JOURNAL_READ_MAX;
     use crate::testing::{FakeDriver, Operator, config, enrol, services, until};
     use tokio::task::JoinHandle;
 
@@ -331,7 +319,7 @@ mod tests {
         let (config, store) = (config(dir.path()), TrustStore::new(Db::open(dir.path()).unwrap()));
         let mut host = Host::open(&config).unwrap();
         let before = host.keys.epoch.clone();
-        let path = dir.path().join("journal/journal.jsonl");
+        let path = dir.path().join("journal").join(segment::file_name(1));
         std::fs::create_dir_all(&path).unwrap();
         assert!(matches!(open_journal(&config, &mut host, &store).await, Err(RunError::Journal(JournalError::Unreadable { .. }))));
         assert_eq!((host.state_dir.quarantine().unwrap(), &host.keys.epoch), (None, &before));
@@ -354,7 +342,7 @@ mod tests {
         let (journal, fault) = open_journal(&config, &mut host, &store).await.unwrap();
         assert_eq!(fault, None);
         drop(journal);
-        let path = dir.path().join("journal/journal.jsonl");
+        let path = dir.path().join("journal").join(segment::file_name(1));
         std::fs::write(&path, "not a record\n").unwrap();
 
         let before = host.keys.epoch.clone();

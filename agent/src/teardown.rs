@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::driver::Driver;
+use crate::identity::{IdentityError, StateDir};
 use crate::intake::{Desired, Target};
 use crate::journal::file::FileJournal;
 use crate::lane::Lanes;
@@ -69,7 +70,8 @@ impl Removal {
 /// [`RunError`] when the journal or the ledger cannot be used.
 pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -> Result<Vec<Fault>, RunError> {
     let ledger = Ledger::new(Db::open(&config.state)?);
-    let journal = FileJournal::open(&config.state.join("journal"))?.journal;
+    let epoch = StateDir(config.state.clone()).keys()?.ok_or(IdentityError::NotJoined)?.epoch;
+    let journal = FileJournal::open(&config.state.join("journal"), epoch)?.journal;
     let Removal { identity, admission } = removal;
     let desired = Desired { identity, spec: HostSpec::default(), admission, when_gone: FloorState::Cleared };
     let (_target, target) = watch::channel(Target { desired: Some(Arc::new(desired)), pushes: 1 });
@@ -115,7 +117,7 @@ mod tests {
         let driver = FakeDriver::default();
         let (reconciler, handle) = Reconciler::new(Parts {
             driver: Arc::new(driver.clone()),
-            journal: FileJournal::open(&dir.join("journal")).unwrap().journal,
+            journal: FileJournal::open(&dir.join("journal"), operator.keys.epoch.clone()).unwrap().journal,
             ledger: Ledger::new(db),
             lanes: Lanes::new(8),
             target: intake.target(),

@@ -11,6 +11,7 @@ use crate::config::{self, Config, DriverKind, LogFormat, Overrides};
 
 mod doctor;
 mod join;
+mod journal;
 mod run;
 mod status;
 mod teardown;
@@ -69,6 +70,11 @@ enum Verb {
         #[arg(short, long, value_enum, default_value_t)]
         output: Output,
     },
+    /// Show and check what the agent has done, whether it runs or not
+    Journal {
+        #[command(subcommand)]
+        verb: journal::JournalVerb,
+    },
     /// Remove what the agent made on this host; volumes are kept
     Teardown {
         /// Do not ask
@@ -126,6 +132,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Verb::Run { .. } => run::run(config).await,
             Verb::Status { output } => status::status(&config, output).await,
             Verb::Doctor { output } => doctor::doctor(&config, output).await,
+            Verb::Journal { verb } => journal::journal(&config, &verb),
             Verb::Teardown { yes } => teardown::teardown(&config, yes).await,
         }
     });

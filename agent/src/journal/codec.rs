@@ -1,197 +1,252 @@
-//! Journal lines: how a record becomes bytes, and what the bytes of a file mean. Pure.
+//! Journal lines: how a record becomes bytes, and what the bytes of a segment mean. Pure.
 //!
-//! A line is one JSON object. Its last member is `crc`: the CRC-32C, in hex, of all bytes before that
-//! member. `prev` chains it to the line before.
+//! A line is one JSON object. Its last member is `crc`: the CRC-32C, in hex, of all bytes before that member. `prev`
+//! chains it to the line before. A segment begins with a header and the checkpoint that it announces; records follow.
 
-use moorline_common::id::sha256_hex;
+use moorline_common::id::{UnixSeconds, sha256_hex};
+use moorline_common::op::{Book, Part, Record};
+use serde::{Deserialize, Serialize};
 
-use super::{Head, Record};
+use super::Head;
 use crate::limits::JOURNAL_LINE_MAX;
+
+/// The version of this format.
+pub const VERSION: u32 = 1;
 
 const CRC_MEMBER: &str = ",\"crc\":\"";
 /// `,"crc":"` + 8 digits + `"}`.
 const CRC_BYTES: usize = CRC_MEMBER.len() + 8 + 2;
 
-/// A record as a line, without its line feed; `None` when it cannot be written.
+/// The first line of a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// [`VERSION`].
+    pub journal: u32,
+    /// The number of the first record that the segment can hold.
+    pub first: u64,
+    /// When it was begun, in milliseconds since 1970 by the wall clock.
+    pub at: u64,
+    /// The hash of the newest record before it; empty when there is none.
+    pub head: String,
+    /// Lines of the checkpoint, which follow.
+    pub parts: u64,
+    /// The time floor at that moment: older nonces were forgotten.
+    pub time_floor: UnixSeconds,
+    /// The hash of the last line before it, in the segment before; empty for the first segment.
+    pub prev: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartLine {
+    part: Part,
+    prev: String,
+}
+
+/// The last line of a segment that has a successor: without it the successor was never there, with it it must be.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Seal {
+    sealed: u64,
+    prev: String,
+}
+
+/// A value as a line, without its line feed; `None` when it cannot be written.
 #[must_use]
-pub fn encode(record: &Record) -> Option<Vec<u8>> {
-    let mut line = serde_json::to_vec(record).ok()?;
+pub fn encode<T: Serialize>(value: &T) -> Option<Vec<u8>> {
+    let mut line = serde_json::to_vec(value).ok()?;
     line.pop(); // the closing brace
     let crc = crc32c::crc32c(&line);
     line.extend_from_slice(format!("{CRC_MEMBER}{crc:08x}\"}}").as_bytes());
     (line.len() <= JOURNAL_LINE_MAX).then_some(line)
 }
 
-/// The record in a line; `None` when the checksum or the shape is wrong.
-#[must_use]
-pub fn decode(line: &[u8]) -> Option<Record> {
+/// The JSON object in a line; `None` when the checksum is wrong.
+fn checked(line: &[u8]) -> Option<Vec<u8>> {
     let (body, tail) = line.split_at_checked(line.len().checked_sub(CRC_BYTES)?)?;
     let digits = tail.strip_prefix(CRC_MEMBER.as_bytes())?.strip_suffix(b"\"}")?;
-    let stored = u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
-    if stored != crc32c::crc32c(body) {
+    // Exactly as it was written: a digit in upper case is another byte.
+    if digits != format!("{:08x}", crc32c::crc32c(body)).as_bytes() {
         return None;
     }
-    let mut json = body.to_vec();
+    let mut json = Vec::with_capacity(body.len() + 1);
+    json.extend_from_slice(body);
     json.push(b'}');
-    serde_json::from_slice(&json).ok()
+    Some(json)
 }
 
-/// What a journal file holds.
+fn decode<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
+    serde_json::from_slice(json).ok()
+}
+
+/// How a new segment begins: the lines, and the hash of the last of them. `None` when a line cannot be written.
+#[must_use]
+pub fn beginning(head: &Head, tail: &str, book: &Book, time_floor: UnixSeconds, at: u64) -> Option<(Vec<u8>, String)> {
+    let parts = book.parts();
+    let header = Header {
+        journal: VERSION,
+        first: head.seq + 1,
+        at,
+        head: head.hash.clone(),
+        parts: u64::try_from(parts.len()).ok()?,
+        time_floor,
+        prev: tail.to_owned(),
+    };
+    let mut bytes = encode(&header)?;
+    let mut prev = sha256_hex(&bytes);
+    bytes.push(b'\n');
+    for part in parts {
+        let line = encode(&PartLine { part, prev })?;
+        prev = sha256_hex(&line);
+        bytes.extend_from_slice(&line);
+        bytes.push(b'\n');
+    }
+    Some((bytes, prev))
+}
+
+/// The line that closes a segment whose successor begins with record `next`.
+#[must_use]
+pub fn seal(next: u64, tail: &str) -> Option<Vec<u8>> {
+    let mut line = encode(&Seal { sealed: next, prev: tail.to_owned() })?;
+    line.push(b'\n');
+    Some(line)
+}
+
+/// What a segment holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scan {
-    /// The good records, in order.
-    pub records: Vec<Record>,
-    /// The newest of them.
+    /// Its first line; `None` when that cannot be read.
+    pub header: Option<Header>,
+    /// The newest record.
     pub head: Head,
-    /// How many bytes they take.
+    /// The hash of the newest line of the chain.
+    pub tail: String,
+    /// The fold of all records up to the head.
+    pub book: Book,
+    /// How many bytes the good lines take, a seal not among them.
     pub good_bytes: usize,
-    /// What comes after them.
+    /// The first record of the successor, when the segment is closed.
+    pub sealed: Option<u64>,
+    /// What comes after the good lines.
     pub rest: Rest,
 }
 
-/// What follows the good records.
+/// What follows the good lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rest {
     /// Nothing.
     Clean,
     /// The remains of a write that a crash cut short. It was never acknowledged, and may be removed.
     Torn,
-    /// Damage in acknowledged history.
+    /// Damage in what may have been acknowledged.
     Damaged(String),
 }
 
-/// Reads a whole file. `before` is the head of the file before it, for a journal that was rotated; the
-/// first record must follow it (any first record is taken when `before` is `None`).
-#[must_use]
-pub fn scan(bytes: &[u8], before: Option<&Head>) -> Scan {
-    let mut scan = Scan { records: Vec::new(), head: before.cloned().unwrap_or_default(), good_bytes: 0, rest: Rest::Clean };
-    let mut anchored = before.is_some();
+/// Reads a whole segment, and hands each record with its line to `see`.
+pub fn scan(bytes: &[u8], mut see: impl FnMut(&Record, &[u8])) -> Scan {
+    let mut scan = Scan {
+        header: None,
+        head: Head::default(),
+        tail: String::new(),
+        book: Book::default(),
+        good_bytes: 0,
+        sealed: None,
+        rest: Rest::Clean,
+    };
+    let mut parts = 0;
     while let Some(rest) = bytes.get(scan.good_bytes..).filter(|r| !r.is_empty()) {
-        let next = match rest.iter().position(|b| *b == b'\n') {
-            Some(end) => rest.get(..end).and_then(|line| decode(line).map(|record| (line, record))),
-            None => None,
-        };
-        let Some((line, record)) = next else {
-            scan.rest = judge_rest(rest, scan.head.seq + 1, scan.records.is_empty() && !anchored);
+        let line = rest.iter().position(|b| *b == b'\n').and_then(|end| rest.get(..end));
+        let Some((line, json)) = line.and_then(|line| checked(line).map(|json| (line, json))) else {
+            scan.rest = judge_rest(rest, &scan, parts);
             return scan;
         };
-        let follows = record.seq == scan.head.seq + 1 && record.prev == scan.head.hash;
-        if anchored && !follows {
-            scan.rest = Rest::Damaged(format!("record {} does not follow record {}", record.seq, scan.head.seq));
+        let taken = match (&scan.header, parts) {
+            (None, _) => take_header(&mut scan, &json).map(|n| parts = n),
+            (Some(_), 1..) => take_part(&mut scan, &json).map(|()| parts -= 1),
+            (Some(_), 0) => match take_record(&mut scan, &json) {
+                Ok(Some(record)) => {
+                    see(&record, line);
+                    Ok(())
+                }
+                Ok(None) => {
+                    if rest.len() > line.len() + 1 {
+                        scan.rest = Rest::Damaged("something follows its seal".to_owned());
+                    }
+                    return scan;
+                }
+                Err(what) => Err(what),
+            },
+        };
+        if let Err(what) = taken {
+            scan.rest = Rest::Damaged(what);
             return scan;
         }
-        anchored = true;
-        scan.head = Head { seq: record.seq, hash: sha256_hex(line) };
+        scan.tail = sha256_hex(line);
         scan.good_bytes += line.len() + 1;
-        scan.records.push(record);
+        if parts == 0 && scan.head.seq >= scan.header.as_ref().map_or(0, |h| h.first) {
+            scan.head.hash.clone_from(&scan.tail);
+        }
+    }
+    if scan.header.is_none() || parts > 0 {
+        // A segment gets its name when its beginning is durable.
+        scan.rest = Rest::Damaged("its beginning is missing".to_owned());
     }
     scan
 }
 
-/// Whether what follows the last good record can be the remains of one interrupted write: bytes that
-/// never arrived (zeros) or a line without its end, and nothing valid of a later flush.
-fn judge_rest(rest: &[u8], next_seq: u64, is_first: bool) -> Rest {
-    let lines: Vec<&[u8]> = rest.split(|b| *b == b'\n').collect();
-    let later = lines.iter().filter_map(|line| decode(line)).find(|r| !is_first && r.batch > next_seq);
-    if let Some(record) = later {
-        return Rest::Damaged(format!("record {next_seq} is unreadable, and record {} of a later write follows", record.seq));
+fn take_header(scan: &mut Scan, json: &[u8]) -> Result<u64, String> {
+    let header: Header = decode(json).ok_or("its first line is no header")?;
+    if header.journal != VERSION {
+        return Err(format!("it is of version {}; this agent reads version {VERSION}", header.journal));
     }
-    // A line that has its line feed and no zeros was written in full, and does not read as a record.
-    let whole = lines.len().saturating_sub(1);
-    let bad = lines.iter().take(whole).find(|line| decode(line).is_none() && !line.contains(&0));
-    match bad {
-        Some(_) => Rest::Damaged(format!("record {next_seq} is unreadable")),
-        None => Rest::Torn,
-    }
+    scan.head = Head { seq: header.first.saturating_sub(1), hash: header.head.clone() };
+    let parts = header.parts;
+    scan.header = Some(header);
+    Ok(parts)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::journal::State;
-    use proptest::prelude::*;
+fn take_part(scan: &mut Scan, json: &[u8]) -> Result<(), String> {
+    let line: PartLine = decode(json).ok_or("a line of its checkpoint is unreadable")?;
+    if line.prev != scan.tail {
+        return Err("its checkpoint is not in order".to_owned());
+    }
+    scan.book.restore(line.part);
+    Ok(())
+}
 
-    fn lines(batches: &[&[u64]]) -> Vec<Vec<u8>> {
-        let mut prev = String::new();
-        let mut out = Vec::new();
-        for batch in batches {
-            for seq in *batch {
-                let record = Record {
-                    seq: *seq,
-                    batch: batch[0],
-                    at: 1,
-                    op_id: format!("op-{seq}"),
-                    resource: "docker/network/x".to_owned(),
-                    kind: "create-network".to_owned(),
-                    params: serde_json::json!({"reason": "it is absent"}),
-                    task: None,
-                    state: State::Started,
-                    idempotency_key: String::new(),
-                    prev: prev.clone(),
-                };
-                let line = encode(&record).unwrap();
-                prev = sha256_hex(&line);
-                out.push(line);
-            }
+/// The next record; `None` when the segment is closed here.
+fn take_record(scan: &mut Scan, json: &[u8]) -> Result<Option<Record>, String> {
+    let next = scan.head.seq + 1;
+    let Some(record) = decode::<Record>(json) else {
+        let seal: Seal = decode(json).ok_or_else(|| format!("record {next} is unreadable"))?;
+        if seal.prev != scan.tail || seal.sealed != next {
+            return Err(format!("its seal does not follow record {}", scan.head.seq));
         }
-        out
+        scan.sealed = Some(seal.sealed);
+        return Ok(None);
+    };
+    if record.seq != next || record.prev != scan.tail {
+        return Err(format!("record {} does not follow record {}", record.seq, scan.head.seq));
     }
+    scan.book.fold(&record).map_err(|e| format!("record {next}: {e}"))?;
+    scan.head.seq = next;
+    Ok(Some(record))
+}
 
-    fn file(lines: &[Vec<u8>]) -> Vec<u8> {
-        lines.iter().flat_map(|l| l.iter().copied().chain([b'\n'])).collect()
+/// Whether what follows the last good line can be the remains of one interrupted write: a line without its end, or
+/// bytes that never arrived (zeros), and nothing after it.
+fn judge_rest(rest: &[u8], scan: &Scan, parts: u64) -> Rest {
+    let next = scan.head.seq + 1;
+    if scan.header.is_none() || parts > 0 {
+        return Rest::Damaged("its beginning is unreadable".to_owned());
     }
-
-    #[test]
-    fn what_was_written_is_read_back() {
-        let lines = lines(&[&[1, 2], &[3]]);
-        let scan = scan(&file(&lines), Some(&Head::default()));
-        assert_eq!(scan.rest, Rest::Clean);
-        assert_eq!(scan.records.iter().map(|r| r.seq).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(scan.head, Head { seq: 3, hash: sha256_hex(&lines[2]) });
+    let written = rest.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+    let text = rest.get(..written).unwrap_or_default();
+    // A good line whose line feed is another byte was written in full.
+    let lost_its_end = text.split_last().is_some_and(|(_, line)| checked(line).is_some());
+    if text.contains(&b'\n') || lost_its_end {
+        return Rest::Damaged(format!("record {next} is unreadable"));
     }
-
-    #[test]
-    fn a_write_cut_short_anywhere_is_torn_and_keeps_all_before() {
-        let all = file(&lines(&[&[1, 2], &[3, 4]]));
-        let committed = file(&lines(&[&[1, 2]])).len();
-        for cut in committed + 1..all.len() {
-            let scan = scan(&all[..cut], Some(&Head::default()));
-            assert!(scan.records.len() >= 2 && scan.rest != Rest::Damaged(String::new()), "cut at {cut}");
-            assert!(matches!(scan.rest, Rest::Torn | Rest::Clean), "cut at {cut}: {:?}", scan.rest);
-        }
-    }
-
-    #[test]
-    fn zeros_where_the_last_write_should_be_are_torn() {
-        let written = lines(&[&[1], &[2, 3]]);
-        let good = file(&written[..1]);
-        let mut zeros = good.clone();
-        zeros.extend_from_slice(&[0; 4096]);
-        assert_eq!(scan(&zeros, Some(&Head::default())).rest, Rest::Torn);
-        // The first page of the last write never arrived, its second did.
-        let mut hole = good;
-        hole.extend(vec![0; written[1].len() + 1]);
-        hole.extend(file(&written[2..]));
-        assert_eq!(scan(&hole, Some(&Head::default())).rest, Rest::Torn);
-    }
-
-    #[test]
-    fn a_missing_record_in_the_middle_is_damage() {
-        let written = lines(&[&[1], &[2], &[3]]);
-        let bytes = file(&[written[0].clone(), written[2].clone()]);
-        assert!(matches!(scan(&bytes, Some(&Head::default())).rest, Rest::Damaged(_)));
-    }
-
-    proptest! {
-        #[test]
-        fn a_flipped_bit_in_acknowledged_history_is_never_overlooked(at in 0.0f64..1.0, bit in 0u8..8) {
-            let all = file(&lines(&[&[1], &[2, 3], &[4]]));
-            let acknowledged = file(&lines(&[&[1], &[2, 3]])).len();
-            let index = ((acknowledged - 1) as f64 * at) as usize;
-            let mut flipped = all;
-            flipped[index] ^= 1 << bit;
-            let scan = scan(&flipped, Some(&Head::default()));
-            prop_assert!(matches!(scan.rest, Rest::Damaged(_)), "{:?}", scan.rest);
-        }
-    }
+    Rest::Torn
 }

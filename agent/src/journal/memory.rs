@@ -1,72 +1,67 @@
-//! A journal in memory, for tests and for runs that must not touch the disk.
+//! A journal in memory, for tests.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moorline_common::id::sha256_hex;
+use moorline_common::id::{HostEpoch, UnixSeconds};
+use moorline_common::op::{Book, Record};
 
-use super::{Entry, Head, Journal, JournalError, Record, codec};
+use super::chain::Chain;
+use super::{Entry, Head, Journal, JournalError};
 
 /// See the module.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryJournal {
     inner: Arc<Mutex<Inner>>,
 }
 
-#[derive(Default)]
 struct Inner {
     records: Vec<Record>,
-    head: Head,
+    chain: Chain,
+}
+
+impl Default for MemoryJournal {
+    fn default() -> Self {
+        let epoch = HostEpoch::parse("0".repeat(32)).unwrap();
+        let chain = Chain::new(epoch, Head::default(), String::new(), Book::default());
+        Self { inner: Arc::new(Mutex::new(Inner { records: Vec::new(), chain })) }
+    }
 }
 
 impl MemoryJournal {
     /// Every record so far.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).records.clone()
+        self.lock().records.clone()
     }
-}
 
-/// The record of `entry` after `head`, and its line.
-pub(super) fn next_record(entry: Entry, head: &Head, batch: u64, at: u64) -> Result<(Record, Vec<u8>), JournalError> {
-    let record = Record {
-        seq: head.seq + 1,
-        batch,
-        at,
-        op_id: entry.op_id.to_string(),
-        resource: entry.resource.to_string(),
-        kind: entry.kind.to_owned(),
-        params: entry.params,
-        task: entry.task,
-        state: entry.state,
-        idempotency_key: entry.idempotency_key,
-        prev: head.hash.clone(),
-    };
-    match codec::encode(&record) {
-        Some(line) => Ok((record, line)),
-        None => Err(JournalError::TooLarge(format!("a record about {}", record.resource))),
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Journal for MemoryJournal {
     fn append(&self, entries: Vec<Entry>) -> impl Future<Output = Result<Head, JournalError>> + Send + 'static {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = inner.head.seq + 1;
-        let mut result = Ok(());
-        for entry in entries {
-            match next_record(entry, &inner.head, batch, 0) {
-                Ok((record, line)) => {
-                    inner.head = Head { seq: record.seq, hash: sha256_hex(&line) };
-                    inner.records.push(record);
-                }
-                Err(error) => result = Err(error),
-            }
-        }
-        std::future::ready(result.map(|()| inner.head.clone()))
+        let mut inner = self.lock();
+        let batch = inner.chain.head.seq + 1;
+        let staged = inner.chain.draft(entries, batch, 0).and_then(|staged| inner.chain.take(&staged).map(|()| staged));
+        let result = staged.map(|mut staged| {
+            inner.records.append(&mut staged.records);
+            staged.head
+        });
+        std::future::ready(result)
     }
 
     fn head(&self) -> Head {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).head.clone()
+        self.lock().chain.head.clone()
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.lock().chain.book)
+    }
+
+    fn raise_time_floor(&self, floor: UnixSeconds) {
+        self.lock().chain.book.forget_nonces(floor);
     }
 
     fn failed(&self) -> impl Future<Output = JournalError> + Send {

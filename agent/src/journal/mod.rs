@@ -5,44 +5,36 @@
 //! - Appends that come together share one flush. The order of appends is the order in the file.
 //! - A failed write or flush is final: the agent stops. It is never retried on the same descriptor.
 //!
-//! [`codec`] is the pure part (lines, chain, damage); [`mod@file`] and [`memory`] keep the records.
+//! | module | what it does |
+//! |---|---|
+//! | `chain` | numbers, chains and checks what is appended |
+//! | [`codec`] | lines, checksums, and what damage is |
+//! | [`segment`] | the folder: torn tails, rotation, checkpoints, room on the disk |
+//! | [`mod@file`] | the writer thread: many appends, one flush |
+//! | [`reader`] | reads the files of a live or dead agent |
+//! | [`mod@fs`] | what is asked of a file system |
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::future::Future;
 use std::path::PathBuf;
 
-use moorline_common::id::ResourceId;
-use serde::{Deserialize, Serialize};
+use moorline_common::fault::Fault;
+use moorline_common::id::{ResourceId, UnixSeconds};
+use moorline_common::op::{Book, BookError, Event, Grant, HoldEffect, State};
 use serde_json::Value;
 
+mod chain;
 pub mod codec;
 pub mod file;
+pub mod fs;
+#[cfg(test)]
 pub mod memory;
+pub mod reader;
+pub mod segment;
+#[cfg(test)]
+mod tests;
 
-/// Where an operation or step is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// Its side effect may begin any moment.
-    Started,
-    /// It is done.
-    Succeeded,
-    /// It has ended otherwise.
-    Failed,
-}
-
-impl State {
-    /// Whether nothing follows.
-    #[must_use]
-    pub const fn is_terminal(self) -> bool {
-        match self {
-            State::Started => false,
-            State::Succeeded | State::Failed => true,
-        }
-    }
-}
-
-/// What a caller writes; the journal adds number, time, chain and checksum.
+/// What a caller writes; the journal adds number, time, chain and checksum. See [`moorline_common::op::Record`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The operation's id; a fresh one for each step of a reconcile pass.
@@ -50,45 +42,49 @@ pub struct Entry {
     /// The resource, and so the lane.
     pub resource: ResourceId,
     /// What is done, such as `create-container`.
-    pub kind: &'static str,
-    /// Details for people. Never a secret.
+    pub kind: Cow<'static, str>,
+    /// Details for people and for recovery. Never a secret.
     pub params: Value,
-    /// The driver's running work, if it has a name.
+    /// The engine's name for the running work, if it has one.
     pub task: Option<String>,
     /// Where it is.
     pub state: State,
     /// Empty for the steps of a reconcile pass: they are never deduplicated.
     pub idempotency_key: String,
+    /// What the order's signature grants; with `accepted` alone.
+    pub grant: Option<Grant>,
+    /// What its success means for the reconcile pass; with `started` alone.
+    pub hold: Option<HoldEffect>,
+    /// Why it did not succeed.
+    pub fault: Option<Fault>,
+    /// Says nothing new but that the hub has the receipt.
+    pub acknowledged: bool,
 }
 
-/// One record as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// Counts all records, from 1, without gaps.
-    pub seq: u64,
-    /// The first `seq` that was written by the same flush.
-    pub batch: u64,
-    /// When, in milliseconds since 1970 by the wall clock.
-    pub at: u64,
-    /// See [`Entry::op_id`].
-    pub op_id: String,
-    /// See [`Entry::resource`].
-    pub resource: String,
-    /// See [`Entry::kind`].
-    pub kind: String,
-    /// See [`Entry::params`].
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub params: Value,
-    /// See [`Entry::task`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task: Option<String>,
-    /// See [`Entry::state`].
-    pub state: State,
-    /// See [`Entry::idempotency_key`].
-    pub idempotency_key: String,
-    /// Lowercase hex SHA-256 of the previous line, without its line feed; empty for the first.
-    pub prev: String,
+impl Entry {
+    /// An entry about a step of a reconcile pass.
+    #[must_use]
+    pub const fn step(op_id: uuid::Uuid, resource: ResourceId, kind: &'static str, state: State) -> Self {
+        Self {
+            op_id,
+            resource,
+            kind: Cow::Borrowed(kind),
+            params: Value::Null,
+            task: None,
+            state,
+            idempotency_key: String::new(),
+            grant: None,
+            hold: None,
+            fault: None,
+            acknowledged: false,
+        }
+    }
+
+    /// Whether something new begins with it, rather than goes on or ends.
+    #[must_use]
+    pub const fn begins(&self) -> bool {
+        !self.acknowledged && matches!(self.state.event(), Event::Accept | Event::Queue | Event::Start)
+    }
 }
 
 /// The newest durable record.
@@ -135,6 +131,15 @@ pub enum JournalError {
     /// An append is larger than the journal takes.
     #[error("a journal append of {0} is past the limit")]
     TooLarge(String),
+    /// Too many appends wait.
+    #[error("too many records wait for the journal; try again later")]
+    Busy,
+    /// The disk has no room for something new. What has begun can still be ended.
+    #[error("the journal has no room for anything new: {0}; free the disk of the state folder")]
+    Full(String),
+    /// A record that cannot follow the ones before it.
+    #[error("the journal refuses a record: {0}")]
+    Refused(#[source] BookError),
 }
 
 /// A durable, ordered list of records.
@@ -149,23 +154,14 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// The newest durable record.
     fn head(&self) -> Head;
 
+    /// Looks at what all durable records say.
+    fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T;
+
+    /// Nonces that cannot be valid any more at `floor` may be forgotten.
+    fn raise_time_floor(&self, floor: UnixSeconds);
+
     /// Ends when the journal has failed, with the reason.
     fn failed(&self) -> impl Future<Output = JournalError> + Send;
-}
-
-/// Steps that have started and not ended, by operation id.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Open(pub BTreeMap<String, Record>);
-
-impl Open {
-    /// Takes one more record into account.
-    pub fn fold(&mut self, record: &Record) {
-        if record.state.is_terminal() {
-            self.0.remove(&record.op_id);
-        } else {
-            self.0.insert(record.op_id.clone(), record.clone());
-        }
-    }
 }
 
 /// The journal of this host: sound, or so damaged that nothing may be recorded and so nothing done.
@@ -190,6 +186,19 @@ impl Journal for HostJournal {
         match self {
             HostJournal::Sound(journal) => journal.head(),
             HostJournal::Damaged(_) => Head::default(),
+        }
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        match self {
+            HostJournal::Sound(journal) => journal.read(look),
+            HostJournal::Damaged(_) => look(&Book::default()),
+        }
+    }
+
+    fn raise_time_floor(&self, floor: UnixSeconds) {
+        if let HostJournal::Sound(journal) = self {
+            journal.raise_time_floor(floor);
         }
     }
 

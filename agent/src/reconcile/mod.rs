@@ -303,7 +303,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         match self.journal.append(entries).await {
             Ok(_) => self.unrecorded.clear(),
             Err(error @ JournalError::Failed(_)) => return Err(error),
-            Err(error @ (JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::TooLarge(_))) => {
+            Err(error) => {
                 // Not recorded, so not begun; what has ended is recorded with the next append.
                 let fault = Fault::new(Code::Internal, error.to_string());
                 for (step, _) in ready {

@@ -47,7 +47,7 @@ fn content(which: &[u8]) -> Value {
 async fn live(dir: &std::path::Path, operator: &Operator, driver: &FakeDriver, slice: Vec<u8>, die_at: Option<usize>) {
     let db = Db::open(dir).unwrap();
     let mut intake = operator.ready_intake(&db).await;
-    let opened = FileJournal::open(&dir.join("journal")).unwrap();
+    let opened = FileJournal::open(&dir.join("journal"), operator.keys.epoch.clone()).unwrap();
     let (reconciler, handle) = Reconciler::new(Parts {
         driver: Arc::new(driver.clone()),
         journal: opened.journal,
@@ -121,7 +121,7 @@ async fn history(acts: Vec<Act>) {
     let floor = ledger.accepted().unwrap().unwrap();
     assert_eq!((floor.generation.0, floor.state == FloorState::TornDown), (generation, wanted == 0));
     // A life that was cut short left whole records behind.
-    assert_eq!(FileJournal::open(&dir.path().join("journal")).unwrap().torn, None);
+    assert_eq!(FileJournal::open(&dir.path().join("journal"), operator.keys.epoch.clone()).unwrap().torn, None);
 }
 
 proptest! {

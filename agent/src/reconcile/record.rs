@@ -1,6 +1,7 @@
 //! What the reconciler records: steps for the journal, outcomes for the ledger.
 
 use moorline_common::fault::{Fault, cut};
+use moorline_common::op::State;
 use moorline_common::plan::{Action, Step};
 use serde_json::json;
 use uuid::Uuid;
@@ -9,7 +10,7 @@ use crate::clock::Clock;
 use crate::db::{DbError, blocking};
 use crate::driver::DriverError;
 use crate::intake::Desired;
-use crate::journal::{Entry, State};
+use crate::journal::Entry;
 use crate::ledger::{Ledger, Standing};
 
 /// An action's name in the journal and the log.
@@ -30,20 +31,19 @@ pub(super) const fn kind(action: &Action) -> &'static str {
 /// The record that must be durable before the step begins. The spec stays out: it may hold what nobody
 /// but the container should read.
 pub(super) fn started(step: &Step, op_id: Uuid) -> Entry {
-    entry(step, op_id, State::Started, json!({ "reason": cut(&step.reason) }))
+    Entry { params: json!({ "reason": cut(&step.reason) }), ..entry(step, op_id, State::Started) }
 }
 
 /// The record of how it ended.
 pub(super) fn ended(step: &Step, op_id: Uuid, error: Option<&DriverError>) -> Entry {
     match error {
-        None => entry(step, op_id, State::Succeeded, serde_json::Value::Null),
-        Some(error) => entry(step, op_id, State::Failed, json!({ "code": error.code, "error": cut(&error.message) })),
+        None => entry(step, op_id, State::Succeeded),
+        Some(error) => Entry { fault: Some(Fault::new(error.code, cut(&error.message))), ..entry(step, op_id, State::Failed) },
     }
 }
 
-fn entry(step: &Step, op_id: Uuid, state: State, params: serde_json::Value) -> Entry {
-    // Convergent work has no idempotency key: it is never deduplicated.
-    Entry { op_id, resource: step.resource.clone(), kind: kind(&step.action), params, task: None, state, idempotency_key: String::new() }
+fn entry(step: &Step, op_id: Uuid, state: State) -> Entry {
+    Entry::step(op_id, step.resource.clone(), kind(&step.action), state)
 }
 
 /// Keeps the ledger's current row in step, and writes only what changed.

@@ -14,9 +14,9 @@ use crate::db::Db;
 use crate::intake::Intake;
 use crate::journal::file::FileJournal;
 use crate::journal::memory::MemoryJournal;
-use crate::journal::{Open, State};
 use crate::ledger::FloorState;
 use crate::testing::{FakeDriver, Operator, services, until};
+use moorline_common::op::{Book, State};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -146,13 +146,19 @@ impl Journal for FullOnce {
         let has = |state: State| entries.iter().any(|e| e.state == state);
         let refuse = has(State::Succeeded) && has(State::Started) && !self.refused.swap(true, std::sync::atomic::Ordering::SeqCst);
         let journal = self.journal.clone();
-        async move {
-            if refuse { Err(JournalError::TooLarge("a record while the queue is full".to_owned())) } else { journal.append(entries).await }
-        }
+        async move { if refuse { Err(JournalError::Full("no space".to_owned())) } else { journal.append(entries).await } }
     }
 
     fn head(&self) -> crate::journal::Head {
         self.journal.head()
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        self.journal.read(look)
+    }
+
+    fn raise_time_floor(&self, floor: UnixSeconds) {
+        self.journal.raise_time_floor(floor);
     }
 
     fn failed(&self) -> impl Future<Output = JournalError> + Send {
@@ -198,9 +204,7 @@ async fn no_step_begins_before_its_record_is_durable() {
     let records = bench.journal.records();
     assert_eq!(records.len(), 8);
     assert!(records.iter().all(|r| r.idempotency_key.is_empty()));
-    let mut open = Open::default();
-    records.iter().for_each(|r| open.fold(r));
-    assert_eq!(open, Open::default());
+    assert_eq!(bench.journal.read(Book::clone), Book::default());
 }
 
 #[tokio::test]
@@ -401,7 +405,8 @@ async fn a_start_in_the_middle_of_an_apply_converges_without_duplicates() {
             }
         }));
     });
-    let journal = FileJournal::open(&path).unwrap().journal;
+    let epoch = operator.keys.epoch.clone();
+    let journal = FileJournal::open(&path, epoch.clone()).unwrap().journal;
     let (_handle, _stop, task) = start(&driver, journal, &ledger, &intake);
     intake.slice(operator.slice(1, services(&names, false))).await.unwrap();
     dead.cancelled().await;
@@ -411,9 +416,9 @@ async fn a_start_in_the_middle_of_an_apply_converges_without_duplicates() {
 
     // The next life: the same slice comes again.
     let mut intake = operator.intake(&Db::open(dir.path()).unwrap());
-    let opened = FileJournal::open(&path).unwrap();
-    assert!(!opened.open.0.is_empty(), "steps were open");
-    let (handle, _stop, _task) = start(&driver, opened.journal, &ledger, &intake);
+    let journal = FileJournal::open(&path, epoch).unwrap().journal;
+    assert!(journal.read(|book| book.open().count()) > 0, "steps were open");
+    let (handle, _stop, _task) = start(&driver, journal, &ledger, &intake);
     intake.slice(operator.slice(1, services(&names, false))).await.unwrap();
     until(&mut handle.state(), "converged", |s| s.settled_push == Some(1)).await;
     driver.with(|fake| assert_eq!((fake.engine.containers.len(), fake.engine.networks.len()), (20, 1)));

@@ -11,7 +11,7 @@ use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet, sim_w
 #[test]
 fn a_journal_damaged_in_its_middle_stops_all_mutation_until_an_operator_approves_the_host_anew() {
     quarantines("damage", |state| {
-        let journal = state.join("journal/journal.jsonl");
+        let journal = state.join("journal/00000000000000000001.jsonl");
         let mut bytes = std::fs::read(&journal).unwrap();
         let first_line = bytes.iter().position(|b| *b == b'\n').unwrap();
         assert!(bytes.len() > first_line + 1, "the journal has more than one line");
@@ -63,7 +63,7 @@ fn a_journal_cut_off_in_its_last_line_is_mended_and_work_goes_on() {
     let (mut fleet, operator) = sim_fleet("torn");
     fleet.push(&services("edge", &["site"], "one"), &["--wait"]).unwrap().ok().unwrap();
     fleet.kill_agent(HOST).unwrap();
-    let journal = fleet.agent_dir(HOST).join("journal/journal.jsonl");
+    let journal = fleet.agent_dir(HOST).join("journal/00000000000000000001.jsonl");
     let bytes = std::fs::read(&journal).unwrap();
     std::fs::write(&journal, &bytes[..bytes.len() - 20]).unwrap();
     fleet.start_agent(HOST).unwrap();

@@ -81,7 +81,7 @@ impl Agent {
         intake.binding(binding).await.map_err(|r| anyhow!("{}", r.fault))?;
         let owned = Ownership { cluster: cluster.clone(), host_id: keys.host_id() };
         let driver = DockerDriver::new(PathBuf::from(socket), owned);
-        let journal = FileJournal::open(&state_dir.0.join("journal"))?.journal;
+        let journal = FileJournal::open(&state_dir.0.join("journal"), keys.epoch.clone())?.journal;
         let lanes = Lanes::new(driver.parallelism());
         let (reconciler, handle) = Reconciler::new(Parts { driver: Arc::new(driver), journal, ledger, lanes, target: intake.target() });
         let stop = CancellationToken::new();
