@@ -1,3 +1,5 @@
+//! What a book must hold to, by hand-written and by random histories.
+
 use proptest::prelude::*;
 
 use super::*;
