@@ -1,5 +1,7 @@
 //! Opens the agent's database at the start, and makes damage to it loud.
 //!
+//! The same goes for the journal, whose keys and nonces keep old orders from coming again.
+//!
 //! With its floors gone or in doubt the agent could be led back to what it refused before. So a damaged, lost or foreign
 //! file is put aside and the host is quarantined: it heartbeats, changes nothing and says why.
 
@@ -9,8 +11,13 @@ use rusqlite::{ErrorCode, OptionalExtension as _, params};
 use crate::clock::Clock;
 use crate::db::{self, Db, DbError};
 use crate::identity::{HostKeys, IdentityError, StateDir};
+use crate::journal::JournalError;
+use crate::journal::file::{FileJournal, Opened};
 use crate::ledger::Ledger;
 use crate::trust::TrustStore;
+
+/// The journal's folder in the state folder.
+pub const JOURNAL: &str = "journal";
 
 const LEDGER_ID: &str = "ledger_id";
 
@@ -23,6 +30,26 @@ pub enum RecordsError {
     /// The database.
     #[error(transparent)]
     Db(#[from] DbError),
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// Opens the journal of the host's life `epoch`. One that was begun in it and is gone is damaged.
+///
+/// # Errors
+/// [`JournalError::Damaged`] when the records are at fault; other [`RecordsError`]s when the disk is.
+pub fn open_journal(state_dir: &StateDir, epoch: &HostEpoch) -> Result<Opened, RecordsError> {
+    let dir = state_dir.0.join(JOURNAL);
+    let is_marked = state_dir.journal_mark()?.as_ref() == Some(epoch);
+    if is_marked && !FileJournal::exists(&dir)? {
+        return Err(JournalError::Damaged { path: dir, offset: 0, what: "it was lost".to_owned() }.into());
+    }
+    let opened = FileJournal::open(&dir, epoch.clone())?;
+    if !is_marked {
+        state_dir.put_journal_mark(epoch)?;
+    }
+    Ok(opened)
 }
 
 /// Opens the database of a joined host. When it is damaged, or not the one that was made for this host, the quarantine

@@ -23,7 +23,7 @@ use crate::ledger::Ledger;
 use crate::limits::FLOOR_SAVE_INTERVAL;
 use crate::link::{self, Link};
 use crate::reconcile::{self, Reconciler};
-use crate::records;
+use crate::records::{self, RecordsError};
 use crate::trust::TrustStore;
 
 /// Why the agent could not start, or had to stop.
@@ -244,7 +244,7 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 /// Opens the journal. Damage does not stop the agent: it heartbeats, changes nothing and says why, until an operator
 /// binds the life of the host that began with the damage.
 async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> Result<(HostJournal, Option<Fault>), RunError> {
-    let dir = config.state.join("journal");
+    let dir = config.state.join(records::JOURNAL);
     if let Some(quarantine) = host.state_dir.quarantine()? {
         let binding = store.load(&host.enrolment.root_pin, &host.keys.host_id())?.binding;
         if binding.is_none_or(|b| b.statement().host_epoch != quarantine.epoch) {
@@ -259,7 +259,7 @@ async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> R
         host.state_dir.leave_quarantine()?;
         tracing::info!(aside = %aside.display(), "an operator has ended the quarantine; the damaged journal was put aside");
     }
-    match FileJournal::open(&dir, host.keys.epoch.clone()) {
+    match records::open_journal(&host.state_dir, &host.keys.epoch) {
         Ok(opened) => {
             if let Some(aside) = opened.torn {
                 tracing::warn!(aside = %aside.display(), "the journal's last write was cut short; its remains were put aside");
@@ -270,10 +270,11 @@ async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> R
             close_open_steps(&opened.journal).await?;
             Ok((HostJournal::Sound(opened.journal), None))
         }
-        Err(error @ JournalError::Damaged { .. }) => {
+        Err(RecordsError::Journal(error @ JournalError::Damaged { .. })) => {
             host.state_dir.enter_quarantine(&mut host.keys, &error.to_string())?;
             Ok(quarantined(dir, error.to_string()))
         }
+        Err(RecordsError::Journal(error)) => Err(error.into()),
         Err(error) => Err(error.into()),
     }
 }

@@ -16,11 +16,11 @@ use crate::db::{Db, DbError};
 use crate::driver::Driver;
 use crate::identity::{IdentityError, StateDir};
 use crate::intake::{Desired, Target};
-use crate::journal::file::FileJournal;
 use crate::lane::Lanes;
 use crate::ledger::{Admission, FloorState, Ledger};
 use crate::limits::TEARDOWN_TIMEOUT;
 use crate::reconcile::{Parts, Reconciler};
+use crate::records;
 use crate::run::{Host, RunError};
 
 /// What is to be removed.
@@ -70,8 +70,9 @@ impl Removal {
 /// [`RunError`] when the journal or the ledger cannot be used.
 pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -> Result<Vec<Fault>, RunError> {
     let ledger = Ledger::new(Db::open(&config.state)?);
-    let epoch = StateDir(config.state.clone()).keys()?.ok_or(IdentityError::NotJoined)?.epoch;
-    let journal = FileJournal::open(&config.state.join("journal"), epoch)?.journal;
+    let state_dir = StateDir(config.state.clone());
+    let epoch = state_dir.keys()?.ok_or(IdentityError::NotJoined)?.epoch;
+    let journal = records::open_journal(&state_dir, &epoch)?.journal;
     let Removal { identity, admission } = removal;
     let desired = Desired { identity, spec: HostSpec::default(), admission, when_gone: FloorState::Cleared };
     let (_target, target) = watch::channel(Target { desired: Some(Arc::new(desired)), pushes: 1 });
@@ -105,6 +106,7 @@ pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -
 mod tests {
     use super::*;
     use crate::driver::DriverErrorKind;
+    use crate::journal::file::FileJournal;
     use crate::testing::{FakeDriver, Operator, config, enrol, services};
 
     /// A host that has accepted a slice, and what its engine holds of it.

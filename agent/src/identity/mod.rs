@@ -30,6 +30,7 @@ const LOCK: &str = "lock";
 const ENROLMENT: &str = "enrolment.json";
 const QUARANTINE: &str = "quarantine.json";
 const LEDGER_MARK: &str = "ledger.id.json";
+const JOURNAL_MARK: &str = "journal.id.json";
 
 /// Why the identity can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -216,6 +217,22 @@ impl StateDir {
     /// [`IdentityError::File`].
     pub fn put_ledger_mark(&self, id: &str) -> Result<(), IdentityError> {
         self.write(LEDGER_MARK, &id)
+    }
+
+    /// The life of the host in which its journal was begun; `None` before there was one.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn journal_mark(&self) -> Result<Option<HostEpoch>, IdentityError> {
+        self.read(JOURNAL_MARK)
+    }
+
+    /// Stores the life of the host in which its journal was begun.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`].
+    pub fn put_journal_mark(&self, epoch: &HostEpoch) -> Result<(), IdentityError> {
+        self.write(JOURNAL_MARK, epoch)
     }
 
     /// Gives the ledger's files other names, ending in `at`, so that a new one can be made.

@@ -57,6 +57,18 @@ impl FileJournal {
         Self::open_on(RealFs, dir, epoch)
     }
 
+    /// Whether there is a journal in `dir`.
+    ///
+    /// # Errors
+    /// [`JournalError::Unreadable`].
+    pub fn exists(dir: &Path) -> Result<bool, JournalError> {
+        match segment::list(&RealFs, dir) {
+            Ok(known) => Ok(!known.is_empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(JournalError::Unreadable { path: dir.to_owned(), reason: error.to_string() }),
+        }
+    }
+
     /// As [`Self::open`], on any file system.
     ///
     /// # Errors

@@ -21,6 +21,11 @@ fn a_journal_damaged_in_its_middle_stops_all_mutation_until_an_operator_approves
 }
 
 #[test]
+fn a_lost_journal_stops_all_mutation_until_an_operator_approves_the_host_anew() {
+    quarantines("nojournal", |state| std::fs::remove_dir_all(state.join("journal")).unwrap());
+}
+
+#[test]
 fn a_lost_ledger_stops_all_mutation_until_an_operator_approves_the_host_anew() {
     quarantines("lost", |state| std::fs::remove_file(state.join("ledger.sqlite")).unwrap());
 }
