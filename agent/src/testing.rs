@@ -8,9 +8,9 @@ use std::time::Duration;
 use moorline_common::canonical::version_hash;
 use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, HostName, TopologyId, UnixSeconds};
-use moorline_common::observe::{ContainerState, Observed};
-use moorline_common::plan::Step;
-use moorline_common::plan::model::Engine;
+use moorline_common::observe::{ContainerState, Observed, ObservedContainer};
+use moorline_common::plan::model::{Engine, owner_of};
+use moorline_common::plan::{Action, ContainerTarget, Step};
 use moorline_common::sign::{PrivateKey, Signed, Statement};
 use moorline_common::statement::{HostBinding, SliceStatement};
 use moorline_common::topology::HostSpec;
@@ -44,6 +44,7 @@ pub struct FakeDriver {
     events: Arc<Notify>,
     observing: Arc<Notify>,
     stuck: Arc<watch::Sender<bool>>,
+    halfway: Arc<watch::Sender<bool>>,
 }
 
 /// What happens when a step begins.
@@ -83,6 +84,28 @@ impl FakeDriver {
     /// From now on observations hang until `false` is set.
     pub fn hang(&self, hang: bool) {
         self.stuck.send_replace(hang);
+    }
+
+    /// From now on replacements stop when the successor stands beside the old container, until `false` is set.
+    pub fn stop_halfway(&self, stop: bool) {
+        self.halfway.send_replace(stop);
+    }
+
+    /// As an engine does it: beside the old one first.
+    async fn stand_beside(&self, old_id: &str, target: &ContainerTarget) -> Result<(), DriverError> {
+        let mut halfway = self.halfway.subscribe();
+        if !*halfway.borrow_and_update() {
+            return Ok(());
+        }
+        let beside = format!("{}-new-{old_id}", target.name);
+        let owner = owner_of(&target.labels);
+        let successor = ObservedContainer { id: beside.clone(), owner, state: ContainerState::Created, ..Default::default() };
+        self.by_hand(|engine| drop(engine.containers.insert(beside.clone(), successor)));
+        halfway.wait_for(|stop| !stop).await.unwrap();
+        match self.lock().engine.containers.remove(&beside) {
+            Some(_) => Ok(()),
+            None => Err(error(DriverErrorKind::Conflict, "the successor is gone")),
+        }
     }
 
     /// Returns once an observation has begun after the call.
@@ -126,6 +149,9 @@ impl Driver for FakeDriver {
 
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {
         tokio::task::yield_now().await;
+        if let Action::ReplaceContainer { old_id, target } = &step.action {
+            self.stand_beside(old_id, target).await?;
+        }
         let mut fake = self.lock();
         fake.calls.push(step.resource.name().to_owned());
         if let Some(begin) = &mut fake.at_begin {

@@ -255,20 +255,25 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             tracing::info!(driver = self.driver.name(), "the engine answers again");
             self.books.expect_success();
         }
-        let plan = self.desired.as_ref().map(|d| plan(&d.identity, &d.spec, &observed));
+        let plan = self.desired.as_ref().map(|d| {
+            let mut plan = plan(&d.identity, &d.spec, &observed);
+            let believed = |step: &Step| is_believed(step, &observed, &self.touched);
+            let is_whole = plan.steps.iter().all(believed);
+            plan.steps.retain(believed);
+            (plan, is_whole)
+        });
         self.unpublished = Some((observed, Clock.wall()));
-        if let (Some(desired), Some(plan)) = (self.desired.clone(), plan) {
-            self.take_plan(&desired, plan).await?;
+        if let (Some(desired), Some((plan, is_whole))) = (self.desired.clone(), plan) {
+            self.take_plan(&desired, plan, is_whole).await?;
         }
         self.publish().await;
         self.plan_next_look();
         Ok(())
     }
 
-    async fn take_plan(&mut self, desired: &Desired, mut plan: Plan) -> Result<(), JournalError> {
-        let settled = plan.is_settled() && !self.work.is_running() && self.touched.is_empty();
+    async fn take_plan(&mut self, desired: &Desired, plan: Plan, is_whole: bool) -> Result<(), JournalError> {
+        let settled = is_whole && plan.is_settled() && !self.work.is_running() && self.touched.is_empty();
         let now = Instant::now();
-        plan.steps.retain(|s| !self.touched.contains(&s.resource));
         // What failed since the look began has still failed.
         let failed = self.work.failed().iter().filter(|(r, _)| self.touched.contains(*r));
         let mut held: BTreeMap<ResourceId, Fault> = failed.map(|(r, f)| (r.clone(), f.clone())).collect();
@@ -460,6 +465,15 @@ async fn listen<D: Driver>(driver: Arc<D>, events: Arc<Notify>) {
         events.notify_one();
         tokio::time::sleep(EVENT_DEBOUNCE).await;
     }
+}
+
+/// Whether what `step` was planned on was seen at rest. Of a resource that was worked on meanwhile nothing counts, whatever
+/// name its containers bear: the successor that a running step makes is no leftover.
+fn is_believed(step: &Step, observed: &Observed, touched: &BTreeSet<ResourceId>) -> bool {
+    let id = step.action.container_id();
+    let live = id.and_then(|id| observed.containers.values().find(|c| c.id == id));
+    let owner = live.and_then(|c| c.owner.as_ref()).map(|o| &o.resource);
+    !touched.contains(&step.resource) && owner.is_none_or(|resource| !touched.contains(resource))
 }
 
 fn retryable(message: String) -> DriverError {

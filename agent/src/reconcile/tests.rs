@@ -426,6 +426,32 @@ async fn a_start_in_the_middle_of_an_apply_converges_without_duplicates() {
 }
 
 #[tokio::test]
+async fn a_newer_slice_leaves_the_successor_alone_that_a_running_step_makes() {
+    let mut bench = Bench::new().await;
+    let content = |value: &str| json!({ "docker": { "services": { "db": { "image": "demo:1", "environment": { "N": value } } } } });
+    bench.apply(1, content("one")).await;
+    bench.driver.stop_halfway(true);
+    bench.push(2, content("two")).await;
+    let has_two = || bench.driver.with(|fake| fake.engine.containers.len() == 2);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !has_two() {
+        assert!(std::time::Instant::now() < deadline, "no replacement began");
+        tokio::task::yield_now().await;
+    }
+    for content in [content("three"), json!({}), content("four")] {
+        let generation = bench.intake.target().borrow().desired.as_ref().unwrap().admission.generation;
+        bench.push(generation.0 + 1, content).await;
+        bench.look().await;
+        assert_eq!(bench.driver.with(|fake| fake.engine.containers.len()), 2, "nothing is removed while the step runs");
+    }
+    bench.driver.stop_halfway(false);
+    bench.settled().await;
+    let calls = bench.driver.calls();
+    assert!(calls.iter().all(|c| !c.contains("-new-")), "{calls:?}");
+    bench.driver.with(|fake| assert_eq!(fake.engine.containers.keys().collect::<Vec<_>>(), ["edge-db-1"]));
+}
+
+#[tokio::test]
 async fn it_stops_when_told_and_leaves_workloads_alone() {
     let mut bench = Bench::new().await;
     bench.apply(1, services(&["web"], false)).await;
