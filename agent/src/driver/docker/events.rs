@@ -1,6 +1,6 @@
 //! The engine's event stream, as "something that may be ours changed".
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,14 +22,18 @@ const CONTAINER_ACTIONS: [&str; 9] = ["start", "die", "destroy", "pause", "unpau
 /// What happens to networks and volumes and matters.
 const OTHER_ACTIONS: [&str; 3] = ["destroy", "disconnect", "remove"];
 
+/// What frees the name of a stranger. The engine sends these anyway.
+const FREEING_ACTIONS: [&str; 3] = ["destroy", "remove", "rename"];
+
 type Messages = Pin<Box<dyn Stream<Item = Result<EventMessage, Error>> + Send>>;
 
 /// The stream and what it is filtered by.
 #[derive(Default)]
 pub(super) struct Events {
     link: tokio::sync::Mutex<Link>,
-    /// Ids of our networks and names of our volumes: their events bear no labels.
-    ours: Mutex<BTreeSet<String>>,
+    /// Ids of networks and names of volumes, whose events bear no labels, and whether they are ours; ids of strange
+    /// containers.
+    known: Mutex<BTreeMap<String, bool>>,
 }
 
 #[derive(Default)]
@@ -41,11 +45,13 @@ struct Link {
 }
 
 impl Events {
-    /// From now on the events of the networks and volumes in `observed` count.
+    /// From now on the events of the networks and volumes in `observed` count, and the end of a stranger whose name may
+    /// be wanted.
     pub fn watch(&self, observed: &Observed) {
-        let networks = observed.networks.values().filter(|n| n.owner.is_some()).map(|n| n.id.clone());
-        let volumes = observed.volumes.iter().filter(|(_, v)| v.owner.is_some()).map(|(name, _)| name.clone());
-        *self.ours.lock().unwrap_or_else(PoisonError::into_inner) = networks.chain(volumes).collect();
+        let containers = observed.containers.values().filter(|c| c.owner.is_none()).map(|c| (c.id.clone(), false));
+        let networks = observed.networks.values().map(|n| (n.id.clone(), n.owner.is_some()));
+        let volumes = observed.volumes.iter().map(|(name, v)| (name.clone(), v.owner.is_some()));
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = containers.chain(networks).chain(volumes).collect();
     }
 
     /// See [`super::super::Driver::next_event`].
@@ -82,15 +88,19 @@ impl Events {
         let attributes = actor.and_then(|a| a.attributes.as_ref());
         let known = || {
             let id = actor.and_then(|a| a.id.as_deref()).unwrap_or_default();
-            self.ours.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
         };
+        let frees_a_name = || FREEING_ACTIONS.contains(&action) && known() == Some(false);
         match message.typ {
             Some(EventMessageTypeEnum::CONTAINER) => {
                 let is = |key: &str, value: &str| attributes.and_then(|a| a.get(key)).is_some_and(|v| v == value);
                 let word = action.split(':').next().unwrap_or_default();
-                CONTAINER_ACTIONS.contains(&word) && is(LABEL_CLUSTER, owned.cluster.as_str()) && is(LABEL_HOST, owned.host_id.as_str())
+                let ours = is(LABEL_CLUSTER, owned.cluster.as_str()) && is(LABEL_HOST, owned.host_id.as_str());
+                if ours { CONTAINER_ACTIONS.contains(&word) } else { frees_a_name() }
             }
-            Some(EventMessageTypeEnum::NETWORK | EventMessageTypeEnum::VOLUME) => OTHER_ACTIONS.contains(&action) && known(),
+            Some(EventMessageTypeEnum::NETWORK | EventMessageTypeEnum::VOLUME) => {
+                (OTHER_ACTIONS.contains(&action) && known() == Some(true)) || frees_a_name()
+            }
             _ => false,
         }
     }

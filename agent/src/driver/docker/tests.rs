@@ -227,6 +227,21 @@ async fn becoming_healthy_is_told() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_stranger_in_the_way_is_told() {
+    with_bench(|bench| async move {
+        let name = format!("{}-taken-1", bench.unique);
+        bench.by_hand(ByHand::Stranger(&name)).await;
+        // Whatever happened before.
+        bench.driver.next_event().await;
+        assert!(bench.driver.observe().await.unwrap().containers.contains_key(&name));
+        let told = tokio::time::timeout(Duration::from_secs(20), bench.driver.next_event());
+        let ((), told) = tokio::join!(bench.by_hand(ByHand::Remove(&name)), told);
+        told.expect("told in time");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_events_go_on_after_the_engine_was_away() {
     with_bench(|bench| async move {
         let folder = tempfile::tempdir().unwrap();
