@@ -24,6 +24,8 @@ pub(crate) struct Shown {
     bound: Option<pb::Envelope>,
     /// Whether it stores what is pushed.
     pub(crate) takes_pushes: bool,
+    /// Why it stores nothing.
+    pub(crate) refuses_pushes: Option<Fault>,
     /// Whether topologies cannot be listed.
     pub(crate) broken: bool,
     /// How many reports were asked for.
@@ -68,6 +70,9 @@ impl Operator for FakeHub {
     }
 
     async fn push(&self, request: Request<pb::PushRequest>) -> Result<Response<pb::PushResponse>, Status> {
+        if let Some(fault) = &self.0.lock().unwrap().refuses_pushes {
+            return Err(convert::to_status(fault));
+        }
         if !self.0.lock().unwrap().takes_pushes {
             return not_here();
         }
@@ -157,16 +162,28 @@ pub(crate) fn binding(serial: u64) -> HostBinding {
 }
 
 pub(crate) fn shown_revision(generation: u64, signed_as: u64, source: &str, signer: &PrivateKey) -> pb::GetRevisionResponse {
-    let statement = TopologyStatement {
+    shown_statement(generation, statement(signed_as, source), signer)
+}
+
+/// A revision that tears its topology down.
+pub(crate) fn shown_down(generation: u64, source: &str, signer: &PrivateKey) -> pb::GetRevisionResponse {
+    shown_statement(generation, TopologyStatement { down: true, ..statement(generation, source) }, signer)
+}
+
+fn statement(generation: u64, source: &str) -> TopologyStatement {
+    TopologyStatement {
         cluster: ClusterId::parse("acme").unwrap(),
         topology: TopologyId::parse("edge").unwrap(),
-        generation: Generation(signed_as),
+        generation: Generation(generation),
         source: source.into(),
         down: false,
         issued_at: UnixSeconds(1),
         deliver_within_s: 60,
         message: String::new(),
-    };
+    }
+}
+
+fn shown_statement(generation: u64, statement: TopologyStatement, signer: &PrivateKey) -> pb::GetRevisionResponse {
     pb::GetRevisionResponse {
         revision: Some(pb::Revision { topology: "edge".into(), generation, ..pb::Revision::default() }),
         source: Some(Signed::seal(&statement, &[signer]).unwrap().envelope().into()),

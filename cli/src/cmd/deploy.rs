@@ -21,6 +21,17 @@ use crate::progress::{self, Goal, HostStanding};
 use crate::render::{Format, Ui, diff};
 use crate::revision::{self, ChangeKind, Draft, HostChange, Previous};
 
+/// What a new revision is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Whatever is the newest.
+    Newest,
+    /// This generation.
+    Generation(Generation),
+    /// Not known: this machine never pushed the topology.
+    Unknown,
+}
+
 /// What shall become the newest revision.
 pub struct Order {
     /// The topology.
@@ -31,8 +42,8 @@ pub struct Order {
     pub message: String,
     /// How long its slices may wait for delivery.
     pub deliver_within: Duration,
-    /// The generation that the file was made from; `None` for the newest.
-    pub base: Option<Generation>,
+    /// The generation that the file was made from.
+    pub base: Base,
     /// Whether to push although no host changes.
     pub force: bool,
     /// Whether to go on from what the hub shows although this machine has seen a newer revision.
@@ -133,7 +144,12 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         return finish(client, ui, &order, outcome).await;
     }
     require_signed(&order, &scene)?;
-    let base = order.base.unwrap_or(newest);
+    let base = match (order.base, &scene.current) {
+        (Base::Generation(base), _) => base,
+        // What was torn down leaves nothing to overwrite.
+        (Base::Unknown, Some(current)) if !is_torn_down(current) => return Err(never_pushed(client, &order, current)),
+        (Base::Newest | Base::Unknown, _) => newest,
+    };
     if base != newest {
         return Err(base_moved(client, &order, base, scene.current.as_ref()).await);
     }
@@ -148,11 +164,14 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
     };
     let signed = revision::sign(&client.root, &key, &draft, &scene.hosts, clock::now())?;
     if let Err(failure) = client.push(base, &signed, order.accept_older_hub).await {
-        if failure.is(Code::BaseMoved) {
-            let current = order.newest(client, false).await.unwrap_or(None);
-            return Err(base_moved(client, &order, base, current.as_ref()).await);
-        }
-        return Err(failure.while_doing(format_args!("pushing `{}` generation {}", order.topology, draft.generation)));
+        let moved = match failure.is(Code::BaseMoved) {
+            true => order.newest(client, false).await.ok().flatten().filter(|c| c.facts.generation != base),
+            false => None,
+        };
+        return Err(match moved {
+            Some(current) => base_moved(client, &order, base, Some(&current)).await,
+            None => not_taken(failure, &order, draft.generation),
+        });
     }
     let mut outcome = outcome(&order, base, draft.generation, desired.pending, changes);
     if order.source.is_some() {
@@ -202,7 +221,7 @@ fn outcome(order: &Order, base: Generation, generation: Generation, awaiting: Ve
 fn require_signed(order: &Order, scene: &Scene) -> Result<(), Failure> {
     let newest = scene.previous.generation;
     let signed = newest == Generation(0) || scene.previous.source.is_some() || scene.previous.slices.values().any(Option::is_some);
-    if signed || order.base == Some(newest) {
+    if signed || order.base == Base::Generation(newest) {
         return Ok(());
     }
     let message = format!("the hub shows generation {newest} of `{}`, and nothing of it that verifies", order.topology);
@@ -298,33 +317,74 @@ fn standing_words(standings: &[HostStanding]) -> String {
     text
 }
 
+/// Why the hub took no push, in its own words.
+fn not_taken(failure: Failure, order: &Order, generation: Generation) -> Failure {
+    let stands = failure.is(Code::BaseMoved);
+    let failure = failure.while_doing(format_args!("pushing `{}` generation {generation}", order.topology));
+    if stands { failure.with_remedy("nobody pushed meanwhile: look at the hosts with `moorctl status`, then push again") } else { failure }
+}
+
+/// Whether an operator signed that it is torn down.
+fn is_torn_down(current: &RevisionView) -> bool {
+    current.source.as_ref().is_some_and(|s| s.statement().down)
+}
+
+/// By whom and when a revision was pushed, and why.
+fn pushed_by(client: &Client, view: &RevisionView) -> String {
+    let age = clock::age(view.facts.pushed_unix_ms, client.hub_now_ms());
+    let why = if view.facts.message.is_empty() { String::new() } else { format!(": “{}”", view.facts.message) };
+    format!("pushed by {} {age} ago{why}", author(view, &client.root))
+}
+
+fn text_of(view: &RevisionView) -> Option<&str> {
+    view.source.as_ref().map(|s| s.statement().source.as_str())
+}
+
+fn no_text(generation: Generation) -> Vec<String> {
+    vec![format!("the hub has no source of generation {generation}: `moorctl get slice HOST` shows what each host has of it")]
+}
+
+fn difference(old: &str, new: &str, old_name: &str, new_name: &str) -> Vec<String> {
+    diff::first_lines(&diff::coloured(&diff::unified(old, new, old_name, new_name)), ERROR_DIFF_LINES)
+}
+
+/// Refuses to replace a revision that this machine's file was not made from, and shows what the file would change.
+fn never_pushed(client: &Client, order: &Order, current: &RevisionView) -> Failure {
+    let generation = current.facts.generation;
+    let topology = &order.topology;
+    let message = format!(
+        "`{topology}` is at generation {generation}, {}, and this machine has not pushed it before; nothing was pushed",
+        pushed_by(client, current)
+    );
+    let details = match (text_of(current), &order.source) {
+        (Some(old), Some(new)) => difference(old, &new.text, &format!("generation {generation}"), &new.name),
+        (Some(_), None) => Vec::new(),
+        (None, _) => no_text(generation),
+    };
+    Failure::from(Fault::new(Code::BaseMoved, message))
+        .with_details(details)
+        .with_remedy(format!("look at the difference, then push with `--base {generation}`"))
+}
+
 /// Says who moved the base, and shows what they changed.
 async fn base_moved(client: &Client, order: &Order, base: Generation, current: Option<&RevisionView>) -> Failure {
     let Some(current) = current else {
         return Fault::new(Code::BaseMoved, format!("`{}` has no generation {base}; the hub has none at all", order.topology)).into();
     };
     let generation = current.facts.generation;
-    let age = clock::age(current.facts.pushed_unix_ms, client.hub_now_ms());
-    let why = if current.facts.message.is_empty() { String::new() } else { format!(": “{}”", current.facts.message) };
     let message = format!(
-        "`{}` has moved from generation {base} to {generation}, pushed by {} {age} ago{why}; nothing was pushed",
+        "`{}` has moved from generation {base} to {generation}, {}; nothing was pushed",
         order.topology,
-        author(current, &client.root)
+        pushed_by(client, current)
     );
-    let text_of = |v: &RevisionView| v.source.as_ref().map(|s| s.statement().source.clone());
     let old = match base {
         Generation(0) => Some(String::new()),
-        base => client.revision(&order.topology, base, false).await.ok().as_ref().and_then(text_of),
+        base => client.revision(&order.topology, base, false).await.ok().as_ref().and_then(text_of).map(str::to_owned),
     };
     let details = match (old, text_of(current)) {
-        (Some(old), Some(new)) => {
-            let difference = diff::unified(&old, &new, &format!("generation {base}"), &format!("generation {generation}"));
-            diff::first_lines(&diff::coloured(&difference), ERROR_DIFF_LINES)
-        }
+        (Some(old), Some(new)) => difference(&old, new, &format!("generation {base}"), &format!("generation {generation}")),
         (None, _) => vec![format!("the hub has no source of generation {base} to compare with")],
-        (Some(_), None) => {
-            vec![format!("the hub has no source of generation {generation}: `moorctl get slice HOST` shows what each host has of it")]
-        }
+        (Some(_), None) => no_text(generation),
     };
     let file = order.source.as_ref().map_or("FILE", |s| s.name.as_str());
     Failure::from(Fault::new(Code::BaseMoved, message))
@@ -351,7 +411,7 @@ pub fn author(view: &RevisionView, root: &TrustRoot) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::tests::{binding, client, shown_host, shown_revision};
+    use crate::client::tests::{binding, client, shown_down, shown_host, shown_revision};
     use crate::desired;
     use crate::home::write_key;
     use crate::revision::tests::{host, keys};
@@ -365,7 +425,7 @@ mod tests {
             source: text.map(|t| desired::parse("edge.yaml", t.as_bytes()).unwrap()),
             message: String::new(),
             deliver_within: Duration::from_secs(60),
-            base: None,
+            base: Base::Newest,
             force: false,
             accept_older_hub: false,
             wait: None,
@@ -408,7 +468,7 @@ mod tests {
         let scene = Scene { current: None, previous: unsigned, hosts: Vec::new() };
         let mut order = order(Some(FILE));
         assert!(require_signed(&order, &scene).unwrap_err().remedy.contains("--base 999"));
-        order.base = Some(Generation(999));
+        order.base = Base::Generation(Generation(999));
         assert!(require_signed(&order, &scene).is_ok());
     }
 
@@ -442,6 +502,50 @@ mod tests {
         run(&client, &mut ui, older()).await.unwrap();
         assert_eq!((floor().generation, floor().pushed), (Generation(3), Generation(3)));
         assert_ne!(floor().source_sha256, "seen");
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_never_pushed_a_topology_overwrites_it_only_by_naming_its_generation() {
+        let (client, shown, _dir) = client().await;
+        write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+        let edge = TopologyId::parse("edge").unwrap();
+        shown.lock().unwrap().takes_pushes = true;
+        shown.lock().unwrap().revision = Some(shown_revision(3, 3, "topology: edge\nhosts: {}\n", &keys().1));
+        let mut ui = Ui::new(Format::Json, false);
+        let unknown = || Order { base: Base::Unknown, ..order(Some(FILE)) };
+        let refused = run(&client, &mut ui, unknown()).await.unwrap_err();
+        assert!(refused.is(Code::BaseMoved), "{refused}");
+        assert!(refused.message.contains("generation 3, pushed by ann") && refused.remedy.contains("--base 3"), "{refused:?}");
+        assert!(refused.details.iter().any(|l| l.contains("image: x")), "{refused:?}");
+        assert_eq!(client.context.floors().unwrap().topologies[&edge].pushed, Generation(0));
+
+        run(&client, &mut ui, Order { base: Base::Generation(Generation(3)), ..unknown() }).await.unwrap();
+        assert_eq!(client.context.floors().unwrap().topologies[&edge].pushed, Generation(4));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_or_torn_down_is_pushed_by_any_machine() {
+        for down in [None, Some(2)] {
+            let (client, shown, _dir) = client().await;
+            write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+            shown.lock().unwrap().takes_pushes = true;
+            shown.lock().unwrap().revision = down.map(|generation| shown_down(generation, "topology: edge\nhosts: {}\n", &keys().1));
+            let order = Order { base: Base::Unknown, ..order(Some(FILE)) };
+            run(&client, &mut Ui::new(Format::Json, false), order).await.unwrap();
+            let pushed = client.context.floors().unwrap().topologies[&TopologyId::parse("edge").unwrap()].pushed;
+            assert_eq!(pushed, Generation(down.unwrap_or(0) + 1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_at_the_same_generation_is_told_in_the_hubs_words() {
+        let (client, shown, _dir) = client().await;
+        write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+        shown.lock().unwrap().revision = Some(shown_revision(3, 3, "topology: edge\nhosts: {}\n", &keys().1));
+        shown.lock().unwrap().refuses_pushes = Some(Fault::new(Code::BaseMoved, "host `b` has no slice in this push"));
+        let refused = run(&client, &mut Ui::new(Format::Json, false), order(Some(FILE))).await.unwrap_err();
+        assert!(refused.is(Code::BaseMoved) && refused.message.contains("host `b` has no slice"), "{refused}");
+        assert!(!refused.message.contains("has moved") && refused.remedy.contains("moorctl status"), "{refused:?}");
     }
 
     #[tokio::test]

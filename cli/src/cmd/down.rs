@@ -7,7 +7,7 @@ use moorline_common::statement::DELIVER_WITHIN_DEFAULT_S;
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Order};
+use super::deploy::{self, Base, Order};
 use super::push::WaitArgs;
 use crate::error::Failure;
 use crate::render::Ui;
@@ -43,7 +43,7 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         source: None,
         message: args.message,
         deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
-        base: None,
+        base: Base::Newest,
         force: false,
         accept_older_hub: false,
         wait: args.wait.limit(),

@@ -7,7 +7,7 @@ use clap::Args;
 use moorline_common::id::Generation;
 
 use super::Env;
-use super::deploy::{self, Order};
+use super::deploy::{self, Base, Order};
 use crate::clock;
 use crate::desired;
 use crate::error::Failure;
@@ -68,14 +68,20 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let client = env.client(ui).await?;
     let topology = source.file.topology.clone();
     let floors = client.context.floors()?;
-    // What this machine pushed last is of the generations that the older hub no longer has.
-    let pushed = floors.topologies.get(&topology).map(|f| f.pushed).filter(|g| g.0 > 0 && !args.accept_older_hub);
+    let pushed = floors.topologies.get(&topology).map(|f| f.pushed).filter(|g| g.0 > 0);
+    let base = match (args.base, pushed) {
+        (Some(named), _) => Base::Generation(Generation(named)),
+        // What this machine pushed last is of the generations that the older hub no longer has.
+        (None, _) if args.accept_older_hub => Base::Newest,
+        (None, Some(pushed)) => Base::Generation(pushed),
+        (None, None) => Base::Unknown,
+    };
     let order = Order {
         topology,
         source: Some(source),
         message: args.message,
         deliver_within: args.deliver_within,
-        base: args.base.map(Generation).or(pushed),
+        base,
         force: args.force,
         accept_older_hub: args.accept_older_hub,
         wait: args.wait.limit(),

@@ -6,7 +6,7 @@ use moorline_common::id::{Generation, TopologyId};
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Order};
+use super::deploy::{self, Base, Order};
 use super::push::WaitArgs;
 use crate::desired;
 use crate::error::Failure;
@@ -54,7 +54,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         topology,
         message: format!("rollback to generation {to}"),
         deliver_within: Duration::from_secs(statement.deliver_within_s),
-        base: None,
+        base: Base::Newest,
         force: false,
         accept_older_hub: false,
         wait: args.wait.limit(),
