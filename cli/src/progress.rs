@@ -1,6 +1,6 @@
 //! Whether a host has got where a revision wants it, and waiting until all have.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -180,14 +180,14 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
             Err(failure) => return Err(failure),
         };
         let hosts: BTreeMap<&HostId, &HostView> = hosts.iter().map(|h| (&h.host_id, h)).collect();
-        let earlier = errors_of_earlier(client, goal, &hosts).await;
+        let told = errors_by_report(client, goal, &hosts).await;
         let mut standings = Vec::with_capacity(goal.hosts.len());
         for (host_id, hash) in &goal.hosts {
             let (name, mut standing) = match hosts.get(host_id) {
-                Some(host) if earlier.contains(host_id) => {
-                    (host.name.to_string(), judge(goal, hash, &HostView { last_error: None, ..(*host).clone() }))
-                }
-                Some(host) => (host.name.to_string(), judge(goal, hash, host)),
+                Some(host) => match told.get(host_id) {
+                    Some(error) => (host.name.to_string(), judge(goal, hash, &HostView { last_error: error.clone(), ..(*host).clone() })),
+                    None => (host.name.to_string(), judge(goal, hash, host)),
+                },
                 None => (host_id.to_string(), Standing::Waiting { why: "the hub does not show it".to_owned() }),
             };
             let looks = errors.entry(host_id.clone()).or_insert(0);
@@ -214,14 +214,18 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
     }
 }
 
-/// Hosts whose error of applying is, by their own report, about another revision than the one that is waited for.
-async fn errors_of_earlier(client: &Client, goal: &Goal, hosts: &BTreeMap<&HostId, &HostView>) -> BTreeSet<HostId> {
+/// The errors of applying as the hosts' own reports tell them: in full, none when it is about another revision
+/// than the one that is waited for.
+async fn errors_by_report(client: &Client, goal: &Goal, hosts: &BTreeMap<&HostId, &HostView>) -> BTreeMap<HostId, Option<Fault>> {
     let tells = |h: &HostView| h.last_error.as_ref().is_some_and(|f| !is_refusal(f.code));
     let asked: Vec<&HostView> = goal.hosts.keys().filter_map(|id| hosts.get(id)).copied().filter(|h| tells(h)).collect();
     let reports = client.reports(&asked).await;
-    let other = |report: &ReportView| is_about_another(goal, &report.report.statement().apply);
-    let earlier = asked.iter().zip(&reports).filter(|(_, r)| r.as_ref().is_ok_and(|r| r.as_ref().is_some_and(other)));
-    earlier.map(|(host, _)| host.host_id.clone()).collect()
+    let told = |host: &HostView, report: &ReportView| {
+        let error = host.last_error.clone().filter(|_| !is_about_another(goal, &report.report.statement().apply));
+        error.map(|fault| report.in_full(fault))
+    };
+    let verified = asked.iter().zip(&reports).filter_map(|(host, report)| Some((*host, report.as_ref().ok()?.as_ref()?)));
+    verified.map(|(host, report)| (host.host_id.clone(), told(host, report))).collect()
 }
 
 fn is_about_another(goal: &Goal, apply: &ApplyReport) -> bool {

@@ -2,7 +2,7 @@
 
 use moorline_common::enrol::HostClaim;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, HostEpoch, HostId, HostName, IdError, TopologyId, VersionHash};
+use moorline_common::id::{Generation, HostEpoch, HostId, HostName, IdError, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::observe::EngineState;
 use moorline_common::sign::{Envelope, Verified};
 use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
@@ -158,6 +158,28 @@ pub struct ReportView {
     pub report: Verified<ObservedReport>,
     /// When the hub got it, by the hub's clock.
     pub received_unix_ms: u64,
+}
+
+impl ReportView {
+    /// How old it is, in seconds, by the time that its host signed: a hub can send an old report as a new one. A
+    /// host whose clock is ahead made it just now.
+    #[must_use]
+    pub fn age_s(&self, now: UnixSeconds) -> u64 {
+        now.0.saturating_sub(self.report.statement().taken_at.0)
+    }
+
+    /// `error` with the whole text of the trouble that it was made from: an error is cut for its place in the
+    /// heartbeat, and what to do next stands at the end of it.
+    #[must_use]
+    pub fn in_full(&self, error: Fault) -> Fault {
+        let begin = error.message.trim_end_matches('…');
+        let troubles = self.report.statement().apply.troubles.iter().filter(|t| t.code == error.code);
+        let whole = troubles.map(|t| format!("{}: {}", t.resource, t.message)).find(|text| text.starts_with(begin));
+        match whole {
+            Some(message) => Fault { message, ..error },
+            None => error,
+        }
+    }
 }
 
 /// Something that happened, as the hub recorded it.

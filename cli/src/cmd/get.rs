@@ -128,7 +128,7 @@ async fn report(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Fai
         .report(&host)
         .await?
         .ok_or_else(|| Failure::from(Fault::new(Code::NotFound, format!("host `{name}` has sent no report yet"))))?;
-    let age = clock::age(report.received_unix_ms, client.hub_now_ms());
+    let age = clock::span_words(report.age_s(clock::now()));
     let value = serde_json::to_value(report.report.statement()).map_err(|e| Failure::local(format!("cannot write the report: {e}")))?;
     let shown = json!({ "verified": true, "received": clock::rfc3339(report.received_unix_ms), "report": value });
     ui.result(&shown, || format!("# signed by {name}, {age} old\n{}", to_yaml(&value)))

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use moorline_common::fault::Code;
+use moorline_common::id::UnixSeconds;
 use moorline_common::observe::{EngineState, Observed};
 use moorline_common::plan::{Action, Blocked, Identity, Plan, docker};
 use moorline_common::topology::HostSpec;
@@ -74,7 +75,7 @@ pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         }
     }
     let reports = client.reports(&planned.iter().map(|(host, _, _)| *host).collect::<Vec<_>>()).await;
-    let now = client.hub_now_ms();
+    let now = clock::now();
     let mut hosts = Vec::with_capacity(planned.len());
     for ((host, spec, change), report) in planned.into_iter().zip(reports) {
         let identity = Identity { cluster: client.root.cluster.clone(), host_id: host.host_id.clone(), topology: topology.clone() };
@@ -89,7 +90,7 @@ pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
 }
 
 fn plan_host(
-    now_ms: u64,
+    now: UnixSeconds,
     identity: &Identity,
     host: &HostView,
     spec: &HostSpec,
@@ -103,7 +104,7 @@ fn plan_host(
             None
         }
     };
-    let report_age_s = report.as_ref().map(|r| now_ms.saturating_sub(r.received_unix_ms) / 1000);
+    let report_age_s = report.as_ref().map(|r| r.age_s(now));
     let observed = match &report {
         Some(report) => report.report.statement().observed.clone(),
         None => Observed::default(),
@@ -153,7 +154,11 @@ fn words(outcome: &Outcome) -> String {
         text.push_str(&format!("not joined yet: {}\n", outcome.awaiting.join(", ")));
     }
     text.push_str(&match (outcome.changes, create + replace + remove) {
-        (false, _) => format!("no changes: `{}` is as the file says\n", outcome.topology),
+        (false, _) => match outcome.hosts.iter().map(|h| h.plan.drift.len()).sum::<usize>() {
+            0 => format!("no changes: `{}` is as the file says\n", outcome.topology),
+            1 => "nothing to push; 1 difference waits for an operator\n".to_owned(),
+            n => format!("nothing to push; {n} differences wait for an operator\n"),
+        },
         (true, 0) => "a new generation; nothing to do on the hosts now\n".to_owned(),
         (true, _) => {
             format!("{create} to create or start, {replace} to replace, {remove} to remove on {} host(s){wait}\n", outcome.hosts.len())
@@ -233,7 +238,8 @@ fn host_words(host: &HostPlan) -> String {
 mod tests {
     use super::*;
     use crate::revision::tests::host;
-    use moorline_common::id::{ClusterId, TopologyId, UnixSeconds};
+    use moorline_common::drift::Drift;
+    use moorline_common::id::{ClusterId, TopologyId};
     use moorline_common::sign::{PrivateKey, Signed};
     use moorline_common::statement::{ApplyReport, ObservedReport};
     use serde_json::json;
@@ -285,6 +291,20 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_with_differences_that_wait_does_not_say_that_all_is_as_the_file_says() {
+        let mut plan = host_plan(json!({}));
+        plan.change.change = ChangeKind::Unchanged;
+        let outcome =
+            |hosts: Vec<HostPlan>| Outcome { topology: "edge".into(), base_generation: 3, changes: false, hosts, awaiting: Vec::new() };
+        assert!(words(&outcome(Vec::new())).contains("no changes: `edge` is as the file says"));
+        let resource = moorline_common::id::ResourceId::parse("docker/network/edge_default").unwrap();
+        plan.plan.drift.push(Drift { resource, field: "driver".into(), expected: "bridge".into(), actual: "macvlan".into() });
+        assert!(!plan.has_changes());
+        let text = words(&outcome(vec![plan]));
+        assert!(text.ends_with("nothing to push; 1 difference waits for an operator\n") && !text.contains("as the file says"), "{text}");
+    }
+
+    #[test]
     fn nothing_is_made_up_for_a_host_of_which_nothing_was_seen() {
         let view = host(10, "shop-17");
         let spec: HostSpec = serde_json::from_value(json!({"docker": {"services": {"site": {"image": "site:1"}}}})).unwrap();
@@ -300,9 +320,11 @@ mod tests {
             let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
             let to = revision::content_hash(&spec).unwrap();
             let change = HostChange { host: "shop-17".into(), host_id: view.host_id.clone(), change: ChangeKind::Added, from: None, to };
-            plan_host(0, &identity, &view, &spec, (change, Ok(Some(ReportView { report, received_unix_ms: 0 })))).unwrap()
+            plan_host(UnixSeconds(61), &identity, &view, &spec, (change, Ok(Some(ReportView { report, received_unix_ms: 61_000 }))))
+                .unwrap()
         };
         let blind = plan(Observed { engine: EngineState::Unreachable, ..Observed::default() });
+        assert_eq!(blind.report_age_s, Some(60), "by the time that the host signed, not the hub's");
         assert!(blind.plan.steps.is_empty());
         assert_eq!(blind.notes, ["unknown: engine unreachable, nothing seen yet"]);
         assert!(!plan(Observed { engine: EngineState::Ready, ..Observed::default() }).plan.steps.is_empty());

@@ -201,6 +201,7 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
     let target = host.target.as_ref();
     let report = report.as_ref().ok().and_then(Option::as_ref);
     let statement = report.map(|r| r.report.statement());
+    let error = host.last_error.clone().map(|fault| report.map_or(fault.clone(), |r| r.in_full(fault)));
     let age = |then: u64| now_ms.saturating_sub(then) / 1000;
     Row {
         host: host.name.to_string(),
@@ -217,8 +218,8 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
         engine_version: statement.and_then(|s| s.observed.engine_version.clone()),
         heartbeat_age_s: beat.map(|_| age(host.heartbeat_unix_ms)),
         verified: report.is_some(),
-        report_age_s: report.map(|r| age(r.received_unix_ms)),
-        error: host.doubt.clone().or_else(|| approve::lock_fault(host)).or_else(|| host.last_error.clone()),
+        report_age_s: report.map(|r| r.age_s(clock::now())),
+        error: host.doubt.clone().or_else(|| approve::lock_fault(host)).or_else(|| error),
         troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
         drift: statement.map(|s| s.apply.drift.clone()).unwrap_or_default(),
         agent_version: host.agent_version.clone(),
@@ -355,6 +356,26 @@ mod tests {
         let row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
         assert_eq!(generation(&row), "-→3");
         assert!(details(&[row]).contains(&long));
+    }
+
+    #[test]
+    fn an_error_that_was_cut_on_its_way_is_shown_in_full_with_what_to_do() {
+        let mut v = view();
+        let resource = moorline_common::id::ResourceId::parse("docker/network/edge_default").unwrap();
+        let message = format!("{}: remove it with `docker network rm edge_default`", "x".repeat(150));
+        let cut = Fault::new(Code::NotOwned, moorline_common::fault::cut(&format!("{resource}: {message}")));
+        assert!(!cut.message.contains("rm edge_default"));
+        v.last_error = Some(cut);
+        let apply = ApplyReport { troubles: vec![Trouble { resource, code: Code::NotOwned, message }], ..ApplyReport::default() };
+        let report = ObservedReport { host_id: v.host_id.clone(), taken_at: UnixSeconds(1), observed: Observed::default(), apply };
+        let key = PrivateKey::from_seed(&[10; 32]);
+        let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
+        let report = Ok(Some(ReportView { report, received_unix_ms: clock::now_ms() }));
+        let row = row(&v, &report, &revision::empty_hash().unwrap(), 0);
+        assert!(row.report_age_s.unwrap() > 1_000_000, "by the time that the host signed, not the hub's");
+        let text = details(&[row]);
+        assert_eq!(text.matches("docker network rm edge_default`").count(), 1, "{text}");
+        assert!(!text.contains('…'), "{text}");
     }
 
     #[test]
