@@ -77,6 +77,14 @@ pub enum Verb {
     Completion(cmd::completion::CompletionArgs),
 }
 
+/// Reads a generation's number.
+///
+/// # Errors
+/// What was expected.
+pub fn parse_generation(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "write the number of a generation, such as 3; `moorctl history` lists them".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +93,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_is_no_generation_is_told_in_the_users_words() {
+        for line in [
+            &["moorctl", "rollback", "edge", "--to", "abc"][..],
+            &["moorctl", "push", "-f", "edge.yaml", "--base", "abc"],
+            &["moorctl", "get", "topology", "edge", "--generation", "abc"],
+        ] {
+            let said = Cli::try_parse_from(line).unwrap_err().to_string();
+            assert!(said.contains("number of a generation") && !said.contains("digit found"), "{said}");
+        }
     }
 }

@@ -236,7 +236,10 @@ impl Client {
     /// [`Code::NotFound`] and what calls can fail with.
     pub async fn revision(&self, topology: &TopologyId, generation: Generation, with_slices: bool) -> Result<RevisionView, Failure> {
         let request = pb::GetRevisionRequest { topology: topology.to_string(), generation: generation.0, with_slices };
-        let answer = self.hub.call(|mut rpc| async move { rpc.get_revision(request).await }).await?;
+        let answer = self.hub.call(|mut rpc| async move { rpc.get_revision(request).await }).await;
+        let answer = answer.map_err(|f| {
+            if f.is(Code::NotFound) { f.with_remedy(format!("list what there is with `moorctl history {topology}`")) } else { f }
+        })?;
         let Some(facts) = answer.revision else {
             return Err(Fault::new(Code::BadEnvelope, "the hub sent a revision without saying which").into());
         };

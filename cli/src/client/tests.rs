@@ -243,6 +243,8 @@ async fn a_hub_that_falls_back_or_shows_two_faces_is_refused() {
     let (edge, operator) = (TopologyId::parse("edge").unwrap(), keys().1);
     let show = |revision| shown.lock().unwrap().revision = revision;
     assert!(client.current(&edge, false).await.unwrap().is_none());
+    let missing = client.revision(&edge, Generation(9), false).await.unwrap_err();
+    assert!(missing.is(Code::NotFound) && missing.remedy.contains("moorctl history edge"), "{missing:?}");
     show(Some(shown_revision(3, 3, "a", &operator)));
     assert_eq!(client.current(&edge, false).await.unwrap().unwrap().facts.generation, Generation(3));
     show(Some(shown_revision(2, 2, "a", &operator)));

@@ -7,6 +7,7 @@ use moorline_common::sign::Signed;
 use serde_json::{Value, json};
 
 use super::{Env, deploy};
+use crate::args::parse_generation;
 use crate::client::{Client, HostView};
 use crate::clock;
 use crate::error::Failure;
@@ -20,7 +21,7 @@ pub enum GetVerb {
         /// The topology
         name: String,
         /// A generation [default: the newest]
-        #[arg(long, default_value_t = 0, hide_default_value = true)]
+        #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = parse_generation)]
         generation: u64,
     },
     /// What a host should have: the content of its slice, as it was signed

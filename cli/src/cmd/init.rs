@@ -174,6 +174,7 @@ impl Setup<'_> {
             }
             None => Vec::new(),
         };
+        require_pinned(pin, stored.first().or(self.facts.roots.first()))?;
         let walked = walk::walk(pin, &stored, &self.facts.roots)?;
         let key = read_key(file)?;
         let id = key.id();
@@ -213,6 +214,16 @@ fn existing_or_new(path: &std::path::Path) -> Result<PrivateKey, Failure> {
     if path.exists() { read_key(path) } else { new_key() }
 }
 
+/// Refuses a first trust root that is not the one of `--root-pin`.
+fn require_pinned(pin: &str, first: Option<&Envelope>) -> Result<(), Failure> {
+    let Some(other) = first.map(TrustRoot::pin).filter(|has| has != pin) else { return Ok(()) };
+    let message = format!("the hub's trust root has pin {other}, not the one that --root-pin names");
+    Err(Failure::from(Fault::new(Code::BadRoot, message)).with_remedy(
+        "ask the operator who made the trust root for the pin that `moorctl init` printed there; \
+         if that is the one you gave, do not go on: this hub shows another trust root",
+    ))
+}
+
 fn other_root(hub: &str) -> Failure {
     Failure::from(Fault::new(Code::AlreadyExists, format!("the hub at {hub} has a trust root that was not made here"))).with_remedy(
         "to join as another operator: `moorctl key new NAME`, let the first operator add the key with `moorctl key add`, \
@@ -240,6 +251,15 @@ fn first_root(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_root_pin_is_told_as_that() {
+        let root = walk::tests::root(1, &PrivateKey::from_seed(&[1; 32]), &PrivateKey::from_seed(&[2; 32]));
+        assert!(require_pinned(&TrustRoot::pin(&root), Some(&root)).is_ok());
+        let failure = require_pinned("00", Some(&root)).unwrap_err();
+        assert!(failure.is(Code::BadRoot) && failure.message.contains("--root-pin"), "{failure:?}");
+        assert!(!failure.message.contains("token"), "{failure:?}");
+    }
 
     #[test]
     fn another_operator_is_named_with_a_public_key() {

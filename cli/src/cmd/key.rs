@@ -1,12 +1,12 @@
 //! `moorctl key`: operator keys. The private half never leaves this machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::KeyId;
 use moorline_common::sign::{PrivateKey, Signed};
-use moorline_common::trust::{OPERATOR_ROLE, RootKey, TrustRoot};
+use moorline_common::trust::{OPERATOR_ROLE, ROOT_ROLE, RootKey, TrustRoot};
 use serde::Serialize;
 
 use super::Env;
@@ -118,7 +118,7 @@ async fn next_root(env: &Env, ui: &mut Ui, recovery: Option<PathBuf>, added: Opt
     let client = env.client(ui).await?;
     require_fair_clock(client.facts.clock_offset_ms, client.accept_clock)?;
     let file = recovery.unwrap_or_else(|| client.context.dir().join("recovery.key"));
-    let key = read_key(&file)?;
+    let key = recovery_key(&client.root, &file)?;
     let now = clock::now();
     let mut root = client.root.clone();
     root.version += 1;
@@ -139,6 +139,21 @@ async fn next_root(env: &Env, ui: &mut Ui, recovery: Option<PathBuf>, added: Opt
         format!("trust root version {}, expires {}, operators: {}\n", view.version, view.expires, view.operators.join(", "))
     })?;
     Ok(0)
+}
+
+/// Reads the key that signs trust roots.
+fn recovery_key(root: &TrustRoot, file: &Path) -> Result<PrivateKey, Failure> {
+    let pass = "pass the recovery key with `--recovery-key FILE`";
+    if !file.exists() {
+        let message = format!("the recovery key's file {} does not exist", file.display());
+        return Err(Failure::local(message).with_remedy(format!("{pass}: `moorctl init` made it, and it belongs on offline media")));
+    }
+    let key = read_key(file)?;
+    if root.roles.get(ROOT_ROLE).is_none_or(|role| !role.keys.contains(&key.id())) {
+        let message = format!("{}: this is not a key of the role `{ROOT_ROLE}`; nothing was signed", file.display());
+        return Err(Failure::from(Fault::new(Code::UnknownKey, message)).with_remedy(pass));
+    }
+    Ok(key)
 }
 
 /// Puts an operator's key into the trust root.
@@ -167,6 +182,20 @@ fn view(key: &PrivateKey, file: PathBuf) -> KeyView {
 mod tests {
     use super::*;
     use crate::revision::tests::{keys, trust};
+
+    #[test]
+    fn only_a_key_of_the_root_role_signs_a_trust_root_and_the_option_that_names_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("recovery.key");
+        let failure = recovery_key(&trust(), &file).err().unwrap();
+        assert!(failure.code == "local_io" && failure.remedy.contains("--recovery-key FILE"), "{failure:?}");
+        write_key(&file, &keys().1).unwrap();
+        let failure = recovery_key(&trust(), &file).err().unwrap();
+        assert!(failure.is(Code::UnknownKey) && failure.message.contains("role `root`"), "{failure:?}");
+        assert!(failure.remedy.contains("--recovery-key FILE"), "{failure:?}");
+        write_key(&file, &keys().0).unwrap();
+        assert_eq!(recovery_key(&trust(), &file).unwrap().id(), keys().0.id());
+    }
 
     #[test]
     fn a_key_is_added_once_and_never_renamed() {

@@ -8,6 +8,7 @@ use moorline_common::id::Generation;
 
 use super::Env;
 use super::deploy::{self, Base, Order};
+use crate::args::parse_generation;
 use crate::clock;
 use crate::desired;
 use crate::error::Failure;
@@ -23,7 +24,7 @@ pub struct PushArgs {
     #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     pub message: String,
     /// The generation that the file was made from [default: the last one that this machine pushed]
-    #[arg(long, value_name = "GENERATION")]
+    #[arg(long, value_name = "GENERATION", value_parser = parse_generation)]
     pub base: Option<u64>,
     /// Push although nothing changes
     #[arg(long)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Env;
 use super::deploy::{self, Base, Order};
 use super::push::WaitArgs;
+use crate::args::parse_generation;
 use crate::desired;
 use crate::error::Failure;
 use crate::render::Ui;
@@ -18,7 +19,7 @@ pub struct RollbackArgs {
     /// The topology
     pub topology: String,
     /// The generation to go back to
-    #[arg(long, value_name = "GENERATION")]
+    #[arg(long, value_name = "GENERATION", value_parser = parse_generation)]
     pub to: u64,
     /// How the wait goes
     #[command(flatten)]
@@ -36,9 +37,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         return Err(Failure::usage("--to must name a generation", "list them with `moorctl history`"));
     }
     let client = env.client(ui).await?;
-    let old = client.revision(&topology, to, false).await.map_err(|f| {
-        if f.is(Code::NotFound) { f.with_remedy(format!("list what there is with `moorctl history {topology}`")) } else { f }
-    })?;
+    let old = client.revision(&topology, to, false).await?;
     let Some(source) = old.source else {
         let fault =
             old.doubt.unwrap_or_else(|| Fault::new(Code::NotFound, format!("the hub has no source of `{topology}` generation {to}")));

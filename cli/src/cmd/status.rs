@@ -219,7 +219,7 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
         heartbeat_age_s: beat.map(|_| age(host.heartbeat_unix_ms)),
         verified: report.is_some(),
         report_age_s: report.map(|r| r.age_s(clock::now())),
-        error: host.doubt.clone().or_else(|| approve::lock_fault(host)).or_else(|| error),
+        error: host.doubt.clone().or_else(|| approve::lock_fault(host)).or(error),
         troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
         drift: statement.map(|s| s.apply.drift.clone()).unwrap_or_default(),
         agent_version: host.agent_version.clone(),
