@@ -139,7 +139,7 @@ pub const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(300);
 pub const LEDGER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the time floor is saved while the agent runs.
 pub const FLOOR_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
-/// A statement may have been signed so many seconds after what this host takes for now, no more.
+/// A statement may have been signed so many seconds after this host's time, no more.
 pub const ISSUED_AHEAD_MAX_S: u64 = 24 * 3600;
 /// Volume drivers, and volume types, in a policy.
 pub const POLICY_WORDS_MAX: usize = 64;

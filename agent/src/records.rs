@@ -1,9 +1,8 @@
-//! Opens the agent's database at the start, and makes damage to it loud.
+//! Opens the agent's database and journal at the start, and makes damage to them loud.
 //!
-//! The same goes for the journal, whose keys and nonces keep old orders from coming again.
-//!
-//! With its floors gone or in doubt the agent could be led back to what it refused before. So a damaged, lost or foreign
-//! file is put aside and the host is quarantined: it heartbeats, changes nothing and says why.
+//! With the floors of the one or the keys and nonces of the other gone or in doubt, the agent could be led back to what it
+//! refused before. So a damaged, lost or foreign file is put aside and the host is quarantined: it heartbeats, changes nothing
+//! and says why.
 
 use moorline_common::id::HostEpoch;
 use rusqlite::{ErrorCode, OptionalExtension as _, params};

@@ -399,11 +399,11 @@ mod tests {
     #[test]
     fn a_host_that_wavers_is_pushed_to_with_growing_waits() {
         let mut drive = Drive::new(1, "payload");
-        for now in 0..5 {
-            drive.stir(now * 1000);
+        for second in 0..5 {
+            drive.stir(second * 1000);
             drive.history.pushes += 1;
-            drive.history.last_push_ms = Some(now * 1000);
-            drive.rest(now * 1000 + 500);
+            drive.history.last_push_ms = Some(second * 1000);
+            drive.rest(second * 1000 + 500);
         }
         drive.stir(5_000);
         assert_eq!((drive.history.pushes, drive.history.mismatch_since_ms), (5, Some(5_000)));

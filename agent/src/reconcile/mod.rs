@@ -257,22 +257,20 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         let plan = self.desired.as_ref().map(|d| {
             let mut plan = plan(&d.identity, &d.spec, &observed);
-            let believed = |step: &Step| is_believed(step, &observed, &self.touched);
-            let is_whole = plan.steps.iter().all(believed);
-            plan.steps.retain(believed);
-            (plan, is_whole)
+            plan.steps.retain(|step| is_believed(step, &observed, &self.touched));
+            plan
         });
         self.unpublished = Some((observed, Clock.wall()));
-        if let (Some(desired), Some((plan, is_whole))) = (self.desired.clone(), plan) {
-            self.take_plan(&desired, plan, is_whole).await?;
+        if let (Some(desired), Some(plan)) = (self.desired.clone(), plan) {
+            self.take_plan(&desired, plan).await?;
         }
         self.publish().await;
         self.plan_next_look();
         Ok(())
     }
 
-    async fn take_plan(&mut self, desired: &Desired, plan: Plan, is_whole: bool) -> Result<(), JournalError> {
-        let settled = is_whole && plan.is_settled() && !self.work.is_running() && self.touched.is_empty();
+    async fn take_plan(&mut self, desired: &Desired, plan: Plan) -> Result<(), JournalError> {
+        let settled = plan.is_settled() && !self.work.is_running() && self.touched.is_empty();
         let now = Instant::now();
         // What failed since the look began has still failed.
         let failed = self.work.failed().iter().filter(|(r, _)| self.touched.contains(*r));
