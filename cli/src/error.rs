@@ -222,6 +222,25 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::AlreadyApplied => "a host follows one topology at a time; `moorctl status` shows which",
         Code::BadContent => "the agent does not understand the content; update it, or leave the new keys out",
         Code::PolicyDenied => "allow it in the agent's local policy file on that host, or take it out of the topology",
+        Code::UnknownKind => "look at `moorctl op --help` for what there is, and update the agent if it is older than moorctl",
+        Code::BadParams => "correct the parameters; `moorctl op --help` shows each kind's",
+        Code::ClassDenied => "ask an operator whose role reaches this class of operation",
+        Code::RootBehind => {
+            "the host gets the newest trust root from the hub; if it stays behind, run `moorline-agent trust import FILE` there"
+        }
+        Code::ClockUnsound => "set the host's clock; if its time floor is what is wrong, sign `moorctl op time-reset HOST`",
+        Code::NonceUsed => "sign the order anew",
+        Code::Conflict => "use another idempotency key: this one belongs to another order",
+        Code::IncarnationChanged => "look at what is there now, and sign the order anew if it is still meant",
+        Code::PreconditionFailed => "look at the host with `moorctl status`, and sign the order anew when it is as wanted",
+        Code::TooLate => "it can no longer be taken back; `moorctl op show` tells how it ended",
+        Code::Cancelled => "sign it anew if it is wanted after all",
+        Code::OpFailed => "read the message, mend the cause and sign a new order: a key whose operation failed is used up",
+        Code::Indeterminate => "look at the resource on the host, then say how it ended with `moorctl op resolve`",
+        Code::DiskFull => "free the disk of the agent's state folder",
+        Code::RecordsBehind => {
+            "do not use a state folder from a snapshot or backup; approve the host anew with `moorctl host approve NAME`"
+        }
         Code::Quarantined => "run `moorline-agent doctor` on the host, mend the cause, then `moorctl host approve NAME`",
         Code::EngineUnreachable => "start the engine on the host, or fix its socket; nothing was changed there",
         Code::StepFailed => "read the message; the agent tries again by itself",

@@ -83,11 +83,26 @@ const fn is_refusal(code: Code) -> bool {
         | Code::HashMismatch
         | Code::BadContent
         | Code::PolicyDenied
+        | Code::UnknownKind
+        | Code::BadParams
+        | Code::ClassDenied
+        | Code::RootBehind
+        | Code::ClockUnsound
+        | Code::NonceUsed
+        | Code::Conflict
         | Code::Quarantined
         | Code::UnsupportedVersion => true,
         Code::NoTrustRoot
         | Code::NotApproved
         | Code::EngineUnreachable
+        | Code::IncarnationChanged
+        | Code::PreconditionFailed
+        | Code::TooLate
+        | Code::Cancelled
+        | Code::OpFailed
+        | Code::Indeterminate
+        | Code::DiskFull
+        | Code::RecordsBehind
         | Code::StepFailed
         | Code::ImageUnavailable
         | Code::DependencyFailed

@@ -85,6 +85,36 @@ codes! {
     BadContent = "bad_content",
     /// The agent's local policy file does not allow this content.
     PolicyDenied = "policy_denied",
+    /// The agent does not know this kind of operation, or not for this resource.
+    UnknownKind = "unknown_kind",
+    /// The operation's parameters are not what its kind takes.
+    BadParams = "bad_params",
+    /// No role of the signers reaches an operation of this class.
+    ClassDenied = "class_denied",
+    /// The order was signed under a newer trust root than the host has.
+    RootBehind = "root_behind",
+    /// The host's clock is too far from what it knows about time to do anything irreversible.
+    ClockUnsound = "clock_unsound",
+    /// The order's nonce was used before: a replay.
+    NonceUsed = "nonce_used",
+    /// The idempotency key belongs to an order with another intent.
+    Conflict = "conflict",
+    /// The resource is no longer the one that the order was signed for.
+    IncarnationChanged = "incarnation_changed",
+    /// The host is not in the state that the order asks for.
+    PreconditionFailed = "precondition_failed",
+    /// It has begun, or has ended: it can no longer be taken back.
+    TooLate = "too_late",
+    /// It was taken back by an operator.
+    Cancelled = "cancelled",
+    /// The operation was done, and did not succeed.
+    OpFailed = "op_failed",
+    /// Nothing proves whether the operation happened: an operator must look.
+    Indeterminate = "indeterminate",
+    /// The disk of the state folder is full.
+    DiskFull = "disk_full",
+    /// The host's records are older than what the hub has seen of them.
+    RecordsBehind = "records_behind",
     /// The agent's records are damaged; it changes nothing until an operator acts.
     Quarantined = "quarantined",
     /// The engine cannot be reached.

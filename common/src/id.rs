@@ -87,6 +87,16 @@ fn is_lower_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+fn is_uuid_v7(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, b)| match at {
+            8 | 13 | 18 | 23 => b == b'-',
+            14 => b == b'7',
+            19 => matches!(b, b'8' | b'9' | b'a' | b'b'),
+            _ => matches!(b, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
 /// A DNS label: 1 to 63 of `a-z0-9-`, beginning and ending with a letter or digit.
 fn is_dns_label(text: &str) -> bool {
     !text.is_empty()
@@ -128,9 +138,10 @@ string_id!(
 );
 string_id!(
     /// A managed resource, and the key of its lane: `docker/container/edge-site-1`.
-    ResourceId, "resource id", "`docker/network|volume|container|image/<name>` or `pve/guest/<vmid>`, at most 300 characters",
+    ResourceId, "resource id", "`docker/network|volume|container|image/<name>`, `pve/guest/<vmid>` or `host`, at most 300 characters",
     |t| {
-        t.len() <= 300
+        t == "host"
+            || t.len() <= 300
             && matches!(
                 t.split_once('/').and_then(|(d, rest)| rest.split_once('/').map(|(k, n)| (d, k, n))),
                 Some(("docker", "network" | "volume" | "container" | "image", n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_graphic())
@@ -139,7 +150,33 @@ string_id!(
     }
 );
 
+string_id!(
+    /// An operation's id: a UUIDv7. Its first characters are only the time, so it is never shortened.
+    OpId, "operation id", "a UUIDv7 in lowercase hex with hyphens", is_uuid_v7
+);
+string_id!(
+    /// A random value that is used once.
+    Nonce, "nonce", "32 lowercase hex digits", |t| is_lower_hex(t, 32)
+);
+string_id!(
+    /// What makes two orders the same one: an operation is started at most once for it.
+    IdempotencyKey, "idempotency key", "1 to 128 of A-Z, a-z, 0-9 and . _ : / -",
+    |t| !t.is_empty() && t.len() <= 128 && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-'))
+);
+
 impl ResourceId {
+    /// The whole host: what is ordered for it runs alone.
+    #[must_use]
+    pub fn host() -> Self {
+        Self("host".to_owned())
+    }
+
+    /// Whether it is the whole host.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.0 == "host"
+    }
+
     /// The part behind the kind: an engine's object name, or a vmid.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -149,7 +186,8 @@ impl ResourceId {
     /// The kind with its driver, such as `docker/network`.
     #[must_use]
     pub fn kind(&self) -> &str {
-        self.0.rsplit_once('/').map_or(self.0.as_str(), |(kind, _)| kind)
+        let name = self.name().len();
+        self.0.get(..self.0.len().saturating_sub(name + 1)).filter(|_| name > 0).unwrap_or(&self.0)
     }
 }
 
@@ -241,5 +279,23 @@ mod tests {
         assert!(ResourceId::parse("pve/guest/101").is_ok());
         assert!(ResourceId::parse("pve/guest/1o1").is_err());
         assert!(ResourceId::parse("docker/secret/x").is_err());
+        let image = ResourceId::parse("docker/image/registry.example:5000/a/b:1").unwrap();
+        assert_eq!((image.kind(), image.name()), ("docker/image", "registry.example:5000/a/b:1"));
+        assert_eq!((ResourceId::host().kind(), ResourceId::host().name()), ("host", ""));
+        assert!(ResourceId::parse("host").unwrap().is_host());
+    }
+
+    #[test]
+    fn an_operations_names_are_checked() {
+        assert!(OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").is_ok());
+        for bad in
+            ["", "0197a2b4-1c3d-4e5f-8a6b-0123456789ab", "0197A2B4-1c3d-7e5f-8a6b-0123456789ab", "0197a2b4-1c3d-7e5f-ca6b-0123456789ab"]
+        {
+            assert!(OpId::parse(bad).is_err(), "{bad}");
+        }
+        assert!(IdempotencyKey::parse("nightly/2026-11-21:db").is_ok());
+        assert!(
+            IdempotencyKey::parse("").is_err() && IdempotencyKey::parse("a b").is_err() && IdempotencyKey::parse("a".repeat(129)).is_err()
+        );
     }
 }

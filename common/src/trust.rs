@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, HostId, HostName, KeyId, UnixSeconds, sha256_hex};
+use crate::op::Class;
 use crate::sign::{Envelope, PayloadType, Signed, Statement, Verified};
 use crate::statement::{HostBinding, SliceStatement, TopologyStatement, hex_key};
+
+mod op;
 
 /// The role that may sign trust roots, and nothing else.
 pub const ROOT_ROLE: &str = "root";
@@ -42,6 +45,9 @@ pub struct TrustRoot {
     pub hub_ca_spki: BTreeSet<String>,
     /// Keys that no longer count, whatever a role says.
     pub revoked: BTreeSet<KeyId>,
+    /// How many distinct keys must sign an operation of a class; 1 for those that are not listed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub class_thresholds: BTreeMap<Class, u32>,
 }
 
 impl Statement for TrustRoot {
@@ -69,13 +75,28 @@ pub struct Role {
     pub threshold: u32,
     /// Host names that it reaches; `*` stands for any run of characters.
     pub hosts: Vec<String>,
-    /// Kinds of statement that it may sign: [`PayloadType::word`]s.
+    /// Kinds of statement that it may sign: [`PayloadType::word`]s. `op.stop` stands for that kind of operation alone.
     pub kinds: BTreeSet<String>,
+    /// The greatest class of operation that it may sign.
+    #[serde(default = "max_class_default", skip_serializing_if = "is_max_class_default")]
+    pub max_class: Class,
+}
+
+const fn max_class_default() -> Class {
+    Class::R4
+}
+
+fn is_max_class_default(class: &Class) -> bool {
+    *class == max_class_default()
 }
 
 impl Role {
     fn reaches(&self, kind: PayloadType, host: Option<&HostName>) -> bool {
-        self.kinds.contains(kind.word()) && host.is_none_or(|host| self.hosts.iter().any(|pattern| glob_matches(pattern, host.as_str())))
+        self.kinds.contains(kind.word()) && host.is_none_or(|host| self.reaches_host(host))
+    }
+
+    fn reaches_host(&self, host: &HostName) -> bool {
+        self.hosts.iter().any(|pattern| glob_matches(pattern, host.as_str()))
     }
 }
 
@@ -121,6 +142,7 @@ impl TrustRoot {
             threshold: 1,
             hosts: vec!["*".to_owned()],
             kinds: kinds.iter().map(|k| k.word().to_owned()).collect(),
+            max_class: max_class_default(),
         };
         let daily = [PayloadType::Slice, PayloadType::Topology, PayloadType::HostBinding, PayloadType::Op];
         let operator = role(keys.keys().cloned().collect(), &daily);
@@ -136,6 +158,7 @@ impl TrustRoot {
             roles: BTreeMap::from([(ROOT_ROLE.to_owned(), root), (OPERATOR_ROLE.to_owned(), operator)]),
             hub_ca_spki: BTreeSet::new(),
             revoked: BTreeSet::new(),
+            class_thresholds: BTreeMap::new(),
         }
     }
 
@@ -210,8 +233,14 @@ impl TrustRoot {
             if let Some(key) = role.keys.iter().find(|k| !self.keys.contains_key(*k)) {
                 return bad(format!("role `{name}` names key {key}, which the root does not list"));
             }
-            if role.hosts.len() > LIST_MAX {
-                return bad(format!("role `{name}` lists more than {LIST_MAX} hosts"));
+            if role.hosts.len() > LIST_MAX || role.kinds.len() > LIST_MAX {
+                return bad(format!("role `{name}` lists more than {LIST_MAX} hosts or kinds"));
+            }
+        }
+        for (class, needed) in &self.class_thresholds {
+            let able = self.op_keys(*class).len();
+            if *needed == 0 || usize::try_from(*needed).unwrap_or(usize::MAX) > able {
+                return bad(format!("operations of class {class} need {needed} keys, and {able} could sign them"));
             }
         }
         Ok(())
@@ -364,6 +393,7 @@ mod tests {
             threshold,
             hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
             kinds: kinds.iter().map(|k| k.word().to_owned()).collect(),
+            max_class: Class::R4,
         }
     }
 
@@ -384,6 +414,7 @@ mod tests {
             ]),
             hub_ca_spki: BTreeSet::new(),
             revoked: BTreeSet::new(),
+            class_thresholds: BTreeMap::new(),
         }
     }
 

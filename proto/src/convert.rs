@@ -70,11 +70,22 @@ impl From<pb::EngineState> for EngineState {
 #[must_use]
 pub fn to_status(fault: &Fault) -> tonic::Status {
     let grpc = match fault.code {
-        Code::TooLarge | Code::Busy => tonic::Code::ResourceExhausted,
-        Code::AlreadyApplied | Code::RootExpired | Code::NoTrustRoot | Code::NotApproved | Code::Quarantined => {
-            tonic::Code::FailedPrecondition
+        Code::TooLarge | Code::Busy | Code::DiskFull => tonic::Code::ResourceExhausted,
+        Code::AlreadyApplied
+        | Code::RootExpired
+        | Code::RootBehind
+        | Code::NoTrustRoot
+        | Code::NotApproved
+        | Code::ClockUnsound
+        | Code::IncarnationChanged
+        | Code::PreconditionFailed
+        | Code::TooLate
+        | Code::Cancelled
+        | Code::RecordsBehind
+        | Code::Quarantined => tonic::Code::FailedPrecondition,
+        Code::BaseMoved | Code::GenerationRegressed | Code::Equivocation | Code::RenewalConflict | Code::NonceUsed | Code::Conflict => {
+            tonic::Code::Aborted
         }
-        Code::BaseMoved | Code::GenerationRegressed | Code::Equivocation | Code::RenewalConflict => tonic::Code::Aborted,
         Code::JoinRefused
         | Code::PermissionDenied
         | Code::UnknownKey
@@ -82,6 +93,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::BadSignature
         | Code::ThresholdNotMet
         | Code::OutOfScope
+        | Code::ClassDenied
         | Code::PolicyDenied
         | Code::NotOwned => tonic::Code::PermissionDenied,
         Code::NotFound => tonic::Code::NotFound,
@@ -96,10 +108,14 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::BadRoot
         | Code::HashMismatch
         | Code::BadContent
+        | Code::UnknownKind
+        | Code::BadParams
         | Code::InvalidArgument => tonic::Code::InvalidArgument,
         Code::UnsupportedVersion => tonic::Code::Unimplemented,
         Code::EngineUnreachable | Code::Waiting => tonic::Code::Unavailable,
-        Code::StepFailed | Code::ImageUnavailable | Code::DependencyFailed | Code::Internal => tonic::Code::Internal,
+        Code::OpFailed | Code::Indeterminate | Code::StepFailed | Code::ImageUnavailable | Code::DependencyFailed | Code::Internal => {
+            tonic::Code::Internal
+        }
     };
     let mut status = tonic::Status::new(grpc, fault.message.clone());
     if let Ok(value) = fault.code.as_str().parse() {

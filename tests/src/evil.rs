@@ -162,7 +162,12 @@ impl AgentGateway for Gateway {
     async fn session(&self, request: Request<Streaming<pb::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         let mut messages = request.into_inner();
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let welcome = pb::Welcome { protocol_version: 1, heartbeat_interval_ms: HEARTBEAT_MS, hub_version: "0.1.0".to_owned() };
+        let welcome = pb::Welcome {
+            protocol_version: 1,
+            heartbeat_interval_ms: HEARTBEAT_MS,
+            hub_version: "0.1.0".to_owned(),
+            ..pb::Welcome::default()
+        };
         let welcome = pb::HubMessage { kind: Some(pb::hub_message::Kind::Welcome(welcome)) };
         sender.send(Ok(welcome)).await.map_err(|_| Status::internal("session"))?;
         *lock(&self.0.session) = Some(sender);

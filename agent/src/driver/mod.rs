@@ -9,11 +9,15 @@ use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, HostId};
 use moorline_common::observe::Observed;
 use moorline_common::plan::Step;
+use serde_json::Value;
 
 #[cfg(test)]
 mod conformance;
 pub mod docker;
+mod op;
 pub mod sim;
+
+pub use op::{Begun, Found, OpOrder, OpResult};
 
 /// Whose objects a driver counts as owned: those whose labels name this cluster and this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,4 +76,37 @@ pub trait Driver: Send + Sync + 'static {
     /// Waits until something that may be ours changed, or the engine went away; reconnects by itself with backoff, and
     /// then tells of what it may have missed. Cancel-safe.
     fn next_event(&self) -> impl Future<Output = ()> + Send;
+
+    /// The kinds of operation that this driver does.
+    fn capabilities(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Checks that an operation can begin now (the resource is there, is ours, is the one that was meant, is in the state
+    /// that was asked for), and notes what is to be compared with after a crash. Changes nothing.
+    fn prepare(&self, order: &OpOrder) -> impl Future<Output = Result<Value, DriverError>> + Send {
+        async { Err(DriverError::no_such_operation(order)) }
+    }
+
+    /// Begins an operation after its `started` record, which holds `evidence`, is durable. [`DriverErrorKind::Unreachable`]
+    /// means that nobody knows whether it began; every other error that it did not happen.
+    fn start(&self, order: &OpOrder, _evidence: &Value) -> impl Future<Output = Result<Begun, DriverError>> + Send {
+        async { Err(DriverError::no_such_operation(order)) }
+    }
+
+    /// Goes on with `task`, or waits for it, until the operation has ended. Errors are as for [`Self::start`].
+    fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str) -> impl Future<Output = Result<OpResult, DriverError>> + Send {
+        async { Err(DriverError::no_such_operation(order)) }
+    }
+
+    /// Looks for evidence of an operation that began `age` ago. Changes nothing.
+    fn adopt(
+        &self,
+        order: &OpOrder,
+        _evidence: &Value,
+        _task: Option<&str>,
+        _age: std::time::Duration,
+    ) -> impl Future<Output = Result<Found, DriverError>> + Send {
+        async { Err(DriverError::no_such_operation(order)) }
+    }
 }

@@ -61,6 +61,7 @@ impl Chain {
                 grant: entry.grant,
                 hold: entry.hold,
                 fault: entry.fault,
+                result: entry.result,
                 acknowledged: entry.acknowledged,
                 prev: tail,
             };

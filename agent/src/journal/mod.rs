@@ -57,6 +57,8 @@ pub struct Entry {
     pub hold: Option<HoldEffect>,
     /// Why it did not succeed.
     pub fault: Option<Fault>,
+    /// What came of it; with how it ended alone.
+    pub result: Value,
     /// Says nothing new but that the hub has the receipt.
     pub acknowledged: bool,
 }
@@ -76,6 +78,7 @@ impl Entry {
             grant: None,
             hold: None,
             fault: None,
+            result: Value::Null,
             acknowledged: false,
         }
     }

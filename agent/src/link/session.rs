@@ -154,7 +154,7 @@ impl<'a, J: Journal> Session<'a, J> {
             Some(Down::Root(envelope)) => self.parts.intake.root(envelope.json).await,
             Some(Down::Query(query)) => return self.answer(query.what()).await,
             // A second Welcome, or something that a newer hub says: no reason to act.
-            Some(Down::Welcome(_)) | None => Ok(()),
+            Some(Down::Welcome(_) | Down::Op(_) | Down::OpAck(_)) | None => Ok(()),
         };
         if let Err(mut refused) = result {
             if let (Some(quarantine), Code::WrongEpoch) = (&self.parts.quarantine, refused.fault.code) {
@@ -170,7 +170,7 @@ impl<'a, J: Journal> Session<'a, J> {
 
     async fn answer(&mut self, what: pb::query::What) -> Result<(), LinkError> {
         match what {
-            pb::query::What::Unspecified => Ok(()),
+            pb::query::What::Unspecified | pb::query::What::Journal => Ok(()),
             pb::query::What::Report => {
                 self.reported = None;
                 self.parts.reconciler.look();

@@ -206,7 +206,7 @@ impl AgentGateway for Service {
         }
         let (to_agent, receiver) = mpsc::channel(16);
         let protocol_version = self.authority.version.load(Ordering::SeqCst);
-        let welcome = pb::Welcome { protocol_version, heartbeat_interval_ms: 50, hub_version: "test".to_owned() };
+        let welcome = pb::Welcome { protocol_version, heartbeat_interval_ms: 50, hub_version: "test".to_owned(), ..pb::Welcome::default() };
         to_agent.send(Ok(pb::HubMessage { kind: Some(Down::Welcome(welcome)) })).await.unwrap();
         let _ = self.sessions.send(AtHub { certificate, from_agent: request.into_inner(), to_agent }).await;
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -333,7 +333,7 @@ async fn a_slice_goes_down_and_its_hash_and_a_signed_report_come_up() {
     assert!(beat.enforcing && beat.last_error_code.is_empty() && beat.engine == pb::EngineState::Ready as i32);
     assert!(prost::Message::encoded_len(&beat) <= 200, "a heartbeat is small");
 
-    session.send(Down::Query(pb::Query { what: pb::query::What::Report.into() })).await;
+    session.send(Down::Query(pb::Query { what: pb::query::What::Report.into(), ..pb::Query::default() })).await;
     let report = loop {
         if let Up::Observed(observed) = session.next().await {
             break observed;
@@ -454,7 +454,7 @@ async fn a_hub_that_lost_everything_is_given_what_operators_signed() {
     let slice = agent.operator.slice(7, services(&["web"], false));
     session.slice(slice.clone()).await;
     session.heartbeat(|b| b.generation == 7).await;
-    session.send(Down::Query(pb::Query { what: pb::query::What::Held.into() })).await;
+    session.send(Down::Query(pb::Query { what: pb::query::What::Held.into(), ..pb::Query::default() })).await;
     let held = loop {
         if let Up::Held(held) = session.next().await {
             break held;

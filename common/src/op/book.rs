@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Event, HoldEffect, Illegal, Origin, Record, State};
+use crate::fault::Fault;
 use crate::id::{Generation, UnixSeconds};
 
 /// Why a record cannot follow the ones before it.
@@ -73,7 +75,23 @@ pub struct KeyUse {
     pub intent: String,
     /// How it ended; `None` while it has not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended: Option<State>,
+    pub ended: Option<Ended>,
+}
+
+/// How an operation ended: what a repeated order is answered with, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// [`State::Succeeded`] or [`State::Failed`].
+    pub state: State,
+    /// When, in milliseconds since 1970 by the host's clock.
+    pub at: u64,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+    /// What came of it, if that is short.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub result: Value,
 }
 
 /// Keeps the reconcile pass off a resource.
@@ -110,7 +128,9 @@ pub struct Book {
 }
 
 /// Entries of one map in one line of a checkpoint.
-const PART_ENTRIES: usize = 256;
+const PART_ENTRIES: usize = 128;
+/// A result of more bytes of JSON is not kept beside its key once the hub has it.
+const RESULT_KEPT_MAX: usize = 512;
 
 impl Book {
     /// Takes one more record into account.
@@ -167,7 +187,9 @@ impl Book {
         }
         if record.state.has_begun() {
             if let Some(key) = self.keys.get_mut(&record.idempotency_key) {
-                key.ended = Some(record.state);
+                let is_short = record.result.to_string().len() <= RESULT_KEPT_MAX;
+                let result = if is_short { record.result.clone() } else { Value::Null };
+                key.ended = Some(Ended { state: record.state, at: record.at, fault: record.fault.clone(), result });
             }
         } else {
             // What never began uses up no key.

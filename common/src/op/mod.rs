@@ -12,10 +12,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+mod act;
 mod book;
+mod class;
+mod order;
+mod receipt;
 mod record;
 
-pub use book::{Book, BookError, Hold, KeyUse, OpEntry, Part};
+pub use act::{Act, Exec};
+pub use book::{Book, BookError, Ended, Hold, KeyUse, OpEntry, Part};
+pub use class::Class;
+pub use order::{OP_ENVELOPE_MAX, OP_SKEW_S, OP_WINDOW_MAX_S, OpStatement, Order, Precondition};
+pub use receipt::{Outcome, Receipt};
 pub use record::{Grant, HoldEffect, Record};
 
 /// Where an operation or a step of a reconcile pass is in its life.

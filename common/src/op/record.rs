@@ -44,6 +44,9 @@ pub struct Record {
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// What came of it, such as an exit code; with how it ended alone.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub result: Value,
     /// Says nothing new but that the hub has the receipt of how it ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub acknowledged: bool,

@@ -63,6 +63,7 @@ pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::Agent
             protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
             heartbeat_interval_ms: hub.heartbeat_interval_ms,
             hub_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..pb::Welcome::default()
         })),
     };
     let outbound = Outbound { first: Some(welcome), rx, ended: Box::pin(ended(hub.stopping.clone(), hold.cut.clone())), done: false };
@@ -172,6 +173,7 @@ impl Session {
                 Ok(())
             }
             Some(Said::Hello(_)) => Err(wire::invalid("a second Hello")),
+            Some(Said::OpEvent(_) | Said::Receipt(_) | Said::JournalPart(_)) => Ok(()),
             // A newer agent says something that this hub does not know: it does not matter here.
             None => Ok(()),
         };

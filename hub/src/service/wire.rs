@@ -96,8 +96,8 @@ pub(super) fn outgoing(message: Outgoing) -> pb::HubMessage {
         Outgoing::Root(json) => Kind::Root(envelope(json)),
         Outgoing::Binding(json) => Kind::Binding(envelope(json)),
         Outgoing::Slice(json) => Kind::Slice(envelope(json)),
-        Outgoing::QueryHeld => Kind::Query(pb::Query { what: pb::query::What::Held.into() }),
-        Outgoing::QueryReport => Kind::Query(pb::Query { what: pb::query::What::Report.into() }),
+        Outgoing::QueryHeld => Kind::Query(pb::Query { what: pb::query::What::Held.into(), ..pb::Query::default() }),
+        Outgoing::QueryReport => Kind::Query(pb::Query { what: pb::query::What::Report.into(), ..pb::Query::default() }),
     };
     pb::HubMessage { kind: Some(kind) }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use moorline_common::canonical::version_hash;
 use moorline_common::enrol::{HostClaim, JoinToken, TokenParts, join_message, renew_message};
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
+use moorline_common::op::Class;
 use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
 use moorline_common::trust::{Role, RootKey, TrustRoot};
@@ -162,6 +163,7 @@ impl Kit {
             threshold: 1,
             hosts: hosts.iter().map(|&h| h.to_owned()).collect(),
             kinds: kinds.iter().map(|&k| k.to_owned()).collect(),
+            max_class: Class::R4,
         };
         let named = |name: &str, key: &PrivateKey| (key.id(), RootKey { name: name.to_owned(), public: key.public() });
         let root = TrustRoot {
@@ -176,6 +178,7 @@ impl Kit {
             ]),
             hub_ca_spki: BTreeSet::from([self.bundle.ca_spki.clone()]),
             revoked: BTreeSet::new(),
+            class_thresholds: BTreeMap::new(),
         };
         pb::Envelope::from(Signed::seal(&root, &[&self.recovery]).unwrap().envelope())
     }

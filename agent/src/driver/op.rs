@@ -1,0 +1,71 @@
+//! Operations as a driver sees them: plain data in, plain data out.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{OpId, ResourceId};
+use moorline_common::observe::ContainerState;
+use moorline_common::op::Act;
+use serde_json::Value;
+
+use super::{DriverError, DriverErrorKind};
+
+/// One-shot work on one resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpOrder {
+    /// Its id.
+    pub op_id: OpId,
+    /// The resource.
+    pub resource: ResourceId,
+    /// Which one of those that have borne its name: a container's id, a volume's time of creation. `None`: any.
+    pub incarnation: Option<String>,
+    /// The state that the container must be in when it begins.
+    pub state: Option<ContainerState>,
+    /// What to do.
+    pub act: Act,
+    /// What the accepted slice wants: `prune` leaves it.
+    pub wanted: BTreeSet<ResourceId>,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OpResult {
+    /// What came of it, such as an exit code and output; [`Value::Null`] for nothing.
+    pub result: Value,
+    /// Why it did not succeed.
+    pub fault: Option<Fault>,
+}
+
+/// How far an operation came by one call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It has ended.
+    Done(OpResult),
+    /// The engine knows it by this name. It goes on only by [`super::Driver::resume`], once the name is durable.
+    Task(String),
+}
+
+/// What the engine shows of an operation that began before the agent or the engine stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It has ended.
+    Done(OpResult),
+    /// It is known by this name, and can be resumed.
+    Task(String),
+    /// It has not happened, and will not by itself: it may be started again.
+    Absent,
+    /// It may still be happening: to be asked again after so long.
+    NotYet(Duration),
+    /// Nothing proves whether it happened. Says what was looked at.
+    Unknown(String),
+}
+
+impl DriverError {
+    /// The driver does not do operations of this kind.
+    #[must_use]
+    pub fn no_such_operation(order: &OpOrder) -> Self {
+        let message = format!("`{}` cannot be done here on {}", order.act.kind(), order.resource);
+        Self { kind: DriverErrorKind::Permanent, code: Code::UnknownKind, message }
+    }
+}
