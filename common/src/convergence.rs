@@ -53,6 +53,8 @@ pub struct Reported {
     pub observe_error: bool,
     /// What it has, if it has said so.
     pub present: Option<BTreeSet<ResourceId>>,
+    /// What an operation keeps unlike the slice on it: to be missing is as ordered.
+    pub held: BTreeSet<ResourceId>,
     /// Whether it is ready to accept slices (has a trust root and a binding).
     pub ready: bool,
     /// Whether it enforces its slice: false after a start until it was sent the slice again.
@@ -169,7 +171,7 @@ pub fn mismatch(target: &Target, reported: &Reported) -> Option<&'static str> {
         return Some("the agent has restarted and does not enforce yet");
     }
     match &reported.present {
-        Some(present) if !target.resources.is_subset(present) => Some("resources missing"),
+        Some(present) if target.resources.iter().any(|r| !present.contains(r) && !reported.held.contains(r)) => Some("resources missing"),
         Some(_) | None => None,
     }
 }
@@ -213,6 +215,7 @@ mod tests {
             engine: EngineState::Ready,
             observe_error: false,
             present: Some(resources),
+            held: BTreeSet::new(),
             ready: true,
             enforcing: true,
         }
@@ -229,6 +232,16 @@ mod tests {
         assert_eq!(decide_now(&more, &History::default()), Decision::Converged);
         let unknown = Reported { present: None, ..good() };
         assert_eq!(decide_now(&unknown, &History::default()), Decision::Converged);
+    }
+
+    #[test]
+    fn what_an_operation_holds_is_not_missing() {
+        let stopped = Reported { present: Some(BTreeSet::from([resource("a")])), ..good() };
+        assert_ne!(decide_now(&stopped, &History::default()), Decision::Converged);
+        let held = Reported { held: BTreeSet::from([resource("b")]), ..stopped };
+        assert_eq!(decide_now(&held, &History::default()), Decision::Converged);
+        let other = Reported { held: BTreeSet::from([resource("c")]), ..held };
+        assert_ne!(decide_now(&other, &History::default()), Decision::Converged);
     }
 
     #[test]

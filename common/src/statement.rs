@@ -167,6 +167,22 @@ pub struct ApplyReport {
     /// What differs from the slice and is left as it is, such as by `policy: { drift: inbox }`; sorted, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drift: Vec<Drifted>,
+    /// What an operation keeps unlike the slice; sorted by resource, at most [`HELD_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Held>,
+}
+
+/// The most holds that a report lists.
+pub const HELD_MAX: usize = 1024;
+
+/// A resource that the reconcile pass leaves alone, until a newer generation or a `release`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Held {
+    /// The resource.
+    pub resource: crate::id::ResourceId,
+    /// The operation that left it so.
+    pub op_id: crate::id::OpId,
 }
 
 /// A field of a resource that differs from the slice. The values stay on the host: they may be secret.

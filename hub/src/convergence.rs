@@ -191,7 +191,7 @@ impl Service {
         }
         let trust = send_trust(&self.hub, host, snapshot, drive, now).await?;
         let Some(target) = &snapshot.target else { return Ok(trust) };
-        let reported = fleet::reported(&snapshot.beat, snapshot.present.clone());
+        let reported = fleet::reported(&snapshot.beat, snapshot.present.clone(), snapshot.held.clone());
         if moorline_common::convergence::mismatch(&fleet::target(target), &reported).is_some() {
             drive.stir(now);
         }

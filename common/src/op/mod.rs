@@ -18,6 +18,7 @@ mod class;
 mod order;
 mod receipt;
 mod record;
+mod stage;
 
 pub use act::{Act, Exec};
 pub use book::{Book, BookError, Ended, Hold, KeyUse, OpEntry, Part};
@@ -25,6 +26,7 @@ pub use class::Class;
 pub use order::{OP_ENVELOPE_MAX, OP_SKEW_S, OP_WINDOW_MAX_S, OpStatement, Order, Precondition};
 pub use receipt::{Outcome, Receipt};
 pub use record::{Grant, HoldEffect, Record};
+pub use stage::Stage;
 
 /// Where an operation or a step of a reconcile pass is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

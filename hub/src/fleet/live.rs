@@ -64,10 +64,15 @@ impl Live {
         self.report.as_ref().filter(|r| r.digest == *digest).map(|r| r.present.clone())
     }
 
+    /// What an operation keeps unlike the slice.
+    pub(super) fn held(&self) -> BTreeSet<ResourceId> {
+        self.report.as_ref().map(|r| r.held.clone()).unwrap_or_default()
+    }
+
     pub(super) fn is_converged(&self) -> bool {
         let Some(beat) = &self.beat else { return false };
         match &self.target {
-            Some(record) => moorline_common::convergence::mismatch(&target(record), &reported(beat, self.present())).is_none(),
+            Some(record) => moorline_common::convergence::mismatch(&target(record), &reported(beat, self.present(), self.held())).is_none(),
             None => self.bound && beat.topology.is_none(),
         }
     }

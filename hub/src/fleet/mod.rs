@@ -274,6 +274,7 @@ impl Fleet {
             binding_serial: live.binding_serial,
             target: live.target.clone(),
             present: live.present(),
+            held: live.held(),
             refusals: live.refusals.clone(),
             done: live.done.clone(),
         })

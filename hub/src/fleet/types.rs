@@ -7,7 +7,7 @@ use moorline_common::convergence::{Reported, Target};
 use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, ResourceId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
-use moorline_common::statement::ObservedReport;
+use moorline_common::statement::{HELD_MAX, ObservedReport};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +86,8 @@ pub struct ReportBrief {
     pub digest: String,
     /// What is present.
     pub present: BTreeSet<ResourceId>,
+    /// What an operation keeps unlike the slice.
+    pub held: BTreeSet<ResourceId>,
     /// The last error of the last apply.
     pub last_error: Option<Fault>,
     /// The first resource that is not as wanted.
@@ -102,6 +104,7 @@ impl ReportBrief {
         Self {
             digest,
             present: report.observed.present(),
+            held: report.apply.held.into_iter().take(HELD_MAX).map(|h| h.resource).collect(),
             last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
             first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),
             observe_error: report.observed.error.map(|e| cut(&e)),
@@ -139,6 +142,8 @@ pub struct Snapshot {
     pub target: Option<Arc<TargetRecord>>,
     /// What it has, if its report is of its newest observation.
     pub present: Option<BTreeSet<ResourceId>>,
+    /// What an operation keeps unlike the slice on it.
+    pub held: BTreeSet<ResourceId>,
     /// What it refused.
     pub refusals: BTreeMap<RefusedKind, RefusalRecord>,
     /// The newest revision that it reported applied.
@@ -205,7 +210,7 @@ pub fn target(record: &TargetRecord) -> Target {
 
 /// A heartbeat as the core's decision wants it.
 #[must_use]
-pub fn reported(beat: &Beat, present: Option<BTreeSet<ResourceId>>) -> Reported {
+pub fn reported(beat: &Beat, present: Option<BTreeSet<ResourceId>>, held: BTreeSet<ResourceId>) -> Reported {
     Reported {
         topology: beat.topology.clone(),
         generation: beat.generation,
@@ -215,6 +220,7 @@ pub fn reported(beat: &Beat, present: Option<BTreeSet<ResourceId>>) -> Reported 
         engine: beat.engine,
         observe_error: beat.observe_error,
         present,
+        held,
         ready: beat.ready,
         enforcing: beat.enforcing,
     }
