@@ -145,3 +145,18 @@ pub const ISSUED_AHEAD_MAX_S: u64 = 24 * 3600;
 pub const POLICY_WORDS_MAX: usize = 64;
 /// A clock that differs more than this from the time floor is reported, in seconds.
 pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;
+
+/// After so long an engine has done what it was asked before the agent was cut off, grace periods aside.
+pub const OP_MARGIN: Duration = Duration::from_secs(30);
+/// Between two looks for evidence of an operation that may still be happening.
+pub const OP_LOOK: Duration = Duration::from_secs(1);
+/// The most bytes of each of a command's streams that are kept.
+pub const EXEC_OUTPUT_MAX: usize = 16 * 1024;
+/// Between two looks at a command that runs.
+pub const EXEC_LOOK: Duration = Duration::from_millis(500);
+/// So long the output of a command that has ended may still come.
+pub const EXEC_DRAIN: Duration = Duration::from_secs(2);
+/// Objects that one `prune` removes.
+pub const PRUNE_MAX: usize = 256;
+/// Operations whose effects the simulated engine counts.
+pub const SIM_EFFECTS_MAX: usize = 10_000;

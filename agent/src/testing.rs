@@ -9,6 +9,7 @@ use moorline_common::canonical::version_hash;
 use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, HostName, TopologyId, UnixSeconds};
 use moorline_common::observe::{ContainerState, Observed, ObservedContainer};
+use moorline_common::op::Act;
 use moorline_common::plan::model::{Engine, owner_of};
 use moorline_common::plan::{Action, ContainerTarget, Step};
 use moorline_common::sign::{PrivateKey, Signed, Statement};
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, DriverKind, LogFormat, Offline, Policy};
 use crate::db::Db;
-use crate::driver::{Driver, DriverError, DriverErrorKind};
+use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, KINDS, OpOrder, OpResult};
 use crate::identity::{Enrolment, HostKeys, StateDir};
 use crate::intake::{Intake, Parts, judge::Own};
 use crate::ledger::Ledger;
@@ -61,6 +62,8 @@ pub struct Fake {
     pub unreachable: bool,
     /// Called when a step begins, before it has an effect.
     pub at_begin: Option<AtBegin>,
+    /// Resource name → what `adopt` finds, instead of nothing.
+    pub found: BTreeMap<String, Found>,
 }
 
 impl FakeDriver {
@@ -170,6 +173,53 @@ impl Driver for FakeDriver {
 
     async fn next_event(&self) {
         self.events.notified().await;
+    }
+
+    fn capabilities(&self) -> &'static [&'static str] {
+        KINDS
+    }
+
+    async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {
+        self.lock().op_error(order)?;
+        Ok(serde_json::json!({ "resource": order.resource }))
+    }
+
+    /// A command becomes a task; everything else is done at once.
+    async fn start(&self, order: &OpOrder, _evidence: &Value) -> Result<Begun, DriverError> {
+        tokio::task::yield_now().await;
+        let mut fake = self.lock();
+        if matches!(order.act, Act::Exec(_)) {
+            fake.op_error(order)?;
+            return Ok(Begun::Task(format!("task-{}", order.op_id)));
+        }
+        fake.calls.push(format!("op:{}:{}", order.act.kind(), order.resource));
+        fake.op_error(order)?;
+        self.events.notify_one();
+        Ok(Begun::Done(OpResult::default()))
+    }
+
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str) -> Result<OpResult, DriverError> {
+        tokio::task::yield_now().await;
+        let mut fake = self.lock();
+        fake.calls.push(format!("op:{}:{}", order.act.kind(), order.resource));
+        fake.op_error(order)?;
+        Ok(OpResult::default())
+    }
+
+    async fn adopt(&self, order: &OpOrder, _evidence: &Value, task: Option<&str>, _age: Duration) -> Result<Found, DriverError> {
+        let fake = self.lock();
+        fake.op_error(order)?;
+        let found = fake.found.get(order.resource.name()).cloned();
+        Ok(found.unwrap_or_else(|| task.map_or(Found::Absent, |task| Found::Task(task.to_owned()))))
+    }
+}
+
+impl Fake {
+    fn op_error(&self, order: &OpOrder) -> Result<(), DriverError> {
+        if self.unreachable {
+            return Err(error(DriverErrorKind::Unreachable, "nobody answers"));
+        }
+        self.fail.get(order.resource.name()).map_or(Ok(()), |kind| Err(error(*kind, "no space left")))
     }
 }
 

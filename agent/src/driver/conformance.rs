@@ -15,6 +15,8 @@ use serde_json::{Value, json};
 
 use super::{Driver, DriverErrorKind};
 
+pub mod ops;
+
 /// Until an event or a state must have come.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Rounds of planning and applying until nothing is left to do.

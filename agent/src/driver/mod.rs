@@ -4,6 +4,7 @@
 //! nothing of slices, journals or the hub. One conformance suite runs against every driver.
 
 use std::future::Future;
+use std::time::Duration;
 
 use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, HostId};
@@ -14,9 +15,14 @@ use serde_json::Value;
 #[cfg(test)]
 mod conformance;
 pub mod docker;
+mod evidence;
 mod op;
+mod output;
+mod prune;
 pub mod sim;
 
+#[cfg(test)]
+pub(crate) use op::KINDS;
 pub use op::{Begun, Found, OpOrder, OpResult};
 
 /// Whose objects a driver counts as owned: those whose labels name this cluster and this host.
@@ -78,35 +84,25 @@ pub trait Driver: Send + Sync + 'static {
     fn next_event(&self) -> impl Future<Output = ()> + Send;
 
     /// The kinds of operation that this driver does.
-    fn capabilities(&self) -> &'static [&'static str] {
-        &[]
-    }
+    fn capabilities(&self) -> &'static [&'static str];
 
     /// Checks that an operation can begin now (the resource is there, is ours, is the one that was meant, is in the state
     /// that was asked for), and notes what is to be compared with after a crash. Changes nothing.
-    fn prepare(&self, order: &OpOrder) -> impl Future<Output = Result<Value, DriverError>> + Send {
-        async { Err(DriverError::no_such_operation(order)) }
-    }
+    fn prepare(&self, order: &OpOrder) -> impl Future<Output = Result<Value, DriverError>> + Send;
 
     /// Begins an operation after its `started` record, which holds `evidence`, is durable. [`DriverErrorKind::Unreachable`]
     /// means that nobody knows whether it began; every other error that it did not happen.
-    fn start(&self, order: &OpOrder, _evidence: &Value) -> impl Future<Output = Result<Begun, DriverError>> + Send {
-        async { Err(DriverError::no_such_operation(order)) }
-    }
+    fn start(&self, order: &OpOrder, evidence: &Value) -> impl Future<Output = Result<Begun, DriverError>> + Send;
 
     /// Goes on with `task`, or waits for it, until the operation has ended. Errors are as for [`Self::start`].
-    fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str) -> impl Future<Output = Result<OpResult, DriverError>> + Send {
-        async { Err(DriverError::no_such_operation(order)) }
-    }
+    fn resume(&self, order: &OpOrder, evidence: &Value, task: &str) -> impl Future<Output = Result<OpResult, DriverError>> + Send;
 
     /// Looks for evidence of an operation that began `age` ago. Changes nothing.
     fn adopt(
         &self,
         order: &OpOrder,
-        _evidence: &Value,
-        _task: Option<&str>,
-        _age: std::time::Duration,
-    ) -> impl Future<Output = Result<Found, DriverError>> + Send {
-        async { Err(DriverError::no_such_operation(order)) }
-    }
+        evidence: &Value,
+        task: Option<&str>,
+        age: Duration,
+    ) -> impl Future<Output = Result<Found, DriverError>> + Send;
 }

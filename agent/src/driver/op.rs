@@ -11,6 +11,9 @@ use serde_json::Value;
 
 use super::{DriverError, DriverErrorKind};
 
+/// The kinds that an engine of containers does.
+pub(crate) const KINDS: &[&str] = &["start", "stop", "restart", "kill", "pause", "unpause", "exec", "pull", "destroy", "prune"];
+
 /// One-shot work on one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpOrder {
@@ -33,7 +36,7 @@ pub struct OpOrder {
 pub struct OpResult {
     /// What came of it, such as an exit code and output; [`Value::Null`] for nothing.
     pub result: Value,
-    /// Why it did not succeed.
+    /// Why it did not succeed. [`Code::Indeterminate`]: it runs on past its limit, or nobody knows how it ended.
     pub fault: Option<Fault>,
 }
 

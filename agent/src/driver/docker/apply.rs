@@ -9,21 +9,20 @@ use bollard::models::{
     VolumeCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, InspectContainerOptions, InspectNetworkOptions, ListNetworksOptions,
-    RemoveContainerOptions, RenameContainerOptions, StartContainerOptions, StopContainerOptions,
+    CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, ListNetworksOptions, RemoveContainerOptions,
+    RenameContainerOptions, StartContainerOptions, StopContainerOptions,
 };
-use futures_util::StreamExt;
 use moorline_common::fault::cut;
 use moorline_common::observe::{LABEL_SPEC, Owner};
 use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model};
-use tokio::sync::Semaphore;
 
-use super::super::{DriverError, DriverErrorKind, Ownership};
-use super::Engine;
+use super::super::{DriverError, Ownership};
 use super::body::{self, Carried};
-use super::error::{from_engine, image_unavailable, not_owned, status, words};
+use super::error::{from_engine, not_owned, status, words};
+use super::pull::pull;
+use super::{Engine, patiently};
 use crate::lane::aside;
-use crate::limits::{PULL_IDLE_TIMEOUT, PULL_TIMEOUT, PULLS_MAX, REQUEST_TIMEOUT, STOP_ASIDE_AFTER};
+use crate::limits::REQUEST_TIMEOUT;
 
 /// Digits of the predecessor's id in the name that its successor bears until it is gone.
 const ID_IN_NAME: usize = 12;
@@ -32,9 +31,6 @@ const ANONYMOUS_NAME: usize = 64;
 
 /// The engine's grace period for a container without one, in seconds.
 const DEFAULT_GRACE_S: u64 = 10;
-
-/// Pulls take turns; those that wait hold no lane permit.
-static PULLS: Semaphore = Semaphore::const_new(PULLS_MAX);
 
 /// Makes `step` so.
 pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Result<(), DriverError> {
@@ -162,7 +158,7 @@ impl Hands<'_> {
         let what = format!("creating the container `{}`", target.name);
         let made = match self.create(target, name, carried).await {
             Err(e) if status(&e) == Some(404) && words(&e).to_ascii_lowercase().contains("no such image") => {
-                aside(self.pull(&target.spec.image)).await?;
+                aside(pull(self.docker, &target.spec.image, false)).await?;
                 self.create(target, name, carried).await
             }
             other => other,
@@ -198,41 +194,6 @@ impl Hands<'_> {
         let what = format!("a container named `{name}`");
         already_so(self.owner(&live).as_ref(), &target.labels, &what)?;
         Ok(live.id)
-    }
-
-    async fn pull(&self, image: &str) -> Result<(), DriverError> {
-        // Never closed.
-        let _turn = PULLS.acquire().await.ok();
-        let late = |words: &str| image_unavailable(image, DriverErrorKind::Retryable, words);
-        tokio::time::timeout(PULL_TIMEOUT, self.pull_now(image)).await.unwrap_or_else(|_| Err(late("it takes too long")))
-    }
-
-    async fn pull_now(&self, image: &str) -> Result<(), DriverError> {
-        let (from_image, tag) = split_image(image);
-        let options = CreateImageOptions { from_image: Some(from_image.to_owned()), tag: Some(tag.to_owned()), ..Default::default() };
-        tracing::info!(image, "pulling");
-        // The engine's answer begins with the registry's.
-        let patient = self.docker.clone().with_timeout(PULL_IDLE_TIMEOUT);
-        let mut progress = std::pin::pin!(patient.create_image(Some(options), None, None));
-        loop {
-            match tokio::time::timeout(PULL_IDLE_TIMEOUT, progress.next()).await {
-                Err(_) | Ok(Some(Err(Error::RequestTimeoutError))) => {
-                    return Err(image_unavailable(image, DriverErrorKind::Retryable, "the registry does not answer"));
-                }
-                Ok(None) => return Ok(()),
-                Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(e))) => {
-                    let mapped = from_engine(&e, "pulling");
-                    if mapped.kind == DriverErrorKind::Unreachable {
-                        return Err(mapped);
-                    }
-                    // The registry's words, without our own and the engine's wrapping.
-                    let plain = if words(&e).is_empty() { mapped.message } else { words(&e).to_owned() };
-                    let kind = if status(&e) == Some(404) { DriverErrorKind::Permanent } else { DriverErrorKind::Retryable };
-                    return Err(image_unavailable(image, kind, &plain));
-                }
-            }
-        }
     }
 
     async fn start(&self, id: &str, name: &str) -> Result<(), DriverError> {
@@ -278,12 +239,7 @@ impl Hands<'_> {
     async fn remove_container(&self, id: &str, live: &ContainerInspectResponse, name: &str) -> Result<(), DriverError> {
         let grace = live.config.as_ref().and_then(|c| c.stop_timeout).and_then(|s| u64::try_from(s).ok()).unwrap_or(DEFAULT_GRACE_S);
         let patient = self.docker.clone().with_timeout(Duration::from_secs(grace).saturating_add(REQUEST_TIMEOUT));
-        let mut stop = std::pin::pin!(patient.stop_container(id, None::<StopContainerOptions>));
-        let stopped = match tokio::time::timeout(STOP_ASIDE_AFTER, &mut stop).await {
-            Ok(stopped) => stopped,
-            Err(_) => aside(stop).await,
-        };
-        match stopped {
+        match patiently(patient.stop_container(id, None::<StopContainerOptions>)).await {
             Ok(()) => {}
             Err(e) if status(&e) == Some(404) => return Ok(()),
             Err(e) => return Err(from_engine(&e, &format!("stopping `{name}`"))),
@@ -335,30 +291,4 @@ fn carried(old: &ContainerInspectResponse, target: &ContainerTarget) -> Carried 
         }
     }
     carried
-}
-
-/// An image's name and its tag or digest: without one the engine would pull every tag.
-fn split_image(image: &str) -> (&str, &str) {
-    if let Some((name, digest)) = image.split_once('@') {
-        return (name, digest);
-    }
-    match image.rsplit_once(':') {
-        // A colon before the last slash is a registry's port.
-        Some((name, tag)) if !tag.contains('/') => (name, tag),
-        Some(_) | None => (image, "latest"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_image_without_a_tag_means_its_latest_one() {
-        assert_eq!(split_image("nginx"), ("nginx", "latest"));
-        assert_eq!(split_image("nginx:1.27"), ("nginx", "1.27"));
-        assert_eq!(split_image("hub.example:5000/a/b"), ("hub.example:5000/a/b", "latest"));
-        assert_eq!(split_image("hub.example:5000/a/b:2"), ("hub.example:5000/a/b", "2"));
-        assert_eq!(split_image("nginx:1@sha256:00"), ("nginx:1", "sha256:00"));
-    }
 }

@@ -77,11 +77,20 @@ pub(super) fn not_owned(what: &str) -> DriverError {
     DriverError { kind: DriverErrorKind::Conflict, code: Code::NotOwned, message: cut(&format!("{what} exists and is not ours")) }
 }
 
-/// The image is not here and cannot be had.
-pub(super) fn image_unavailable(image: &str, kind: DriverErrorKind, words: &str) -> DriverError {
-    DriverError {
-        kind,
-        code: Code::ImageUnavailable,
-        message: cut(&format!("the image `{image}` is not on this host and cannot be pulled: {words}")),
+/// The image cannot be had; `is_here`: a version of it is on the host.
+pub(super) fn image_unavailable(image: &str, is_here: bool, kind: DriverErrorKind, words: &str) -> DriverError {
+    let absent = if is_here { "" } else { "is not on this host and " };
+    let message = cut(&format!("the image `{image}` {absent}cannot be pulled: {words}"));
+    DriverError { kind, code: Code::ImageUnavailable, message }
+}
+
+/// An error of the engine while doing an operation's part `what`. What is no answer of the engine tells nothing about what it did.
+pub(super) fn from_engine_op(error: &Error, what: &str) -> DriverError {
+    let mapped = from_engine(error, what);
+    match (status(error), mapped.kind) {
+        (Some(_), _) => DriverError { code: Code::OpFailed, ..mapped },
+        // The socket could not be opened.
+        (None, DriverErrorKind::Unauthorized) => mapped,
+        (None, _) => DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, ..mapped },
     }
 }

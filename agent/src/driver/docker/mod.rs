@@ -8,27 +8,40 @@
 //! | `observe` | lists and inspections → plain data |
 //! | `apply` | one step → the engine's calls |
 //! | `body` | a container's target → the engine's creation request |
+//! | `op` | one operation → the engine's calls, and the evidence of it |
+//! | `exec` | a command in a container, from its making to its end |
+//! | `sweep` | what is ours and no longer wanted → found, removed |
+//! | `pull` | an image from its registry |
 //! | `events` | the engine's event stream → "something changed" |
 //! | `error` | the engine's errors → what may be done about them |
 
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
 use moorline_common::fault::{Code, cut};
 use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed, Owner};
+use moorline_common::op::Act;
 use moorline_common::plan::{Step, model};
+use serde_json::Value;
 
-use super::{Driver, DriverError, DriverErrorKind, Ownership};
-use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership};
+use crate::lane::aside;
+use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT, STOP_ASIDE_AFTER};
 
 mod apply;
 mod body;
 mod error;
 mod events;
+mod exec;
 mod observe;
+mod op;
+mod pull;
 #[cfg(test)]
 mod stalls;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -123,6 +136,52 @@ impl Driver for DockerDriver {
 
     async fn next_event(&self) {
         self.events.next(self).await;
+    }
+
+    fn capabilities(&self) -> &'static [&'static str] {
+        super::op::KINDS
+    }
+
+    async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {
+        let prepared = match self.engine().await {
+            Ok(engine) => op::prepare(&engine.docker, &self.owned, order).await,
+            Err(error) => Err(error),
+        };
+        self.forget_if_away(prepared)
+    }
+
+    async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
+        let begun = match self.engine().await {
+            Ok(engine) => op::start(&engine.docker, &self.owned, order, evidence).await,
+            Err(error) => Err(error),
+        };
+        self.forget_if_away(begun)
+    }
+
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str) -> Result<OpResult, DriverError> {
+        let Act::Exec(command) = &order.act else { return Err(DriverError::no_such_operation(order)) };
+        let ended = match self.engine().await {
+            Ok(engine) => exec::resume(&engine.docker, command, task).await,
+            Err(error) => Err(error),
+        };
+        self.forget_if_away(ended)
+    }
+
+    async fn adopt(&self, order: &OpOrder, evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {
+        let found = match self.engine().await {
+            Ok(engine) => op::adopt(&engine.docker, order, evidence, task, age).await,
+            Err(error) => Err(error),
+        };
+        self.forget_if_away(found)
+    }
+}
+
+/// Waits for what may take its time, such as a container that stops; after a while without keeping a place of other steps.
+async fn patiently<T>(work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    match tokio::time::timeout(STOP_ASIDE_AFTER, &mut work).await {
+        Ok(done) => done,
+        Err(_) => aside(work).await,
     }
 }
 

@@ -149,7 +149,7 @@ async fn container_of(
     Ok(Some((name, observed)))
 }
 
-fn summary_state(state: ContainerSummaryStateEnum) -> ContainerState {
+pub(super) fn summary_state(state: ContainerSummaryStateEnum) -> ContainerState {
     match state {
         ContainerSummaryStateEnum::EMPTY | ContainerSummaryStateEnum::CREATED => ContainerState::Created,
         ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::STOPPING => ContainerState::Running,
@@ -161,7 +161,7 @@ fn summary_state(state: ContainerSummaryStateEnum) -> ContainerState {
     }
 }
 
-fn inspected_state(state: ContainerStateStatusEnum) -> ContainerState {
+pub(super) fn inspected_state(state: ContainerStateStatusEnum) -> ContainerState {
     match state {
         ContainerStateStatusEnum::EMPTY | ContainerStateStatusEnum::CREATED => ContainerState::Created,
         ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::STOPPING => ContainerState::Running,

@@ -64,7 +64,7 @@ impl DockerBench {
         let bin = folder.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
         std::fs::copy("/bin/busybox", bin.join("busybox")).expect("busybox-static is installed");
-        for applet in ["sh", "sleep", "true"] {
+        for applet in ["cat", "sh", "sleep", "true"] {
             std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
         }
         let tar = std::process::Command::new("tar").arg("-C").arg(folder.path()).args(["-c", "."]).output().unwrap();
@@ -202,6 +202,11 @@ where
 #[tokio::test]
 async fn a_docker_engine_conforms() {
     with_bench(|bench| async move { conformance::all(&*bench).await }).await;
+}
+
+#[tokio::test]
+async fn a_docker_engine_conforms_in_operations() {
+    with_bench(|bench| async move { conformance::ops::all(&*bench).await }).await;
 }
 
 #[tokio::test]

@@ -5,8 +5,15 @@
 //! `sim/faults.json`, read at each call, makes it fail:
 //!
 //! ```json
-//! {"unreachable": true, "fail": {"docker/container/edge-db-1": "no space left"}, "missing_images": ["nginx:1"], "delay_ms": {"apply": 50}}
+//! {"unreachable": true, "fail": {"docker/container/edge-db-1": "no space left"}, "missing_images": ["nginx:1"],
+//!  "delay_ms": {"apply": 50}, "silent": ["docker/container/edge-db-1"]}
 //! ```
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `world` | the file |
+//! | `op` | operations: what they find and change |
+//! | `command` | the programs in its containers |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -16,15 +23,26 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, cut};
 use moorline_common::observe::Observed;
+use moorline_common::op::Act;
 use moorline_common::plan::Step;
-use moorline_common::plan::model::{Engine, ModelError};
+use moorline_common::plan::model::ModelError;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Driver, DriverError, DriverErrorKind, Ownership};
+use super::output::Output;
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership};
+use crate::clock::Clock;
+use crate::lane::aside;
 use crate::limits::{DOCKER_PARALLELISM, SIM_FILE_MAX, SIM_POLL};
+
+mod command;
+mod op;
+mod world;
+
+use world::World;
 
 /// An engine that exists only in a file.
 pub struct SimDriver {
@@ -44,8 +62,11 @@ struct Faults {
     fail: BTreeMap<String, String>,
     /// Images that cannot be had.
     missing_images: BTreeSet<String>,
-    /// `apply` or `observe` → how long it takes, in milliseconds.
+    /// `apply`, `observe`, `prepare`, `start`, `resume` or `adopt` → how long it takes before it does anything, in milliseconds;
+    /// `answer` → how long an operation's effect takes to be told.
     delay_ms: BTreeMap<String, u64>,
+    /// Resources whose operations are done, and the engine does not say so.
+    silent: BTreeSet<String>,
 }
 
 /// Tells one version of a file from another.
@@ -90,7 +111,7 @@ impl SimDriver {
     }
 
     /// Writes the engine whole or not at all.
-    async fn write(&self, engine: &Engine) -> Result<FileMark, DriverError> {
+    async fn write(&self, engine: &World) -> Result<FileMark, DriverError> {
         let text = serde_json::to_vec_pretty(engine).map_err(|e| broken("writing the simulated engine", &e))?;
         let (folder, target) = (self.folder.clone(), self.engine_file());
         let written = tokio::task::spawn_blocking(move || {
@@ -107,6 +128,38 @@ impl SimDriver {
         }
     }
 
+    /// Changes the engine by `change`. `told`: whoever changes it knows of it, and need not be told by an event; of what others
+    /// changed before, an event still tells.
+    async fn update<T>(&self, told: bool, change: impl FnOnce(&mut World) -> T) -> Result<T, DriverError> {
+        let mut seen = self.seen.lock().await;
+        let nobody_else = *seen == self.mark().await;
+        let mut world: World = read(&self.engine_file()).await?;
+        let before = world.clone();
+        world.settle();
+        let result = change(&mut world);
+        world.settle();
+        if world != before {
+            let mark = self.write(&world).await?;
+            if told && nobody_else {
+                *seen = Some(mark);
+            }
+        }
+        Ok(result)
+    }
+
+    async fn mark(&self) -> Option<FileMark> {
+        tokio::fs::metadata(self.engine_file()).await.ok().map(|m| FileMark::of(&m))
+    }
+
+    /// The faults for one call about an operation.
+    async fn op_faults(&self, verb: &str, order: &OpOrder) -> Result<Faults, DriverError> {
+        let faults = self.faults(verb).await?;
+        match faults.fail.get(order.resource.as_str()) {
+            Some(words) => Err(failed(DriverErrorKind::Permanent, Code::OpFailed, words)),
+            None => Ok(faults),
+        }
+    }
+
     /// One look at the files; whether something changed.
     async fn look(&self, away: &mut bool) -> bool {
         let unreachable = read::<Faults>(&self.folder.join("faults.json")).await.is_ok_and(|f| f.unreachable);
@@ -115,7 +168,7 @@ impl SimDriver {
             return !was_away;
         }
         let mut seen = self.seen.lock().await;
-        let mark = tokio::fs::metadata(self.engine_file()).await.ok().map(|m| FileMark::of(&m));
+        let mark = self.mark().await;
         let changed = *seen != mark;
         *seen = mark;
         changed || was_away
@@ -134,8 +187,8 @@ impl Driver for SimDriver {
 
     async fn observe(&self) -> Result<Observed, DriverError> {
         self.faults("observe").await?;
-        let engine: Engine = read(&self.engine_file()).await?;
-        Ok(engine.observed())
+        let world: World = read(&self.engine_file()).await?;
+        Ok(world.engine.observed())
     }
 
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {
@@ -143,17 +196,10 @@ impl Driver for SimDriver {
         if let Some(words) = faults.fail.get(step.resource.as_str()) {
             return Err(failed(DriverErrorKind::Retryable, Code::StepFailed, words));
         }
-        if let Some(image) = step.action.container_target().map(|t| &t.spec.image).filter(|i| faults.missing_images.contains(*i)) {
-            let words = format!("the image `{image}` is not on this host and cannot be pulled: the simulated registry has no such image");
-            return Err(failed(DriverErrorKind::Permanent, Code::ImageUnavailable, &words));
+        if let Some(target) = step.action.container_target() {
+            faults.image(&target.spec.image)?;
         }
-        let mut seen = self.seen.lock().await;
-        let mut engine: Engine = read(&self.engine_file()).await?;
-        let before = engine.clone();
-        let applied = engine.apply(step);
-        if engine != before {
-            *seen = Some(self.write(&engine).await?);
-        }
+        let applied = self.update(true, |world| world.engine.apply(step)).await?;
         applied.map_err(|e| match &e {
             ModelError::NotFound(_) => failed(DriverErrorKind::NotFound, Code::StepFailed, &e.to_string()),
             ModelError::Conflict(_) => failed(DriverErrorKind::Conflict, Code::StepFailed, &e.to_string()),
@@ -171,6 +217,76 @@ impl Driver for SimDriver {
                 return;
             }
         }
+    }
+
+    fn capabilities(&self) -> &'static [&'static str] {
+        super::op::KINDS
+    }
+
+    async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {
+        self.faults("prepare").await?;
+        self.update(true, |world| op::prepare(world, order)).await?
+    }
+
+    async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
+        let faults = self.op_faults("start", order).await?;
+        if matches!(order.act, Act::Pull) {
+            faults.image(order.resource.name())?;
+        }
+        let begun = self.update(false, |world| op::start(world, order, evidence)).await??;
+        faults.answer(order).await?;
+        Ok(begun)
+    }
+
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str) -> Result<OpResult, DriverError> {
+        let Act::Exec(exec) = &order.act else { return Err(DriverError::no_such_operation(order)) };
+        let faults = self.op_faults("resume", order).await?;
+        let mut heard = Output::default();
+        self.update(false, |world| op::start_command(world, order, exec, task, &mut heard, Clock.wall_ms())).await?;
+        faults.answer(order).await?;
+        let deadline = Instant::now() + Duration::from_secs(exec.timeout_s.into());
+        aside(async {
+            loop {
+                self.faults("").await?;
+                let world: World = read(&self.engine_file()).await?;
+                let Some(live) = world.commands.get(task) else { return Ok(heard.unknown(op::FORGOTTEN)) };
+                let left = Duration::from_millis(live.ends_at.saturating_sub(Clock.wall_ms()));
+                if left.is_zero() {
+                    return Ok(heard.ended(live.exit_code));
+                }
+                if Instant::now() >= deadline {
+                    return Ok(heard.unknown(op::late(exec)));
+                }
+                tokio::time::sleep(left.min(SIM_POLL)).await;
+            }
+        })
+        .await
+    }
+
+    async fn adopt(&self, order: &OpOrder, evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {
+        self.faults("adopt").await?;
+        self.update(true, |world| op::adopt(world, order, evidence, task, age, Clock.wall_ms())).await?
+    }
+}
+
+impl Faults {
+    fn image(&self, image: &str) -> Result<(), DriverError> {
+        if !self.missing_images.contains(image) {
+            return Ok(());
+        }
+        let words = format!("the image `{image}` is not on this host and cannot be pulled: the simulated registry has no such image");
+        Err(failed(DriverErrorKind::Permanent, Code::ImageUnavailable, &words))
+    }
+
+    /// After an effect, before anybody is told of it.
+    async fn answer(&self, order: &OpOrder) -> Result<(), DriverError> {
+        if let Some(delay) = self.delay_ms.get("answer") {
+            tokio::time::sleep(Duration::from_millis(*delay)).await;
+        }
+        if self.silent.contains(order.resource.as_str()) {
+            return Err(failed(DriverErrorKind::Unreachable, Code::EngineUnreachable, "the simulated engine does not answer"));
+        }
+        Ok(())
     }
 }
 
@@ -210,10 +326,11 @@ fn broken(what: &str, why: &dyn std::fmt::Display) -> DriverError {
 mod tests {
     use moorline_common::id::{ClusterId, HostId, TopologyId};
     use moorline_common::observe::{ContainerState, ObservedContainer, ObservedNetwork, ObservedVolume};
+    use moorline_common::plan::model::Engine;
     use moorline_common::plan::{Action, ContainerTarget, Identity};
 
-    use super::super::conformance::{self, Bench, ByHand};
     use super::*;
+    use crate::driver::conformance::{self, Bench, ByHand};
 
     struct SimBench {
         folder: tempfile::TempDir,
@@ -235,9 +352,9 @@ mod tests {
 
         fn edit(&self, change: impl FnOnce(&mut Engine)) {
             let file = self.folder.path().join("sim/engine.json");
-            let mut engine: Engine = std::fs::read(&file).map(|b| serde_json::from_slice(&b).unwrap()).unwrap_or_default();
-            change(&mut engine);
-            std::fs::write(file, serde_json::to_vec(&engine).unwrap()).unwrap();
+            let mut world: World = std::fs::read(&file).map(|b| serde_json::from_slice(&b).unwrap()).unwrap_or_default();
+            change(&mut world.engine);
+            std::fs::write(file, serde_json::to_vec(&world).unwrap()).unwrap();
         }
     }
 
@@ -312,6 +429,11 @@ mod tests {
     #[tokio::test]
     async fn the_simulated_engine_conforms() {
         conformance::all(&SimBench::new()).await;
+    }
+
+    #[tokio::test]
+    async fn the_simulated_engine_conforms_in_operations() {
+        conformance::ops::all(&SimBench::new()).await;
     }
 
     #[tokio::test]

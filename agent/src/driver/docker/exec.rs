@@ -1,0 +1,143 @@
+//! A command in a container, from its making to its end.
+//!
+//! It is made first and started only when its id is durable. The engine starts each id once at most, so that a command whose
+//! start was cut short is never run again.
+
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::container::LogOutput;
+use bollard::exec::{CreateExecOptions, StartExecResults};
+use futures_util::StreamExt;
+use moorline_common::op::Exec;
+use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::super::output::Output;
+use super::super::{DriverError, DriverErrorKind, Found, OpResult};
+use super::error::{from_engine_op, status};
+use super::patiently;
+use crate::limits::{EXEC_DRAIN, EXEC_LOOK};
+
+/// Why a command that the engine does not know is indeterminate.
+const FORGOTTEN: &str = "the engine does not know the command any more: it, or the container, was started again since";
+
+/// Makes the command; nothing runs yet.
+pub(super) async fn create(docker: &Docker, container: &str, command: &Exec, what: &str) -> Result<String, DriverError> {
+    let options = CreateExecOptions {
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        tty: Some(false),
+        env: Some(command.env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
+        cmd: Some(command.argv.clone()),
+        privileged: Some(command.privileged),
+        user: command.user.clone(),
+        working_dir: command.workdir.clone(),
+        ..Default::default()
+    };
+    docker.create_exec(container, options).await.map(|made| made.id).map_err(|e| from_engine_op(&e, what))
+}
+
+/// How far a command is.
+enum Stage {
+    Made,
+    Running,
+    Ended(i64),
+}
+
+async fn look(docker: &Docker, task: &str) -> Result<Option<Stage>, DriverError> {
+    match docker.inspect_exec(task).await {
+        Ok(live) if live.running == Some(true) => Ok(Some(Stage::Running)),
+        Ok(live) => Ok(Some(live.exit_code.map_or(Stage::Made, Stage::Ended))),
+        Err(e) if status(&e) == Some(404) => Ok(None),
+        // It may well run: only its own end would tell.
+        Err(e) => Err(DriverError { kind: DriverErrorKind::Unreachable, ..from_engine_op(&e, "looking at a command") }),
+    }
+}
+
+/// Starts the command unless it was started before, and waits for its end.
+pub(super) async fn resume(docker: &Docker, command: &Exec, task: &str) -> Result<OpResult, DriverError> {
+    patiently(async {
+        let deadline = Instant::now() + Duration::from_secs(command.timeout_s.into());
+        match look(docker, task).await? {
+            None => Ok(Output::unheard().unknown(FORGOTTEN)),
+            Some(Stage::Made) => run(docker, command, task, deadline).await,
+            Some(Stage::Running | Stage::Ended(_)) => end(docker, command, task, Output::unheard(), deadline).await,
+        }
+    })
+    .await
+}
+
+/// What there is of a command after a crash.
+pub(super) async fn adopt(docker: &Docker, command: &Exec, task: &str, age: Duration) -> Result<Found, DriverError> {
+    Ok(match look(docker, task).await? {
+        None => Found::Unknown(FORGOTTEN.to_owned()),
+        Some(Stage::Running) if age > Duration::from_secs(command.timeout_s.into()) => Found::Unknown(late(command)),
+        Some(Stage::Made | Stage::Running | Stage::Ended(_)) => Found::Task(task.to_owned()),
+    })
+}
+
+async fn run(docker: &Docker, command: &Exec, task: &str, deadline: Instant) -> Result<OpResult, DriverError> {
+    // Checked when the order was read.
+    let stdin = command.stdin_bytes().unwrap_or_default();
+    let started = docker.start_exec(task, None).await.map_err(|e| from_engine_op(&e, "starting a command"))?;
+    let mut heard = Output::default();
+    if let StartExecResults::Attached { mut output, mut input } = started {
+        let listen = async {
+            while let Some(said) = output.next().await {
+                match said {
+                    Ok(LogOutput::StdErr { message }) => heard.stderr.take(&message),
+                    Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message }) => {
+                        heard.stdout.take(&message);
+                    }
+                    Err(_) => {
+                        heard.lost = true;
+                        return;
+                    }
+                }
+            }
+        };
+        let feed = async {
+            // One that does not read has its reasons.
+            let _ = input.write_all(&stdin).await;
+            let _ = input.shutdown().await;
+            std::future::pending::<()>().await;
+        };
+        // Something that it left running may keep the streams open.
+        let ended = async {
+            loop {
+                sleep(EXEC_LOOK).await;
+                if !matches!(look(docker, task).await, Ok(Some(Stage::Made | Stage::Running))) {
+                    return sleep(EXEC_DRAIN).await;
+                }
+            }
+        };
+        tokio::select! {
+            () = listen => {}
+            () = feed => {}
+            () = ended => {}
+            () = sleep_until(deadline) => {}
+        }
+    }
+    end(docker, command, task, heard, deadline).await
+}
+
+/// Waits for the command's end.
+async fn end(docker: &Docker, command: &Exec, task: &str, heard: Output, deadline: Instant) -> Result<OpResult, DriverError> {
+    let mut pause = Duration::from_millis(10);
+    loop {
+        match look(docker, task).await? {
+            None => return Ok(heard.unknown(FORGOTTEN)),
+            Some(Stage::Ended(code)) => return Ok(heard.ended(code)),
+            Some(Stage::Made | Stage::Running) if Instant::now() >= deadline => return Ok(heard.unknown(late(command))),
+            Some(Stage::Made | Stage::Running) => {}
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(EXEC_LOOK);
+    }
+}
+
+fn late(command: &Exec) -> String {
+    format!("the command still runs after its {} seconds; look at it in the container", command.timeout_s)
+}

@@ -1,0 +1,93 @@
+//! What `prune` removes: ours, not wanted, and not running. Pure; the drivers bring the lists and do the removals.
+//!
+//! What runs is left: it may be all that is left of a host whose records were lost. What the accepted slice wants is left whatever
+//! its state, by its name on the engine and by the name in its label.
+
+use std::collections::BTreeSet;
+
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::ResourceId;
+use moorline_common::observe::{ContainerState, Owner};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::OpResult;
+use super::evidence::Birth;
+use crate::limits::PRUNE_MAX;
+
+/// The very objects that one `prune` removes, at most [`PRUNE_MAX`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Debris {
+    /// Containers.
+    pub containers: Vec<Named>,
+    /// Networks.
+    pub networks: Vec<Named>,
+    /// Volumes.
+    pub volumes: Vec<Birth>,
+    /// So many more there are.
+    pub more: u64,
+}
+
+/// An object with the engine's id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Named {
+    /// The engine's id.
+    pub id: String,
+    /// Its name, for people.
+    pub name: String,
+}
+
+impl Debris {
+    /// As many as one operation removes; the rest is counted. Containers come first, as networks and volumes wait for them.
+    pub fn bounded(mut containers: Vec<Named>, mut networks: Vec<Named>, mut volumes: Vec<Birth>) -> Self {
+        let all = containers.len() + networks.len() + volumes.len();
+        let by_name = |a: &Named, b: &Named| a.name.cmp(&b.name);
+        containers.sort_by(by_name);
+        networks.sort_by(by_name);
+        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        containers.truncate(PRUNE_MAX);
+        networks.truncate(PRUNE_MAX - containers.len());
+        volumes.truncate(PRUNE_MAX - containers.len() - networks.len());
+        let more = all - containers.len() - networks.len() - volumes.len();
+        Self { containers, networks, volumes, more: u64::try_from(more).unwrap_or(u64::MAX) }
+    }
+}
+
+/// Whether something of ours may go.
+pub(super) fn is_debris(wanted: &BTreeSet<ResourceId>, on_engine: &ResourceId, owner: &Owner) -> bool {
+    !wanted.contains(on_engine) && !wanted.contains(&owner.resource)
+}
+
+/// Whether a container in this state may go.
+pub(super) const fn is_at_rest(state: ContainerState) -> bool {
+    matches!(state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
+}
+
+/// How far a `prune` came.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    removed: Vec<String>,
+    left: Vec<(String, String)>,
+}
+
+impl Sweep {
+    /// Notes what became of one object; `Err` holds the engine's words.
+    pub fn note(&mut self, kind: &str, name: &str, outcome: Result<(), String>) {
+        let resource = format!("docker/{kind}/{name}");
+        match outcome {
+            Ok(()) => self.removed.push(resource),
+            Err(why) => self.left.push((resource, cut(&why))),
+        }
+    }
+
+    /// The result; what had to be left makes it a failure, so that nobody overlooks it.
+    pub fn result(self, more: u64) -> OpResult {
+        let fault = self.left.first().map(|(resource, why)| {
+            let message =
+                format!("{} of {} could not be removed; {resource}: {why}", self.left.len(), self.left.len() + self.removed.len());
+            Fault::new(Code::OpFailed, cut(&message))
+        });
+        let left: Vec<_> = self.left.iter().map(|(resource, why)| json!({ "resource": resource, "why": why })).collect();
+        OpResult { result: json!({ "removed": self.removed, "left": left, "more": more }), fault }
+    }
+}

@@ -1,0 +1,82 @@
+//! The few programs that are in every simulated container: `true`, `false`, `echo`, `cat`, `sleep`, and `sh -c` with these and
+//! `exit`, one after the other (`;`), with `>&2`.
+
+use moorline_common::op::Exec;
+
+use super::super::output::Output;
+
+/// A shell's exit code for a program that is not there.
+const NOT_FOUND: i64 = 127;
+/// Milliseconds in a second.
+const SECOND_MS: f64 = 1000.0;
+
+/// Runs a command: what it says goes to `heard`; returns how long it takes, in milliseconds.
+pub(super) fn run(exec: &Exec, heard: &mut Output, exit_code: &mut i64) -> u64 {
+    let words: Vec<&str> = exec.argv.iter().map(String::as_str).collect();
+    let mut shell = Shell { exec, heard, exit_code: 0, lasts_ms: 0, over: false };
+    match words.as_slice() {
+        [sh, "-c", script, ..] if name(sh) == "sh" => {
+            for part in script.split(';') {
+                let words: Vec<&str> = part.split_whitespace().collect();
+                shell.step(&words);
+                if shell.over {
+                    break;
+                }
+            }
+        }
+        words => shell.step(words),
+    }
+    *exit_code = shell.exit_code;
+    shell.lasts_ms
+}
+
+fn name(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+struct Shell<'a> {
+    exec: &'a Exec,
+    heard: &'a mut Output,
+    exit_code: i64,
+    lasts_ms: u64,
+    over: bool,
+}
+
+impl Shell<'_> {
+    fn step(&mut self, words: &[&str]) {
+        let (words, to_stderr) = match words {
+            [words @ .., ">&2"] => (words, true),
+            words => (words, false),
+        };
+        let [program, arguments @ ..] = words else { return };
+        self.exit_code = 0;
+        let said = match (name(program), arguments) {
+            ("true", _) => Vec::new(),
+            ("false", _) => {
+                self.exit_code = 1;
+                Vec::new()
+            }
+            ("echo", words) => format!("{}\n", words.join(" ")).into_bytes(),
+            ("cat", []) => self.exec.stdin_bytes().unwrap_or_default(),
+            ("sleep", [seconds]) => {
+                let ms = seconds.parse::<f64>().unwrap_or(0.0).clamp(0.0, 1e9) * SECOND_MS;
+                // Bounded above.
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+                let ms = ms as u64;
+                self.lasts_ms = self.lasts_ms.saturating_add(ms);
+                Vec::new()
+            }
+            ("exit", [code]) => {
+                self.exit_code = code.parse().unwrap_or(2);
+                self.over = true;
+                Vec::new()
+            }
+            (other, _) => {
+                self.exit_code = NOT_FOUND;
+                self.heard.stderr.take(format!("{other}: not found\n").as_bytes());
+                return;
+            }
+        };
+        if to_stderr { self.heard.stderr.take(&said) } else { self.heard.stdout.take(&said) }
+    }
+}
