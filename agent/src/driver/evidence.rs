@@ -289,3 +289,74 @@ const fn word(state: ContainerState) -> &'static str {
 pub(super) fn is_kind(resource: &ResourceId, kind: &str) -> bool {
     resource.kind().strip_prefix("docker/") == Some(kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ContainerState::{Exited, Paused, Restarting, Running};
+
+    fn life(state: ContainerState, started: &str, finished: &str) -> Life {
+        Life { id: "a".to_owned(), state, started_at: started.to_owned(), finished_at: finished.to_owned(), restart_count: 0, grace_s: 10 }
+    }
+
+    fn kill(signal: &str) -> Act {
+        Act::Kill { signal: signal.to_owned() }
+    }
+
+    /// One letter for each answer: Done, Absent, Unknown, Wait.
+    fn judged(act: &Act, was: ContainerState, is: Option<&Life>, age_s: u64) -> char {
+        match judge_container(act, &life(was, "1", "0"), is, Duration::from_secs(age_s)) {
+            Found::Done(_) => 'D',
+            Found::Absent => 'A',
+            Found::Unknown(_) => 'U',
+            Found::NotYet(_) => 'W',
+            Found::Task(_) => 'T',
+        }
+    }
+
+    #[test]
+    fn the_table_says_what_each_state_proves() {
+        let (stop, restart, destroy) = (Act::Stop { timeout_s: None }, Act::Restart { timeout_s: None }, Act::Destroy { volumes: false });
+        let mute = [kill("SIGHUP"), kill("SIGUSR1"), kill("SIGSTOP")];
+        let now = [
+            Some(life(Running, "1", "0")),
+            Some(life(Paused, "1", "0")),
+            Some(life(Restarting, "1", "2")),
+            Some(life(Exited, "1", "2")),
+            Some(life(Running, "3", "2")),
+            Some(life(Paused, "3", "2")),
+            Some(life(Exited, "3", "4")),
+            None,
+        ];
+        let row =
+            |act: &Act, was: ContainerState, age_s: u64| -> String { now.iter().map(|is| judged(act, was, is.as_ref(), age_s)).collect() };
+        // What is there now: running, paused, restarting, exited; in another life running, paused, exited; gone.
+        for (act, was, early, later) in [
+            (&Act::Start, Exited, "DDDADDDU", "DDDADDDU"),
+            (&stop, Running, "WWWDUUDD", "AAADUUDD"),
+            (&restart, Running, "WWWWDDDU", "AAAADDDU"),
+            (&restart, Exited, "WWWWDDDU", "AAAADDDU"),
+            (&kill("SIGKILL"), Running, "WWDDDDDD", "AADDDDDD"),
+            (&kill("SIGTERM"), Running, "UUDDDDDD", "UUDDDDDD"),
+            (&mute[0], Running, "UUUUUUUU", "UUUUUUUU"),
+            (&mute[1], Running, "UUUUUUUU", "UUUUUUUU"),
+            (&mute[2], Running, "UUUUUUUU", "UUUUUUUU"),
+            (&Act::Pause, Running, "ADUUUUUU", "ADUUUUUU"),
+            (&Act::Unpause, Paused, "DAUUUUUU", "DAUUUUUU"),
+            (&destroy, Running, "WWWWWWWD", "AAAAAAAD"),
+        ] {
+            assert_eq!((row(act, was, 0), row(act, was, 41)), (early.to_owned(), later.to_owned()), "{act:?} when it was {was:?}");
+        }
+        assert_eq!(row(&stop, Running, 39), "WWWDUUDD", "grace and margin are 40 s");
+    }
+
+    #[test]
+    fn a_volume_is_gone_when_another_one_bears_its_name() {
+        let born = |at: &str| Birth { name: "v".to_owned(), created_at: at.to_owned() };
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(judge_volume(&born("1"), None, day), Found::Done(OpResult::default()));
+        assert_eq!(judge_volume(&born("1"), Some(&born("2")), day), Found::Done(OpResult::default()));
+        assert_eq!(judge_volume(&born("1"), Some(&born("1")), day), Found::Absent);
+        assert_eq!(judge_volume(&born("1"), Some(&born("1")), Duration::ZERO), Found::NotYet(OP_LOOK));
+    }
+}

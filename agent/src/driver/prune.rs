@@ -91,3 +91,26 @@ impl Sweep {
         OpResult { result: json!({ "removed": self.removed, "left": left, "more": more }), fault }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_prune_removes_so_many_and_tells_how_many_are_left() {
+        let named =
+            |prefix: &str, n: usize| (0..n).map(|n| Named { id: n.to_string(), name: format!("{prefix}{n:04}") }).collect::<Vec<_>>();
+        let births = vec![Birth { name: "v".to_owned(), created_at: "1".to_owned() }];
+        let all = Debris::bounded(named("c", 2), named("n", 1), births.clone());
+        assert_eq!((all.containers.len(), all.networks.len(), all.volumes.len(), all.more), (2, 1, 1, 0));
+        let cut = Debris::bounded(named("c", PRUNE_MAX - 1), named("n", 5), births);
+        assert_eq!((cut.containers.len(), cut.networks.len(), cut.volumes.len(), cut.more), (PRUNE_MAX - 1, 1, 0, 5));
+        // Its record fits into a line of the journal.
+        let long = "x".repeat(200);
+        let full = (0..PRUNE_MAX).map(|_| Named { id: "0".repeat(64), name: long.clone() }).collect();
+        assert!(serde_json::to_string(&Debris::bounded(full, Vec::new(), Vec::new())).unwrap().len() < crate::limits::JOURNAL_LINE_MAX / 2);
+        let mut sweep = Sweep::default();
+        (0..PRUNE_MAX).for_each(|_| sweep.note("container", &long, Err(long.clone())));
+        assert!(sweep.result(0).result.to_string().len() < crate::limits::JOURNAL_LINE_MAX);
+    }
+}

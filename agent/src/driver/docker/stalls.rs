@@ -169,3 +169,96 @@ async fn a_container_that_cannot_be_inspected_hides_no_other() {
     assert!(sick.config.is_none() && sick.owner.is_some(), "it is there, though not known");
     assert!(well.config.is_some() && well.owner.is_some());
 }
+
+/// An engine with one container of ours that runs, which answers all else with `answer`.
+fn with_container(grace: u64, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (DockerDriver, tempfile::TempDir) {
+    driver(move |request| match request {
+        "GET /containers/edge-a-1/json" | "GET /containers/a/json" => {
+            let state = json!({ "Status": "running", "StartedAt": "then", "FinishedAt": "before" });
+            let config = json!({ "Labels": labels(), "StopTimeout": grace });
+            now(200, json!({ "Id": "a", "Name": "/edge-a-1", "State": state, "Config": config }))
+        }
+        other => answer(other),
+    })
+}
+
+fn order(resource: &str, act: Act) -> OpOrder {
+    OpOrder {
+        op_id: moorline_common::id::OpId::parse(uuid::Uuid::now_v7().to_string()).unwrap(),
+        resource: moorline_common::id::ResourceId::parse(resource).unwrap(),
+        incarnation: None,
+        state: None,
+        act,
+        wanted: std::collections::BTreeSet::new(),
+    }
+}
+
+const CONTAINER: &str = "docker/container/edge-a-1";
+
+#[tokio::test(start_paused = true)]
+async fn of_an_operation_without_an_answer_nobody_knows_and_a_refusal_is_an_answer() {
+    for act in [Act::Start, Act::Pause, Act::Stop { timeout_s: None }, Act::Destroy { volumes: true }] {
+        let ordered = order(CONTAINER, act);
+        let (silent, _folder) = with_container(10, |_| None);
+        let evidence = silent.prepare(&ordered).await.unwrap();
+        let error = silent.start(&ordered, &evidence).await.unwrap_err();
+        assert_eq!((error.kind, error.code), (DriverErrorKind::Unreachable, Code::EngineUnreachable), "{ordered:?}: {error}");
+        let (sick, _folder) = with_container(10, |_| now(500, json!({ "message": "a broken mount" })));
+        let error = sick.start(&ordered, &evidence).await.unwrap_err();
+        assert_eq!((error.kind, error.code), (DriverErrorKind::Retryable, Code::OpFailed), "{ordered:?}: {error}");
+        assert!(error.message.contains("a broken mount"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_was_ordered_with_an_hour_has_an_hour_and_holds_up_nobody() {
+    let hour = Duration::from_secs(3600);
+    let (driver, _folder) = with_container(10, move |request| match request {
+        "POST /containers/a/stop" | "POST /containers/a/restart" => Some((hour, 204, Value::Null)),
+        _ => None,
+    });
+    let driver = Arc::new(driver);
+    for act in [Act::Stop { timeout_s: Some(3600) }, Act::Restart { timeout_s: Some(3600) }] {
+        let ordered = order(CONTAINER, act);
+        let evidence = driver.prepare(&ordered).await.unwrap();
+        let age = Duration::from_secs(3610);
+        assert!(matches!(driver.adopt(&ordered, &evidence, None, age).await.unwrap(), Found::NotYet(_)));
+        let (lanes, begun) = (Lanes::new(1), tokio::time::Instant::now());
+        let (resource, engine) = (ordered.resource.clone(), driver.clone());
+        let slow = lanes.submit(&resource, async move { engine.start(&ordered, &evidence).await }).unwrap();
+        let other = lanes.submit(&moorline_common::plan::lower::container_resource("edge-b-1"), async { tokio::time::Instant::now() });
+        assert!(other.unwrap().await.unwrap() - begun < hour, "nobody else waits for it");
+        assert!(matches!(slow.await.unwrap(), Ok(Begun::Done(_))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_is_under_way_already_is_waited_for() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let (driver, _folder) = with_container(10, move |request| match request {
+        "POST /containers/a/stop" => now(304, Value::Null),
+        "DELETE /containers/a" if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3 => {
+            now(409, json!({ "message": "removal of container a is already in progress" }))
+        }
+        "DELETE /containers/a" => now(404, json!({ "message": "no such container" })),
+        _ => None,
+    });
+    let ordered = order(CONTAINER, Act::Destroy { volumes: false });
+    let evidence = driver.prepare(&ordered).await.unwrap();
+    assert!(matches!(driver.start(&ordered, &evidence).await, Ok(Begun::Done(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_tells_which_image_came() {
+    let (driver, _folder) = driver(|request| match request {
+        "POST /images/create" => now(200, json!({ "status": "Status: Image is up to date" })),
+        "GET /images/demo:1/json" => now(200, json!({ "Id": "sha256:00" })),
+        _ => None,
+    });
+    let ordered = order("docker/image/demo:1", Act::Pull);
+    let evidence = driver.prepare(&ordered).await.unwrap();
+    let Begun::Done(done) = driver.start(&ordered, &evidence).await.unwrap() else { panic!("a pull is no task") };
+    assert_eq!((done.result, done.fault), (json!({ "id": "sha256:00" }), None));
+    let meant = OpOrder { incarnation: Some("sha256:11".to_owned()), ..ordered };
+    assert_eq!(driver.prepare(&meant).await.unwrap_err().code, Code::IncarnationChanged);
+}

@@ -21,6 +21,8 @@ use super::super::conformance::{self, Bench, ByHand};
 use super::body::{self, Carried};
 use super::*;
 
+mod restarted;
+
 const SOCKET: &str = "/var/run/docker.sock";
 
 struct DockerBench {
@@ -45,8 +47,13 @@ fn owned(unique: &str) -> Ownership {
 impl DockerBench {
     /// A bench, or `None` when no engine answers and none is demanded.
     async fn new() -> Option<Self> {
+        Self::at(Path::new(SOCKET)).await
+    }
+
+    /// The same with the engine behind `socket`.
+    async fn at(socket: &Path) -> Option<Self> {
         let unique = unique();
-        let driver = DockerDriver::new(SOCKET.into(), owned(&unique));
+        let driver = DockerDriver::new(socket.to_owned(), owned(&unique));
         if let Err(error) = driver.version().await {
             assert!(std::env::var_os("MOORLINE_REQUIRE_DOCKER").is_none(), "a Docker Engine is required: {error}");
             eprintln!("skipped: no Docker Engine answers ({error})");
