@@ -85,6 +85,18 @@ kinds! {
     RenewRefused = "renew_refused",
     /// A host's report was refused.
     ReportRefused = "report_refused",
+    /// An operator submitted an operation.
+    OpSubmitted = "op_submitted",
+    /// An operation ended.
+    OpEnded = "op_ended",
+    /// An operation was refused, by the hub at its submission or by its host.
+    OpRefused = "op_refused",
+    /// Nothing proves how an operation ended: an operator must look.
+    OpIndeterminate = "op_indeterminate",
+    /// A host's receipt was refused.
+    ReceiptRefused = "receipt_refused",
+    /// An operator read a host's journal.
+    JournalRead = "journal_read",
 }
 
 /// An event that is about to be recorded.

@@ -15,6 +15,7 @@ use crate::convergence;
 use crate::events::NewEvent;
 use crate::fleet::{Fleet, ReportBrief};
 use crate::keeper;
+use crate::ops;
 use crate::pki::Pki;
 use crate::rate::RateLimit;
 use crate::store::{self, Store};
@@ -39,6 +40,8 @@ pub struct Parts {
     pub convergence: convergence::Handle,
     /// Wakes the keeper.
     pub keeper: keeper::Handle,
+    /// Who waits for news of operations and for journals.
+    pub ops: ops::Ops,
     /// Addresses to hand out.
     pub advertise: Vec<String>,
     /// Milliseconds between two heartbeats.

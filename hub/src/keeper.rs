@@ -81,7 +81,7 @@ async fn keep(hub: &Hub, interval: Duration) -> bool {
 
 async fn keep_one(hub: &Hub, host: &HostId, said: Unkept) -> Result<()> {
     if let Some((json, at_ms)) = said.beat {
-        hub.store.keep_heartbeat(host.clone(), json, at_ms).await?;
+        hub.store.keep_heartbeat(host.clone(), json, at_ms, hub.fleet.witness(host)).await?;
     }
     if let Some(report) = said.report {
         hub.store.keep_report(host.clone(), *report).await?;

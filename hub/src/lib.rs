@@ -14,6 +14,7 @@
 //! | [`fleet`] | hosts as they are now, in memory |
 //! | [`keeper`] | the task that hands the store what hosts say |
 //! | [`convergence`] | the task that sends slices again until hosts have them |
+//! | [`ops`] | operations on their way to hosts, their news and journals on their way to operators |
 //! | [`slices`] | what a slice makes present |
 //! | [`store`] | what must not be forgotten; [`events`] records every decision |
 //!
@@ -31,6 +32,7 @@ pub mod fleet;
 pub mod hub;
 pub mod keeper;
 pub mod limits;
+pub mod ops;
 pub mod pki;
 pub mod rate;
 pub mod server;

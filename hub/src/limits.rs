@@ -93,6 +93,47 @@ pub const STATEMENTS_KEPT: usize = 64;
 /// Store jobs that wait for one reader.
 pub const READ_QUEUE: usize = 256;
 
+/// Operations of one host that have not ended; past it none is taken.
+pub const OPS_OPEN_MAX: u64 = 4096;
+/// So many more `cancel` and `resolve` are taken: they are what makes room.
+pub const OPS_OPEN_RESERVE: u64 = 64;
+/// Operations of one host that are kept when they have ended.
+pub const OPS_KEPT: u64 = 10_000;
+/// Operations in one listing.
+pub const OPS_MAX: u32 = 1000;
+/// Operations in one listing when the caller says nothing.
+pub const OPS_DEFAULT: u32 = 100;
+/// Operations that are read from the store, and marked as sent, at a time.
+pub const OPS_PAGE: u32 = 64;
+/// Between two looks for operations whose time is over.
+pub const OPS_SWEEP: Duration = Duration::from_secs(2);
+/// Operations that are marked as expired at a time.
+pub const OPS_EXPIRED_BATCH: u32 = 256;
+/// What a host says of its operations in one minute; past it its words are dropped, and its receipts not acknowledged.
+pub const OP_WORDS_PER_MINUTE: u32 = 20_000;
+/// The words of one operation that goes no further are stored at most this often, in milliseconds.
+pub const OP_WORDS_INTERVAL_MS: u64 = 1000;
+/// Receipts in one minute of orders that this hub does not know.
+pub const RECEIPTS_UNKNOWN_PER_MINUTE: u32 = 600;
+/// The largest receipt, in bytes of its envelope's JSON: what it says fits one line of the host's journal.
+pub const RECEIPT_MAX: usize = 512 * 1024;
+/// Acknowledgements that wait to be sent to one host; what is past it is sent again by the host.
+pub const OP_ACKS_MAX: usize = 4096;
+/// Callers that follow operations.
+pub const OP_WATCHES_MAX: usize = 1024;
+/// Journals under way to operators; each takes a few parts of memory.
+pub const JOURNALS_MAX: usize = 8;
+/// Parts of a journal that wait to be sent to an operator.
+pub const JOURNAL_QUEUE: usize = 2;
+/// The largest part of a journal, in bytes.
+pub const JOURNAL_PART_MAX: usize = 1024 * 1024;
+/// The largest journal that is passed on, in bytes.
+pub const JOURNAL_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
+/// How long a host may take to send the next part of its journal.
+pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a host's session waits for an operator who reads its journal slowly.
+pub const JOURNAL_STALL: Duration = Duration::from_secs(5);
+
 /// The life of a join token, at most: 7 days.
 pub const TOKEN_TTL_MAX_S: u64 = 7 * 24 * 3600;
 /// Join tokens that are neither used nor expired.

@@ -36,7 +36,7 @@ use crate::service::operator::OperatorService;
 use crate::store::StoreError;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tls::{self, Listener, TlsError};
-use crate::{convergence, keeper, limits};
+use crate::{convergence, keeper, limits, ops};
 
 /// The lock file's name in the hub's folder.
 pub const LOCK: &str = "hub.lock";
@@ -140,6 +140,7 @@ impl Server {
             clock,
             convergence: convergence::Handle::default(),
             keeper: keeper::Handle::default(),
+            ops: ops::Ops::default(),
             advertise: config::advertised(&config.advertise, address),
             heartbeat_interval_ms: config.heartbeat_interval_ms,
             stopping: CancellationToken::new(),
@@ -189,6 +190,7 @@ impl Server {
             ("listener", tasks.spawn(Listener::new(hub.clone(), tcp, connections).run(tls, stopping()))),
             ("convergence driver", tasks.spawn(convergence::Service::new(hub.clone()).run(stopping()))),
             ("keeper", tasks.spawn(keeper::Service::new(hub.clone()).run(stopping()))),
+            ("operations' courier", tasks.spawn(ops::Service::new(hub.clone()).run(stopping()))),
         ];
         tasks.spawn(stopping().run_until_cancelled_owned(hub.clone().load_reports()));
         tasks.close();

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use moorline_common::id::{ClusterId, UnixSeconds};
 use moorline_common::observe::Observed;
+use moorline_common::op::OpStatement;
 use moorline_common::sign::PrivateKey;
 use moorline_common::statement::ApplyReport;
 use moorline_proto::v1::operator_client::OperatorClient;
@@ -30,10 +31,18 @@ pub(crate) struct Shown {
     pub(crate) broken: bool,
     /// How many reports were asked for.
     pub(crate) reports_asked: usize,
+    /// Operations that were submitted.
+    pub(crate) submitted: Vec<pb::Op>,
+    /// What those who follow an operation are shown.
+    pub(crate) watched: Vec<pb::Op>,
+    /// A host's journal, in parts.
+    pub(crate) journal: Vec<Vec<u8>>,
 }
 
 struct FakeHub(Arc<Mutex<Shown>>);
 
+type OpsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Op, Status>>>;
+type JournalOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::GetJournalResponse, Status>>>;
 type EventsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Event, Status>>>;
 
 fn not_here<T>() -> Result<Response<T>, Status> {
@@ -108,6 +117,40 @@ impl Operator for FakeHub {
 
     async fn events(&self, _: Request<pb::EventsRequest>) -> Result<Response<EventsOut>, Status> {
         Err(Status::unavailable("gone"))
+    }
+
+    async fn submit_op(&self, request: Request<pb::SubmitOpRequest>) -> Result<Response<pb::SubmitOpResponse>, Status> {
+        let order = request.into_inner().op;
+        let statement = order.as_ref().map(|e| Signed::<OpStatement>::from_json(&e.json).unwrap().peek().unwrap()).unwrap();
+        let op = pb::Op { op_id: statement.op_id.into(), state: "submitted".to_owned(), order, ..pb::Op::default() };
+        self.0.lock().unwrap().submitted.push(op.clone());
+        Ok(Response::new(pb::SubmitOpResponse { op: Some(op), known: false }))
+    }
+
+    async fn list_ops(&self, _: Request<pb::ListOpsRequest>) -> Result<Response<pb::ListOpsResponse>, Status> {
+        Ok(Response::new(pb::ListOpsResponse { ops: self.0.lock().unwrap().submitted.clone() }))
+    }
+
+    async fn get_op(&self, request: Request<pb::GetOpRequest>) -> Result<Response<pb::GetOpResponse>, Status> {
+        let wanted = request.into_inner().op_id;
+        let op = self.0.lock().unwrap().submitted.iter().find(|op| op.op_id == wanted).cloned();
+        let op = op.ok_or_else(|| convert::to_status(&Fault::new(Code::NotFound, "no such operation")))?;
+        Ok(Response::new(pb::GetOpResponse { op: Some(op) }))
+    }
+
+    type WatchOpStream = OpsOut;
+
+    async fn watch_op(&self, _: Request<pb::WatchOpRequest>) -> Result<Response<OpsOut>, Status> {
+        let ops: Vec<_> = self.0.lock().unwrap().watched.iter().cloned().map(Ok).collect();
+        Ok(Response::new(tokio_stream::iter(ops)))
+    }
+
+    type GetJournalStream = JournalOut;
+
+    async fn get_journal(&self, _: Request<pb::GetJournalRequest>) -> Result<Response<JournalOut>, Status> {
+        let parts: Vec<_> =
+            self.0.lock().unwrap().journal.iter().map(|lines| Ok(pb::GetJournalResponse { lines: lines.clone() })).collect();
+        Ok(Response::new(tokio_stream::iter(parts)))
     }
 }
 

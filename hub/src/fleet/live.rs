@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, ResourceId, TopologyId};
+use moorline_common::id::{Generation, HostEpoch, ResourceId, TopologyId};
 use moorline_common::observe::EngineState;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::delivery::Delivery;
 use super::types::{Beat, Outgoing, ReportBrief, Unkept, reported, target};
 use crate::limits;
 use crate::rate::Minute;
-use crate::store::{RefusalRecord, RefusedKind, TargetRecord};
+use crate::store::{RefusalRecord, RefusedKind, TargetRecord, Witness};
 
 /// An open session.
 pub(super) struct Session {
@@ -25,6 +26,10 @@ pub(super) struct Session {
     pub(super) beat_seen: bool,
     /// From then on the certificate that it came by is expired, in seconds since 1970.
     pub(super) not_after_s: u64,
+    /// The life of the host that speaks.
+    pub(super) epoch: HostEpoch,
+    /// How far the host has its operations.
+    pub(super) delivery: Arc<Delivery>,
 }
 
 /// One host.
@@ -47,6 +52,11 @@ pub(super) struct Live {
     /// Certificates and sessions that it asked for lately.
     pub(super) renewals: Minute,
     pub(super) sessions: Minute,
+    /// What it said of operations lately, and of which that nobody here knows.
+    pub(super) op_words: Minute,
+    pub(super) unknown_receipts: Minute,
+    /// The newest journal record that its heartbeats named.
+    pub(super) witness: Witness,
     /// What it said and the store does not have yet.
     pub(super) unkept: Unkept,
     /// When the store was last handed anything of it, by the monotonic clock.
@@ -66,7 +76,7 @@ impl Live {
 
     /// What an operation keeps unlike the slice.
     pub(super) fn held(&self) -> BTreeSet<ResourceId> {
-        self.report.as_ref().map(|r| r.held.clone()).unwrap_or_default()
+        self.report.as_ref().map(|r| r.held.keys().cloned().collect()).unwrap_or_default()
     }
 
     pub(super) fn is_converged(&self) -> bool {

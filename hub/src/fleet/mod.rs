@@ -7,18 +7,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use moorline_common::id::{Generation, HostId, TopologyId};
+use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+mod delivery;
 mod live;
 mod types;
 
+pub use delivery::Delivery;
 use live::{Live, Session};
-pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, Unkept, View, reported, target};
+pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, Unkept, View, Way, reported, target};
 
 use crate::limits;
-use crate::store::{HostRecord, HostState, RefusalRecord, RefusedKind, ReportRecord, TargetRecord};
+use crate::store::{HostRecord, HostState, RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
 
 /// All hosts. Clones share them.
 #[derive(Clone, Default)]
@@ -52,6 +54,7 @@ impl Fleet {
             live.refusals.remove(&RefusedKind::Binding);
         }
         live.done.clone_from(&record.done);
+        live.witness.see(&record.witness.epoch, record.witness.seq, &record.witness.head);
         if live.beat.is_none()
             && let Some((json, at_ms)) = &record.heartbeat
         {
@@ -109,7 +112,7 @@ impl Fleet {
 
     /// Opens a session; an older one of the same host ends.
     #[must_use]
-    pub fn open(&self, host: &HostId, tx: mpsc::Sender<Outgoing>, not_after_s: u64, now_ms: u64) -> SessionHold {
+    pub fn open(&self, host: &HostId, epoch: HostEpoch, tx: mpsc::Sender<Outgoing>, not_after_s: u64, now_ms: u64) -> SessionHold {
         let mut inner = self.lock();
         inner.next_session += 1;
         let (id, cut) = (inner.next_session, CancellationToken::new());
@@ -117,7 +120,8 @@ impl Fleet {
         if live.name.is_empty() {
             host.as_str().clone_into(&mut live.name);
         }
-        let session = Session { id, tx, cut: cut.clone(), heard_ms: now_ms, beat_seen: false, not_after_s };
+        let session =
+            Session { id, tx, cut: cut.clone(), heard_ms: now_ms, beat_seen: false, not_after_s, epoch, delivery: Arc::default() };
         if let Some(old) = live.session.replace(session) {
             old.cut.cancel();
         }
@@ -224,6 +228,9 @@ impl Fleet {
         let first = live.session.as_mut().is_some_and(|s| !std::mem::replace(&mut s.beat_seen, true));
         let changed = first || live.beat.as_ref().is_none_or(|old| beat.differs(old));
         let error = live.error_of_beat(&beat, now_ms);
+        if let Some(session) = &live.session {
+            live.witness.see(session.epoch.as_str(), beat.journal_seq, &beat.journal_head);
+        }
         live.beat = Some(beat);
         live.beat_unix_ms = unix_ms;
         BeatOutcome { changed, error }
@@ -280,6 +287,56 @@ impl Fleet {
         })
     }
 
+    /// Whether what a host says of an operation is within its limit.
+    pub fn admits_op_words(&self, host: &HostId, now_ms: u64) -> bool {
+        self.lock().hosts.get_mut(host).is_none_or(|l| l.op_words.admits(limits::OP_WORDS_PER_MINUTE, now_ms))
+    }
+
+    /// Whether a receipt for an order that nobody here knows is within its host's limit.
+    pub fn admits_unknown_receipt(&self, host: &HostId, now_ms: u64) -> bool {
+        self.lock().hosts.get_mut(host).is_none_or(|l| l.unknown_receipts.admits(limits::RECEIPTS_UNKNOWN_PER_MINUTE, now_ms))
+    }
+
+    /// The newest journal record that a host's heartbeats named.
+    #[must_use]
+    pub fn witness(&self, host: &HostId) -> Witness {
+        self.lock().hosts.get(host).map(|l| l.witness.clone()).unwrap_or_default()
+    }
+
+    /// The way to a host that has sent a heartbeat in its session.
+    #[must_use]
+    pub fn way(&self, host: &HostId) -> Option<Way> {
+        let inner = self.lock();
+        let session = inner.hosts.get(host)?.session.as_ref().filter(|s| s.beat_seen && !s.cut.is_cancelled())?;
+        Some(Way {
+            session: session.id,
+            tx: session.tx.clone(),
+            cut: session.cut.clone(),
+            epoch: session.epoch.clone(),
+            delivery: session.delivery.clone(),
+        })
+    }
+
+    /// Hosts for which there is something about operations at which nobody is.
+    #[must_use]
+    pub fn waiting_for_ops(&self) -> Vec<HostId> {
+        let inner = self.lock();
+        let is_waiting = |l: &Live| l.session.as_ref().is_some_and(|s| s.beat_seen && s.delivery.is_waiting());
+        inner.hosts.iter().filter(|(_, l)| is_waiting(l)).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The version of the trust root by which a host judges orders; `None` while it lacks roots or a binding that it may get.
+    #[must_use]
+    pub fn judges_orders_by(&self, host: &HostId, session: u64) -> Option<u64> {
+        let inner = self.lock();
+        let live = inner.hosts.get(host)?;
+        live.session.as_ref().filter(|s| s.id == session && s.beat_seen)?;
+        let beat = live.beat.as_ref()?;
+        let has_roots = beat.root_version >= inner.root_version || live.refusals.contains_key(&RefusedKind::Root);
+        let has_binding = beat.binding_serial >= live.binding_serial || live.refusals.contains_key(&RefusedKind::Binding);
+        (beat.ready && has_roots && has_binding).then_some(beat.root_version)
+    }
+
     /// Queues a message for a session. `false` when its queue is full or it has ended.
     #[must_use]
     pub fn send(&self, host: &HostId, session: u64, message: Outgoing) -> bool {
@@ -333,6 +390,8 @@ impl Fleet {
             target: live.target.clone(),
             converged: live.is_converged(),
             last_error: live.last_error(inner.root_version),
+            held: live.report.as_ref().map(|r| r.held.clone()).unwrap_or_default(),
+            witness: live.witness.clone(),
         }
     }
 }
@@ -345,7 +404,7 @@ mod tests {
     fn of_what_a_talkative_host_says_only_the_newest_is_kept_once_in_a_while() {
         let (fleet, host, second) = (Fleet::default(), HostId::of_key(&[1; 32]), Duration::from_secs(1));
         let (tx, _rx) = mpsc::channel(1);
-        let _hold = fleet.open(&host, tx, 0, 0);
+        let _hold = fleet.open(&host, HostEpoch::parse("0".repeat(32)).unwrap(), tx, 0, 0);
         let say = |n: u64| fleet.keep(&host, Unkept { beat: Some((Vec::new(), n)), report: None });
         let ask = |now_ms| fleet.unkept(9, second, now_ms).into_iter().map(|(_, said)| said.beat.map(|b| b.1)).collect::<Vec<_>>();
         say(1);

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use moorline_common::convergence::{Reported, Target};
 use moorline_common::fault::{Fault, cut};
-use moorline_common::id::{Generation, ResourceId, TopologyId, VersionHash};
+use moorline_common::id::{Generation, HostEpoch, OpId, ResourceId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
+use moorline_common::op::Outcome;
 use moorline_common::statement::{HELD_MAX, ObservedReport};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{RefusalRecord, RefusedKind, ReportRecord, TargetRecord};
+use super::delivery::Delivery;
+use crate::store::{RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
 
 /// What the hub sends to an agent.
 #[derive(Debug)]
@@ -26,6 +29,22 @@ pub enum Outgoing {
     QueryHeld,
     /// A wish for a fresh report.
     QueryReport,
+    /// A wish for the journal from a record on; the answer names the request.
+    QueryJournal {
+        /// The request.
+        request_id: u64,
+        /// The first record that is wanted.
+        from_seq: u64,
+    },
+    /// An operation's envelope.
+    Op(Vec<u8>),
+    /// The receipt of an operation is kept.
+    OpAck {
+        /// The operation.
+        op_id: OpId,
+        /// The outcome in the receipt.
+        outcome: Outcome,
+    },
 }
 
 /// What an agent said last.
@@ -86,8 +105,8 @@ pub struct ReportBrief {
     pub digest: String,
     /// What is present.
     pub present: BTreeSet<ResourceId>,
-    /// What an operation keeps unlike the slice.
-    pub held: BTreeSet<ResourceId>,
+    /// What an operation keeps unlike the slice, and which.
+    pub held: BTreeMap<ResourceId, OpId>,
     /// The last error of the last apply.
     pub last_error: Option<Fault>,
     /// The first resource that is not as wanted.
@@ -104,7 +123,7 @@ impl ReportBrief {
         Self {
             digest,
             present: report.observed.present(),
-            held: report.apply.held.into_iter().take(HELD_MAX).map(|h| h.resource).collect(),
+            held: report.apply.held.into_iter().take(HELD_MAX).map(|h| (h.resource, h.op_id)).collect(),
             last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
             first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),
             observe_error: report.observed.error.map(|e| cut(&e)),
@@ -125,6 +144,21 @@ pub struct SessionHold {
     pub id: u64,
     /// Ends the session.
     pub cut: CancellationToken,
+}
+
+/// The way to a connected host, for its operations.
+#[derive(Debug, Clone)]
+pub struct Way {
+    /// The session.
+    pub session: u64,
+    /// What is sent.
+    pub tx: mpsc::Sender<Outgoing>,
+    /// Ends the session.
+    pub cut: CancellationToken,
+    /// The life of the host that speaks.
+    pub epoch: HostEpoch,
+    /// How far it is.
+    pub delivery: Arc<Delivery>,
 }
 
 /// A host as the convergence driver sees it.
@@ -165,6 +199,10 @@ pub struct View {
     pub converged: bool,
     /// Its last refusal or error.
     pub last_error: Option<Fault>,
+    /// What operations keep unlike the slice.
+    pub held: BTreeMap<ResourceId, OpId>,
+    /// The newest journal record that its heartbeats named.
+    pub witness: Witness,
 }
 
 /// What a host said and the store does not have yet; newest wins.

@@ -13,7 +13,9 @@ pub mod operator;
 
 mod adopt;
 mod checks;
+mod ops;
 mod session;
+mod session_ops;
 mod wire;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{checks, fault_status, permitted, store_status, to_its_end, wire};
+use super::{checks, fault_status, ops, permitted, store_status, to_its_end, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -265,6 +265,40 @@ impl Operator for OperatorService {
         let (tx, rx) = mpsc::channel(limits::EVENTS_QUEUE);
         tokio::spawn(tail(self.hub.clone(), wanted, not_after_s, tx));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn submit_op(&self, request: Request<pb::SubmitOpRequest>) -> Result<Response<pb::SubmitOpResponse>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let op = request.into_inner().op;
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::OpRefused, actor, ""), async move { ops::submit(&hub, &by, &wire::json(op, "operation")?).await })
+            .await
+    }
+
+    async fn list_ops(&self, request: Request<pb::ListOpsRequest>) -> Result<Response<pb::ListOpsResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        ops::list(&self.hub, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_op(&self, request: Request<pb::GetOpRequest>) -> Result<Response<pb::GetOpResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        let op = ops::get(&self.hub, &ops::op_id(request.into_inner().op_id)?).await?;
+        Ok(Response::new(pb::GetOpResponse { op: Some(op) }))
+    }
+
+    type WatchOpStream = ops::OpStream;
+
+    async fn watch_op(&self, request: Request<pb::WatchOpRequest>) -> Result<Response<Self::WatchOpStream>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        let not_after_s = Peer::of(&request)?.not_after_s();
+        ops::watch(&self.hub, ops::op_id(request.into_inner().op_id)?, not_after_s).await.map(Response::new)
+    }
+
+    type GetJournalStream = ops::JournalStream;
+
+    async fn get_journal(&self, request: Request<pb::GetJournalRequest>) -> Result<Response<Self::GetJournalStream>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        ops::journal(&self.hub, &actor, request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, sha256_hex};
-use moorline_common::sign::{Envelope, Signed};
+use moorline_common::sign::{Envelope, PayloadType, Signed};
 use moorline_common::statement::ObservedReport;
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Said;
@@ -16,12 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::agent::SessionStream;
-use super::{adopt, fault_status, permitted, wire};
+use super::{adopt, fault_status, permitted, session_ops, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::fleet::{Outgoing, ReportBrief, SessionHold, Unkept};
 use crate::hub::Hub;
 use crate::limits;
+use crate::ops;
 use crate::store::{RefusalRecord, RefusedKind, ReportRecord, StoreError, TargetRecord};
 
 /// Opens a session and lets it run in its own task.
@@ -42,7 +43,7 @@ pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::Agent
     let version = wire::short(&hello.agent_version);
     let event = NewEvent::new(Kind::Connected, peer.actor(), format!("agent {version}")).host(&name);
     let event = hub.within_limit(&host, event);
-    let opened = hub.store.session_opened(host.clone(), version.clone(), epoch, certificate, event).await;
+    let opened = hub.store.session_opened(host.clone(), version.clone(), epoch.clone(), certificate, event).await;
     if let Err(error) = opened {
         let fault = error.into_fault();
         let (limit, kind, prefix) = if fault.code == Code::RenewalConflict {
@@ -57,13 +58,16 @@ pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::Agent
     }
     tracing::info!(host = name, %host, known, version, origin = %peer.address(), "session opened");
     let (tx, rx) = mpsc::channel(limits::SESSION_QUEUE);
-    let hold = hub.fleet.open(&host, tx, peer.not_after_s(), hub.clock.monotonic_ms());
+    // What was witnessed of an earlier life says nothing of this one.
+    let witness = Some(hub.fleet.witness(&host)).filter(|w| w.epoch == epoch.as_str()).unwrap_or_default();
+    let hold = hub.fleet.open(&host, epoch, tx, peer.not_after_s(), hub.clock.monotonic_ms());
     let welcome = pb::HubMessage {
         kind: Some(pb::hub_message::Kind::Welcome(pb::Welcome {
             protocol_version: hello.protocol_version.min(PROTOCOL_VERSION),
             heartbeat_interval_ms: hub.heartbeat_interval_ms,
             hub_version: env!("CARGO_PKG_VERSION").to_owned(),
-            ..pb::Welcome::default()
+            witnessed_journal_seq: witness.seq,
+            witnessed_journal_head: witness.head,
         })),
     };
     let outbound = Outbound { first: Some(welcome), rx, ended: Box::pin(ended(hub.stopping.clone(), hold.cut.clone())), done: false };
@@ -151,6 +155,7 @@ impl Session {
         let (name, _) = self.hub.fleet.name(&self.host);
         tracing::info!(host = name, reason, "session ended");
         let was_current = self.hub.fleet.close(&self.host, self.hold.id);
+        self.hub.ops.journals.session_ended(&self.host, self.hold.id);
         self.hub.convergence.wake(self.host.clone());
         if was_current {
             self.hub.record_of(&self.host, NewEvent::new(Kind::Disconnected, self.actor, reason).host(name)).await;
@@ -173,7 +178,19 @@ impl Session {
                 Ok(())
             }
             Some(Said::Hello(_)) => Err(wire::invalid("a second Hello")),
-            Some(Said::OpEvent(_) | Said::Receipt(_) | Said::JournalPart(_)) => Ok(()),
+            Some(Said::OpEvent(event)) => {
+                session_ops::event(&self.hub, &self.host, event).await;
+                Ok(())
+            }
+            Some(Said::Receipt(receipt)) => {
+                session_ops::receipt(&self.hub, &self.host, self.hold.id, &self.actor, receipt).await;
+                Ok(())
+            }
+            Some(Said::JournalPart(part)) => {
+                let fault = part.fault.map(Fault::from).map(|f| Fault::new(f.code, cut(&f.message)));
+                self.hub.ops.journals.answer(&self.host, self.hold.id, part.request_id, part.lines, part.last, fault).await;
+                Ok(())
+            }
             // A newer agent says something that this hub does not know: it does not matter here.
             None => Ok(()),
         };
@@ -190,6 +207,7 @@ impl Session {
             return Ok(());
         }
         self.hub.convergence.wake(self.host.clone());
+        ops::wake(&self.hub, &self.host);
         let (name, known) = self.hub.fleet.name(&self.host);
         if known && outcome.changed {
             self.keep(Unkept { beat: Some((json, unix_ms)), report: None });
@@ -256,6 +274,9 @@ impl Session {
         let given = refusal.fault.map(Fault::from).unwrap_or_else(|| Fault::new(Code::Internal, "refused without a reason"));
         let fault = Fault::new(given.code, cut(&given.message));
         let payload: String = refusal.payload_sha256.chars().filter(char::is_ascii_hexdigit).take(64).collect();
+        if refusal.kind == PayloadType::Op.word() && session_ops::refused(&self.hub, &self.host, &self.actor, &payload, &fault).await {
+            return Ok(());
+        }
         let mut event = NewEvent::new(Kind::Refused, self.actor.clone(), format!("{}: {}", wire::short(&refusal.kind), fault.message))
             .host(&name)
             .code(fault.code)

@@ -9,7 +9,7 @@ use moorline_proto::v1 as pb;
 use crate::events::Event;
 use crate::fleet::{Beat, Outgoing, View};
 use crate::limits;
-use crate::store::{HostRecord, HostState, RevisionRecord};
+use crate::store::{HostRecord, HostState, OpRecord, RevisionRecord};
 
 /// A text of an agent's that is kept: its first characters, at most [`limits::SHORT_MAX`] bytes.
 pub(super) fn short(text: &str) -> String {
@@ -97,6 +97,11 @@ pub(super) fn outgoing(message: Outgoing) -> pb::HubMessage {
         Outgoing::Binding(json) => Kind::Binding(envelope(json)),
         Outgoing::Slice(json) => Kind::Slice(envelope(json)),
         Outgoing::QueryHeld => Kind::Query(pb::Query { what: pb::query::What::Held.into(), ..pb::Query::default() }),
+        Outgoing::QueryJournal { request_id, from_seq } => {
+            Kind::Query(pb::Query { what: pb::query::What::Journal.into(), request_id, from_seq })
+        }
+        Outgoing::Op(json) => Kind::Op(envelope(json)),
+        Outgoing::OpAck { op_id, outcome } => Kind::OpAck(pb::OpAck { op_id: op_id.into(), outcome: outcome.as_str().to_owned() }),
         Outgoing::QueryReport => Kind::Query(pb::Query { what: pb::query::What::Report.into(), ..pb::Query::default() }),
     };
     pb::HubMessage { kind: Some(kind) }
@@ -128,6 +133,38 @@ pub(super) fn host(record: HostRecord, view: View) -> pb::Host {
         joined_unix_ms: record.joined_ms,
         agent_version: record.agent_version,
         locked: record.locked,
+        witnessed_journal_seq: view.witness.seq,
+        witnessed_journal_head: view.witness.head,
+        witnessed_epoch: view.witness.epoch,
+        held: view.held.into_iter().map(|(r, op)| pb::HeldResource { resource: r.into(), op_id: op.into() }).collect(),
+    }
+}
+
+/// An operation with the name that its host has now.
+pub(super) fn op(record: OpRecord, host: String) -> pb::Op {
+    let envelope = |json| pb::Envelope { json };
+    pb::Op {
+        op_id: record.op_id.into(),
+        host_id: record.host_id.into(),
+        host,
+        host_epoch: record.host_epoch,
+        resource: record.resource,
+        kind: record.kind,
+        class: record.class,
+        payload_sha256: record.payload_sha256,
+        expires_at: record.expires_at.0,
+        reason: record.reason,
+        sequence: record.sequence,
+        submitted_unix_ms: record.submitted_ms,
+        submitted_by: record.submitted_by,
+        state: record.stage.as_str().to_owned(),
+        updated_unix_ms: record.updated_ms,
+        message: record.message,
+        same_as: record.same_as,
+        fault: record.fault.map(pb::Fault::from),
+        has_receipt: record.has_receipt,
+        order: record.envelope.map(envelope),
+        receipt: record.receipt.map(envelope),
     }
 }
 

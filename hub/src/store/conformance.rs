@@ -15,6 +15,8 @@ use crate::clock::Clock;
 use crate::events::{Kind, NewEvent};
 use crate::limits;
 
+mod ops;
+
 struct Case {
     store: Arc<dyn Store>,
     clock: Clock,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use futures_util::future::BoxFuture;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, HostEpoch, HostId, HostName, ResourceId, TopologyId, UnixSeconds, VersionHash};
+use moorline_common::id::{Generation, HostEpoch, HostId, HostName, OpId, ResourceId, TopologyId, UnixSeconds, VersionHash};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,10 @@ use crate::events::{Event, NewEvent};
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod ops;
 pub mod sqlite;
+
+pub use ops::{Advance, DueOp, NewOp, OpChange, OpQuery, OpRecord, UnknownOp, Witness};
 
 /// Why a verb did not happen.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -156,6 +159,8 @@ pub struct HostRecord {
     pub heartbeat: Option<(Vec<u8>, u64)>,
     /// The newest revision that the host reported applied.
     pub done: Option<(TopologyId, Generation)>,
+    /// The newest journal record that its heartbeats named.
+    pub witness: Witness,
 }
 
 /// A binding to be stored; its signatures have been checked.
@@ -368,7 +373,8 @@ pub trait Store: Send + Sync + 'static {
     fn hosts(&self) -> Verb<'_, Vec<HostRecord>>;
     /// One host.
     fn host(&self, host: HostId) -> Verb<'_, Option<HostRecord>>;
-    /// Stores a binding of a higher serial. Refuses with `not_found`, `generation_regressed` (serial), `already_exists` (name), `wrong_host` (keys).
+    /// Stores a binding of a higher serial. One for a new life of the host settles the operations of those before.
+    /// Refuses with `not_found`, `generation_regressed` (serial), `already_exists` (name), `wrong_host` (keys).
     fn put_binding(&self, binding: NewBinding, event: NewEvent) -> Verb<'_, ()>;
     /// Forgets a host with its slices, report and token, and frees its name. It comes back by a new token only:
     /// `session_opened` and `adopt` refuse it with `permission_denied`. Refuses with `not_found`.
@@ -393,8 +399,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// An agent opened a session by its certificate of this number. Refuses with `renewal_conflict` when a newer one was used before.
     fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()>;
-    /// Keeps a host's last heartbeat.
-    fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64) -> Verb<'_, ()>;
+    /// Keeps a host's last heartbeat, and the newest journal record that it named: that never goes back within one life.
+    fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64, witness: Witness) -> Verb<'_, ()>;
     /// Hosts reported their targets applied. Gives back those whose target changed by it (a teardown let the next topology in).
     fn applied(&self, done: Vec<(HostId, TopologyId, Generation, NewEvent)>) -> Verb<'_, Vec<HostId>>;
     /// Keeps a host's last report.
@@ -407,6 +413,29 @@ pub trait Store: Send + Sync + 'static {
     fn refusals(&self) -> Verb<'_, Vec<(HostId, RefusalRecord)>>;
     /// Takes over what an agent held.
     fn adopt(&self, host: HostId, adoption: Adoption, event: NewEvent) -> Verb<'_, ()>;
+
+    /// Stores an operation for its host; gives it back, and whether it was stored before by the very same bytes.
+    /// Refuses with `conflict` other bytes under its id, with `busy` past the limit, with `not_found` without a bound host.
+    fn submit_op(&self, op: NewOp, event: NewEvent) -> Verb<'_, (OpRecord, bool)>;
+    /// One operation, with its envelopes.
+    fn op(&self, op_id: OpId) -> Verb<'_, Option<OpRecord>>;
+    /// The id of a host's operation by its payload's hash.
+    fn op_of_payload(&self, host: HostId, payload_sha256: String) -> Verb<'_, Option<OpId>>;
+    /// Operations, newest first, without their envelopes.
+    fn ops(&self, query: OpQuery) -> Verb<'_, Vec<OpRecord>>;
+    /// The open operations of a host that were submitted after `after`, in the order of submission.
+    fn due_ops(&self, host: HostId, after: u64, limit: u32) -> Verb<'_, Vec<DueOp>>;
+    /// Operations are about to be sent for the first time: from now on their host may have them. Gives back those that may
+    /// be: the others have ended meanwhile.
+    fn ops_sent(&self, op_ids: Vec<OpId>) -> Verb<'_, Vec<OpId>>;
+    /// A host said what became of an operation of its own. The event is recorded if that is news.
+    fn advance_op(&self, host: HostId, op_id: OpId, change: OpChange, event: Option<NewEvent>) -> Verb<'_, Advance>;
+    /// Keeps the receipt of an order that this store does not have. Refuses with `not_found` without the host.
+    fn recover_op(&self, op: UnknownOp, event: NewEvent) -> Verb<'_, ()>;
+    /// Whether [`Store::expire_ops`] would end any.
+    fn has_overdue_ops(&self, before: UnixSeconds) -> Verb<'_, bool>;
+    /// Ends operations that were never sent and whose last moment was before `before`, each with its event.
+    fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>>;
 
     /// Records events, in order.
     fn record(&self, events: Vec<NewEvent>) -> Verb<'_, ()>;

@@ -37,6 +37,7 @@ use crate::server::Server;
 
 mod changes;
 mod join;
+mod ops;
 mod restore;
 mod sessions;
 
@@ -228,12 +229,16 @@ impl Kit {
     }
 
     pub fn binding(&self, agent: &Agent, name: &str, serial: u64) -> pb::Envelope {
+        self.binding_of(agent, name, serial, &epoch())
+    }
+
+    pub fn binding_of(&self, agent: &Agent, name: &str, serial: u64, epoch: &HostEpoch) -> pb::Envelope {
         let binding = HostBinding {
             cluster: ClusterId::parse("one").unwrap(),
             host_id: agent.id(),
             host_key: agent.host.public(),
             sealing_key: [9; 32],
-            host_epoch: epoch(),
+            host_epoch: epoch.clone(),
             name: HostName::parse(name).unwrap(),
             labels: BTreeMap::new(),
             generation_floors: BTreeMap::new(),
@@ -417,11 +422,15 @@ impl Agent {
     }
 
     pub async fn open(&self, kit: &Kit) -> Result<Link, Status> {
+        self.open_as(kit, &epoch()).await.map(|(link, _)| link)
+    }
+
+    pub async fn open_as(&self, kit: &Kit, epoch: &HostEpoch) -> Result<(Link, pb::Welcome), Status> {
         let (tx, rx) = mpsc::channel(16);
         let hello = pb::Hello {
             protocol_version: 1,
             agent_version: "0.0.1".to_owned(),
-            host_epoch: epoch().to_string(),
+            host_epoch: epoch.to_string(),
             boot_id: "boot".to_owned(),
             drivers: vec!["sim".to_owned()],
         };
@@ -430,8 +439,10 @@ impl Agent {
         let mut client = self.gateway(kit).await;
         let inbound = client.session(Request::new(ReceiverStream::new(rx))).await?.into_inner();
         let mut link = link(inbound);
-        assert!(matches!(link.next().await, pb::hub_message::Kind::Welcome(w) if w.heartbeat_interval_ms == 100));
-        Ok(link)
+        let next = link.next().await;
+        let pb::hub_message::Kind::Welcome(welcome) = next else { panic!("expected a welcome, got {next:?}") };
+        assert_eq!(welcome.heartbeat_interval_ms, 100);
+        Ok((link, welcome))
     }
 }
 

@@ -5,10 +5,10 @@ use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use subtle::ConstantTimeEq as _;
 
-use super::{Result, Tx, count, damaged, events, int, remove};
+use super::{Result, Tx, count, damaged, events, int, ops, remove};
 use crate::events::NewEvent;
 use crate::limits;
-use crate::store::{HostRecord, HostState, JoinAttempt, JoinOutcome, NewBinding, NewRoot, NewToken, RenewOutcome};
+use crate::store::{HostRecord, HostState, JoinAttempt, JoinOutcome, NewBinding, NewRoot, NewToken, RenewOutcome, Witness};
 
 pub(super) fn roots(conn: &Connection) -> Result<Vec<Vec<u8>>> {
     let mut statement = conn.prepare_cached("SELECT envelope FROM roots ORDER BY version")?;
@@ -249,7 +249,7 @@ pub(super) fn use_certificate(tx: &Tx<'_>, host: &HostId, number: u64) -> Result
 
 const HOST_COLUMNS: &str =
     "host_id, name, state, host_key, sealing_key, host_epoch, claim_mac, token_id, joined_ms, binding, binding_serial,
-     locked, agent_version, heartbeat, heartbeat_ms, done_topology, done_generation";
+     locked, agent_version, heartbeat, heartbeat_ms, done_topology, done_generation, witnessed_epoch, witnessed_seq, witnessed_head";
 
 struct RawHost {
     host_id: String,
@@ -269,6 +269,7 @@ struct RawHost {
     heartbeat_ms: i64,
     done_topology: Option<String>,
     done_generation: i64,
+    witness: Witness,
 }
 
 fn raw_host(row: &Row<'_>) -> rusqlite::Result<RawHost> {
@@ -290,6 +291,7 @@ fn raw_host(row: &Row<'_>) -> rusqlite::Result<RawHost> {
         heartbeat_ms: row.get(14)?,
         done_topology: row.get(15)?,
         done_generation: row.get(16)?,
+        witness: Witness { epoch: row.get(17)?, seq: count(row.get(18)?), head: row.get(19)? },
     })
 }
 
@@ -315,6 +317,7 @@ fn host_record(raw: RawHost) -> Result<HostRecord> {
         agent_version: raw.agent_version,
         heartbeat: raw.heartbeat.map(|json| (json, count(raw.heartbeat_ms))),
         done,
+        witness: raw.witness,
     })
 }
 
@@ -387,7 +390,7 @@ pub(super) fn write_binding(tx: &Tx<'_>, binding: &NewBinding) -> Result<()> {
             int(binding.serial)
         ])?;
     tx.conn.prepare_cached("DELETE FROM refusals WHERE host_id = ?1 AND kind = 'host-binding'")?.execute([binding.host_id.as_str()])?;
-    Ok(())
+    ops::settle_epoch(tx, &binding.host_id, &binding.host_epoch, binding.name.as_str())
 }
 
 pub(super) fn session_opened(

@@ -6,14 +6,22 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::{Result, Tx, count, damaged, enrol, events, int, remove, revisions};
 use crate::events::NewEvent;
-use crate::store::{Adoption, RefusalRecord, RefusedKind, ReportRecord};
+use crate::store::{Adoption, RefusalRecord, RefusedKind, ReportRecord, Witness};
 
-pub(super) fn keep_heartbeat(tx: &Tx<'_>, host: &HostId, json: &[u8], at_ms: u64) -> Result<()> {
+pub(super) fn keep_heartbeat(tx: &Tx<'_>, host: &HostId, json: &[u8], at_ms: u64, witness: &Witness) -> Result<()> {
     tx.conn.prepare_cached("UPDATE hosts SET heartbeat = ?2, heartbeat_ms = ?3 WHERE host_id = ?1")?.execute(params![
         host.as_str(),
         json,
         int(at_ms)
     ])?;
+    if witness.seq > 0 {
+        tx.conn
+            .prepare_cached(
+                "UPDATE hosts SET witnessed_epoch = ?2, witnessed_seq = ?3, witnessed_head = ?4
+                 WHERE host_id = ?1 AND (witnessed_epoch <> ?2 OR witnessed_seq < ?3)",
+            )?
+            .execute(params![host.as_str(), witness.epoch, int(witness.seq), witness.head])?;
+    }
     Ok(())
 }
 

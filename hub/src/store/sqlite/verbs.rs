@@ -1,14 +1,15 @@
 //! The [`Store`] trait over the functions beside this file.
 
-use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId};
+use moorline_common::id::{Generation, HostEpoch, HostId, OpId, TopologyId, UnixSeconds};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{SqliteStore, enrol, events, live, remove, revisions};
+use super::{SqliteStore, enrol, events, live, ops, remove, revisions};
 use crate::events::{Event, NewEvent};
 use crate::store::{
-    Adoption, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewRevision, NewRoot, NewSlice, NewToken, RefusalRecord,
-    RenewOutcome, ReportRecord, RevisionRecord, Store, TargetRecord, Verb,
+    Adoption, Advance, DueOp, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewOp, NewRevision, NewRoot, NewSlice,
+    NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord, RevisionRecord, Store, TargetRecord, UnknownOp, Verb,
+    Witness,
 };
 
 impl Store for SqliteStore {
@@ -69,8 +70,8 @@ impl Store for SqliteStore {
     fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| enrol::session_opened(tx, &host, &version, &epoch, certificate, event.as_ref())))
     }
-    fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64) -> Verb<'_, ()> {
-        Box::pin(self.write(move |tx| live::keep_heartbeat(tx, &host, &json, at_ms)))
+    fn keep_heartbeat(&self, host: HostId, json: Vec<u8>, at_ms: u64, witness: Witness) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| live::keep_heartbeat(tx, &host, &json, at_ms, &witness)))
     }
     fn applied(&self, done: Vec<(HostId, TopologyId, Generation, NewEvent)>) -> Verb<'_, Vec<HostId>> {
         Box::pin(self.write(move |tx| {
@@ -97,6 +98,36 @@ impl Store for SqliteStore {
     }
     fn adopt(&self, host: HostId, adoption: Adoption, event: NewEvent) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| live::adopt(tx, &host, &adoption, &event)))
+    }
+    fn submit_op(&self, op: NewOp, event: NewEvent) -> Verb<'_, (OpRecord, bool)> {
+        Box::pin(self.write(move |tx| ops::submit(tx, &op, &event)))
+    }
+    fn op(&self, op_id: OpId) -> Verb<'_, Option<OpRecord>> {
+        Box::pin(self.read(move |conn| ops::op(conn, &op_id)))
+    }
+    fn op_of_payload(&self, host: HostId, payload_sha256: String) -> Verb<'_, Option<OpId>> {
+        Box::pin(self.read(move |conn| ops::op_of_payload(conn, &host, &payload_sha256)))
+    }
+    fn ops(&self, query: OpQuery) -> Verb<'_, Vec<OpRecord>> {
+        Box::pin(self.read(move |conn| ops::ops(conn, &query)))
+    }
+    fn due_ops(&self, host: HostId, after: u64, limit: u32) -> Verb<'_, Vec<DueOp>> {
+        Box::pin(self.read(move |conn| ops::due(conn, &host, after, limit)))
+    }
+    fn ops_sent(&self, op_ids: Vec<OpId>) -> Verb<'_, Vec<OpId>> {
+        Box::pin(self.write(move |tx| ops::sent(tx, &op_ids)))
+    }
+    fn advance_op(&self, host: HostId, op_id: OpId, change: OpChange, event: Option<NewEvent>) -> Verb<'_, Advance> {
+        Box::pin(self.write(move |tx| ops::advance(tx, &host, &op_id, &change, event.as_ref())))
+    }
+    fn recover_op(&self, op: UnknownOp, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| ops::recover(tx, &op, &event)))
+    }
+    fn has_overdue_ops(&self, before: UnixSeconds) -> Verb<'_, bool> {
+        Box::pin(self.read(move |conn| ops::has_overdue(conn, before)))
+    }
+    fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>> {
+        Box::pin(self.write(move |tx| ops::expire(tx, before, limit)))
     }
     fn record(&self, new: Vec<NewEvent>) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| new.iter().try_for_each(|event| events::append(tx, event))))

@@ -1,0 +1,122 @@
+//! Those who follow operations: each is told that something changed, and reads it from the store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::OpId;
+use tokio::sync::watch;
+
+use crate::limits;
+
+/// Everybody who follows an operation. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Watches(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    followed: BTreeMap<OpId, Followed>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Followed {
+    changes: watch::Sender<()>,
+    watchers: usize,
+}
+
+/// One who follows an operation, until it is dropped.
+#[derive(Debug)]
+pub struct Watch {
+    watches: Watches,
+    op_id: OpId,
+    changes: watch::Receiver<()>,
+}
+
+impl Watches {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows an operation from now on.
+    ///
+    /// # Errors
+    /// [`Code::Busy`] when too many follow operations.
+    pub fn follow(&self, op_id: &OpId) -> Result<Watch, Fault> {
+        let mut inner = self.lock();
+        if inner.count >= limits::OP_WATCHES_MAX {
+            return Err(Fault::new(Code::Busy, format!("{} callers follow operations already; try again later", inner.count)));
+        }
+        inner.count += 1;
+        let followed = inner.followed.entry(op_id.clone()).or_insert_with(|| Followed { changes: watch::channel(()).0, watchers: 0 });
+        followed.watchers += 1;
+        Ok(Watch { watches: self.clone(), op_id: op_id.clone(), changes: followed.changes.subscribe() })
+    }
+
+    /// Tells those who follow `op_id` that something changed.
+    pub fn changed(&self, op_id: &OpId) {
+        if let Some(followed) = self.lock().followed.get(op_id) {
+            followed.changes.send_replace(());
+        }
+    }
+
+    /// Tells everybody.
+    pub fn all_changed(&self) {
+        for followed in self.lock().followed.values() {
+            followed.changes.send_replace(());
+        }
+    }
+}
+
+impl Watch {
+    /// Waits for the next change since the last call.
+    pub async fn next(&mut self) {
+        if self.changes.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut inner = self.watches.lock();
+        inner.count = inner.count.saturating_sub(1);
+        if let Some(followed) = inner.followed.get_mut(&self.op_id) {
+            followed.watchers = followed.watchers.saturating_sub(1);
+            if followed.watchers == 0 {
+                inner.followed.remove(&self.op_id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_follows_hears_of_each_change_and_leaves_nothing_behind() {
+        let (watches, op_id) = (Watches::default(), OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap());
+        let (mut one, mut two) = (watches.follow(&op_id).unwrap(), watches.follow(&op_id).unwrap());
+        watches.changed(&op_id);
+        one.next().await;
+        watches.all_changed();
+        one.next().await;
+        two.next().await;
+        drop(one);
+        watches.changed(&op_id);
+        two.next().await;
+        drop(two);
+        let inner = watches.lock();
+        assert_eq!((inner.count, inner.followed.len()), (0, 0));
+    }
+
+    #[test]
+    fn so_many_may_follow_and_no_more() {
+        let (watches, op_id) = (Watches::default(), OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap());
+        let mut all: Vec<Watch> = (0..limits::OP_WATCHES_MAX).map(|_| watches.follow(&op_id).unwrap()).collect();
+        assert_eq!(watches.follow(&op_id).unwrap_err().code, Code::Busy);
+        all.pop();
+        assert!(watches.follow(&op_id).is_ok());
+    }
+}
