@@ -108,7 +108,8 @@ async fn run(docker: &Docker, command: &Exec, task: &str, deadline: Instant) -> 
         let ended = async {
             loop {
                 sleep(EXEC_LOOK).await;
-                if !matches!(look(docker, task).await, Ok(Some(Stage::Made | Stage::Running))) {
+                // An engine that does not answer for once may still be speaking.
+                if matches!(look(docker, task).await, Ok(None | Some(Stage::Ended(_)))) {
                     return sleep(EXEC_DRAIN).await;
                 }
             }

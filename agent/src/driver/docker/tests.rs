@@ -21,6 +21,7 @@ use super::super::conformance::{self, Bench, ByHand};
 use super::body::{self, Carried};
 use super::*;
 
+mod registry;
 mod restarted;
 
 const SOCKET: &str = "/var/run/docker.sock";
