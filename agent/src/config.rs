@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use moorline_common::op::{Act, Class};
 use serde::Deserialize;
 
 use crate::files;
@@ -83,6 +84,16 @@ pub struct Policy {
     /// File systems, such as `nfs`, that volumes of the `local` driver may mount with any options.
     #[serde(default)]
     pub volume_types: Vec<String>,
+    /// The greatest class of operation that is done here, whoever signs it. `P` has to be named to be allowed.
+    #[serde(default = "op_class_default")]
+    pub op_class_max: Class,
+    /// Kinds of operation that are never done here, such as `exec`.
+    #[serde(default)]
+    pub ops_denied: Vec<String>,
+}
+
+const fn op_class_default() -> Class {
+    Class::R4
 }
 
 fn bind_roots_default() -> Vec<PathBuf> {
@@ -91,7 +102,13 @@ fn bind_roots_default() -> Vec<PathBuf> {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { bind_roots: bind_roots_default(), volume_drivers: Vec::new(), volume_types: Vec::new() }
+        Self {
+            bind_roots: bind_roots_default(),
+            volume_drivers: Vec::new(),
+            volume_types: Vec::new(),
+            op_class_max: op_class_default(),
+            ops_denied: Vec::new(),
+        }
     }
 }
 
@@ -169,6 +186,9 @@ impl Config {
         }
         if self.policy.volume_drivers.len().max(self.policy.volume_types.len()) > POLICY_WORDS_MAX {
             problems.push(format!("more than {POLICY_WORDS_MAX} volume drivers or types"));
+        }
+        if let Some(unknown) = self.policy.ops_denied.iter().find(|kind| !Act::KINDS.contains(&kind.as_str())) {
+            problems.push(format!("ops_denied: there is no operation `{unknown}`; there are {}", Act::KINDS.join(", ")));
         }
         if self.policy.bind_roots.iter().any(|r| r.components().any(|c| c == std::path::Component::ParentDir)) {
             problems.push("a bind root contains `..`".to_owned());

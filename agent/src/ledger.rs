@@ -308,6 +308,35 @@ impl Ledger {
         tx.commit()?;
         Ok(())
     }
+
+    /// When the order was signed by which the time floor was last set anew; 0 for never. Nothing that was signed before
+    /// counts any more: its nonce may be forgotten.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn time_reset(&self) -> Result<UnixSeconds, DbError> {
+        let connection = self.db.lock();
+        let text: Option<String> =
+            connection.query_row("SELECT value FROM meta WHERE key = ?1", params![TIME_RESET], |r| r.get(0)).optional()?;
+        let Some(text) = text else { return Ok(UnixSeconds(0)) };
+        text.parse().map(UnixSeconds).map_err(|_| DbError::Damaged(format!("time reset `{text}`")))
+    }
+
+    /// Sets the time floor to `to`, even backwards, by an order that was signed then.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn reset_time(&self, to: UnixSeconds, boot: &BootTime) -> Result<(), DbError> {
+        let mut connection = self.db.lock();
+        let tx = connection.transaction()?;
+        write_time_floor(&tx, &TimeFloor { at: to, boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s })?;
+        tx.execute(
+            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+            params![TIME_RESET, to.0.to_string()],
+        )?;
+        tx.commit()?;
+        Ok(())
+    }
 }
 
 fn to_sql(number: u64) -> i64 {
@@ -367,6 +396,7 @@ fn read_accepted(connection: &Connection) -> Result<Option<Floor>, DbError> {
 }
 
 const TIME_FLOOR: &str = "time_floor";
+const TIME_RESET: &str = "time_reset";
 
 fn read_time_floor(connection: &Connection) -> Result<TimeFloor, DbError> {
     let text: Option<String> =

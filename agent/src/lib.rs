@@ -9,9 +9,11 @@
 //! | [`journal`] | what is about to be done, durable before it is |
 //! | [`lane`] | one FIFO per resource |
 //! | [`reconcile`] | observe, plan, do, report |
+//! | [`ops`] | what operators order once |
 //! | [`driver`] | the engine |
 //! | [`link`] | the one connection to the hub |
 //! | [`report`], [`admin`], [`doctor`] | what the agent says about itself |
+//! | [`crash`] | where tests kill the agent |
 //! | [`run`], [`teardown`] | puts the parts together; takes a topology off the host |
 //! | [`cli`] | the verbs of `moorline-agent` |
 
@@ -19,6 +21,7 @@ pub mod admin;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crash;
 pub mod db;
 pub mod doctor;
 pub mod driver;
@@ -30,6 +33,7 @@ pub mod lane;
 pub mod ledger;
 pub mod limits;
 pub mod link;
+pub mod ops;
 pub mod reconcile;
 pub mod records;
 pub mod report;

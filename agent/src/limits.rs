@@ -93,13 +93,32 @@ pub const HOLD_TIME: Duration = Duration::from_secs(10);
 pub const FREE_RELAPSES: u32 = 3;
 /// Lanes that may exist at once.
 pub const LANES_MAX: usize = 4096;
-/// Jobs that may wait in one lane.
-pub const LANE_DEPTH_MAX: usize = 16;
+/// Operations that may wait in one lane.
+pub const LANE_DEPTH_MAX: usize = 64;
+/// Operations of all lanes that wait or run.
+pub const PLACES_MAX: usize = 2048;
+/// Operations that have ended, and whose end no hub has acknowledged, together with those that have not: past it none is
+/// accepted.
+pub const OPS_KEPT_MAX: usize = 4096;
 /// Troubles in an apply report.
 pub const TROUBLES_MAX: usize = 64;
 /// Differences in an apply report.
 pub const DRIFT_MAX: usize = 64;
 
+/// Commands that may wait for the operations.
+pub const OPS_QUEUE: usize = 64;
+/// Repeated orders that wait for what becomes of their first one.
+pub const ALIASES_MAX: usize = 1024;
+/// How long the engine may take over one call of an operation, without what it waits for aside; past it, evidence is
+/// looked for.
+pub const OP_CALL_TIMEOUT: Duration = Duration::from_secs(2 * 3600);
+/// So long after its last moment an operation that waits is ended.
+pub const OP_EXPIRY_SLACK: Duration = Duration::from_secs(1);
+/// Looks at the host by one `converge`.
+pub const CONVERGE_ROUNDS_MAX: u32 = 8;
+
+/// Bytes of the journal in one message to the hub.
+pub const JOURNAL_PART_MAX: usize = 1024 * 1024;
 /// The longest journal line, in bytes.
 pub const JOURNAL_LINE_MAX: usize = 256 * 1024;
 /// Records that one append may carry.
@@ -139,6 +158,8 @@ pub const TEARDOWN_TIMEOUT: Duration = Duration::from_secs(300);
 pub const LEDGER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the time floor is saved while the agent runs.
 pub const FLOOR_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
+/// An order that raises the time floor by less than this leaves no trace of it in the ledger, in seconds.
+pub const FLOOR_RAISE_KEPT_S: u64 = 60;
 /// A statement may have been signed so many seconds after this host's time, no more.
 pub const ISSUED_AHEAD_MAX_S: u64 = 24 * 3600;
 /// Volume drivers, and volume types, in a policy.

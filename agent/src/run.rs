@@ -22,6 +22,7 @@ use crate::lane::Lanes;
 use crate::ledger::Ledger;
 use crate::limits::FLOOR_SAVE_INTERVAL;
 use crate::link::{self, Link};
+use crate::ops::{self, Ops};
 use crate::reconcile::{self, Reconciler};
 use crate::records::{self, RecordsError};
 use crate::trust::TrustStore;
@@ -58,12 +59,14 @@ pub struct Host {
 }
 
 /// Why [`run`] ended without an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// It was told to stop.
     Stopped,
     /// An operator has ended the quarantine: open the host and run again.
     Released,
+    /// The host's records are older than what the hub has seen of them: quarantine the host and run again.
+    Behind(String),
 }
 
 impl Host {
@@ -79,6 +82,14 @@ impl Host {
         let lock = state_dir.lock()?;
         let keys = state_dir.keys()?.ok_or(IdentityError::NotJoined)?;
         Ok(Self { _lock: lock, state_dir, enrolment, keys })
+    }
+
+    /// Begins the host's next life, in which nothing is changed until an operator binds it.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn enter_quarantine(&mut self, reason: &str) -> Result<(), IdentityError> {
+        self.state_dir.enter_quarantine(&mut self.keys, reason)
     }
 
     /// By what the driver knows our objects.
@@ -102,7 +113,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         ledger: ledger.clone(),
         trust_store: trust_store.clone(),
         root_pin: host.enrolment.root_pin.clone(),
-        own,
+        own: own.clone(),
         policy: config.policy.clone(),
         engine_sockets: socket_paths(&config.docker_socket),
         quarantine: quarantine.clone(),
@@ -118,14 +129,18 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
             Err(fault) => tracing::warn!(code = %fault.code, error = %fault.message, "the stored slice is not enforced"),
         }
     }
-    let (driver_name, lanes) = (driver.name(), Lanes::new(driver.parallelism()));
+    let (driver_name, lanes, driver) = (driver.name(), Lanes::new(driver.parallelism()), Arc::new(driver));
     let (reconciler, handle) = Reconciler::new(reconcile::Parts {
-        driver: Arc::new(driver),
+        driver: driver.clone(),
         journal: journal.clone(),
         ledger: ledger.clone(),
-        lanes,
+        lanes: lanes.clone(),
         target: intake.target(),
     });
+    let parts = ops::Parts { driver, journal: journal.clone(), lanes, gate: intake.gate(), reconciler: handle.clone() };
+    let (ops, ops_handle) = Ops::new(parts);
+    // Before anything else takes a turn: what was accepted comes first.
+    ops.recover().await?;
     let (trust, target, released) = (intake.trust(), intake.target(), intake.released());
     let (link, link_state) = Link::new(link::Parts {
         state_dir: host.state_dir.clone(),
@@ -136,6 +151,8 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         trust_store,
         journal: journal.clone(),
         reconciler: handle.clone(),
+        ops: ops_handle,
+        own,
         driver: driver_name,
         quarantine: quarantine.clone(),
     });
@@ -153,13 +170,14 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     };
     let listener = admin::bind(&config.state).map_err(RunError::Admin)?;
     tracing::info!(socket = %config.state.join(admin::SOCKET).display(), "the admin socket is open");
-    let parts = Running { reconciler, link, journal, ledger, released };
+    let parts = Running { reconciler, ops, link, journal, ledger, released };
     parts.supervise(admin::serve(listener, sources, shutdown.clone()), shutdown).await
 }
 
 /// The parts that run side by side.
 struct Running<D, J> {
     reconciler: Reconciler<D, J>,
+    ops: Ops<D, J>,
     link: Link<J>,
     journal: J,
     ledger: Ledger,
@@ -169,9 +187,10 @@ struct Running<D, J> {
 impl<D: Driver> Running<D, HostJournal> {
     /// Runs every part until `shutdown`, or until one can't go on.
     async fn supervise(self, admin: impl Future<Output = ()> + Send + 'static, shutdown: CancellationToken) -> Result<Ended, RunError> {
-        let Self { reconciler, link, journal, ledger, released } = self;
+        let Self { reconciler, ops, link, journal, ledger, released } = self;
         let stop = shutdown.child_token();
         let mut reconcile_task = tokio::spawn(reconciler.run(stop.clone()));
+        let mut ops_task = tokio::spawn(ops.run(stop.clone()));
         let mut link_task = tokio::spawn(link.run(stop.clone()));
         let admin_task = tokio::spawn(admin);
         let house_task = tokio::spawn(keep_house(ledger));
@@ -186,14 +205,21 @@ impl<D: Driver> Running<D, HostJournal> {
                 Ok(Err(error)) => RunError::Journal(error),
                 Ok(Ok(())) | Err(_) => RunError::Stopped("reconciler"),
             }),
-            _ = &mut link_task => Err(RunError::Stopped("link")),
+            _ = &mut ops_task => Err(RunError::Stopped("operations")),
+            ended = &mut link_task => match ended {
+                Ok(Some(reason)) => Ok(Ended::Behind(reason)),
+                Ok(None) | Err(_) => Err(RunError::Stopped("link")),
+            },
         };
         notify(&[sd_notify::NotifyState::Stopping]);
         stop.cancel();
         if result.is_ok() {
             tracing::info!("stopping; workloads stay as they are");
             let _ = reconcile_task.await;
-            let _ = link_task.await;
+            let _ = ops_task.await;
+            if !matches!(result, Ok(Ended::Behind(_))) {
+                let _ = link_task.await;
+            }
         }
         for task in [admin_task, house_task] {
             task.abort();

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use moorline_common::canonical::version_hash;
 use moorline_common::fault::Code;
-use moorline_common::id::{ClusterId, Generation, HostName, TopologyId, UnixSeconds};
+use moorline_common::id::{ClusterId, Generation, HostName, IdempotencyKey, Nonce, OpId, ResourceId, TopologyId, UnixSeconds};
 use moorline_common::observe::{ContainerState, Observed, ObservedContainer};
-use moorline_common::op::Act;
+use moorline_common::op::{Act, OpStatement};
 use moorline_common::plan::model::{Engine, owner_of};
 use moorline_common::plan::{Action, ContainerTarget, Step};
 use moorline_common::sign::{PrivateKey, Signed, Statement};
@@ -46,10 +46,15 @@ pub struct FakeDriver {
     observing: Arc<Notify>,
     stuck: Arc<watch::Sender<bool>>,
     halfway: Arc<watch::Sender<bool>>,
+    op_stuck: Arc<watch::Sender<bool>>,
+    op_begun: Arc<Notify>,
 }
 
 /// What happens when a step begins.
 type AtBegin = Box<dyn FnMut(&Step) + Send>;
+
+/// What an operation does to the engine.
+type OpEffect = Box<dyn FnMut(&mut Fake) + Send>;
 
 /// What a test may look at and change.
 #[derive(Default)]
@@ -64,6 +69,10 @@ pub struct Fake {
     pub at_begin: Option<AtBegin>,
     /// Resource name → what `adopt` finds, instead of nothing.
     pub found: BTreeMap<String, Found>,
+    /// Called when an operation takes effect.
+    pub op_at_begin: Option<OpEffect>,
+    /// The next operation takes effect, and nobody hears of it.
+    pub lose_answer: bool,
 }
 
 impl FakeDriver {
@@ -87,6 +96,16 @@ impl FakeDriver {
     /// From now on observations hang until `false` is set.
     pub fn hang(&self, hang: bool) {
         self.stuck.send_replace(hang);
+    }
+
+    /// From now on operations take effect and do not end, until `false` is set.
+    pub fn hang_ops(&self, hang: bool) {
+        self.op_stuck.send_replace(hang);
+    }
+
+    /// Returns when an operation has taken effect.
+    pub async fn op_begun(&self) {
+        tokio::time::timeout(DEADLINE, self.op_begun.notified()).await.unwrap();
     }
 
     /// From now on replacements stop when the successor stands beside the old container, until `false` is set.
@@ -187,15 +206,16 @@ impl Driver for FakeDriver {
     /// A command becomes a task; everything else is done at once.
     async fn start(&self, order: &OpOrder, _evidence: &Value) -> Result<Begun, DriverError> {
         tokio::task::yield_now().await;
-        let mut fake = self.lock();
         if matches!(order.act, Act::Exec(_)) {
-            fake.op_error(order)?;
+            self.lock().op_error(order)?;
             return Ok(Begun::Task(format!("task-{}", order.op_id)));
         }
-        fake.calls.push(format!("op:{}:{}", order.act.kind(), order.resource));
-        fake.op_error(order)?;
+        let result = self.lock().take_effect(order);
+        self.op_begun.notify_one();
+        let mut stuck = self.op_stuck.subscribe();
+        stuck.wait_for(|stuck| !stuck).await.unwrap();
         self.events.notify_one();
-        Ok(Begun::Done(OpResult::default()))
+        result.map(|()| Begun::Done(OpResult::default()))
     }
 
     async fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str) -> Result<OpResult, DriverError> {
@@ -215,6 +235,16 @@ impl Driver for FakeDriver {
 }
 
 impl Fake {
+    fn take_effect(&mut self, order: &OpOrder) -> Result<(), DriverError> {
+        self.calls.push(format!("op:{}:{}", order.act.kind(), order.resource));
+        if let Some(mut effect) = self.op_at_begin.take() {
+            effect(self);
+            self.op_at_begin = Some(effect);
+        }
+        self.op_error(order)?;
+        if std::mem::take(&mut self.lose_answer) { Err(error(DriverErrorKind::Unreachable, "the answer was lost")) } else { Ok(()) }
+    }
+
     fn op_error(&self, order: &OpOrder) -> Result<(), DriverError> {
         if self.unreachable {
             return Err(error(DriverErrorKind::Unreachable, "nobody answers"));
@@ -323,6 +353,31 @@ impl Operator {
         };
         change(&mut slice);
         self.seal(&slice)
+    }
+
+    /// An order for the host, valid from now on for 15 minutes, after `change`. Each has an id, key and nonce of its own.
+    pub fn order(&self, kind: &str, resource: &str, params: Value, change: impl FnOnce(&mut OpStatement)) -> Vec<u8> {
+        let now = crate::clock::Clock.wall();
+        let op_id = OpId::parse(uuid::Uuid::now_v7().to_string()).unwrap();
+        let mut order = OpStatement {
+            cluster: self.cluster(),
+            idempotency_key: IdempotencyKey::parse(op_id.as_str()).unwrap(),
+            nonce: Nonce::parse(uuid::Uuid::now_v7().simple().to_string()).unwrap(),
+            op_id,
+            host_id: self.keys.host_id(),
+            host_epoch: self.keys.epoch.clone(),
+            resource: ResourceId::parse(resource).unwrap(),
+            incarnation: None,
+            kind: kind.to_owned(),
+            params,
+            precondition: None,
+            not_before: now,
+            expires_at: now.plus(900),
+            root_version: 1,
+            reason: String::new(),
+        };
+        change(&mut order);
+        self.seal(&order)
     }
 
     pub fn seal<T: Statement>(&self, statement: &T) -> Vec<u8> {

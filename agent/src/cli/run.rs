@@ -38,6 +38,10 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         match ended {
             Ended::Stopped => return Ok(ExitCode::SUCCESS),
             Ended::Released => host = Host::open(&config)?,
+            Ended::Behind(reason) => {
+                host = Host::open(&config)?;
+                host.enter_quarantine(&reason)?;
+            }
         }
     }
 }

@@ -187,7 +187,7 @@ pub fn check_issued(issued_at: UnixSeconds, time: Time) -> Result<(), Fault> {
     ))
 }
 
-fn roots_of(trust: &Trust) -> Result<(&Verified<TrustRoot>, &Verified<HostBinding>), Fault> {
+pub(super) fn roots_of(trust: &Trust) -> Result<(&Verified<TrustRoot>, &Verified<HostBinding>), Fault> {
     let root = trust.root.as_ref().ok_or_else(no_root)?;
     let binding = trust.binding.as_ref();
     let binding = binding.ok_or_else(|| Fault::new(Code::NotApproved, "this host awaits approval (`moorctl host approve`)"))?;
@@ -198,14 +198,14 @@ fn no_root() -> Fault {
     Fault::new(Code::NoTrustRoot, "this host has no trust root yet; `moorctl init` gives one to the hub")
 }
 
-fn check_epoch(binding: &HostBinding, own: &Own) -> Result<(), Fault> {
+pub(super) fn check_epoch(binding: &HostBinding, own: &Own) -> Result<(), Fault> {
     if binding.host_epoch == own.epoch {
         return Ok(());
     }
     Err(Fault::new(Code::WrongEpoch, "the binding is for an earlier life of this host; approve it again"))
 }
 
-fn check_root_expiry(root: &TrustRoot, now: UnixSeconds) -> Result<(), Fault> {
+pub(super) fn check_root_expiry(root: &TrustRoot, now: UnixSeconds) -> Result<(), Fault> {
     if now < root.expires {
         return Ok(());
     }

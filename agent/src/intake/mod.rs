@@ -21,6 +21,7 @@ use crate::db::{DbError, blocking};
 use crate::ledger::{Admission, FloorState, Ledger};
 use crate::trust::{Trust, TrustStore, next_root};
 
+pub mod gate;
 pub mod judge;
 pub mod policy;
 
@@ -113,6 +114,19 @@ impl Intake {
     #[must_use]
     pub fn trust(&self) -> watch::Receiver<Arc<Trust>> {
         self.trust.subscribe()
+    }
+
+    /// The door for orders.
+    #[must_use]
+    pub fn gate(&self) -> gate::Gate {
+        gate::Gate {
+            ledger: self.parts.ledger.clone(),
+            trust: self.trust.subscribe(),
+            target: self.target.subscribe(),
+            own: self.parts.own.clone(),
+            policy: self.parts.policy.clone(),
+            quarantine: self.parts.quarantine.clone(),
+        }
     }
 
     /// Takes in a slice.

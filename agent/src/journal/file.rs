@@ -223,9 +223,8 @@ impl Journal for FileJournal {
         look(&self.shared.book.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn raise_time_floor(&self, floor: UnixSeconds) {
-        let mut known = self.shared.time_floor.lock().unwrap_or_else(PoisonError::into_inner);
-        *known = floor.max(*known);
+    fn set_time_floor(&self, floor: UnixSeconds) {
+        *self.shared.time_floor.lock().unwrap_or_else(PoisonError::into_inner) = floor;
     }
 
     async fn failed(&self) -> JournalError {

@@ -35,6 +35,13 @@ impl MemoryJournal {
         self.lock().records.clone()
     }
 
+    /// A journal that goes on from here. What is appended to this one no longer matters.
+    #[must_use]
+    pub fn cut(&self) -> Self {
+        let inner = self.lock();
+        Self { inner: Arc::new(Mutex::new(Inner { records: inner.records.clone(), chain: inner.chain.clone() })) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,7 +67,7 @@ impl Journal for MemoryJournal {
         look(&self.lock().chain.book)
     }
 
-    fn raise_time_floor(&self, floor: UnixSeconds) {
+    fn set_time_floor(&self, floor: UnixSeconds) {
         self.lock().chain.book.forget_nonces(floor);
     }
 

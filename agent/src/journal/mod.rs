@@ -160,8 +160,8 @@ pub trait Journal: Clone + Send + Sync + 'static {
     /// Looks at what all durable records say.
     fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T;
 
-    /// Nonces that cannot be valid any more at `floor` may be forgotten.
-    fn raise_time_floor(&self, floor: UnixSeconds);
+    /// The time floor is `floor` now: nonces of orders that are past it may be forgotten.
+    fn set_time_floor(&self, floor: UnixSeconds);
 
     /// Ends when the journal has failed, with the reason.
     fn failed(&self) -> impl Future<Output = JournalError> + Send;
@@ -199,9 +199,9 @@ impl Journal for HostJournal {
         }
     }
 
-    fn raise_time_floor(&self, floor: UnixSeconds) {
+    fn set_time_floor(&self, floor: UnixSeconds) {
         if let HostJournal::Sound(journal) = self {
-            journal.raise_time_floor(floor);
+            journal.set_time_floor(floor);
         }
     }
 

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::identity::{Enrolment, HostKeys, StateDir, Transport};
+use crate::intake::judge::Own;
 use crate::intake::{Intake, Refused};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
@@ -21,6 +22,7 @@ use crate::limits::{REDIAL_QUICK, REDIAL_QUICK_TRIES, REDIAL_SLOW, RENEW_GAP, SE
 use crate::reconcile;
 use crate::trust::TrustStore;
 
+mod ops;
 pub mod session;
 pub mod transport;
 
@@ -58,6 +60,10 @@ pub struct Parts<J> {
     pub journal: J,
     /// The host's state.
     pub reconciler: reconcile::Handle,
+    /// What operators order once.
+    pub ops: crate::ops::Handle,
+    /// This host.
+    pub own: Own,
     /// The driver's name.
     pub driver: &'static str,
     /// Why nothing may be changed, if the agent's records are damaged.
@@ -81,16 +87,20 @@ impl<J: Journal> Link<J> {
         (Self { parts, state, renew_not_before: Instant::now(), next_rejected: false }, state_rx)
     }
 
-    /// Keeps a session open until `shutdown`.
-    pub async fn run(mut self, shutdown: CancellationToken) {
-        shutdown.run_until_cancelled(self.keep_connected()).await;
+    /// Keeps a session open until `shutdown`. Returns why, when the host's records are older than what the hub has seen of
+    /// them.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Option<String> {
+        shutdown.run_until_cancelled(self.keep_connected()).await
     }
 
-    async fn keep_connected(&mut self) {
+    async fn keep_connected(&mut self) -> String {
         let mut failures: u32 = 0;
         loop {
             let began = Instant::now();
-            let renewed = self.one_round().await;
+            let renewed = match self.one_round().await {
+                Ok(renewed) => renewed,
+                Err(behind) => return behind,
+            };
             let had_session = self.state.borrow().hub.is_some();
             self.state.send_modify(|s| {
                 if s.hub.take().is_some() {
@@ -106,21 +116,22 @@ impl<J: Journal> Link<J> {
     }
 
     /// Tries the addresses in their order until there was a session. Returns whether there is a renewed
-    /// certificate to use.
-    async fn one_round(&mut self) -> bool {
+    /// certificate to use; an error says that the host's records are behind.
+    async fn one_round(&mut self) -> Result<bool, String> {
         for address in self.parts.enrolment.hubs.clone() {
             match self.one_session(&address).await {
                 Ok(End::Renewed) => {
                     self.renew_not_before = Instant::now() + RENEW_GAP;
-                    return true;
+                    return Ok(true);
                 }
+                Err(LinkError::Behind(reason)) => return Err(reason),
                 Err(error) => self.note_error(&address, &error),
             }
             if self.state.borrow().hub.is_some() {
                 break;
             }
         }
-        false
+        Ok(false)
     }
 
     /// A renewed certificate is kept to until the hub rejects it for good. That no Welcome came tells nothing: the hub may

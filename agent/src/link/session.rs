@@ -22,10 +22,11 @@ use crate::clock::Clock;
 use crate::db::{DbError, blocking};
 use crate::identity::Transport;
 use crate::intake::Refused;
-use crate::journal::Journal;
+use crate::journal::{Head, Journal};
 use crate::limits::{
     HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_BYTES_MAX, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RENEW_RETRY, SEND_TIMEOUT,
 };
+use crate::ops;
 use crate::report::HostState;
 
 /// Why a session ended well.
@@ -50,10 +51,10 @@ pub(super) struct With<'a> {
 }
 
 pub(super) struct Session<'a, J> {
-    parts: &'a mut Parts<J>,
+    pub(super) parts: &'a mut Parts<J>,
     gateway: Gateway,
-    link: &'a watch::Sender<LinkState>,
-    outbound: mpsc::Sender<pb::AgentMessage>,
+    pub(super) link: &'a watch::Sender<LinkState>,
+    pub(super) outbound: mpsc::Sender<pb::AgentMessage>,
     inbound: Streaming<pb::HubMessage>,
     state: watch::Receiver<HostState>,
     interval: Duration,
@@ -63,6 +64,8 @@ pub(super) struct Session<'a, J> {
     last_beat: pb::Heartbeat,
     /// The digests of the report that was sent last in this session.
     reported: Option<(String, String)>,
+    /// The newest journal record whose operation the hub was told of in this session.
+    pub(super) ops_told: u64,
     /// The serial of this session's certificate.
     serial: u64,
     renew_at: Instant,
@@ -97,6 +100,7 @@ impl<'a, J: Journal> Session<'a, J> {
         if !(PROTOCOL_MIN..=PROTOCOL_VERSION).contains(&welcome.protocol_version) {
             return Err(LinkError::Version(welcome.protocol_version));
         }
+        check_witness(&welcome, &parts.journal.head(), parts.quarantine.is_some())?;
         let (shortest, longest) = HEARTBEAT_INTERVAL_RANGE;
         let mut state = parts.reconciler.state();
         state.mark_changed();
@@ -120,6 +124,7 @@ impl<'a, J: Journal> Session<'a, J> {
             next_beat: now,
             last_beat: pb::Heartbeat::default(),
             reported: None,
+            ops_told: 0,
             serial: certificate.serial,
             renew_at,
             renew_failures: 0,
@@ -131,6 +136,9 @@ impl<'a, J: Journal> Session<'a, J> {
     pub(super) async fn run(mut self) -> Result<End, LinkError> {
         let mut trust = self.parts.intake.trust();
         let mut target = self.parts.intake.target();
+        let mut ops = self.parts.ops.news();
+        // All that this hub may not know.
+        ops.mark_changed();
         loop {
             tokio::select! {
                 message = self.inbound.message() => match message? {
@@ -138,6 +146,10 @@ impl<'a, J: Journal> Session<'a, J> {
                     None => return Err(LinkError::Ended("the hub closed the session".to_owned())),
                 },
                 Ok(()) = self.state.changed() => self.beat_soon(),
+                Ok(()) = ops.changed() => {
+                    self.tell_ops().await?;
+                    self.beat_soon();
+                }
                 Ok(()) = trust.changed() => self.beat_soon(),
                 Ok(()) = target.changed() => self.beat_soon(),
                 () = tokio::time::sleep_until(self.next_beat) => self.beat().await?,
@@ -152,25 +164,38 @@ impl<'a, J: Journal> Session<'a, J> {
             Some(Down::Slice(envelope)) => self.parts.intake.slice(envelope.json).await,
             Some(Down::Binding(envelope)) => self.parts.intake.binding(envelope.json).await,
             Some(Down::Root(envelope)) => self.parts.intake.root(envelope.json).await,
-            Some(Down::Query(query)) => return self.answer(query.what()).await,
+            Some(Down::Query(query)) => return self.answer(query).await,
+            Some(Down::Op(envelope)) => return self.take_op(envelope.json).await,
+            Some(Down::OpAck(ack)) => {
+                self.take_ack(ack).await;
+                return Ok(());
+            }
             // A second Welcome, or something that a newer hub says: no reason to act.
-            Some(Down::Welcome(_) | Down::Op(_) | Down::OpAck(_)) | None => Ok(()),
+            Some(Down::Welcome(_)) | None => Ok(()),
         };
         if let Err(mut refused) = result {
             if let (Some(quarantine), Code::WrongEpoch) = (&self.parts.quarantine, refused.fault.code) {
                 // The life that it names ended with the quarantine: that is what an operator has to know.
                 refused.fault = quarantine.clone();
             }
-            self.link.send_modify(|s| s.last_refusal = Some(refused.clone()));
-            self.send(Up::Refusal(refusal(refused))).await?;
+            self.refuse(refused).await?;
         }
         self.beat_soon();
         Ok(())
     }
 
-    async fn answer(&mut self, what: pb::query::What) -> Result<(), LinkError> {
-        match what {
-            pb::query::What::Unspecified | pb::query::What::Journal => Ok(()),
+    pub(super) async fn refuse(&self, refused: Refused) -> Result<(), LinkError> {
+        self.link.send_modify(|s| s.last_refusal = Some(refused.clone()));
+        self.send(Up::Refusal(refusal(refused))).await
+    }
+
+    async fn answer(&mut self, query: pb::Query) -> Result<(), LinkError> {
+        match query.what() {
+            pb::query::What::Unspecified => Ok(()),
+            pb::query::What::Journal => {
+                self.send_journal(query.request_id, query.from_seq);
+                Ok(())
+            }
             pb::query::What::Report => {
                 self.reported = None;
                 self.parts.reconciler.look();
@@ -254,6 +279,7 @@ impl<'a, J: Journal> Session<'a, J> {
         let trust = self.parts.intake.trust().borrow().clone();
         let enforcing = self.parts.intake.target().borrow().desired.is_some();
         let head = self.parts.journal.head();
+        let (open_ops, indeterminate_ops) = self.parts.journal.read(ops::receipt::counts);
         let error = self.parts.quarantine.as_ref().or(standing.last_error.as_ref());
         pb::Heartbeat {
             sequence: 0,
@@ -267,8 +293,8 @@ impl<'a, J: Journal> Session<'a, J> {
             converging: state.apply.converging,
             journal_seq: head.seq,
             journal_head: head.short(),
-            open_ops: 0,
-            indeterminate_ops: 0,
+            open_ops,
+            indeterminate_ops,
             last_error_code: error.map(|f| f.code.as_str().to_owned()).unwrap_or_default(),
             observe_error: state.observe_error(),
             ready: trust.is_ready(),
@@ -277,7 +303,7 @@ impl<'a, J: Journal> Session<'a, J> {
         }
     }
 
-    async fn send(&self, kind: Up) -> Result<(), LinkError> {
+    pub(super) async fn send(&self, kind: Up) -> Result<(), LinkError> {
         let message = pb::AgentMessage { kind: Some(kind) };
         match self.outbound.send_timeout(message, SEND_TIMEOUT).await {
             Ok(()) => Ok(()),
@@ -330,6 +356,21 @@ fn renew_wait(certificate: &Transport) -> Result<Duration, LinkError> {
     let life = until.saturating_sub(from);
     let jitter = getrandom::u64().unwrap_or(0) % (life / 10).max(1);
     Ok(Duration::from_secs((from + life / 2 + jitter).saturating_sub(Clock.wall().0)))
+}
+
+/// Refuses to go on with records that are older than what the hub has seen of them: they were restored from a snapshot, or
+/// another copy of them has been in use. A hub that lies can only stop the host, which it can do anyway.
+fn check_witness(welcome: &pb::Welcome, head: &Head, is_quarantined: bool) -> Result<(), LinkError> {
+    let seen = welcome.witnessed_journal_seq;
+    let is_other = seen == head.seq && seen > 0 && welcome.witnessed_journal_head != head.short();
+    if is_quarantined || (seen <= head.seq && !is_other) {
+        return Ok(());
+    }
+    let what = if is_other { "another record of that number".to_owned() } else { format!("record {seen}") };
+    Err(LinkError::Behind(format!(
+        "the hub has seen {what} of this host's journal, whose newest is {}: the state folder was restored from a snapshot, or copied",
+        head.seq
+    )))
 }
 
 fn refusal(refused: Refused) -> pb::Refusal {

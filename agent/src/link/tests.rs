@@ -34,6 +34,7 @@ use crate::db::Db;
 use crate::identity::Transport;
 use crate::journal::memory::MemoryJournal;
 use crate::lane::Lanes;
+use crate::ops::{self, Ops};
 use crate::reconcile::Reconciler;
 use crate::testing::{FakeDriver, Operator, enrolment, services, until};
 
@@ -277,13 +278,22 @@ impl Agent {
         let db = Db::open(dir.path()).unwrap();
         let intake = operator.ready_intake(&db).await;
         let (ledger, journal, driver) = (Ledger::new(db.clone()), MemoryJournal::default(), FakeDriver::default());
+        let lanes = Lanes::new(8);
         let (reconciler, handle) = Reconciler::new(reconcile::Parts {
             driver: Arc::new(driver.clone()),
             journal: journal.clone(),
             ledger: ledger.clone(),
-            lanes: Lanes::new(8),
+            lanes: lanes.clone(),
             target: intake.target(),
         });
+        let (ops, ops_handle) = Ops::new(ops::Parts {
+            driver: Arc::new(driver.clone()),
+            journal: journal.clone(),
+            lanes,
+            gate: intake.gate(),
+            reconciler: handle.clone(),
+        });
+        let own = Own { host_id: operator.keys.host_id(), epoch: operator.keys.epoch.clone(), sealing_key: operator.keys.sealing_key() };
         let hubs = hubs.iter().map(|h| (*h).to_owned()).collect();
         let enrolment = Enrolment { hubs, ca_spki: authority.spki(), ..enrolment(&operator) };
         let keys = Arc::new(state_dir.keys().unwrap().unwrap());
@@ -296,11 +306,14 @@ impl Agent {
             trust_store: TrustStore::new(db),
             journal,
             reconciler: handle.clone(),
+            ops: ops_handle,
+            own,
             driver: "fake",
             quarantine: None,
         });
         let stop = CancellationToken::new();
         tokio::spawn(link.run(stop.clone()));
+        tokio::spawn(ops.run(stop.clone()));
         tokio::spawn(reconciler.run(stop.clone()));
         Self { dir, operator, driver, ledger, link: link_state, reconciler: handle, stop }
     }

@@ -40,6 +40,9 @@ pub enum LinkError {
     /// The hub speaks another protocol.
     #[error("the hub speaks protocol version {0}, this agent {PROTOCOL_MIN} to {PROTOCOL_VERSION}; update the older side")]
     Version(u32),
+    /// The host's records are older than what the hub has seen of them.
+    #[error("{0}")]
+    Behind(String),
 }
 
 /// TLS alerts by which a hub says that the client's certificate is not good enough, as rustls words them.
@@ -65,9 +68,11 @@ impl LinkError {
             | LinkError::Unauthenticated(_)
             | LinkError::Transport(TransportError::Identity(_)) => true,
             LinkError::Transport(TransportError::Unreachable { reason, .. }) | LinkError::Ended(reason) => is_alert(reason),
-            LinkError::Identity(_) | LinkError::Transport(TransportError::Address(_)) | LinkError::Refused(_) | LinkError::Version(_) => {
-                false
-            }
+            LinkError::Identity(_)
+            | LinkError::Transport(TransportError::Address(_))
+            | LinkError::Refused(_)
+            | LinkError::Version(_)
+            | LinkError::Behind(_) => false,
         }
     }
 }

@@ -7,10 +7,11 @@
 //! - [`work`]: which steps may run now.
 //! - [`retry`]: when a resource is tried again.
 //! - `record`: what goes into journal and ledger.
+//! - `turns`: its place among the operations.
+//! - `look`: one observation at a time.
 //! - `publish`: what everyone else is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,20 +31,22 @@ use crate::clock::Clock;
 use crate::driver::{Driver, DriverError, DriverErrorKind};
 use crate::intake::{Desired, Target};
 use crate::journal::{Entry, Journal, JournalError};
-use crate::lane::{self, Lanes};
+use crate::lane::{self, Lanes, Turn};
 use crate::ledger::Ledger;
-use crate::limits::{
-    DRAIN_TIMEOUT, ENGINE_RETRY, EVENT_DEBOUNCE, OBSERVE_TIMEOUT, RESYNC_INTERVAL, STEP_TIMEOUT, STEPS_MAX, WAITING_LOOK, WORKING_LOOK,
-};
+use crate::limits::{DRAIN_TIMEOUT, ENGINE_RETRY, RESYNC_INTERVAL, STEP_TIMEOUT, STEPS_MAX, WAITING_LOOK, WORKING_LOOK};
 use crate::report::HostState;
 
+mod look;
 mod publish;
 mod record;
 pub mod retry;
+mod turns;
 pub mod work;
 
+use look::{Look, finished, is_believed, listen};
 use record::Bookkeeping;
 use retry::Retries;
+use turns::Turns;
 use work::Work;
 
 /// What a reconciler is made of.
@@ -85,19 +88,21 @@ struct Done {
     step: Step,
     op_id: Uuid,
     result: Result<(), DriverError>,
+    /// Kept until the end is durable: the journal's order in a lane is the lane's.
+    turn: Turn,
 }
 
 /// See the module.
 pub struct Reconciler<D, J> {
     driver: Arc<D>,
     journal: J,
-    lanes: Lanes,
     target: watch::Receiver<Target>,
     look: Arc<Notify>,
     events: Arc<Notify>,
     state: watch::Sender<HostState>,
     books: Bookkeeping,
     done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
+    turns: Turns,
     work: Work,
     retries: Retries,
     /// The slice that is worked on; kept until the next one is taken up.
@@ -124,9 +129,6 @@ pub struct Reconciler<D, J> {
     unpublished: Option<(Observed, UnixSeconds)>,
 }
 
-/// An observation under way.
-type Look = Pin<Box<dyn Future<Output = Result<Observed, DriverError>> + Send>>;
-
 impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// A reconciler that has not looked at its host yet.
     #[must_use]
@@ -138,7 +140,6 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let reconciler = Self {
             driver,
             journal,
-            lanes,
             target,
             look,
             events: Arc::new(Notify::new()),
@@ -146,6 +147,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             books: Bookkeeping::new(ledger),
             // Bounded by the steps in flight, which the lanes bound.
             done: mpsc::unbounded_channel(),
+            turns: Turns::new(lanes),
             work: Work::default(),
             retries: Retries::default(),
             desired: None,
@@ -197,6 +199,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                     self.take_target();
                     wanted = true;
                 }
+                () = self.turns.came() => wanted = true,
                 () = self.look.notified() => wanted = true,
                 () = self.events.notified(), if !running => self.event_waits = true,
                 () = tokio::time::sleep_until(self.next_look), if look.is_none() => wanted = true,
@@ -229,15 +232,10 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     fn begin_look(&mut self) -> Look {
         (self.wants_look, self.event_waits) = (false, false);
         self.touched = self.work.in_flight().clone();
+        self.turns.look_begins();
         // What was announced before the look is seen by it.
         let _ = self.events.notified().now_or_never();
-        let driver = self.driver.clone();
-        Box::pin(async move {
-            tokio::time::timeout(OBSERVE_TIMEOUT, driver.observe()).await.unwrap_or_else(|_| {
-                let message = format!("the engine did not answer within {} s", OBSERVE_TIMEOUT.as_secs());
-                Err(DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message })
-            })
-        })
+        look::look(self.driver.clone())
     }
 
     async fn take_look(&mut self, seen: Result<Observed, DriverError>) -> Result<(), JournalError> {
@@ -255,15 +253,17 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             tracing::info!(driver = self.driver.name(), "the engine answers again");
             self.books.expect_success();
         }
+        self.touched.extend(self.turns.worked());
         let plan = self.desired.as_ref().map(|d| {
             let mut plan = plan(&d.identity, &d.spec, &observed);
-            plan.steps.retain(|step| is_believed(step, &observed, &self.touched));
+            plan.steps.retain(|step| is_believed(step, &observed, &self.touched) && !self.is_held(d, &step.resource));
             plan
         });
         self.unpublished = Some((observed, Clock.wall()));
         if let (Some(desired), Some(plan)) = (self.desired.clone(), plan) {
             self.take_plan(&desired, plan).await?;
         }
+        self.turns.give_back();
         self.publish().await;
         self.plan_next_look();
         Ok(())
@@ -294,12 +294,18 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.dispatch(Vec::new()).await
     }
 
+    /// Whether an operation left `resource` as it is, to stay so. Nothing stays so when all of a topology goes.
+    fn is_held(&self, desired: &Desired, resource: &ResourceId) -> bool {
+        let generation = desired.admission.generation;
+        !desired.admission.is_empty && self.journal.read(|book| book.hold(resource.as_str(), generation).is_some())
+    }
+
     /// Starts every step that may run: one durable append of what has ended and what begins, then the lanes.
     async fn dispatch(&mut self, ended: Vec<Entry>) -> Result<(), JournalError> {
         self.unrecorded.extend(ended);
         let mut entries = self.unrecorded.clone();
-        let ready: Vec<(Step, Uuid)> = self.work.take_ready(STEPS_MAX).into_iter().map(|step| (step, Uuid::now_v7())).collect();
-        entries.extend(ready.iter().map(|(step, op_id)| record::started(step, *op_id)));
+        let ready = self.take_turns();
+        entries.extend(ready.iter().map(|(step, op_id, _)| record::started(step, *op_id)));
         if entries.is_empty() {
             return Ok(());
         }
@@ -309,7 +315,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             Err(error) => {
                 // Not recorded, so not begun; what has ended is recorded with the next append.
                 let fault = Fault::new(Code::Internal, error.to_string());
-                for (step, _) in ready {
+                for (step, ..) in ready {
                     self.retries.failed(&step.resource, &fault, false, Instant::now(), random());
                     self.work.finish(&step.resource, Err(fault.clone()));
                 }
@@ -321,13 +327,26 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             self.next_look = Instant::now() + WORKING_LOOK;
             self.publish().await;
         }
-        for (step, op_id) in ready {
-            self.submit(step, op_id);
+        for (step, op_id, turn) in ready {
+            self.submit(step, op_id, turn);
         }
         Ok(())
     }
 
-    fn submit(&mut self, step: Step, op_id: Uuid) {
+    /// Every step that may run now, with its turn. A step whose lane is taken keeps a place there, and is planned anew
+    /// when the turn comes.
+    fn take_turns(&mut self) -> Vec<(Step, Uuid, Turn)> {
+        let mut ready = Vec::new();
+        for step in self.work.take_ready(STEPS_MAX) {
+            match self.turns.take(&step.resource) {
+                Some(turn) => ready.push((step, Uuid::now_v7(), turn)),
+                None => self.work.finish(&step.resource, Err(Fault::new(Code::Waiting, "operations on it come first"))),
+            }
+        }
+        ready
+    }
+
+    fn submit(&mut self, step: Step, op_id: Uuid, turn: Turn) {
         self.touched.insert(step.resource.clone());
         tracing::info!(op = %op_id, resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
         let (driver, copy) = (self.driver.clone(), step.clone());
@@ -335,20 +354,12 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             let applied = lane::within(STEP_TIMEOUT, driver.apply(&copy)).await;
             applied.unwrap_or_else(|| Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))))
         };
-        let submitted = self.lanes.submit(&step.resource, job);
         let done = self.done.0.clone();
-        match submitted {
-            Ok(outcome) => {
-                tokio::spawn(async move {
-                    let result = outcome.await.unwrap_or_else(|_| Err(retryable("the step panicked".to_owned())));
-                    // The reconciler is gone only when the agent stops.
-                    let _ = done.send(Done { step, op_id, result });
-                });
-            }
-            Err(busy) => {
-                let _ = done.send(Done { step, op_id, result: Err(retryable(busy.to_string())) });
-            }
-        }
+        tokio::spawn(async move {
+            let result = turn.work(job).await.unwrap_or_else(|_| Err(retryable("the step panicked".to_owned())));
+            // The reconciler is gone only when the agent stops.
+            let _ = done.send(Done { step, op_id, result, turn });
+        });
     }
 
     /// Takes the ends of steps: this one and all that have come in the meantime.
@@ -359,7 +370,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         let now = Instant::now();
         let mut entries = Vec::with_capacity(ended.len());
-        for Done { step, op_id, result } in ended {
+        let mut turns = Vec::with_capacity(ended.len());
+        for Done { step, op_id, result, turn } in ended {
+            turns.push(turn);
             entries.push(record::ended(&step, op_id, result.as_ref().err()));
             match result {
                 Ok(()) => {
@@ -370,6 +383,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             }
         }
         self.dispatch(entries).await?;
+        drop(turns);
         if !self.work.failed().is_empty() {
             self.publish().await;
         }
@@ -405,6 +419,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             tracing::warn!(driver = self.driver.name(), error = %fault.message, "the engine cannot be observed");
         }
         self.work.stop();
+        self.turns.give_back();
         self.settled_push = None;
         let mut observed = (*self.state.borrow().observed).clone();
         if error.kind == DriverErrorKind::Unreachable {
@@ -447,31 +462,6 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         Ok(())
     }
-}
-
-async fn finished(look: &mut Option<Look>) -> Result<Observed, DriverError> {
-    match look {
-        Some(look) => look.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Turns engine events into looks. The first of a burst counts at once; the rest of it is one look more.
-async fn listen<D: Driver>(driver: Arc<D>, events: Arc<Notify>) {
-    loop {
-        driver.next_event().await;
-        events.notify_one();
-        tokio::time::sleep(EVENT_DEBOUNCE).await;
-    }
-}
-
-/// Whether what `step` was planned on was seen at rest. Of a resource that was worked on meanwhile nothing counts, whatever
-/// name its containers bear: the successor that a running step makes is no leftover.
-fn is_believed(step: &Step, observed: &Observed, touched: &BTreeSet<ResourceId>) -> bool {
-    let id = step.action.container_id();
-    let live = id.and_then(|id| observed.containers.values().find(|c| c.id == id));
-    let owner = live.and_then(|c| c.owner.as_ref()).map(|o| &o.resource);
-    !touched.contains(&step.resource) && owner.is_none_or(|resource| !touched.contains(resource))
 }
 
 fn retryable(message: String) -> DriverError {

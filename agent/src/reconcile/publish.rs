@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::id::ResourceId;
-use moorline_common::statement::{ApplyReport, Drifted, Trouble};
+use moorline_common::id::{OpId, ResourceId};
+use moorline_common::statement::{ApplyReport, Drifted, HELD_MAX, Held, Trouble};
 
 use super::Reconciler;
 use crate::driver::Driver;
+use crate::intake::Desired;
 use crate::journal::Journal;
 use crate::limits::{DRIFT_MAX, TROUBLES_MAX};
 use crate::report::HostState;
@@ -22,6 +23,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             report.troubles = self.troubles();
             let drifted = self.drift.iter().map(|d| Drifted { resource: d.resource.clone(), field: cut(&d.field) });
             report.drift = drifted.take(DRIFT_MAX).collect();
+            report.held = self.held(&desired);
             let waits = self.blocked.iter().any(|b| b.code.is_none());
             report.converging =
                 !self.work.is_idle() || waits || (self.settled_push.is_none() && self.engine_failures == 0 && report.troubles.is_empty());
@@ -44,6 +46,18 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             state.settled_push = settled_push;
             facts(state) != before
         });
+    }
+
+    /// What operations left unlike the slice, to stay so.
+    fn held(&self, desired: &Desired) -> Vec<Held> {
+        let generation = desired.admission.generation;
+        self.journal.read(|book| {
+            let held = book.holds(generation).filter_map(|(resource, hold)| {
+                let (resource, op_id) = (ResourceId::parse(resource).ok()?, OpId::parse(hold.op_id.as_str()).ok()?);
+                Some(Held { resource, op_id })
+            });
+            held.take(HELD_MAX).collect()
+        })
     }
 
     fn troubles(&self) -> Vec<Trouble> {

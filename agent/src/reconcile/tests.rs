@@ -157,8 +157,8 @@ impl Journal for FullOnce {
         self.journal.read(look)
     }
 
-    fn raise_time_floor(&self, floor: UnixSeconds) {
-        self.journal.raise_time_floor(floor);
+    fn set_time_floor(&self, floor: UnixSeconds) {
+        self.journal.set_time_floor(floor);
     }
 
     fn failed(&self) -> impl Future<Output = JournalError> + Send {

@@ -307,6 +307,11 @@ impl Book {
         self.holds.get(resource).filter(|hold| generation <= hold.generation)
     }
 
+    /// All that keeps a reconcile pass towards `generation` off a resource, by resource.
+    pub fn holds(&self, generation: Generation) -> impl Iterator<Item = (&str, &Hold)> {
+        self.holds.iter().filter(move |(_, hold)| generation <= hold.generation).map(|(resource, hold)| (resource.as_str(), hold))
+    }
+
     /// How many idempotency keys and nonces are kept.
     #[must_use]
     pub fn remembered(&self) -> usize {

@@ -138,11 +138,13 @@ async fn a_stop_may_take_as_long_as_the_container_was_granted() {
     let (driver, _folder) = granting(hours.as_secs());
     let (lanes, patient) = (Lanes::new(1), remove.clone());
     let job = async move { within(STEP_TIMEOUT, driver.apply(&patient)).await };
-    let slow = lanes.submit(&remove.resource, job).unwrap();
-    let other = lanes.submit(&moorline_common::plan::lower::container_resource("edge-b-1"), async { tokio::time::Instant::now() });
+    let turn = lanes.place(&remove.resource).unwrap().await.unwrap();
+    let slow = tokio::spawn(async move { turn.work(job).await });
     let begun = tokio::time::Instant::now();
-    assert!(other.unwrap().await.unwrap() - begun < hours, "nobody else waits for it");
-    assert!(matches!(slow.await.unwrap(), Some(Ok(()))));
+    let other = lanes.place(&moorline_common::plan::lower::container_resource("edge-b-1")).unwrap().await.unwrap();
+    let at = other.work(async { tokio::time::Instant::now() }).await.unwrap();
+    assert!(at - begun < hours, "nobody else waits for it");
+    assert!(matches!(slow.await.unwrap(), Ok(Some(Ok(())))));
     let (driver, _folder) = granting(10);
     let error = driver.apply(&remove).await.unwrap_err();
     assert!(error.kind == DriverErrorKind::Retryable && error.message.contains("stopping"), "{error}");
@@ -225,10 +227,12 @@ async fn a_stop_that_was_ordered_with_an_hour_has_an_hour_and_holds_up_nobody() 
         assert!(matches!(driver.adopt(&ordered, &evidence, None, age).await.unwrap(), Found::NotYet(_)));
         let (lanes, begun) = (Lanes::new(1), tokio::time::Instant::now());
         let (resource, engine) = (ordered.resource.clone(), driver.clone());
-        let slow = lanes.submit(&resource, async move { engine.start(&ordered, &evidence).await }).unwrap();
-        let other = lanes.submit(&moorline_common::plan::lower::container_resource("edge-b-1"), async { tokio::time::Instant::now() });
-        assert!(other.unwrap().await.unwrap() - begun < hour, "nobody else waits for it");
-        assert!(matches!(slow.await.unwrap(), Ok(Begun::Done(_))));
+        let turn = lanes.place(&resource).unwrap().await.unwrap();
+        let slow = tokio::spawn(async move { turn.work(async move { engine.start(&ordered, &evidence).await }).await });
+        let other = lanes.place(&moorline_common::plan::lower::container_resource("edge-b-1")).unwrap().await.unwrap();
+        let at = other.work(async { tokio::time::Instant::now() }).await.unwrap();
+        assert!(at - begun < hour, "nobody else waits for it");
+        assert!(matches!(slow.await.unwrap(), Ok(Ok(Begun::Done(_)))));
     }
 }
 

@@ -119,7 +119,7 @@ async fn nonces_are_forgotten_by_the_floor_alone_and_keys_never() {
     journal.append([State::Accepted, State::Queued, State::Started, State::Succeeded].map(|s| op(1, s)).to_vec()).await.unwrap();
     fill(&journal, dir.path(), 1).await;
     assert!(journal.read(|book| book.knows_nonce("nonce-1")), "the wall clock is no floor");
-    journal.raise_time_floor(UnixSeconds(1001));
+    journal.set_time_floor(UnixSeconds(1001));
     fill(&journal, dir.path(), 2).await;
     assert!(journal.read(|book| !book.knows_nonce("nonce-1") && book.key("key-1").is_some()));
 }

@@ -1,0 +1,138 @@
+//! Operations on the link: orders in, their standing and receipts out, until the hub has acknowledged each; and the
+//! journal, when an operator asks for it.
+
+use moorline_common::id::OpId;
+use moorline_common::sign::Signed;
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::agent_message::Kind as Up;
+use tokio::sync::mpsc;
+
+use super::session::Session;
+use super::transport::LinkError;
+use crate::intake::Refused;
+use crate::journal::fs::{Fs as _, RealFs};
+use crate::journal::{Journal, segment};
+use crate::limits::{JOURNAL_PART_MAX, JOURNAL_READ_MAX, SEND_TIMEOUT};
+use crate::ops::{Answer, Standing};
+use crate::records::JOURNAL;
+
+impl<J: Journal> Session<'_, J> {
+    pub(super) async fn take_op(&mut self, json: Vec<u8>) -> Result<(), LinkError> {
+        let payload_sha256 = moorline_common::sign::Envelope::from_json(&json).map(|e| e.payload_sha256()).unwrap_or_default();
+        match self.parts.ops.take(json).await {
+            // Its first records are told by the news of them; one that was known is told again.
+            Some(Answer::Known(op_id)) => {
+                for standing in self.parts.ops.standing(&self.parts.journal, &self.parts.own, &op_id) {
+                    self.send_standing(standing).await?;
+                }
+                Ok(())
+            }
+            Some(Answer::Settled(receipt)) => {
+                if let Some(fault) = receipt.fault.clone().filter(|_| receipt.journal_seq == 0) {
+                    let refused = Refused { fault, payload_sha256: receipt.payload_sha256.clone(), kind: "op" };
+                    self.link.send_modify(|s| s.last_refusal = Some(refused));
+                }
+                self.send_standing(Standing::Over(receipt)).await
+            }
+            Some(Answer::Unreadable(fault)) => self.refuse(Refused { fault, payload_sha256, kind: "op" }).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn take_ack(&mut self, ack: pb::OpAck) {
+        // What a hub says about an operation that there is not matters to nobody.
+        if let Ok(op_id) = OpId::parse(ack.op_id) {
+            self.parts.ops.acknowledge(op_id, ack.outcome).await;
+        }
+    }
+
+    /// Tells of every operation that moved since the last time.
+    pub(super) async fn tell_ops(&mut self) -> Result<(), LinkError> {
+        let standings = self.parts.ops.standings(&self.parts.journal, &self.parts.own, self.ops_told);
+        self.ops_told = standings.seq;
+        for standing in standings.list {
+            self.send_standing(standing).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_standing(&self, standing: Standing) -> Result<(), LinkError> {
+        match standing {
+            Standing::UnderWay { op_id, state, at, same_as } => {
+                let event = pb::OpEvent {
+                    op_id: op_id.into(),
+                    state: state.as_str().to_owned(),
+                    at_unix_ms: at,
+                    message: String::new(),
+                    same_as: same_as.map(String::from).unwrap_or_default(),
+                };
+                self.send(Up::OpEvent(event)).await
+            }
+            Standing::Over(receipt) => match Signed::seal(&*receipt, &[&self.parts.keys.host_key]) {
+                Ok(signed) => {
+                    crate::crash::point("link.receipt.before");
+                    self.send(Up::Receipt(signed.envelope().into())).await?;
+                    crate::crash::point("link.receipt.after");
+                    Ok(())
+                }
+                Err(fault) => {
+                    tracing::error!(op = %receipt.op_id, %fault, "a receipt cannot be signed");
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// Sends the journal from the segment on that holds `from_seq`, beside everything else.
+    pub(super) fn send_journal(&self, request_id: u64, from_seq: u64) {
+        let (dir, outbound) = (self.parts.state_dir.0.join(JOURNAL), self.outbound.clone());
+        // As many as the hub has asked for at once: it asks for one at a time.
+        tokio::spawn(async move {
+            let (parts, mut read) = mpsc::channel(1);
+            let reader = tokio::task::spawn_blocking(move || read_journal(&dir, from_seq, &parts));
+            while let Some(lines) = read.recv().await {
+                let part = pb::JournalPart { request_id, lines, last: false, fault: None };
+                if !send(&outbound, part).await {
+                    return;
+                }
+            }
+            let fault = match reader.await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(error) => Some(error.to_string()),
+            };
+            let fault = fault.map(|text| pb::Fault { code: moorline_common::fault::Code::Internal.as_str().to_owned(), message: text });
+            send(&outbound, pb::JournalPart { request_id, lines: Vec::new(), last: true, fault }).await;
+        });
+    }
+}
+
+async fn send(outbound: &mpsc::Sender<pb::AgentMessage>, part: pb::JournalPart) -> bool {
+    let message = pb::AgentMessage { kind: Some(Up::JournalPart(part)) };
+    outbound.send_timeout(message, SEND_TIMEOUT).await.is_ok()
+}
+
+/// Whole lines of the segments that hold `from_seq` and what follows. Blocks.
+fn read_journal(dir: &std::path::Path, from_seq: u64, parts: &mpsc::Sender<Vec<u8>>) -> std::io::Result<()> {
+    let all = segment::list(&RealFs, dir)?;
+    let begin = all.iter().rev().find(|first| **first <= from_seq).or(all.first()).copied();
+    for first in all.into_iter().filter(|first| Some(*first) >= begin) {
+        // One that was removed for its age meanwhile is told by the record that is missing.
+        let Some(bytes) = RealFs.read(&dir.join(segment::file_name(first)), JOURNAL_READ_MAX)? else { continue };
+        let mut part = Vec::new();
+        for line in bytes.split_inclusive(|b| *b == b'\n') {
+            // The last line may be only half written, and the space behind it is taken in advance.
+            if !line.ends_with(b"\n") {
+                break;
+            }
+            if part.len() + line.len() > JOURNAL_PART_MAX && parts.blocking_send(std::mem::take(&mut part)).is_err() {
+                return Ok(());
+            }
+            part.extend_from_slice(line);
+        }
+        if !part.is_empty() && parts.blocking_send(part).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}

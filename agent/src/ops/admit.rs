@@ -1,0 +1,291 @@
+//! An order comes in: what it is about is known, or it is refused, or accepted and put in its lane.
+
+use std::sync::Arc;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::OpId;
+use moorline_common::op::{Act, BookError, Ended, Grant, KeyUse, OpEntry, OpStatement, Origin, Outcome, Receipt, State};
+use moorline_common::sign::{Envelope, Signed};
+use serde_json::json;
+
+use super::receipt;
+use super::{Alias, Answer, Op, Shared};
+use crate::driver::Driver;
+use crate::intake::gate::read_envelope;
+use crate::journal::{Entry, Journal, JournalError};
+use crate::lane::Place;
+use crate::limits::{ALIASES_MAX, OPS_KEPT_MAX};
+
+/// How an order stands to those that were accepted before.
+enum Before {
+    /// It is one of them.
+    Same,
+    /// One with the same key and intent is under way.
+    Under(OpId),
+    /// One with the same key and intent has ended.
+    Over(OpId, Ended),
+    /// It is new.
+    Not,
+}
+
+impl<D: Driver, J: Journal> Shared<D, J> {
+    /// Takes an order in.
+    pub(super) async fn take(self: &Arc<Self>, json: &[u8]) -> Answer {
+        let envelope = match read_envelope(json) {
+            Ok(envelope) => envelope,
+            Err(fault) => return Answer::Unreadable(fault),
+        };
+        if let Some(op_id) = self.redelivered(&envelope) {
+            return Answer::Known(op_id);
+        }
+        // To know what to answer about; nothing in it is believed.
+        let claimed = match Signed::<OpStatement>::new(envelope.clone()).and_then(|signed| signed.peek()) {
+            Ok(claimed) => claimed,
+            Err(fault) => return Answer::Unreadable(fault),
+        };
+        match self.admit(envelope.clone()).await {
+            Ok(answer) => answer,
+            Err(fault) => {
+                tracing::warn!(op = %claimed.op_id, code = %fault.code, error = %fault.message, "refused an order");
+                let payload_sha256 = envelope.payload_sha256();
+                Answer::Settled(Box::new(self.receipt_of(&claimed, payload_sha256, Outcome::Refused, Some(fault))))
+            }
+        }
+    }
+
+    /// The id of the very same order, if it was accepted and is still of interest.
+    fn redelivered(&self, envelope: &Envelope) -> Option<OpId> {
+        let op_id = Signed::<OpStatement>::new(envelope.clone()).and_then(|signed| signed.peek()).ok()?.op_id;
+        let accepted = self.parts.journal.read(|book| {
+            let grant = book.ops().get(op_id.as_str()).and_then(|e| e.first.grant.as_ref());
+            grant.map(|g| g.envelope.clone())
+        })?;
+        let accepted = Envelope::from_json(accepted.as_bytes()).ok()?;
+        (accepted.payload == envelope.payload).then_some(op_id)
+    }
+
+    async fn admit(self: &Arc<Self>, envelope: Envelope) -> Result<Answer, Fault> {
+        let order = self.parts.gate.admit(envelope.clone()).await?;
+        if let Ok((clocks, _)) = self.parts.gate.clocks().await {
+            self.parts.journal.set_time_floor(clocks.floor);
+        }
+        let op = Op::new(order, envelope)?;
+        let statement = &op.order.statement;
+        match self.before(&op)? {
+            Before::Same => return Ok(Answer::Known(op.id().clone())),
+            Before::Under(other) => return self.follow(&op, other),
+            Before::Over(other, ended) => return Ok(Answer::Settled(Box::new(self.receipt_again(&op, other, ended)))),
+            Before::Not => {}
+        }
+        self.check_generation(statement)?;
+        self.parts.gate.allows(&op.order)?;
+        if let Act::Cancel { op_id } = op.order.act.clone() {
+            self.cancel(op, &op_id).await
+        } else if let Act::Resolve { op_id, outcome } = op.order.act.clone() {
+            self.resolve(op, &op_id, outcome).await
+        } else {
+            self.accept(op).await
+        }
+    }
+
+    fn before(&self, op: &Op) -> Result<Before, Fault> {
+        let statement = &op.order.statement;
+        self.parts.journal.read(|book| {
+            match book.key(statement.idempotency_key.as_str()) {
+                Some(KeyUse { intent, op_id, .. }) if *intent != op.order.intent => {
+                    let what =
+                        format!("the idempotency key `{}` belongs to operation {op_id}, which is another order", statement.idempotency_key);
+                    return Err(Fault::new(Code::Conflict, what));
+                }
+                Some(KeyUse { op_id, .. }) if *op_id == statement.op_id.as_str() && book.ops().contains_key(op_id) => {
+                    return Ok(Before::Same);
+                }
+                Some(KeyUse { op_id, ended, .. }) => {
+                    let other = OpId::parse(op_id.as_str()).map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+                    return Ok(match ended {
+                        Some(ended) => Before::Over(other, ended.clone()),
+                        None => Before::Under(other),
+                    });
+                }
+                None => {}
+            }
+            if book.knows_nonce(statement.nonce.as_str()) {
+                return Err(Fault::new(Code::NonceUsed, "an order with this nonce was accepted before; sign it again"));
+            }
+            if book.ops().contains_key(statement.op_id.as_str()) {
+                return Err(Fault::new(Code::Conflict, format!("operation {} was accepted with other content before", statement.op_id)));
+            }
+            let kept = book.ops().values().filter(|e| e.first.origin() == Origin::Operator).count();
+            if kept >= OPS_KEPT_MAX {
+                return Err(Fault::new(
+                    Code::Busy,
+                    format!("{kept} operations wait, run, or have ended unheard by the hub; try again later"),
+                ));
+            }
+            Ok(Before::Not)
+        })
+    }
+
+    /// The order gets the answer of another one that is under way.
+    fn follow(&self, op: &Op, other: OpId) -> Result<Answer, Fault> {
+        let alias = Alias { op_id: op.id().clone(), payload_sha256: op.envelope.payload_sha256() };
+        let mut aliases = self.aliases.lock();
+        if aliases.values().map(Vec::len).sum::<usize>() >= ALIASES_MAX {
+            return Err(Fault::new(Code::Busy, "too many repeated orders wait for their first one; try again later"));
+        }
+        let followers = aliases.entry(other.clone()).or_default();
+        if !followers.contains(&alias) {
+            followers.push(alias);
+        }
+        Ok(Answer::Known(other))
+    }
+
+    fn receipt_again(&self, op: &Op, other: OpId, ended: Ended) -> Receipt {
+        let outcome = receipt::outcome(ended.state).unwrap_or(Outcome::Failed);
+        let receipt = self.receipt_of(&op.order.statement, op.envelope.payload_sha256(), outcome, ended.fault);
+        let same_as = Some(other).filter(|other| other != op.id());
+        Receipt { same_as, at: ended.at, result: ended.result, ..receipt }
+    }
+
+    /// A receipt of this host about an order that has no records.
+    fn receipt_of(&self, statement: &OpStatement, payload_sha256: String, outcome: Outcome, fault: Option<Fault>) -> Receipt {
+        let own = self.parts.gate.own();
+        Receipt {
+            cluster: statement.cluster.clone(),
+            host_id: own.host_id.clone(),
+            host_epoch: own.epoch.clone(),
+            op_id: statement.op_id.clone(),
+            payload_sha256,
+            same_as: None,
+            resource: statement.resource.clone(),
+            kind: statement.kind.clone(),
+            outcome,
+            at: crate::clock::Clock.wall_ms(),
+            fault,
+            result: serde_json::Value::Null,
+            journal_seq: 0,
+        }
+    }
+
+    /// Whether the host has accepted the generation that the order asks for.
+    pub(super) fn check_generation(&self, statement: &OpStatement) -> Result<(), Fault> {
+        let Some(wanted) = statement.precondition.as_ref().and_then(|p| p.generation) else { return Ok(()) };
+        let accepted = self.parts.gate.target().desired.map(|d| d.admission.generation);
+        if accepted == Some(wanted) {
+            return Ok(());
+        }
+        let has = accepted.map_or("enforces none".to_owned(), |g| format!("has accepted {g}"));
+        Err(Fault::new(Code::PreconditionFailed, format!("the order is for generation {wanted}; this host {has}")))
+    }
+
+    async fn accept(self: &Arc<Self>, op: Op) -> Result<Answer, Fault> {
+        if !super::carry::is_own(&op.order.act) && !self.parts.driver.capabilities().contains(&op.order.act.kind()) {
+            let what = format!("the {} driver of this host does no `{}`", self.parts.driver.name(), op.order.act.kind());
+            return Err(Fault::new(Code::UnknownKind, what));
+        }
+        // The place comes first: what is full says so before anything is promised.
+        let place = self.parts.lanes.place(op.resource()).map_err(|busy| Fault::new(Code::Busy, busy.to_string()))?;
+        crate::crash::point("op.accept.before");
+        self.append(accepted(&op)).await.map_err(|e| refusal(&e))?;
+        crate::crash::point("op.accept.after");
+        tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), class = %op.order.class, "accepted an order");
+        let answer = Answer::Known(op.id().clone());
+        self.spawn(op, place, None);
+        Ok(answer)
+    }
+
+    /// Lets an accepted operation wait for its turn. `begun` is what its records say when it began before this start.
+    pub(super) fn spawn(self: &Arc<Self>, op: Op, place: Place, begun: Option<OpEntry>) {
+        let shared = self.clone();
+        self.running.spawn(async move { shared.carry(op, place, begun).await });
+    }
+
+    /// Takes back an operation that has not begun. All in one append: it is recorded whole or not at all.
+    async fn cancel(self: &Arc<Self>, op: Op, target: &OpId) -> Result<Answer, Fault> {
+        let aimed = self.aimed_at(&op, target)?;
+        if !matches!(aimed.state(), State::Accepted | State::Queued) {
+            return Err(too_late(target, aimed.state(), "it can no longer be cancelled"));
+        }
+        let fault = Fault::new(Code::Cancelled, format!("taken back by operation {}", op.id()));
+        let end = Entry { fault: Some(fault), ..entry_of(&aimed, State::Cancelled)? };
+        self.about(op, end).await
+    }
+
+    /// Takes an operator's word on how an indeterminate operation ended.
+    async fn resolve(self: &Arc<Self>, op: Op, target: &OpId, outcome: State) -> Result<Answer, Fault> {
+        let aimed = self.aimed_at(&op, target)?;
+        if aimed.state() != State::Indeterminate {
+            return Err(too_late(target, aimed.state(), "only what is indeterminate is resolved"));
+        }
+        let fault = (outcome == State::Failed)
+            .then(|| Fault::new(Code::OpFailed, format!("an operator found that it had not been done (operation {})", op.id())));
+        let end = Entry { fault, result: json!({ "resolved_by": op.id() }), ..entry_of(&aimed, outcome)? };
+        let answer = self.about(op, end).await?;
+        if let Some(wake) = self.blocked().remove(target) {
+            // Its lane may be gone with a panic; then nobody waits.
+            let _ = wake.send(());
+        }
+        self.parts.reconciler.look();
+        Ok(answer)
+    }
+
+    /// Records an operation about another one, with what it means for that.
+    async fn about(self: &Arc<Self>, op: Op, end: Entry) -> Result<Answer, Fault> {
+        let mut entries = accepted(&op);
+        entries.extend([op.entry(State::Started), end, op.entry(State::Succeeded)]);
+        crate::crash::point("op.about.before");
+        self.append(entries).await.map_err(|e| refusal(&e))?;
+        crate::crash::point("op.about.after");
+        tracing::info!(op = %op.id(), kind = op.order.act.kind(), "done");
+        Ok(Answer::Known(op.id().clone()))
+    }
+
+    fn aimed_at(&self, op: &Op, target: &OpId) -> Result<OpEntry, Fault> {
+        let found = self.parts.journal.read(|book| book.ops().get(target.as_str()).cloned());
+        let Some(entry) = found.filter(|e| e.first.origin() == Origin::Operator) else {
+            return Err(Fault::new(Code::NotFound, format!("this host has no operation {target} that has not ended")));
+        };
+        if entry.first.resource != op.resource().as_str() {
+            return Err(Fault::new(Code::BadParams, format!("operation {target} is about {}", entry.first.resource)));
+        }
+        Ok(entry)
+    }
+}
+
+/// The records of acceptance: kept, and in its lane.
+fn accepted(op: &Op) -> Vec<Entry> {
+    let statement = &op.order.statement;
+    let grant = Grant {
+        // JSON is text.
+        envelope: String::from_utf8_lossy(&op.envelope.to_json()).into_owned(),
+        intent: op.order.intent.clone(),
+        nonce: statement.nonce.to_string(),
+        nonce_until: statement.nonce_until(),
+    };
+    let first = Entry { grant: Some(grant), params: op.order.act.params(), ..op.entry(State::Accepted) };
+    vec![first, op.entry(State::Queued)]
+}
+
+/// An entry about an operation as its first record names it.
+fn entry_of(entry: &OpEntry, state: State) -> Result<Entry, Fault> {
+    let grant = entry.first.grant.as_ref().map(|g| g.envelope.as_str()).unwrap_or_default();
+    Ok(Op::read(grant)?.entry(state))
+}
+
+fn too_late(target: &OpId, state: State, what: &str) -> Fault {
+    Fault::new(Code::TooLate, format!("operation {target} is {state}: {what}"))
+}
+
+/// What the journal's refusal means to the operator.
+fn refusal(error: &JournalError) -> Fault {
+    let code = match error {
+        JournalError::Full(_) => Code::DiskFull,
+        JournalError::Busy => Code::Busy,
+        JournalError::TooLarge(_) => Code::TooLarge,
+        JournalError::Refused(BookError::NonceUsed { .. }) => Code::NonceUsed,
+        JournalError::Refused(BookError::KeyUsed { .. }) => Code::Conflict,
+        JournalError::Refused(_) => Code::TooLate,
+        JournalError::Failed(_) | JournalError::Damaged { .. } | JournalError::Unreadable { .. } => Code::Internal,
+    };
+    Fault::new(code, error.to_string())
+}

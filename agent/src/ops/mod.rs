@@ -1,0 +1,259 @@
+//! Operations: what operators order once. Each is accepted by a durable record, takes its turn in its lane, is started at
+//! most once for its key, and ends with a receipt that the hub acknowledges.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `admit` | an order that came in: known, refused, or accepted and put in its lane |
+//! | `carry` | one operation from its turn to its end |
+//! | `wanted` | what needs the slice: `converge`, and what `prune` leaves |
+//! | [`recover`] | after a start: every open operation goes on where its evidence says |
+//! | [`receipt`] | what the hub is told |
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{OpId, ResourceId};
+use moorline_common::op::{OP_ENVELOPE_MAX, OpStatement, Order, Origin, Outcome, Receipt, State};
+use moorline_common::sign::{Envelope, Signed};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::driver::Driver;
+use crate::intake::gate::Gate;
+use crate::journal::{Entry, Journal, JournalError};
+use crate::lane::Lanes;
+use crate::limits::{DRAIN_TIMEOUT, OPS_QUEUE};
+use crate::reconcile;
+
+mod admit;
+mod carry;
+pub mod receipt;
+pub mod recover;
+mod wanted;
+
+pub use receipt::{Standing, Standings};
+
+/// What operations are made of.
+pub struct Parts<D, J> {
+    /// The engine.
+    pub driver: Arc<D>,
+    /// Where they are recorded.
+    pub journal: J,
+    /// The lanes of the engine.
+    pub lanes: Lanes,
+    /// The door for orders.
+    pub gate: Gate,
+    /// To look at the host when one has ended.
+    pub reconciler: reconcile::Handle,
+}
+
+/// What became of an order that came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It is accepted, or was before: [`Standings`] tell where it stands.
+    Known(OpId),
+    /// It is answered at once: refused, or ended before under the same key.
+    Settled(Box<Receipt>),
+    /// It cannot be read, so that there is nothing to give a receipt for.
+    Unreadable(Fault),
+}
+
+enum Command {
+    Take { json: Vec<u8>, reply: oneshot::Sender<Answer> },
+    Acknowledge { op_id: OpId, outcome: String },
+}
+
+/// Hands orders in and hears of them. Cloned freely.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    news: watch::Receiver<u64>,
+    aliases: Arc<Aliases>,
+}
+
+impl Handle {
+    /// Takes an order in. `None` when the agent is stopping.
+    pub async fn take(&self, json: Vec<u8>) -> Option<Answer> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Take { json, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The hub has kept a receipt.
+    pub async fn acknowledge(&self, op_id: OpId, outcome: String) {
+        // Without a listener the agent is stopping; the receipt is sent again after its next start.
+        let _ = self.commands.send(Command::Acknowledge { op_id, outcome }).await;
+    }
+
+    /// Changes whenever an operation moved.
+    #[must_use]
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.clone()
+    }
+}
+
+/// Orders that are answered by what becomes of another one of the same key and intent. Bounded.
+#[derive(Default)]
+struct Aliases(Mutex<BTreeMap<OpId, Vec<Alias>>>);
+
+/// An order in whose place another one is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Alias {
+    op_id: OpId,
+    payload_sha256: String,
+}
+
+impl Aliases {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<OpId, Vec<Alias>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An order with its bytes.
+#[derive(Debug, Clone)]
+struct Op {
+    order: Order,
+    envelope: Envelope,
+    op_id: uuid::Uuid,
+}
+
+impl Op {
+    /// Reads an order that was verified when it was accepted.
+    fn read(json: &str) -> Result<Self, Fault> {
+        let envelope = Envelope::from_json(json.as_bytes())?;
+        let statement = Signed::<OpStatement>::new(envelope.clone())?.peek()?;
+        let act = statement.act()?;
+        let order = Order { class: act.class(&statement.resource), intent: statement.intent()?, act, statement };
+        Self::new(order, envelope)
+    }
+
+    fn new(order: Order, envelope: Envelope) -> Result<Self, Fault> {
+        let op_id = order.statement.op_id.as_str().parse();
+        let op_id = op_id.map_err(|_| Fault::new(Code::BadEnvelope, "the operation's id is no UUID"))?;
+        Ok(Self { order, envelope, op_id })
+    }
+
+    fn resource(&self) -> &ResourceId {
+        &self.order.statement.resource
+    }
+
+    fn id(&self) -> &OpId {
+        &self.order.statement.op_id
+    }
+
+    fn entry(&self, state: State) -> Entry {
+        Entry {
+            kind: self.order.act.kind().into(),
+            idempotency_key: self.order.statement.idempotency_key.to_string(),
+            ..Entry::step(self.op_id, self.resource().clone(), "", state)
+        }
+    }
+}
+
+/// See the module.
+pub struct Ops<D, J> {
+    shared: Arc<Shared<D, J>>,
+    commands: mpsc::Receiver<Command>,
+}
+
+/// What every operation under way needs.
+struct Shared<D, J> {
+    parts: Parts<D, J>,
+    news: watch::Sender<u64>,
+    aliases: Arc<Aliases>,
+    /// Indeterminate operations that hold their lanes until an operator has said how they ended.
+    blocked: Mutex<BTreeMap<OpId, oneshot::Sender<()>>>,
+    running: TaskTracker,
+    /// No operation begins any more.
+    stopping: CancellationToken,
+}
+
+impl<D: Driver, J: Journal> Ops<D, J> {
+    /// Operations that have not been looked at since the start; see [`Self::recover`].
+    #[must_use]
+    pub fn new(parts: Parts<D, J>) -> (Self, Handle) {
+        let (sender, commands) = mpsc::channel(OPS_QUEUE);
+        let (news, news_rx) = watch::channel(0);
+        let aliases = Arc::new(Aliases::default());
+        let shared = Shared {
+            parts,
+            news,
+            aliases: aliases.clone(),
+            blocked: Mutex::default(),
+            running: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        };
+        (Self { shared: Arc::new(shared), commands }, Handle { commands: sender, news: news_rx, aliases })
+    }
+
+    /// Takes orders until `shutdown`, then lets what has begun end for a while. What waits goes on after the next start.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                command = self.commands.recv() => match command {
+                    Some(Command::Take { json, reply }) => {
+                        // One after the other: the order of acceptance is the order in the lanes.
+                        let answer = self.shared.take(&json).await;
+                        let _ = reply.send(answer);
+                    }
+                    Some(Command::Acknowledge { op_id, outcome }) => self.shared.acknowledge(&op_id, &outcome),
+                    None => break,
+                },
+            }
+        }
+        self.shared.stopping.cancel();
+        self.shared.running.close();
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.shared.running.wait()).await.is_err() {
+            tracing::warn!("operations still run; their evidence is looked for after the next start");
+        }
+    }
+}
+
+impl<D: Driver, J: Journal> Shared<D, J> {
+    /// Everyone who watches is told that something moved.
+    fn tell(&self) {
+        self.news.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    async fn append(&self, entries: Vec<Entry>) -> Result<(), JournalError> {
+        let result = self.parts.journal.append(entries).await;
+        self.tell();
+        result.map(drop)
+    }
+
+    /// Where an operation is; `None` once it has ended and that is acknowledged, or when nobody has heard of it.
+    fn state(&self, op_id: &OpId) -> Option<State> {
+        self.parts.journal.read(|book| book.ops().get(op_id.as_str()).map(|e| e.state()))
+    }
+
+    /// Takes the hub's word that it has kept a receipt, if that was how it ended.
+    fn acknowledge(self: &Arc<Self>, op_id: &OpId, outcome: &str) {
+        let found = self.parts.journal.read(|book| book.ops().get(op_id.as_str()).cloned());
+        let Some(entry) = found.filter(|e| e.first.origin() == Origin::Operator && e.state().is_terminal()) else { return };
+        if receipt::outcome(entry.state()).map(Outcome::as_str) != Some(outcome) {
+            return;
+        }
+        let Some(grant) = &entry.first.grant else { return };
+        let Ok(op) = Op::read(&grant.envelope) else { return };
+        let told = self.parts.journal.append(vec![Entry { acknowledged: true, ..op.entry(entry.state()) }]);
+        self.running.spawn(async move {
+            if let Err(error) = told.await {
+                tracing::debug!(op = %op.id(), %error, "an acknowledgement was not recorded; the receipt is sent again");
+            }
+        });
+    }
+
+    fn blocked(&self) -> MutexGuard<'_, BTreeMap<OpId, oneshot::Sender<()>>> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// An order's envelope, escaped inside of a record, fits into one line of the journal with room for the rest.
+const _: () = assert!(2 * OP_ENVELOPE_MAX + 32 * 1024 <= crate::limits::JOURNAL_LINE_MAX);
+
+#[cfg(test)]
+mod tests;

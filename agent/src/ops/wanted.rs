@@ -1,0 +1,81 @@
+//! What needs the slice: making one resource as it says, and knowing what it wants.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::ResourceId;
+use moorline_common::plan::{docker, lower};
+use moorline_common::topology::DriftPolicy;
+
+use super::{Op, Shared};
+use crate::db::blocking;
+use crate::driver::{Driver, DriverError, DriverErrorKind, OpResult};
+use crate::intake::Desired;
+use crate::journal::Journal;
+use crate::ledger::FloorState;
+use crate::limits::CONVERGE_ROUNDS_MAX;
+
+impl<D: Driver, J: Journal> Shared<D, J> {
+    /// What the accepted slice wants; nothing once everything was taken down by an operator's word.
+    pub(super) async fn wanted(&self) -> Result<BTreeSet<ResourceId>, Fault> {
+        if let Some(desired) = self.parts.gate.target().desired {
+            let lowered = lower::lower(&desired.identity, &desired.spec);
+            let mut wanted: BTreeSet<ResourceId> = lowered.networks.into_keys().chain(lowered.volumes.into_keys()).collect();
+            wanted.extend(lowered.containers.into_keys());
+            wanted.extend(lowered.blocked.into_iter().map(|b| b.resource));
+            return Ok(wanted);
+        }
+        let ledger = self.parts.gate.ledger().clone();
+        let accepted = blocking(move || ledger.accepted()).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+        match accepted.map(|floor| floor.state) {
+            Some(FloorState::TornDown) => Ok(BTreeSet::new()),
+            Some(_) => Err(no_slice("this host does not enforce its slice yet; try again when the hub has sent it")),
+            None => Err(no_slice("this host has never had a slice: nothing says what is not wanted")),
+        }
+    }
+
+    fn desired(&self) -> Result<Arc<Desired>, Fault> {
+        let desired = self.parts.gate.target().desired;
+        desired.ok_or_else(|| no_slice("this host enforces no slice at present: nothing says how it should be"))
+    }
+
+    /// Makes the resource of `op` as the slice says, whatever its policy for drift.
+    pub(super) async fn converge(&self, op: &Op) -> Result<OpResult, DriverError> {
+        let mut steps = 0_u32;
+        for _ in 0..CONVERGE_ROUNDS_MAX {
+            let desired = match self.desired() {
+                Ok(desired) => desired,
+                Err(fault) => return Ok(OpResult { fault: Some(fault), ..OpResult::default() }),
+            };
+            let mut spec = desired.spec.clone();
+            if let Some(policy) = &mut spec.policy {
+                policy.drift = DriftPolicy::Heal;
+            }
+            let observed = self.parts.driver.observe().await?;
+            let plan = docker::plan(&desired.identity, &spec, &observed);
+            if let Some(blocked) = plan.blocked.iter().find(|b| b.resource == *op.resource()) {
+                let fault = Fault::new(blocked.code.unwrap_or(Code::Waiting), cut(&blocked.reason));
+                return Ok(OpResult { fault: Some(fault), ..OpResult::default() });
+            }
+            let Some(step) = plan.steps.iter().find(|s| s.resource == *op.resource()) else {
+                return Ok(OpResult { result: serde_json::json!({ "steps": steps }), fault: None });
+            };
+            if let Some(needed) = step.after.iter().find(|r| *r != op.resource() && plan.steps.iter().any(|s| s.resource == **r)) {
+                let fault = Fault::new(Code::DependencyFailed, format!("it needs {needed}, which is not as the slice says"));
+                return Ok(OpResult { fault: Some(fault), ..OpResult::default() });
+            }
+            match self.parts.driver.apply(step).await {
+                Ok(()) => steps += 1,
+                Err(error) if matches!(error.kind, DriverErrorKind::Conflict | DriverErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let fault = Fault::new(Code::OpFailed, format!("it is not as the slice says after {CONVERGE_ROUNDS_MAX} tries"));
+        Ok(OpResult { fault: Some(fault), ..OpResult::default() })
+    }
+}
+
+fn no_slice(what: &str) -> Fault {
+    Fault::new(Code::PreconditionFailed, what)
+}
