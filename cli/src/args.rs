@@ -69,6 +69,9 @@ pub enum Verb {
     Rollback(cmd::rollback::RollbackArgs),
     /// Tear a topology down on every host; volumes stay
     Down(cmd::down::DownArgs),
+    /// Order one-shot operations, and see how they ended
+    #[command(subcommand)]
+    Op(Box<cmd::op::OpVerb>),
     /// Show what happened
     Events(cmd::events::EventsArgs),
     /// Print the JSON Schema of the topology file, for editors

@@ -36,3 +36,15 @@ pub const REPORT_LIFE: Duration = Duration::from_secs(30);
 pub const RETRIES: u32 = 3;
 /// The most lines of a difference that an error shows.
 pub const ERROR_DIFF_LINES: usize = 60;
+/// Operations that `op ls` shows when not told.
+pub const OPS_DEFAULT: u32 = 50;
+/// The most bytes that are read as a command's input; an order takes less.
+pub const STDIN_MAX: u64 = 64 * 1024;
+/// An order is valid from so long before it was signed, in seconds: clocks differ.
+pub const ORDER_BACKDATED_S: u64 = 60;
+/// Names that a refusal lists as those that there are.
+pub const NAMES_SHOWN: usize = 8;
+/// The largest journal that is fetched, in bytes.
+pub const JOURNAL_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// The largest file with a saved order, in bytes.
+pub const ORDER_FILE_MAX: u64 = 1024 * 1024;

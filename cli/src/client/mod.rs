@@ -24,6 +24,7 @@ use crate::limits::{CLOCK_SKEW_MAX_S, REPORTS_AT_ONCE, ROOT_WARNING_S};
 pub mod facts;
 mod floor;
 pub mod hub;
+pub mod ops;
 pub mod walk;
 
 pub use facts::{EventFacts, HostView, ReportView, RevisionFacts, RevisionView};

@@ -122,7 +122,8 @@ impl Operator for FakeHub {
     async fn submit_op(&self, request: Request<pb::SubmitOpRequest>) -> Result<Response<pb::SubmitOpResponse>, Status> {
         let order = request.into_inner().op;
         let statement = order.as_ref().map(|e| Signed::<OpStatement>::from_json(&e.json).unwrap().peek().unwrap()).unwrap();
-        let op = pb::Op { op_id: statement.op_id.into(), state: "submitted".to_owned(), order, ..pb::Op::default() };
+        let host_id = statement.host_id.into();
+        let op = pb::Op { op_id: statement.op_id.into(), host_id, state: "submitted".to_owned(), order, ..pb::Op::default() };
         self.0.lock().unwrap().submitted.push(op.clone());
         Ok(Response::new(pb::SubmitOpResponse { op: Some(op), known: false }))
     }

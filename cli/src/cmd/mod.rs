@@ -16,6 +16,7 @@ pub mod history;
 pub mod host;
 pub mod init;
 pub mod key;
+pub mod op;
 pub mod plan;
 pub mod push;
 pub mod rollback;
@@ -71,6 +72,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Diff(args) => diff::run(args, &env, ui).await,
         Verb::Rollback(args) => rollback::run(args, &env, ui).await,
         Verb::Down(args) => down::run(args, &env, ui).await,
+        Verb::Op(verb) => op::run(*verb, &env, ui).await,
         Verb::Events(args) => events::run(args, &env, ui).await,
         Verb::Schema => schema::run(ui),
         Verb::Completion(args) => completion::run(&args, ui),

@@ -8,7 +8,7 @@ use clap::Args;
 use moorline_common::fault::Fault;
 use moorline_common::id::{HostId, VersionHash};
 use moorline_common::observe::EngineState;
-use moorline_common::statement::{Drifted, Trouble};
+use moorline_common::statement::{Drifted, Held, Trouble};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
@@ -62,6 +62,8 @@ struct Row {
     troubles: Vec<Trouble>,
     /// What differs from the slice and is left as it is, from the verified report.
     drift: Vec<Drifted>,
+    /// What an operation keeps unlike the slice, from the verified report.
+    held: Vec<Held>,
     agent_version: String,
 }
 
@@ -222,6 +224,7 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
         error: host.doubt.clone().or_else(|| approve::lock_fault(host)).or(error),
         troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
         drift: statement.map(|s| s.apply.drift.clone()).unwrap_or_default(),
+        held: statement.map(|s| s.apply.held.clone()).unwrap_or_default(),
         agent_version: host.agent_version.clone(),
     }
 }
@@ -266,13 +269,16 @@ fn table(rows: &[Row], client: &Client) -> String {
     text
 }
 
-/// The state, and how many differences an operator has to look at.
+/// The state, how many differences an operator has to look at, and what is held.
 fn state_cell(row: &Row, word: &str, tone: Tone) -> (String, Tone) {
-    match row.drift.len() {
-        0 => (word.to_owned(), tone),
-        1 => (format!("{word}, 1 difference waits"), Tone::Warn),
-        n => (format!("{word}, {n} differences wait"), Tone::Warn),
-    }
+    let drift = match row.drift.len() {
+        0 => String::new(),
+        1 => ", 1 difference waits".to_owned(),
+        n => format!(", {n} differences wait"),
+    };
+    let held = if row.held.is_empty() { String::new() } else { format!(", {} held", row.held.len()) };
+    let is_quiet = drift.is_empty() && (held.is_empty() || tone == Tone::Bad);
+    (format!("{word}{drift}{held}"), if is_quiet { tone } else { Tone::Warn })
 }
 
 /// The generation it has, and the one it should have when that is another.
@@ -290,7 +296,7 @@ fn generation(row: &Row) -> String {
 /// Every error and every difference in full, below the table.
 fn details(rows: &[Row]) -> String {
     let mut text = String::new();
-    for row in rows.iter().filter(|r| r.error.is_some() || !r.troubles.is_empty() || !r.drift.is_empty()) {
+    for row in rows.iter().filter(|r| r.error.is_some() || !r.troubles.is_empty() || !r.drift.is_empty() || !r.held.is_empty()) {
         text.push_str(&format!("\n{}\n", row.host.bold()));
         if let Some(fault) = &row.error {
             text.push_str(&format!("  {}: {fault}\n", "error".red()));
@@ -301,6 +307,9 @@ fn details(rows: &[Row]) -> String {
         }
         for drifted in &row.drift {
             text.push_str(&format!("  {}: {} differs from the slice and is left as it is\n", drifted.resource, drifted.field));
+        }
+        for held in &row.held {
+            text.push_str(&format!("  {}: held by op {}\n", held.resource, held.op_id));
         }
     }
     text
@@ -391,6 +400,19 @@ mod tests {
         row.drift.push(row.drift[0].clone());
         assert_eq!(cell(&row), "converged, 2 differences wait");
         assert!(details(&[row]).contains("docker/container/edge-site-1: restart differs"));
+    }
+
+    #[test]
+    fn what_is_held_is_counted_and_named_with_the_whole_operation() {
+        let mut v = view();
+        v.converged = true;
+        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
+        let resource = moorline_common::id::ResourceId::parse("docker/container/edge-site-1").unwrap();
+        let op_id = moorline_common::id::OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap();
+        row.held.push(Held { resource, op_id });
+        assert_eq!(state_cell(&row, "converged", Tone::Good), ("converged, 1 held".to_owned(), Tone::Warn));
+        assert_eq!(state_cell(&row, "error", Tone::Bad).1, Tone::Bad);
+        assert!(details(&[row]).contains("docker/container/edge-site-1: held by op 0197a2b4-1c3d-7e5f-8a6b-0123456789ab\n"));
     }
 
     #[tokio::test]

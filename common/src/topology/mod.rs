@@ -23,7 +23,7 @@ mod validate;
 mod vars;
 
 pub use parse::{load, load_bytes};
-pub use problem::{Problem, render_all};
+pub use problem::{Problem, nearest, render_all};
 pub use schema::json_schema;
 pub use slice::{BoundHost, Slices};
 

@@ -94,7 +94,8 @@ pub(crate) fn tidy(mut problems: Vec<Problem>) -> Vec<Problem> {
 }
 
 /// The word of `known` that is nearest to `word`, if one is near enough to have been meant.
-pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+#[must_use]
+pub fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     // Comparing takes time by the product of both lengths.
     let comparable = |text: &str| text.len() <= NAME_MAX;
     if !comparable(word) {

@@ -1,0 +1,171 @@
+//! From the words of the command line to what is ordered.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use clap::Args;
+use moorline_common::op::{Act, Exec};
+
+use super::{OnOne, OpVerb};
+use crate::clock;
+use crate::error::Failure;
+use crate::limits::STDIN_MAX;
+
+/// Arguments of `op exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Where
+    #[command(flatten)]
+    pub on: OnOne,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "ARGV")]
+    pub argv: Vec<String>,
+    /// What it reads: a file, or `-` for standard input. It is signed with the order: never a secret
+    #[arg(long, value_name = "FILE")]
+    pub stdin: Option<PathBuf>,
+    /// A variable besides the container's own; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub env: Vec<(String, String)>,
+    /// Who runs it [default: the container's own user]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Where it runs [default: the container's own folder]
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// With every capability; the host's local policy must allow it
+    #[arg(long)]
+    pub privileged: bool,
+    /// How long it may run; past it an operator must look
+    #[arg(long, default_value = "10m", value_name = "SPAN", value_parser = clock::parse_span)]
+    pub timeout: Duration,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+fn seconds(span: Duration) -> u32 {
+    u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// What is ordered, and where.
+///
+/// # Errors
+/// When the input of a command cannot be read.
+pub fn read(verb: OpVerb) -> Result<(Act, OnOne), Failure> {
+    Ok(match verb {
+        OpVerb::Start(on) => (Act::Start, on),
+        OpVerb::Stop { on, timeout } => (Act::Stop { timeout_s: timeout.map(seconds) }, on),
+        OpVerb::Restart { on, timeout } => (Act::Restart { timeout_s: timeout.map(seconds) }, on),
+        OpVerb::Kill { on, signal } => (Act::Kill { signal: full_name(&signal) }, on),
+        OpVerb::Pause(on) => (Act::Pause, on),
+        OpVerb::Unpause(on) => (Act::Unpause, on),
+        OpVerb::Exec(args) => exec(args)?,
+        OpVerb::Pull(on) => (Act::Pull, on),
+        OpVerb::Destroy { on, volumes } => (Act::Destroy { volumes }, on),
+        OpVerb::Prune { on, volumes } => (Act::Prune { volumes }, on),
+        OpVerb::Converge(on) => (Act::Converge, on),
+        OpVerb::Release(on) => (Act::Release, on),
+        OpVerb::TimeReset(on) => (Act::TimeReset, on),
+        OpVerb::Cancel { .. }
+        | OpVerb::Resolve { .. }
+        | OpVerb::Sign { .. }
+        | OpVerb::Submit { .. }
+        | OpVerb::Ls { .. }
+        | OpVerb::Show { .. } => return Err(Failure::local("this verb orders nothing on a resource")),
+    })
+}
+
+/// `term` and `TERM` mean `SIGTERM`.
+fn full_name(signal: &str) -> String {
+    let name = signal.to_ascii_uppercase();
+    if name.starts_with("SIG") { name } else { format!("SIG{name}") }
+}
+
+fn exec(args: ExecArgs) -> Result<(Act, OnOne), Failure> {
+    let stdin = match &args.stdin {
+        None => None,
+        Some(path) => {
+            let mut bytes = Vec::new();
+            let failed = |e: &std::io::Error| Failure::file("read", path, e);
+            if path.as_os_str() == "-" {
+                std::io::stdin().lock().take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+            } else {
+                let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
+                file.take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+            }
+            Some(base64::engine::general_purpose::STANDARD.encode(bytes))
+        }
+    };
+    let exec = Exec {
+        argv: args.argv,
+        stdin,
+        env: args.env.into_iter().collect::<BTreeMap<_, _>>(),
+        user: args.user,
+        workdir: args.workdir,
+        privileged: args.privileged,
+        timeout_s: seconds(args.timeout),
+    };
+    Ok((Act::Exec(exec), args.on))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::{Cli, Verb};
+
+    fn act(line: &[&str]) -> (Act, OnOne) {
+        let cli = Cli::try_parse_from(["moorctl", "op"].iter().chain(line)).unwrap();
+        let Verb::Op(verb) = cli.verb else { panic!("not an operation") };
+        read(*verb).unwrap()
+    }
+
+    #[test]
+    fn the_words_of_the_command_line_become_an_order() {
+        for (line, kind, params) in [
+            (&["start", "h/c"][..], "start", "{}"),
+            (&["stop", "h/c", "--timeout", "1m"], "stop", r#"{"timeout_s":60}"#),
+            (&["restart", "h/c"], "restart", "{}"),
+            (&["kill", "h/c", "--signal", "term"], "kill", r#"{"signal":"SIGTERM"}"#),
+            (&["destroy", "h/c", "--volumes"], "destroy", r#"{"volumes":true}"#),
+            (&["prune", "h"], "prune", "{}"),
+            (&["time-reset", "h"], "time-reset", "{}"),
+            (
+                &["exec", "h/c", "--env", "A=b=c", "--user", "me", "--", "sh", "-c", "--volumes"],
+                "exec",
+                r#"{"argv":["sh","-c","--volumes"],"env":{"A":"b=c"},"user":"me","timeout_s":600}"#,
+            ),
+        ] {
+            let (act, on) = act(line);
+            assert!(on.target.starts_with('h'));
+            let params: serde_json::Value = serde_json::from_str(params).unwrap();
+            assert_eq!((act.kind(), act.params()), (kind, params), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_commands_input_comes_from_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in");
+        std::fs::write(&path, b"hello").unwrap();
+        let (act, _) = act(&["exec", "h/c", "--stdin", path.to_str().unwrap(), "--", "cat"]);
+        let Act::Exec(exec) = act else { panic!("no command") };
+        assert_eq!(exec.stdin_bytes().unwrap(), b"hello");
+    }
+
+    #[test]
+    fn waiting_is_the_default_and_can_be_left_out() {
+        let limit = |line: &[&str]| act(line).1.order.wait.limit();
+        assert_eq!(limit(&["start", "h/c"]), Some(Duration::from_secs(600)));
+        assert_eq!(limit(&["start", "h/c", "--wait", "--timeout-wait", "5s"]), Some(Duration::from_secs(5)));
+        assert_eq!(limit(&["start", "h/c", "--no-wait"]), None);
+    }
+}

@@ -1,0 +1,244 @@
+//! `moorctl op`: one-shot operations, signed here and done by the host at most once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use moorline_common::id::OpId;
+use moorline_common::op::State;
+
+use super::Env;
+use crate::clock;
+use crate::error::Failure;
+use crate::render::Ui;
+
+mod act;
+mod draft;
+mod list;
+mod saved;
+mod submit;
+#[cfg(test)]
+mod tests;
+
+pub use act::ExecArgs;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum OpVerb {
+    /// Start a container
+    Start(OnOne),
+    /// Stop a container; it is held until a newer generation or `op release`
+    Stop {
+        /// Where
+        #[command(flatten)]
+        on: OnOne,
+        /// How long it may take to end by itself [default: the container's own]
+        #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
+        timeout: Option<Duration>,
+    },
+    /// Stop and start a container
+    Restart {
+        /// Where
+        #[command(flatten)]
+        on: OnOne,
+        /// How long it may take to end by itself [default: the container's own]
+        #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
+        timeout: Option<Duration>,
+    },
+    /// Send a signal to a container's first process
+    Kill {
+        /// Where
+        #[command(flatten)]
+        on: OnOne,
+        /// The signal
+        #[arg(long, default_value = "SIGKILL", value_name = "NAME")]
+        signal: String,
+    },
+    /// Freeze a container; it is held until a newer generation or `op release`
+    Pause(OnOne),
+    /// Let a frozen container go on
+    Unpause(OnOne),
+    /// Run a command in a container, without a terminal
+    Exec(ExecArgs),
+    /// Pull an image
+    Pull(OnOne),
+    /// Remove a container or a volume for good
+    Destroy {
+        /// Where
+        #[command(flatten)]
+        on: OnOne,
+        /// Of a container: its anonymous volumes too
+        #[arg(long)]
+        volumes: bool,
+    },
+    /// Remove what is ours on a host and no longer wanted
+    Prune {
+        /// Where
+        #[command(flatten)]
+        on: OnOne,
+        /// Volumes too: their data is lost
+        #[arg(long)]
+        volumes: bool,
+    },
+    /// Make one resource as the topology says, and lift its hold
+    Converge(OnOne),
+    /// Lift the hold on a resource
+    Release(OnOne),
+    /// Set a host's memory of time to now
+    TimeReset(OnOne),
+    /// Take an operation back that has not begun
+    Cancel {
+        /// The operation's whole id
+        op_id: OpId,
+        /// How it is ordered
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+    /// Say how an indeterminate operation ended
+    Resolve {
+        /// The operation's whole id
+        op_id: OpId,
+        /// How it ended
+        #[arg(long = "as", value_name = "OUTCOME", value_parser = outcome)]
+        outcome: State,
+        /// How it is ordered
+        #[command(flatten)]
+        order: OrderArgs,
+    },
+    /// Add your signature to a saved order; needs no hub
+    Sign {
+        /// A file that `--save` made
+        file: PathBuf,
+    },
+    /// Hand in a saved order
+    Submit {
+        /// A file that `--save` made
+        file: PathBuf,
+        /// How the wait goes
+        #[command(flatten)]
+        wait: OpWait,
+    },
+    /// List operations, newest first
+    Ls {
+        /// Only those of this host
+        #[arg(value_name = "HOST")]
+        host: Option<String>,
+        /// Only those that have not ended, or of which nobody knows how
+        #[arg(long)]
+        open: bool,
+        /// How many
+        #[arg(short = 'n', long, default_value_t = crate::limits::OPS_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Show an operation with its order and its receipt, verified
+    Show {
+        /// The operation's whole id
+        op_id: OpId,
+    },
+}
+
+/// One resource, and how it is ordered.
+#[derive(Debug, Clone, Args)]
+pub struct OnOne {
+    /// A host, or a resource on one: shop-17/edge-site-1, shop-17/volume/edge_data, shop-17/image/nginx:1.27
+    #[arg(value_name = "HOST[/RESOURCE]")]
+    pub target: String,
+    /// How it is ordered
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+/// How any operation is ordered.
+#[derive(Debug, Clone, Args)]
+pub struct OrderArgs {
+    /// Why, for the record
+    #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub reason: String,
+    /// What makes two orders the same one: it is done at most once for a key [default: a new one]
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// How long it may wait before it begins [default: 1h, for what cannot be undone 15m]
+    #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
+    pub expires: Option<Duration>,
+    /// The one that is meant of those that have borne its name: a container's id, or `any` [default: for what disrupts or
+    /// destroys a container, the one in the host's last report]
+    #[arg(long, value_name = "ID|any")]
+    pub incarnation: Option<String>,
+    /// Only if the container is in this state when it begins
+    #[arg(long, value_name = "STATE", value_parser = draft::container_state)]
+    pub if_state: Option<moorline_common::observe::ContainerState>,
+    /// Only if the host follows this generation when it begins
+    #[arg(long, value_name = "GENERATION", value_parser = crate::args::parse_generation)]
+    pub if_generation: Option<u64>,
+    /// Write the signed order to a file instead of handing it in
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// How the wait goes
+    #[command(flatten)]
+    pub wait: OpWait,
+}
+
+/// How verbs that hand in an operation wait for it.
+#[derive(Debug, Clone, Args)]
+pub struct OpWait {
+    /// Wait for the receipt (this is the default)
+    #[arg(long, overrides_with = "no_wait")]
+    pub wait: bool,
+    /// Do not wait: `op show` tells how it ended
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait
+    #[arg(long, default_value = "10m", value_name = "SPAN", value_parser = clock::parse_span)]
+    pub timeout_wait: Duration,
+}
+
+impl OpWait {
+    fn limit(&self) -> Option<Duration> {
+        (!self.no_wait).then_some(self.timeout_wait)
+    }
+}
+
+fn outcome(text: &str) -> Result<State, String> {
+    match text {
+        "succeeded" => Ok(State::Succeeded),
+        "failed" => Ok(State::Failed),
+        _ => Err("write succeeded or failed".to_owned()),
+    }
+}
+
+/// Runs one of them; exit 0 when the operation succeeded.
+///
+/// # Errors
+/// How the operation ended otherwise; what calls can fail with.
+pub async fn run(verb: OpVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    match verb {
+        OpVerb::Ls { host, open, limit } => list::ls(env, ui, host.as_deref(), open, limit).await,
+        OpVerb::Show { op_id } => list::show(env, ui, &op_id).await,
+        OpVerb::Sign { file } => saved::sign(env, ui, &file),
+        OpVerb::Submit { file, wait } => saved::submit(env, ui, &file, &wait).await,
+        OpVerb::Cancel { op_id, order } => {
+            let act = moorline_common::op::Act::Cancel { op_id: op_id.clone() };
+            submit::about(env, ui, &op_id, act, &order).await
+        }
+        OpVerb::Resolve { op_id, outcome, order } => {
+            let act = moorline_common::op::Act::Resolve { op_id: op_id.clone(), outcome };
+            submit::about(env, ui, &op_id, act, &order).await
+        }
+        verb @ (OpVerb::Start(_)
+        | OpVerb::Stop { .. }
+        | OpVerb::Restart { .. }
+        | OpVerb::Kill { .. }
+        | OpVerb::Pause(_)
+        | OpVerb::Unpause(_)
+        | OpVerb::Exec(_)
+        | OpVerb::Pull(_)
+        | OpVerb::Destroy { .. }
+        | OpVerb::Prune { .. }
+        | OpVerb::Converge(_)
+        | OpVerb::Release(_)
+        | OpVerb::TimeReset(_)) => {
+            let (act, on) = act::read(verb)?;
+            submit::on_one(env, ui, act, &on).await
+        }
+    }
+}
