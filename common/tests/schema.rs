@@ -11,7 +11,7 @@ use serde_json::Value;
 fn check(schema: &Value, root: &Value, value: &Value, path: &str) -> Result<(), String> {
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
         let name = reference.strip_prefix("#/$defs/").unwrap();
-        return check(&root["$defs"][name], root, value, path);
+        return check(root.pointer(&format!("/$defs/{name}")).unwrap(), root, value, path);
     }
     if let Some(choices) = schema.get("anyOf").and_then(Value::as_array) {
         let errors: Vec<String> = choices.iter().filter_map(|s| check(s, root, value, path).err()).collect();

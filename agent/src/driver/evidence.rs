@@ -310,7 +310,7 @@ mod tests {
             Found::Absent => 'A',
             Found::Unknown(_) => 'U',
             Found::NotYet(_) => 'W',
-            Found::Task(_) => 'T',
+            Found::Task(_) | Found::Made(_) => 'T',
         }
     }
 

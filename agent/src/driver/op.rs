@@ -54,8 +54,10 @@ pub enum Begun {
 pub enum Found {
     /// It has ended.
     Done(OpResult),
-    /// It is known by this name, and can be resumed.
+    /// It is known by this name, and has begun there: to be resumed.
     Task(String),
+    /// It is known by the name under which it was made, and has not begun: to be resumed if it still may.
+    Made(String),
     /// It has not happened, and will not by itself: it may be started again.
     Absent,
     /// It may still be happening: to be asked again after so long.

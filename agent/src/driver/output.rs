@@ -47,8 +47,8 @@ impl Output {
             "stdout": STANDARD.encode(&self.stdout.bytes), "stdout_bytes": self.stdout.total,
             "stderr": STANDARD.encode(&self.stderr.bytes), "stderr_bytes": self.stderr.total,
         });
-        if self.lost {
-            result["output_lost"] = Value::Bool(true);
+        if let (true, Some(fields)) = (self.lost, result.as_object_mut()) {
+            fields.insert("output_lost".to_owned(), Value::Bool(true));
         }
         result
     }

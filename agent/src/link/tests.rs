@@ -343,7 +343,7 @@ async fn a_slice_goes_down_and_its_hash_and_a_signed_report_come_up() {
     session.slice(slice).await;
     let beat = session.heartbeat(|b| !b.applied_hash.is_empty() && !b.converging).await;
     assert_eq!((beat.topology.as_str(), beat.generation, beat.applied_hash.as_str()), ("edge", 3, hash.as_str()));
-    assert!(beat.enforcing && beat.last_error_code.is_empty() && beat.engine == pb::EngineState::Ready as i32);
+    assert!(beat.enforcing && beat.last_error_code.is_empty() && beat.engine() == pb::EngineState::Ready);
     assert!(prost::Message::encoded_len(&beat) <= 200, "a heartbeat is small");
 
     session.send(Down::Query(pb::Query { what: pb::query::What::Report.into(), ..pb::Query::default() })).await;

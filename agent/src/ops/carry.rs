@@ -190,6 +190,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                         }
                         Stage::Resume(found)
                     }
+                    Ok(Found::Made(found)) => match self.parts.gate.recheck(op.envelope.clone()).await {
+                        Ok(_) => Stage::Resume(found),
+                        Err(fault) => return self.too_late(op, &fault).await,
+                    },
                     Ok(Found::Absent) if task.is_none() => match self.parts.gate.recheck(op.envelope.clone()).await {
                         Ok(_) => {
                             tracing::info!(op = %op.id(), "it did not happen; it begins again");
@@ -198,12 +202,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                             self.append(vec![started(op, &begin)]).await?;
                             Stage::Start
                         }
-                        Err(fault) => {
-                            let message = format!("interrupted, and did not happen: {}", fault.message);
-                            return self
-                                .end(op, OpResult { fault: Some(Fault::new(fault.code, cut(&message))), result: Value::Null })
-                                .await;
-                        }
+                        Err(fault) => return self.too_late(op, &fault).await,
                     },
                     Ok(Found::Absent) => return self.lose(op, "the engine no longer knows its task").await,
                     Ok(Found::NotYet(wait)) => {
@@ -225,6 +224,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     /// Waits, or less when the agent stops.
     async fn pause(&self, wait: Duration) {
         self.stopping.run_until_cancelled(tokio::time::sleep(wait)).await;
+    }
+
+    /// Its beginning was recorded, it was proven not to have happened, and it may not any more.
+    async fn too_late(&self, op: &Op, fault: &Fault) -> Result<(), JournalError> {
+        let message = format!("interrupted, and did not happen: {}", fault.message);
+        self.end(op, OpResult { fault: Some(Fault::new(fault.code, message)), result: Value::Null }).await
     }
 
     async fn end(&self, op: &Op, result: OpResult) -> Result<(), JournalError> {

@@ -127,8 +127,8 @@ fn scan_problem(text: &str, error: &granit_parser::ScanError) -> Problem {
     let mark = error.marker();
     let at =
         Position { line: u32::try_from(mark.line()).unwrap_or(u32::MAX).max(1), column: u32::try_from(mark.col() + 1).unwrap_or(u32::MAX) };
-    let line = text.lines().nth(at.line.saturating_sub(1) as usize).unwrap_or("");
-    let indent = &line[..line.len() - line.trim_start().len()];
+    let line = text.lines().nth(mark.line().saturating_sub(1)).unwrap_or("");
+    let indent = line.get(..line.len() - line.trim_start().len()).unwrap_or("");
     if let Some(before) = indent.find('\t') {
         let at = Position { column: u32::try_from(before + 1).unwrap_or(u32::MAX), ..at };
         return Problem::new(at, "", "a tab indents this line; YAML allows only spaces there").help("replace the tab by spaces");

@@ -70,7 +70,7 @@ impl Check<'_> {
         }
         let found = self.parts.iter().rev().find_map(|part| part.source.marks.get(mark).map(|at| (*at, &part.source.prefix)));
         // A port has no name of its own in the file.
-        let shown = mark.split_once(".ports.").map_or(mark, |(service, _)| &mark[..service.len() + ".ports".len()]);
+        let shown = mark.find(".ports.").and_then(|at| mark.get(..at + ".ports".len())).unwrap_or(mark);
         let problem = match found {
             Some((at, prefix)) => Problem::new(at, format!("{prefix}.{shown}"), ""),
             None => Problem::new(self.at, format!("hosts.{}.{shown}", self.key), ""),

@@ -348,7 +348,7 @@ async fn a_command_is_started_once_and_waited_for(bench: &impl Bench) {
     let evidence = scene.prepare(&ordered).await;
     let Begun::Task(task) = driver.start(&ordered, &evidence).await.unwrap() else { panic!("a command is a task") };
     let adopt = async |age: Duration| driver.adopt(&ordered, &evidence, Some(&task), age).await.unwrap();
-    assert_eq!(adopt(LATER).await, Found::Task(task.clone()), "made, and never started");
+    assert_eq!(adopt(LATER).await, Found::Made(task.clone()), "made, and never started");
     // The agent ends while it runs: what runs for longer than it may is unknown.
     let runs = async {
         while !matches!(adopt(LATER).await, Found::Unknown(_)) {

@@ -74,7 +74,8 @@ pub(super) async fn adopt(docker: &Docker, command: &Exec, task: &str, age: Dura
     Ok(match look(docker, task).await? {
         None => Found::Unknown(FORGOTTEN.to_owned()),
         Some(Stage::Running) if age > Duration::from_secs(command.timeout_s.into()) => Found::Unknown(late(command)),
-        Some(Stage::Made | Stage::Running | Stage::Ended(_)) => Found::Task(task.to_owned()),
+        Some(Stage::Made) => Found::Made(task.to_owned()),
+        Some(Stage::Running | Stage::Ended(_)) => Found::Task(task.to_owned()),
     })
 }
 

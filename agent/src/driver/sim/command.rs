@@ -1,14 +1,14 @@
 //! The few programs that are in every simulated container: `true`, `false`, `echo`, `cat`, `sleep`, and `sh -c` with these and
 //! `exit`, one after the other (`;`), with `>&2`.
 
+use std::time::Duration;
+
 use moorline_common::op::Exec;
 
 use super::super::output::Output;
 
 /// A shell's exit code for a program that is not there.
 const NOT_FOUND: i64 = 127;
-/// Milliseconds in a second.
-const SECOND_MS: f64 = 1000.0;
 
 /// Runs a command: what it says goes to `heard`; returns how long it takes, in milliseconds.
 pub(super) fn run(exec: &Exec, heard: &mut Output, exit_code: &mut i64) -> u64 {
@@ -59,11 +59,8 @@ impl Shell<'_> {
             ("echo", words) => format!("{}\n", words.join(" ")).into_bytes(),
             ("cat", []) => self.exec.stdin_bytes().unwrap_or_default(),
             ("sleep", [seconds]) => {
-                let ms = seconds.parse::<f64>().unwrap_or(0.0).clamp(0.0, 1e9) * SECOND_MS;
-                // Bounded above.
-                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-                let ms = ms as u64;
-                self.lasts_ms = self.lasts_ms.saturating_add(ms);
+                let span = seconds.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok()).unwrap_or_default();
+                self.lasts_ms = self.lasts_ms.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
                 Vec::new()
             }
             ("exit", [code]) => {

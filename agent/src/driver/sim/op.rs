@@ -101,6 +101,7 @@ pub(super) fn adopt(
                 Some(c) if c.starts > 0 && c.ends_at > now_ms && age > Duration::from_secs(exec.timeout_s.into()) => {
                     Found::Unknown(late(exec))
                 }
+                Some(c) if c.starts == 0 => Found::Made(task.to_owned()),
                 Some(_) => Found::Task(task.to_owned()),
             })
         }

@@ -210,8 +210,8 @@ async fn waiting_appends_share_one_flush_and_none_is_answered_before_it() {
     assert_eq!((journal.head().seq, journal.read(|book| book.open().count())), (0, 0), "nothing is seen before it is durable");
     fs.lock().holds_flushes = false;
     assert_eq!(first.await.unwrap().unwrap().seq, 1);
-    for (n, answer) in waiting.into_iter().enumerate() {
-        assert_eq!(answer.await.unwrap().unwrap().seq, n as u64 + 2);
+    for (seq, answer) in (2..).zip(waiting) {
+        assert_eq!(answer.await.unwrap().unwrap().seq, seq);
     }
     assert_eq!(fs.lock().flushes, 2);
 }

@@ -123,8 +123,9 @@ pub(crate) fn image(text: &str) -> Result<String, Why> {
     }
     // A colon behind the last slash begins the tag; one before belongs to the registry's port.
     let slash = rest.rfind('/').map_or(0, |at| at + 1);
-    let (path, tag) = match rest.get(slash..).and_then(|last| last.find(':')) {
-        Some(at) => (&rest[..slash + at], Some(&rest[slash + at + 1..])),
+    let colon = rest.get(slash..).and_then(|last| last.find(':')).and_then(|at| rest.split_at_checked(slash + at));
+    let (path, tag) = match colon {
+        Some((path, tag)) => (path, tag.strip_prefix(':')),
         None => (rest, None),
     };
     if let Some(tag) = tag {

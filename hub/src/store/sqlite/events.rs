@@ -105,7 +105,7 @@ fn chain(previous: &str, event: &Event, origin: &str, body: &str) -> String {
         body,
     ];
     for field in fields {
-        bytes.extend_from_slice(&(field.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(&u64::try_from(field.len()).unwrap_or(u64::MAX).to_be_bytes());
         bytes.extend_from_slice(field.as_bytes());
     }
     sha256_hex(&bytes)

@@ -95,6 +95,7 @@ impl Scene {
     #[must_use]
     pub fn compose_file(&self, marker: &str) -> Value {
         let content = self.content(marker);
-        json!({ "version": "3.8", "networks": content["docker"]["networks"], "services": content["docker"]["services"] })
+        let part = |name: &str| content.pointer(&format!("/docker/{name}"));
+        json!({ "version": "3.8", "networks": part("networks"), "services": part("services") })
     }
 }

@@ -99,7 +99,8 @@ async fn main() -> Result<()> {
         "hub with all connected: {} KiB, {per_agent} KiB per session, {per_agent_all} KiB per agent with its records (limit {})",
         rest_to.rss_kib, args.limit_kib
     ))?;
-    say(&format!("hub at rest: {cpu_ms} ms of CPU in {} s, {:.3} % of a core", args.rest_s, cpu_ms as f64 / (args.rest_s as f64 * 10.0)))?;
+    let share = Duration::from_millis(cpu_ms).div_duration_f64(Duration::from_secs(args.rest_s));
+    say(&format!("hub at rest: {cpu_ms} ms of CPU in {} s, {:.3} % of a core", args.rest_s, share * 100.0))?;
     if per_agent_all > args.limit_kib {
         bail!("{per_agent_all} KiB per agent is over the limit of {} KiB", args.limit_kib);
     }
@@ -157,7 +158,7 @@ impl Hub {
         ensure!(init.success(), "moorline-hub init failed");
         let child = Command::new(&args.hub).arg("serve").arg("--dir").arg(&dir).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let bundle: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("operators/admin.json"))?)?;
-        let pin = bundle["ca_spki"].as_str().context("the bundle has no ca_spki")?.to_owned();
+        let pin = bundle.get("ca_spki").and_then(|v| v.as_str()).context("the bundle has no ca_spki")?.to_owned();
         let hub = Self { child, address, pins: BTreeSet::from([pin]), bundle };
         let deadline = Instant::now() + Duration::from_secs(20);
         while tokio::net::TcpStream::connect(&hub.address).await.is_err() {
@@ -188,7 +189,9 @@ struct Operator {
 
 impl Operator {
     async fn init(hub: &Hub) -> Result<Self> {
-        let text = |name: &str| hub.bundle[name].as_str().map(str::to_owned).with_context(|| format!("the bundle has no {name}"));
+        let text = |name: &str| {
+            hub.bundle.get(name).and_then(|v| v.as_str()).map(str::to_owned).with_context(|| format!("the bundle has no {name}"))
+        };
         let chain = CertificateDer::pem_slice_iter(text("certificate_chain_pem")?.as_bytes()).collect::<Result<Vec<_>, _>>()?;
         let identity = ClientIdentity { chain, key: PrivateKeyDer::from_pem_slice(text("key_pem")?.as_bytes())? };
         let config = Arc::new(transport::client_config(hub.pins.clone(), Some(identity))?);
