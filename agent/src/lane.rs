@@ -139,7 +139,9 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
+        crate::crash::point("lane.leave.before");
         self.lanes.leave(&self.resource, self.who);
+        crate::crash::point("lane.leave.after");
     }
 }
 
@@ -214,6 +216,7 @@ impl Lanes {
     }
 
     fn enter(&self, mut queues: MutexGuard<'_, Queues>, resource: &ResourceId, who: Who) -> Place {
+        crate::crash::point("lane.place.before");
         let (go, turn) = oneshot::channel();
         let number = queues.next;
         queues.next += 1;
@@ -227,6 +230,7 @@ impl Lanes {
         let turns = queues.next_turns(std::slice::from_ref(resource));
         drop(queues);
         self.grant(turns);
+        crate::crash::point("lane.place.after");
         Place { turn }
     }
 
@@ -250,7 +254,9 @@ impl Lanes {
     /// Outside the lock: a turn that nobody waits for any more is dropped, and so leaves at once.
     fn grant(&self, turns: Vec<(ResourceId, Waiting)>) {
         for (resource, Waiting { who, go, .. }) in turns {
+            crate::crash::point("lane.turn.before");
             let _ = go.send(Turn { lanes: self.clone(), resource, who });
+            crate::crash::point("lane.turn.after");
         }
     }
 

@@ -233,7 +233,9 @@ impl Ledger {
         }
         let floor = read_time_floor(&tx)?.advanced(admission.issued_at, boot);
         write_time_floor(&tx, &floor)?;
+        crate::crash::point("ledger.admit.before");
         tx.commit()?;
+        crate::crash::point("ledger.admit.after");
         Ok(())
     }
 
@@ -254,6 +256,7 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn record_success(&self, admission: &Admission, at: UnixSeconds) -> Result<(), DbError> {
+        crate::crash::point("ledger.success.before");
         self.db.lock().execute(
             "INSERT INTO current (id, topology, generation, version_hash, hydrated, envelope, applied_at, last_error_code, last_error)
              VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, NULL)
@@ -269,6 +272,7 @@ impl Ledger {
                 to_sql(at.0)
             ],
         )?;
+        crate::crash::point("ledger.success.after");
         Ok(())
     }
 
@@ -304,8 +308,10 @@ impl Ledger {
         if floor == TimeFloor::default() && issued_at.0 == 0 {
             return Ok(());
         }
+        crate::crash::point("ledger.floor.before");
         write_time_floor(&tx, &floor.advanced(issued_at, boot))?;
         tx.commit()?;
+        crate::crash::point("ledger.floor.after");
         Ok(())
     }
 

@@ -186,6 +186,7 @@ impl Intake {
     }
 
     async fn accept_slice(&mut self, envelope: Envelope) -> Result<(), Fault> {
+        crate::crash::point("intake.slice.before");
         let trust = self.trust.borrow().clone();
         if let Some(fault) = &self.parts.quarantine {
             return Err(fault.clone());
@@ -221,6 +222,7 @@ impl Intake {
             topology = %desired.identity.topology, generation = %desired.admission.generation,
             hash = desired.admission.version_hash.short(), new = verdict == Verdict::New, "accepted a slice"
         );
+        crate::crash::point("intake.slice.after");
         self.target.send_modify(|t| *t = Target { desired: Some(desired), pushes: t.pushes + 1 });
         Ok(())
     }

@@ -146,11 +146,14 @@ impl<F: Fs> Writer<F> {
             }
             return Err(failed);
         }
+        crate::crash::point("journal.publish.before");
         self.publish(&records);
+        crate::crash::point("journal.publish.after");
         for (reply, result) in answers {
             // A caller that no longer waits is no fault of the journal's.
             let _ = reply.send(result);
         }
+        crate::crash::point("journal.answer.after");
         self.rotate_if_large(at)
     }
 
@@ -180,6 +183,7 @@ impl<F: Fs> Writer<F> {
         if !self.segments.is_large() {
             return Ok(());
         }
+        crate::crash::point("journal.rotate.before");
         let floor = *self.shared.time_floor.lock().unwrap_or_else(PoisonError::into_inner);
         self.chain.book.forget_nonces(floor);
         let rotated = self.segments.rotate(&self.chain.head, &self.chain.tail, &self.chain.book, floor, at);

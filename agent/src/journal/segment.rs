@@ -16,9 +16,7 @@ use moorline_common::op::Book;
 use super::codec::{self, Rest, Scan};
 use super::fs::{Fs, FsFile};
 use super::{Head, JournalError};
-use crate::limits::{
-    JOURNAL_READ_MAX, JOURNAL_RESERVE_BYTES, JOURNAL_RESERVE_STEP, JOURNAL_ROTATE_BYTES, JOURNAL_SEALED_AGE_MS, JOURNAL_SEALED_MAX,
-};
+use crate::limits::{JOURNAL_READ_MAX, JOURNAL_RESERVE_BYTES, JOURNAL_RESERVE_STEP, JOURNAL_SEALED_AGE_MS, JOURNAL_SEALED_MAX};
 
 const SUFFIX: &str = ".jsonl";
 const TEMPORARY: &str = ".tmp";
@@ -76,6 +74,7 @@ pub fn open<F: Fs>(fs: F, dir: &Path, at: u64) -> Result<Found<F>, JournalError>
         let path = path.to_owned();
         move |e: io::Error| JournalError::Unreadable { path, reason: e.to_string() }
     };
+    crate::crash::point("journal.open.before");
     fs.ensure_dir(dir).map_err(unreadable(dir))?;
     for name in fs.list(dir).map_err(unreadable(dir))? {
         if name.ends_with(TEMPORARY) {
@@ -115,9 +114,11 @@ pub fn open<F: Fs>(fs: F, dir: &Path, at: u64) -> Result<Found<F>, JournalError>
     let sealed_damage = known.iter().rev().nth(1).and_then(|before| examine_sealed(&fs, dir, *before, &scan));
     if let Some(aside) = &torn {
         put_aside(&fs, aside, bytes.get(scan.good_bytes..).unwrap_or_default()).map_err(unreadable(aside))?;
+        crate::crash::point("journal.open.torn-kept");
     }
     let good = bytes.get(..scan.good_bytes).unwrap_or_default();
     let segments = go_on(fs, dir, first, good, torn.is_some()).map_err(unreadable(&path))?;
+    crate::crash::point("journal.open.after");
     Ok(Found { segments, scan, torn, sealed_damage })
 }
 
@@ -168,6 +169,7 @@ fn go_on<F: Fs>(fs: F, dir: &Path, first: u64, good: &[u8], cut: bool) -> io::Re
     let mut file = fs.open(&path)?;
     if cut && !had_failed {
         file.truncate(size)?;
+        crate::crash::point("journal.open.torn-cut");
         file.sync()?;
     }
     fs.sync_dir(dir)?;
@@ -194,6 +196,7 @@ fn begin<F: Fs>(fs: F, dir: &Path, chained: &Chained<'_>, time_floor: UnixSecond
         fs.remove(&temporary)?;
     }
     let size = u64::try_from(bytes.len()).map_err(io::Error::other)?;
+    crate::crash::point("journal.begin.before");
     let mut file = fs.create(&temporary)?;
     let written = file.append(&bytes).and_then(|()| file.sync());
     if let Err(error) = written {
@@ -201,8 +204,11 @@ fn begin<F: Fs>(fs: F, dir: &Path, chained: &Chained<'_>, time_floor: UnixSecond
         let _ = fs.remove(&temporary);
         return Err(error);
     }
+    crate::crash::point("journal.begin.written");
     fs.rename(&temporary, &dir.join(file_name(first)))?;
+    crate::crash::point("journal.begin.named");
     fs.sync_dir(dir)?;
+    crate::crash::point("journal.begin.after");
     let segments = Segments { fs, dir: dir.to_owned(), first, file, size, beginning: size, reserved: Some(size) };
     Ok((segments, tail))
 }
@@ -227,6 +233,7 @@ impl<F: Fs> Segments<F> {
         };
         let (can, end) = taken?;
         self.reserved = can.then_some(end);
+        crate::crash::point("journal.room.after");
         Ok(())
     }
 
@@ -235,8 +242,11 @@ impl<F: Fs> Segments<F> {
     /// # Errors
     /// The file system's: then the journal must not be written to any more.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        crate::crash::point("journal.write.before");
         self.file.append(bytes)?;
+        crate::crash::point("journal.write.after");
         self.file.sync()?;
+        crate::crash::point("journal.flush.after");
         self.size += u64::try_from(bytes.len()).map_err(io::Error::other)?;
         Ok(())
     }
@@ -249,8 +259,8 @@ impl<F: Fs> Segments<F> {
 
     /// Whether it is time for a new segment.
     #[must_use]
-    pub const fn is_large(&self) -> bool {
-        self.size.saturating_sub(self.beginning) >= JOURNAL_ROTATE_BYTES
+    pub fn is_large(&self) -> bool {
+        self.size.saturating_sub(self.beginning) >= crate::crash::rotate_bytes()
     }
 
     /// Goes on in a new segment, closes this one, and removes the oldest. Returns the hash of the newest line. On a full
@@ -267,10 +277,14 @@ impl<F: Fs> Segments<F> {
         };
         // From here on the new segment counts; the seal only tells that it must be there.
         let seal = codec::seal(head.seq + 1, tail).unwrap_or_default();
+        crate::crash::point("journal.seal.before");
         self.file.append(&seal)?;
+        crate::crash::point("journal.seal.written");
         self.file.sync()?;
+        crate::crash::point("journal.seal.after");
         *self = next;
         self.prune(at);
+        crate::crash::point("journal.rotate.after");
         Ok(Some(new_tail))
     }
 

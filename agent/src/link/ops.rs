@@ -19,15 +19,18 @@ use crate::records::JOURNAL;
 impl<J: Journal> Session<'_, J> {
     pub(super) async fn take_op(&mut self, json: Vec<u8>) -> Result<(), LinkError> {
         let payload_sha256 = moorline_common::sign::Envelope::from_json(&json).map(|e| e.payload_sha256()).unwrap_or_default();
+        crate::crash::point("link.op.before");
         match self.parts.ops.take(json).await {
             // Its first records are told by the news of them; one that was known is told again.
             Some(Answer::Known(op_id)) => {
+                crate::crash::point("link.op.known");
                 for standing in self.parts.ops.standing(&self.parts.journal, &self.parts.own, &op_id) {
                     self.send_standing(standing).await?;
                 }
                 Ok(())
             }
             Some(Answer::Settled(receipt)) => {
+                crate::crash::point("link.op.settled");
                 if let Some(fault) = receipt.fault.clone().filter(|_| receipt.journal_seq == 0) {
                     let refused = Refused { fault, payload_sha256: receipt.payload_sha256.clone(), kind: "op" };
                     self.link.send_modify(|s| s.last_refusal = Some(refused));
@@ -42,7 +45,9 @@ impl<J: Journal> Session<'_, J> {
     pub(super) async fn take_ack(&mut self, ack: pb::OpAck) {
         // What a hub says about an operation that there is not matters to nobody.
         if let Ok(op_id) = OpId::parse(ack.op_id) {
+            crate::crash::point("link.ack.before");
             self.parts.ops.acknowledge(op_id, ack.outcome).await;
+            crate::crash::point("link.ack.after");
         }
     }
 
@@ -59,6 +64,7 @@ impl<J: Journal> Session<'_, J> {
     async fn send_standing(&self, standing: Standing) -> Result<(), LinkError> {
         match standing {
             Standing::UnderWay { op_id, state, at, same_as } => {
+                crate::crash::point("link.event");
                 let event = pb::OpEvent {
                     op_id: op_id.into(),
                     state: state.as_str().to_owned(),

@@ -109,6 +109,7 @@ impl<'a, J: Journal> Session<'a, J> {
             promote(&parts.state_dir).await?;
             tracing::info!(serial = certificate.serial, "the renewed certificate is in use");
         }
+        crate::crash::point("link.welcome");
         let now = Instant::now();
         let renew_at = (now + renew_wait(&certificate)?).max(renew_not_before);
         Ok(Self {

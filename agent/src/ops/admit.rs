@@ -31,6 +31,7 @@ enum Before {
 impl<D: Driver, J: Journal> Shared<D, J> {
     /// Takes an order in.
     pub(super) async fn take(self: &Arc<Self>, json: &[u8]) -> Answer {
+        crate::crash::point("op.take");
         let envelope = match read_envelope(json) {
             Ok(envelope) => envelope,
             Err(fault) => return Answer::Unreadable(fault),
@@ -70,6 +71,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             self.parts.journal.set_time_floor(clocks.floor);
         }
         let op = Op::new(order, envelope)?;
+        crate::crash::point("op.verified");
         let statement = &op.order.statement;
         match self.before(&op)? {
             Before::Same => return Ok(Answer::Known(op.id().clone())),

@@ -104,6 +104,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     async fn refuse(&self, op: &Op, fault: Fault) -> Result<(), JournalError> {
         tracing::info!(op = %op.id(), code = %fault.code, error = %fault.message, "an operation is not begun");
         let state = if fault.code == Code::Expired { State::Expired } else { State::Cancelled };
+        crate::crash::point("op.refuse.before");
         self.append(vec![Entry { fault: Some(fault), ..op.entry(state) }]).await
     }
 
@@ -147,13 +148,14 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let evidence = started.params.get("evidence").cloned().unwrap_or_default();
         let order = self.order(op).await.unwrap_or_else(|_| plain(op));
         let begin = Begin { order, evidence, hold: started.hold, at: started.at };
+        crate::crash::point("op.carry-on");
         if entry.state() == State::Indeterminate {
             return self.wait_for_a_word(op).await;
         }
         self.advance(op, turn, begin, Stage::Doubt(entry.last.task.clone())).await
     }
 
-    async fn advance(&self, op: &Op, turn: &Turn, begin: Begin, mut stage: Stage) -> Result<(), JournalError> {
+    async fn advance(&self, op: &Op, turn: &Turn, mut begin: Begin, mut stage: Stage) -> Result<(), JournalError> {
         let (mut failures, mut restarts) = (0_u32, 0_u32);
         loop {
             let doubt = |task| Stage::Doubt(task);
@@ -169,6 +171,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                     match begun {
                         Ok(Begun::Done(result)) => return self.end(op, result).await,
                         Ok(Begun::Task(task)) => {
+                            crate::crash::point("op.task.before");
                             self.append(vec![Entry { task: Some(task.clone()), ..op.entry(State::TaskRunning) }]).await?;
                             crate::crash::point("op.task.after");
                             Stage::Resume(task)
@@ -185,6 +188,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 Stage::Doubt(task) => match self.look_for_evidence(op, turn, &begin, task.as_deref()).await {
                     Ok(Found::Done(result)) => return self.end(op, result).await,
                     Ok(Found::Task(found)) => {
+                        crate::crash::point("op.found-task");
                         if task.as_ref() != Some(&found) {
                             self.append(vec![Entry { task: Some(found.clone()), ..op.entry(State::TaskRunning) }]).await?;
                         }
@@ -197,9 +201,13 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                     Ok(Found::Absent) if task.is_none() => match self.parts.gate.recheck(op.envelope.clone()).await {
                         Ok(_) => {
                             tracing::info!(op = %op.id(), "it did not happen; it begins again");
+                            crate::crash::point("op.again.before");
                             self.pause(ENGINE_RETRY.wait(restarts, getrandom::u64().unwrap_or(0))).await;
                             restarts = restarts.saturating_add(1);
                             self.append(vec![started(op, &begin)]).await?;
+                            // What the engine may still be doing counts from here.
+                            begin.at = Clock.wall_ms();
+                            crate::crash::point("op.again.after");
                             Stage::Start
                         }
                         Err(fault) => return self.too_late(op, &fault).await,
@@ -280,6 +288,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return Ok(Begin { order, evidence: Value::Null, hold, at: Clock.wall_ms() });
         }
         let (driver, asked) = (self.parts.driver.clone(), order.clone());
+        crate::crash::point("op.prepare.before");
         let prepared =
             turn.work(async move { within(OP_CALL_TIMEOUT, driver.prepare(&asked)).await.unwrap_or_else(|| Err(no_end())) }).await;
         match prepared.unwrap_or_else(|_| Err(no_end())) {
@@ -320,6 +329,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let (driver, order, evidence, task) =
             (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.map(str::to_owned));
         let age = Duration::from_millis(Clock.wall_ms().saturating_sub(begin.at));
+        crate::crash::point("op.doubt");
         let job = async move { within(OP_CALL_TIMEOUT, driver.adopt(&order, &evidence, task.as_deref(), age)).await };
         match turn.work(job).await {
             Ok(Some(found)) => found,

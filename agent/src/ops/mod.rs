@@ -239,6 +239,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         let Some(grant) = &entry.first.grant else { return };
         let Ok(op) = Op::read(&grant.envelope) else { return };
+        crate::crash::point("op.ack.before");
         let told = self.parts.journal.append(vec![Entry { acknowledged: true, ..op.entry(entry.state()) }]);
         self.running.spawn(async move {
             if let Err(error) = told.await {

@@ -13,6 +13,7 @@ impl<D: Driver, J: Journal> Ops<D, J> {
     /// # Errors
     /// [`JournalError`].
     pub async fn recover(&self) -> Result<(), JournalError> {
+        crate::crash::point("op.recover.before");
         let shared = &self.shared;
         let mut open: Vec<OpEntry> =
             shared.parts.journal.read(|book| book.open().filter(|e| e.first.origin() == Origin::Operator).cloned().collect());
@@ -39,9 +40,11 @@ impl<D: Driver, J: Journal> Ops<D, J> {
                 continue;
             }
             let place = shared.parts.lanes.place_again(op.resource());
+            crate::crash::point("op.recover.place");
             let begun = entry.state().has_begun().then_some(entry);
             tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), begun = begun.is_some(), "goes on with an operation");
             shared.spawn(op, place, begun);
+            crate::crash::point("op.recover.begun");
         }
         Ok(())
     }

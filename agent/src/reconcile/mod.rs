@@ -309,6 +309,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         if entries.is_empty() {
             return Ok(());
         }
+        crate::crash::point("reconcile.append.before");
         match self.journal.append(entries).await {
             Ok(_) => self.unrecorded.clear(),
             Err(error @ JournalError::Failed(_)) => return Err(error),
@@ -327,6 +328,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             self.next_look = Instant::now() + WORKING_LOOK;
             self.publish().await;
         }
+        crate::crash::point("reconcile.append.after");
         for (step, op_id, turn) in ready {
             self.submit(step, op_id, turn);
         }
@@ -351,7 +353,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         tracing::info!(op = %op_id, resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
         let (driver, copy) = (self.driver.clone(), step.clone());
         let job = async move {
+            crate::crash::point("reconcile.step.before");
             let applied = lane::within(STEP_TIMEOUT, driver.apply(&copy)).await;
+            crate::crash::point("reconcile.step.after");
             applied.unwrap_or_else(|| Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))))
         };
         let done = self.done.0.clone();
@@ -382,7 +386,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                 Err(error) => self.step_failed(&step, op_id, &error, now),
             }
         }
+        crate::crash::point("reconcile.ended.before");
         self.dispatch(entries).await?;
+        crate::crash::point("reconcile.ended.after");
         drop(turns);
         if !self.work.failed().is_empty() {
             self.publish().await;

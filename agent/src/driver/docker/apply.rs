@@ -99,6 +99,7 @@ impl Hands<'_> {
             labels: Some(target.labels.clone().into_iter().collect()),
             ..Default::default()
         };
+        crate::crash::point("docker.network.before");
         self.docker.create_network(request).await.map(drop).map_err(|e| from_engine(&e, &what))
     }
 
@@ -108,6 +109,7 @@ impl Hands<'_> {
             Ok(live) => return Err(not_owned(&format!("a network named `{}`", live.name.unwrap_or_default()))),
             Err(e) => return gone(Err(e), "inspecting a network"),
         }
+        crate::crash::point("docker.network-gone.before");
         match self.docker.remove_network(id).await {
             Err(e) if status(&e) == Some(403) && words(&e).contains("active endpoints") => {
                 self.detach_all(id).await?;
@@ -146,7 +148,9 @@ impl Hands<'_> {
             labels: Some(target.labels.clone().into_iter().collect()),
             ..Default::default()
         };
+        crate::crash::point("docker.new-volume.before");
         let made = self.docker.create_volume(request).await;
+        crate::crash::point("docker.new-volume.after");
         let made = made.map_err(|e| from_engine(&e, &format!("creating the volume `{}`", target.name)))?;
         // The engine answers with the volume that is there, whoever made it.
         already_so(self.owned.of(&made.labels).as_ref(), &target.labels, &format!("a volume named `{}`", target.name))
@@ -163,6 +167,7 @@ impl Hands<'_> {
             }
             other => other,
         };
+        crate::crash::point("docker.create.after");
         let id = match made {
             Ok(id) => id,
             Err(e) if status(&e) == Some(409) => match self.adopt(target, name).await? {
@@ -185,6 +190,7 @@ impl Hands<'_> {
     async fn create(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, Error> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), platform: String::new() };
         let body = body::body(target, carried, self.engine.many_endpoints);
+        crate::crash::point("docker.create.before");
         self.docker.create_container(Some(options), body).await.map(|made| made.id)
     }
 
@@ -197,7 +203,9 @@ impl Hands<'_> {
     }
 
     async fn start(&self, id: &str, name: &str) -> Result<(), DriverError> {
+        crate::crash::point("docker.start.before");
         let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
+        crate::crash::point("docker.start.after");
         started.map_err(|e| from_engine(&e, &format!("starting `{name}`")))
     }
 
@@ -225,8 +233,11 @@ impl Hands<'_> {
         let short: String = old_id.chars().take(ID_IN_NAME).collect();
         let beside = format!("{}-new-{short}", target.name);
         let id = self.make(target, &beside, &carried(&old, target)).await?;
+        crate::crash::point("docker.replace.made");
         self.remove_container(old_id, &old, &target.name).await?;
+        crate::crash::point("docker.replace.removed");
         self.rename(&id, &target.name).await?;
+        crate::crash::point("docker.replace.named");
         self.start(&id, &target.name).await
     }
 
@@ -244,6 +255,7 @@ impl Hands<'_> {
             Err(e) if status(&e) == Some(404) => return Ok(()),
             Err(e) => return Err(from_engine(&e, &format!("stopping `{name}`"))),
         }
+        crate::crash::point("docker.remove.stopped");
         gone(self.docker.remove_container(id, None::<RemoveContainerOptions>).await, &format!("removing `{name}`"))
     }
 

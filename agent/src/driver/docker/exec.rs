@@ -36,6 +36,7 @@ pub(super) async fn create(docker: &Docker, container: &str, command: &Exec, wha
         working_dir: command.workdir.clone(),
         ..Default::default()
     };
+    crate::crash::point("docker.exec-make.before");
     docker.create_exec(container, options).await.map(|made| made.id).map_err(|e| from_engine_op(&e, what))
 }
 
@@ -82,7 +83,9 @@ pub(super) async fn adopt(docker: &Docker, command: &Exec, task: &str, age: Dura
 async fn run(docker: &Docker, command: &Exec, task: &str, deadline: Instant) -> Result<OpResult, DriverError> {
     // Checked when the order was read.
     let stdin = command.stdin_bytes().unwrap_or_default();
+    crate::crash::point("docker.exec-start.before");
     let started = docker.start_exec(task, None).await.map_err(|e| from_engine_op(&e, "starting a command"))?;
+    crate::crash::point("docker.exec-start.after");
     let mut heard = Output::default();
     if let StartExecResults::Attached { mut output, mut input } = started {
         let listen = async {

@@ -27,6 +27,7 @@ use crate::limits::{OP_LOOK, REQUEST_TIMEOUT};
 
 /// Checks and notes; changes nothing.
 pub(super) async fn prepare(docker: &Docker, owned: &Ownership, order: &OpOrder) -> Result<Value, DriverError> {
+    crate::crash::point("docker.prepare.before");
     let name = order.resource.name();
     let evidence = match &order.act {
         Act::Pull => evidence::admit_image(order, image_id(docker, name).await?)?,
@@ -51,6 +52,7 @@ pub(super) async fn prepare(docker: &Docker, owned: &Ownership, order: &OpOrder)
             return Err(DriverError::no_such_operation(order));
         }
     };
+    crate::crash::point("docker.prepare.after");
     Ok(evidence.written())
 }
 
@@ -100,6 +102,7 @@ async fn act_on(docker: &Docker, act: &Act, was: &Life, what: &str) -> Result<()
     let patient = docker.clone().with_timeout(Duration::from_secs(was.grace_s.into()).saturating_add(REQUEST_TIMEOUT));
     // Only what the order names: without it the engine takes the container's own.
     let t = |timeout_s: &Option<u32>| timeout_s.and_then(|s| i32::try_from(s).ok());
+    crate::crash::point("docker.act.before");
     let done = match act {
         Act::Start => patient.start_container(id, None::<StartContainerOptions>).await,
         Act::Stop { timeout_s } => {
@@ -123,6 +126,7 @@ async fn act_on(docker: &Docker, act: &Act, was: &Life, what: &str) -> Result<()
         | Act::Cancel { .. }
         | Act::Resolve { .. } => Ok(()),
     };
+    crate::crash::point("docker.act.after");
     done.map_err(|e| from_engine_op(&e, what))
 }
 
@@ -136,12 +140,14 @@ async fn unless_in(docker: &Docker, id: &str, state: ContainerState, done: Resul
 
 /// It may stop by itself first, so that its data is whole.
 async fn destroy_container(docker: &Docker, patient: &Docker, was: &Life, volumes: bool, what: &str) -> Result<(), DriverError> {
+    crate::crash::point("docker.destroy.before");
     match patiently(patient.stop_container(&was.id, None::<StopContainerOptions>)).await {
         Err(e) if status(&e) == Some(404) => return Ok(()),
         Err(e) if status(&e).is_none() => return Err(from_engine_op(&e, what)),
         // One that cannot be stopped is removed by force.
         Ok(()) | Err(_) => {}
     }
+    crate::crash::point("docker.destroy.stopped");
     let deadline = tokio::time::Instant::now() + REQUEST_TIMEOUT;
     loop {
         let options = RemoveContainerOptions { force: true, v: volumes, ..Default::default() };
@@ -180,6 +186,7 @@ pub(super) async fn remove_volume(docker: &Docker, owned: &Ownership, was: &Birt
         // The one that was meant is gone; what bears its name now is another one.
         Some(_) | None => return Ok(()),
     }
+    crate::crash::point("docker.volume.before");
     match docker.remove_volume(&was.name, None::<RemoveVolumeOptions>).await {
         Ok(()) => Ok(()),
         Err(e) if status(&e) == Some(404) => Ok(()),
@@ -188,7 +195,10 @@ pub(super) async fn remove_volume(docker: &Docker, owned: &Ownership, was: &Birt
 }
 
 async fn pull_image(docker: &Docker, name: &str, is_here: bool) -> Result<OpResult, DriverError> {
-    aside(pull(docker, name, is_here)).await?;
+    crate::crash::point("docker.pull.before");
+    let pulled = aside(pull(docker, name, is_here)).await;
+    crate::crash::point("docker.pull.after");
+    pulled?;
     Ok(OpResult { result: json!({ "id": image_id(docker, name).await? }), fault: None })
 }
 

@@ -56,6 +56,7 @@ pub(super) async fn find(docker: &Docker, owned: &Ownership, wanted: &BTreeSet<R
 /// Removes what `debris` lists, as far as nothing uses it. What is gone is removed.
 pub(super) async fn remove(docker: &Docker, owned: &Ownership, debris: &Debris, volumes: bool) -> Result<OpResult, DriverError> {
     let mut sweep = Sweep::default();
+    crate::crash::point("docker.prune.before");
     for Named { id, name } in &debris.containers {
         // Without force: one that runs again is left.
         let options = RemoveContainerOptions { v: volumes, ..Default::default() };
@@ -76,6 +77,7 @@ pub(super) async fn remove(docker: &Docker, owned: &Ownership, debris: &Debris, 
         };
         sweep.note("volume", name, refusal(removed)?);
     }
+    crate::crash::point("docker.prune.after");
     Ok(sweep.result(debris.more))
 }
 
