@@ -120,7 +120,7 @@ pub const CONVERGE_ROUNDS_MAX: u32 = 8;
 /// Bytes of the journal in one message to the hub.
 pub const JOURNAL_PART_MAX: usize = 1024 * 1024;
 /// The longest journal line, in bytes.
-pub const JOURNAL_LINE_MAX: usize = 256 * 1024;
+pub const JOURNAL_LINE_MAX: usize = moorline_common::journal::LINE_MAX;
 /// Records that one append may carry.
 pub const JOURNAL_APPEND_MAX: usize = 4096;
 /// Appends that may wait for the writer.

@@ -72,6 +72,8 @@ pub enum Verb {
     /// Order one-shot operations, and see how they ended
     #[command(subcommand)]
     Op(Box<cmd::op::OpVerb>),
+    /// Fetch a host's journal, and check it against what the hub has seen of it
+    Journal(cmd::journal::JournalArgs),
     /// Show what happened
     Events(cmd::events::EventsArgs),
     /// Print the JSON Schema of the topology file, for editors

@@ -294,6 +294,7 @@ pub(crate) mod tests {
             last_error: None,
             joined_unix_ms: 0,
             agent_version: String::new(),
+            witness: None,
         }
     }
 

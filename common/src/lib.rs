@@ -13,6 +13,7 @@
 //! | [`statement`] | what can be signed |
 //! | [`enrol`] | how a new host proves itself to the operator |
 //! | [`op`] | what may happen to an operation, and what a journal says about all of them |
+//! | [`journal`] | whether a journal's lines are whole and in order |
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
 //! | [`backoff`] | how long to wait before the next try |
@@ -25,6 +26,7 @@ pub mod drift;
 pub mod enrol;
 pub mod fault;
 pub mod id;
+pub mod journal;
 pub mod observe;
 pub mod op;
 pub mod plan;

@@ -1,6 +1,7 @@
 //! `moorline-agent journal`: shows and checks what the agent has done, whether it runs or not.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -10,7 +11,8 @@ use moorline_common::op::Record;
 
 use super::{Output, complain, say};
 use crate::config::Config;
-use crate::journal::reader::{self, Walk};
+use crate::journal::reader::{self, Damage, Walk};
+use crate::journal::segment;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JournalVerb {
@@ -58,13 +60,14 @@ pub(super) fn journal(config: &Config, verb: &JournalVerb) -> anyhow::Result<Exi
     };
     let _ = out.flush();
     drop(out);
+    let path = |damage: &Damage| dir.join(segment::file_name(damage.segment));
     match verb {
-        JournalVerb::Verify { output: Output::Json } => say(&serde_json::to_string_pretty(&json(&walk))?),
+        JournalVerb::Verify { output: Output::Json } => say(&serde_json::to_string_pretty(&json(&walk, path))?),
         JournalVerb::Verify { output: Output::Text } => say(&summary(&walk)),
         JournalVerb::Show { .. } | JournalVerb::Export { .. } => {}
     }
     for damage in &walk.damage {
-        complain(&format!("{} is damaged at byte {}: {}", damage.path.display(), damage.offset, damage.what));
+        complain(&format!("{} is damaged at byte {}: {}", path(damage).display(), damage.offset, damage.what));
     }
     Ok(if walk.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -100,8 +103,8 @@ fn summary(walk: &Walk) -> String {
     )
 }
 
-fn json(walk: &Walk) -> serde_json::Value {
-    let damage: Vec<_> = walk.damage.iter().map(|d| serde_json::json!({ "file": d.path, "offset": d.offset, "what": d.what })).collect();
+fn json(walk: &Walk, path: impl Fn(&Damage) -> PathBuf) -> serde_json::Value {
+    let damage: Vec<_> = walk.damage.iter().map(|d| serde_json::json!({ "file": path(d), "offset": d.offset, "what": d.what })).collect();
     serde_json::json!({
         "sound": walk.damage.is_empty(),
         "segments": walk.segments,

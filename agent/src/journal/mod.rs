@@ -8,7 +8,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `chain` | numbers, chains and checks what is appended |
-//! | [`codec`] | lines, checksums, and what damage is |
+//! | [`codec`] | lines, checksums, and what damage is: the core's, so that operators check by the same code |
 //! | [`segment`] | the folder: torn tails, rotation, checkpoints, room on the disk |
 //! | [`mod@file`] | the writer thread: many appends, one flush |
 //! | [`reader`] | reads the files of a live or dead agent |
@@ -23,8 +23,10 @@ use moorline_common::id::{ResourceId, UnixSeconds};
 use moorline_common::op::{Book, BookError, Event, Grant, HoldEffect, State};
 use serde_json::Value;
 
+pub use moorline_common::journal as codec;
+pub use moorline_common::journal::Head;
+
 mod chain;
-pub mod codec;
 pub mod file;
 pub mod fs;
 #[cfg(test)]
@@ -87,23 +89,6 @@ impl Entry {
     #[must_use]
     pub const fn begins(&self) -> bool {
         !self.acknowledged && matches!(self.state.event(), Event::Accept | Event::Queue | Event::Start)
-    }
-}
-
-/// The newest durable record.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Head {
-    /// Its number; 0 for an empty journal.
-    pub seq: u64,
-    /// Lowercase hex SHA-256 of its line; empty for an empty journal.
-    pub hash: String,
-}
-
-impl Head {
-    /// The first 16 bytes of the hash, for the heartbeat.
-    #[must_use]
-    pub fn short(&self) -> Vec<u8> {
-        hex::decode(self.hash.get(..32).unwrap_or_default()).unwrap_or_default()
     }
 }
 

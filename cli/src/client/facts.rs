@@ -41,6 +41,19 @@ pub struct HostView {
     pub joined_unix_ms: u64,
     /// The agent's version.
     pub agent_version: String,
+    /// The newest journal record that the hub has seen of its present life; `None` for none.
+    pub witness: Option<Witness>,
+}
+
+/// A journal record that a heartbeat named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// The life of the host that it is of.
+    pub epoch: String,
+    /// Its number.
+    pub seq: u64,
+    /// The first bytes of its hash.
+    pub head: Vec<u8>,
 }
 
 /// Where a host is in its enrolment, as far as this machine can tell.
@@ -281,6 +294,11 @@ impl HostView {
             last_error: host.last_error.filter(|f| !f.code.is_empty()).map(Fault::from),
             joined_unix_ms: host.joined_unix_ms,
             agent_version: host.agent_version,
+            witness: (host.witnessed_journal_seq > 0).then_some(Witness {
+                epoch: host.witnessed_epoch,
+                seq: host.witnessed_journal_seq,
+                head: host.witnessed_journal_head,
+            }),
         };
         Ok((view, binding))
     }

@@ -15,6 +15,7 @@ pub mod get;
 pub mod history;
 pub mod host;
 pub mod init;
+pub mod journal;
 pub mod key;
 pub mod op;
 pub mod plan;
@@ -72,6 +73,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Diff(args) => diff::run(args, &env, ui).await,
         Verb::Rollback(args) => rollback::run(args, &env, ui).await,
         Verb::Down(args) => down::run(args, &env, ui).await,
+        Verb::Journal(args) => journal::run(args, &env, ui).await,
         Verb::Op(verb) => op::run(*verb, &env, ui).await,
         Verb::Events(args) => events::run(args, &env, ui).await,
         Verb::Schema => schema::run(ui),

@@ -3,12 +3,11 @@
 //! A line is one JSON object. Its last member is `crc`: the CRC-32C, in hex, of all bytes before that member. `prev`
 //! chains it to the line before. A segment begins with a header and the checkpoint that it announces; records follow.
 
-use moorline_common::id::{UnixSeconds, sha256_hex};
-use moorline_common::op::{Book, Part, Record};
 use serde::{Deserialize, Serialize};
 
-use super::Head;
-use crate::limits::JOURNAL_LINE_MAX;
+use super::{Head, LINE_MAX};
+use crate::id::{UnixSeconds, sha256_hex};
+use crate::op::{Book, Part, Record};
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
@@ -59,7 +58,7 @@ pub fn encode<T: Serialize>(value: &T) -> Option<Vec<u8>> {
     line.pop(); // the closing brace
     let crc = crc32c::crc32c(&line);
     line.extend_from_slice(format!("{CRC_MEMBER}{crc:08x}\"}}").as_bytes());
-    (line.len() <= JOURNAL_LINE_MAX).then_some(line)
+    (line.len() <= LINE_MAX).then_some(line)
 }
 
 /// The JSON object in a line; `None` when the checksum is wrong.
@@ -78,6 +77,12 @@ fn checked(line: &[u8]) -> Option<Vec<u8>> {
 
 fn decode<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Option<T> {
     serde_json::from_slice(json).ok()
+}
+
+/// The first record of the segment that a line begins; `None` when it is no header.
+#[must_use]
+pub fn begins(line: &[u8]) -> Option<u64> {
+    decode::<Header>(&checked(line)?).map(|header| header.first)
 }
 
 /// How a new segment begins: the lines, and the hash of the last of them. `None` when a line cannot be written.
