@@ -1,6 +1,8 @@
-//! The admin socket: what `moorline-agent status` asks. One JSON object a line, each way.
+//! The admin socket: what `moorline-agent status` asks, and where `trust import` hands roots in. One JSON object a line,
+//! each way.
 //!
-//! It reads and never changes anything. Only the state folder's owner can connect.
+//! It gives no authority: a root from here passes the same door as one from the hub. Only the state folder's owner can
+//! connect.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,6 +11,7 @@ use std::sync::Arc;
 
 use moorline_common::fault::Fault;
 use moorline_common::observe::{ContainerState, EngineState};
+use moorline_common::sign::Envelope;
 use moorline_common::statement::{Drifted, Trouble};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -18,12 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::db::{DbError, blocking};
 use crate::identity::Enrolment;
-use crate::intake::Target;
+use crate::intake::{Intake, Target};
 use crate::ledger::{Current, Ledger};
 use crate::limits::{ADMIN_CLIENTS_MAX, ADMIN_LINE_MAX, ADMIN_TIMEOUT};
 use crate::link::LinkState;
 use crate::report::HostState;
-use crate::trust::Trust;
 
 /// The name of the socket in the state folder.
 pub const SOCKET: &str = "admin.sock";
@@ -34,6 +36,11 @@ pub const SOCKET: &str = "admin.sock";
 pub enum Request {
     /// Asks for a [`Status`].
     Status,
+    /// Hands in a trust root.
+    Root {
+        /// The root.
+        envelope: Envelope,
+    },
 }
 
 /// An answer.
@@ -42,6 +49,15 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To [`Request::Root`]: the version in force, and whether it was new.
+    Root {
+        /// The version of the trust root in force now.
+        version: u64,
+        /// Whether the one that was handed in brought it.
+        new: bool,
+    },
+    /// To [`Request::Root`]: why it was not accepted.
+    Refused(Fault),
     /// The request was not understood, or could not be answered.
     Error(String),
 }
@@ -108,6 +124,9 @@ pub struct Status {
     pub containers: u64,
     /// Why nothing may be changed, if the agent's records are damaged.
     pub quarantine: Option<Fault>,
+    /// Why the accepted slice is no longer acted on, when a newer trust root does not cover it.
+    #[serde(default)]
+    pub frozen: Option<Fault>,
 }
 
 /// What a status is made from while the agent runs.
@@ -125,8 +144,8 @@ pub struct Sources {
     pub ledger: Ledger,
     /// The host.
     pub state: watch::Receiver<HostState>,
-    /// What is believed.
-    pub trust: watch::Receiver<Arc<Trust>>,
+    /// The door for roots by hand.
+    pub intake: Intake,
     /// What is worked towards.
     pub target: watch::Receiver<Target>,
     /// The link.
@@ -156,7 +175,7 @@ impl Sources {
         let ledger = self.ledger.clone();
         let (current, standing) = blocking(move || Ok::<_, DbError>((ledger.current()?, ledger.standing()?))).await?;
         let state = self.state.borrow().clone();
-        let trust = self.trust.borrow().clone();
+        let trust = self.intake.trust().borrow().clone();
         let link = self.link.borrow().clone();
         let owned: Vec<_> = state.observed.containers.values().filter(|c| c.owner.is_some()).collect();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
@@ -182,6 +201,7 @@ impl Sources {
             containers_running: count(owned.iter().filter(|c| c.state == ContainerState::Running).count()),
             containers: count(owned.len()),
             quarantine: self.quarantine.clone(),
+            frozen: trust.frozen.clone(),
             ..Status::default()
         };
         status.from_disk(&self.enrolment, current.as_ref());
@@ -189,6 +209,14 @@ impl Sources {
         status.generation = standing.generation.0;
         status.applied_hash = standing.applied.map(String::from);
         Ok(status)
+    }
+
+    async fn import(&self, envelope: &Envelope) -> Response {
+        let mut intake = self.intake.clone();
+        match intake.import_root(envelope.to_json()).await {
+            Ok(new) => Response::Root { version: intake.trust().borrow().root_version(), new },
+            Err(refused) => Response::Refused(refused.fault),
+        }
     }
 }
 
@@ -244,6 +272,7 @@ async fn answer(stream: UnixStream, sources: &Sources) -> io::Result<()> {
             Ok(status) => Response::Status(Box::new(status)),
             Err(error) => Response::Error(error.to_string()),
         },
+        Ok(Request::Root { envelope }) => sources.import(&envelope).await,
         Err(error) => Response::Error(format!("not a request: {error}")),
     };
     let mut bytes = serde_json::to_vec(&response).map_err(io::Error::other)?;
@@ -257,6 +286,35 @@ async fn answer(stream: UnixStream, sources: &Sources) -> io::Result<()> {
 /// # Errors
 /// The system's, or the agent's own words.
 pub async fn ask_status(dir: &Path) -> io::Result<Option<Status>> {
+    match ask(dir, &Request::Status).await? {
+        None => Ok(None),
+        Some(Response::Status(status)) => Ok(Some(*status)),
+        Some(other) => Err(unexpected(&other)),
+    }
+}
+
+/// Hands a trust root to the agent that runs on `dir`; gives the version in force and whether it is new, or why it was
+/// refused. `None` when no agent runs there.
+///
+/// # Errors
+/// The system's, or the agent's own words.
+pub async fn hand_in_root(dir: &Path, envelope: Envelope) -> io::Result<Option<Result<(u64, bool), Fault>>> {
+    match ask(dir, &Request::Root { envelope }).await? {
+        None => Ok(None),
+        Some(Response::Root { version, new }) => Ok(Some(Ok((version, new)))),
+        Some(Response::Refused(fault)) => Ok(Some(Err(fault))),
+        Some(other) => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(response: &Response) -> io::Error {
+    match response {
+        Response::Error(error) => io::Error::other(error.clone()),
+        Response::Status(_) | Response::Root { .. } | Response::Refused(_) => io::Error::other("the agent answered something else"),
+    }
+}
+
+async fn ask(dir: &Path, request: &Request) -> io::Result<Option<Response>> {
     let path: PathBuf = dir.join(SOCKET);
     let mut stream = match UnixStream::connect(&path).await {
         Ok(stream) => stream,
@@ -264,15 +322,12 @@ pub async fn ask_status(dir: &Path) -> io::Result<Option<Status>> {
         Err(e) => return Err(e),
     };
     let exchange = async {
-        let mut request = serde_json::to_vec(&Request::Status).map_err(io::Error::other)?;
-        request.push(b'\n');
-        stream.write_all(&request).await?;
+        let mut line = serde_json::to_vec(request).map_err(io::Error::other)?;
+        line.push(b'\n');
+        stream.write_all(&line).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
-        match serde_json::from_slice(&answer).map_err(io::Error::other)? {
-            Response::Status(status) => Ok(Some(*status)),
-            Response::Error(error) => Err(io::Error::other(error)),
-        }
+        serde_json::from_slice(&answer).map(Some).map_err(io::Error::other)
     };
     tokio::time::timeout(ADMIN_TIMEOUT, exchange).await.map_err(|_| io::Error::other("the agent did not answer"))?
 }
@@ -294,8 +349,8 @@ mod tests {
             driver: "fake",
             ledger: Ledger::new(db),
             state: watch::channel(HostState::default()).1,
-            trust: intake.trust(),
             target: intake.target(),
+            intake,
             link: watch::channel(LinkState::default()).1,
             quarantine: None,
         }

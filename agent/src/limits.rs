@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use moorline_common::backoff::Backoff;
+use moorline_common::sign::ENVELOPE_MAX;
 
 /// The largest gRPC message that is read or sent: an envelope and its frame.
 pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
@@ -146,8 +147,8 @@ pub const CONFIG_MAX: u64 = 64 * 1024;
 pub const BIND_ROOTS_MAX: usize = 64;
 /// Clients of the admin socket at once.
 pub const ADMIN_CLIENTS_MAX: usize = 8;
-/// The longest line on the admin socket, in bytes.
-pub const ADMIN_LINE_MAX: usize = 4096;
+/// The longest line on the admin socket, in bytes: a trust root in its envelope.
+pub const ADMIN_LINE_MAX: usize = ENVELOPE_MAX + 4096;
 /// How long an admin client may take to send its line or read the answer.
 pub const ADMIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long running steps may take to end when the agent stops.
@@ -181,3 +182,5 @@ pub const EXEC_DRAIN: Duration = Duration::from_secs(2);
 pub const PRUNE_MAX: usize = 256;
 /// Operations whose effects the simulated engine counts.
 pub const SIM_EFFECTS_MAX: usize = 10_000;
+/// Between two warnings in the log that the trust root expires soon.
+pub const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);

@@ -7,6 +7,8 @@ use std::time::Duration;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::UnixSeconds;
 use moorline_common::op::{OpEntry, Origin, State};
+use moorline_common::trust::Ending;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Sources};
@@ -20,12 +22,12 @@ use crate::journal::file::FileJournal;
 use crate::journal::{Entry, HostJournal, Journal as _, JournalError};
 use crate::lane::Lanes;
 use crate::ledger::Ledger;
-use crate::limits::FLOOR_SAVE_INTERVAL;
+use crate::limits::{EXPIRY_WARNING_INTERVAL, FLOOR_SAVE_INTERVAL};
 use crate::link::{self, Link};
 use crate::ops::{self, Ops};
 use crate::reconcile::{self, Reconciler};
 use crate::records::{self, RecordsError};
-use crate::trust::TrustStore;
+use crate::trust::{Trust, TrustStore};
 
 /// Why the agent could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +101,28 @@ impl Host {
     }
 }
 
+/// The door for signed statements while no agent runs, and whose lock the caller holds by `host`. Nothing acts on what it
+/// takes in.
+///
+/// # Errors
+/// [`RunError`].
+pub fn open_intake(config: &Config, host: &mut Host) -> Result<Intake, RunError> {
+    let db = records::open(&host.state_dir, &mut host.keys, &host.enrolment.root_pin)?;
+    Ok(Intake::open(intake::Parts {
+        ledger: Ledger::new(db.clone()),
+        trust_store: TrustStore::new(db),
+        root_pin: host.enrolment.root_pin.clone(),
+        own: own(&host.keys),
+        policy: config.policy.clone(),
+        engine_sockets: socket_paths(&config.docker_socket),
+        quarantine: None,
+    })?)
+}
+
+fn own(keys: &HostKeys) -> Own {
+    Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() }
+}
+
 /// Runs the agent on `driver` until `shutdown`.
 ///
 /// # Errors
@@ -108,7 +132,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     let (ledger, trust_store) = (Ledger::new(db.clone()), TrustStore::new(db));
     let (journal, quarantine) = open_journal(&config, &mut host, &trust_store).await?;
     let keys = Arc::new(host.keys);
-    let own = Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() };
+    let own = own(&keys);
     let mut intake = Intake::open(intake::Parts {
         ledger: ledger.clone(),
         trust_store: trust_store.clone(),
@@ -141,7 +165,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     let (ops, ops_handle) = Ops::new(parts);
     // Before anything else takes a turn: what was accepted comes first.
     ops.recover().await?;
-    let (trust, target, released) = (intake.trust(), intake.target(), intake.released());
+    let (door, trust, target, released) = (intake.clone(), intake.trust(), intake.target(), intake.released());
     let (link, link_state) = Link::new(link::Parts {
         state_dir: host.state_dir.clone(),
         enrolment: host.enrolment.clone(),
@@ -163,14 +187,14 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         driver: driver_name,
         ledger: ledger.clone(),
         state: handle.state(),
-        trust,
+        intake: door,
         target,
         link: link_state,
         quarantine,
     };
     let listener = admin::bind(&config.state).map_err(RunError::Admin)?;
     tracing::info!(socket = %config.state.join(admin::SOCKET).display(), "the admin socket is open");
-    let parts = Running { reconciler, ops, link, journal, ledger, released };
+    let parts = Running { reconciler, ops, link, journal, ledger, trust, released };
     parts.supervise(admin::serve(listener, sources, shutdown.clone()), shutdown).await
 }
 
@@ -181,19 +205,20 @@ struct Running<D, J> {
     link: Link<J>,
     journal: J,
     ledger: Ledger,
+    trust: watch::Receiver<Arc<Trust>>,
     released: CancellationToken,
 }
 
 impl<D: Driver> Running<D, HostJournal> {
     /// Runs every part until `shutdown`, or until one can't go on.
     async fn supervise(self, admin: impl Future<Output = ()> + Send + 'static, shutdown: CancellationToken) -> Result<Ended, RunError> {
-        let Self { reconciler, ops, link, journal, ledger, released } = self;
+        let Self { reconciler, ops, link, journal, ledger, trust, released } = self;
         let stop = shutdown.child_token();
         let mut reconcile_task = tokio::spawn(reconciler.run(stop.clone()));
         let mut ops_task = tokio::spawn(ops.run(stop.clone()));
         let mut link_task = tokio::spawn(link.run(stop.clone()));
         let admin_task = tokio::spawn(admin);
-        let house_task = tokio::spawn(keep_house(ledger));
+        let house_task = tokio::spawn(keep_house(ledger, trust));
         notify(&[sd_notify::NotifyState::Ready]);
         let result = tokio::select! {
             // First: parts that end because they were told to have not failed.
@@ -243,10 +268,12 @@ fn socket_paths(socket: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Saves the time floor now and then, and tells the service manager that the agent lives.
-async fn keep_house(ledger: Ledger) {
+/// Saves the time floor now and then, warns of the trust root's end once a day, and tells the service manager that the agent
+/// lives.
+async fn keep_house(ledger: Ledger, trust: watch::Receiver<Arc<Trust>>) {
     let watchdog = sd_notify::watchdog_enabled().map(|interval| interval / 2);
     let mut floor = tokio::time::interval(FLOOR_SAVE_INTERVAL);
+    let mut daily = tokio::time::interval(EXPIRY_WARNING_INTERVAL);
     let mut alive = tokio::time::interval(watchdog.unwrap_or(FLOOR_SAVE_INTERVAL).max(Duration::from_millis(100)));
     loop {
         tokio::select! {
@@ -257,8 +284,19 @@ async fn keep_house(ledger: Ledger) {
                     tracing::error!(%error, "the time floor could not be saved");
                 }
             }
+            _ = daily.tick() => warn_of_expiry(&trust.borrow()),
             _ = alive.tick() => if watchdog.is_some() { notify(&[sd_notify::NotifyState::Watchdog]) },
         }
+    }
+}
+
+fn warn_of_expiry(trust: &Trust) {
+    let Some(root) = trust.root.as_ref().map(|r| r.statement()) else { return };
+    let (version, expires) = (root.version, root.expires.0);
+    match root.ends_soon(Clock.wall()) {
+        None => {}
+        Some(Ending::Soon) => tracing::warn!(version, expires, "the trust root expires soon; an operator is to sign its next version"),
+        Some(Ending::Over) => tracing::warn!(version, expires, "the trust root has expired; nothing new but its next version is accepted"),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Trust {
     pub root: Option<Verified<TrustRoot>>,
     /// The accepted binding.
     pub binding: Option<Verified<HostBinding>>,
+    /// Why the accepted slice is no longer acted on, when a newer root does not cover it.
+    pub frozen: Option<Fault>,
 }
 
 impl Trust {
@@ -122,6 +124,16 @@ impl TrustStore {
         let mut statement = connection.prepare("SELECT envelope FROM roots ORDER BY version")?;
         let rows = statement.query_map([], |r| r.get(0))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The stored root of a version as JSON.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn root_row(&self, version: u64) -> Result<Option<Vec<u8>>, DbError> {
+        let version = i64::try_from(version).unwrap_or(i64::MAX);
+        let read = "SELECT envelope FROM roots WHERE version = ?1";
+        Ok(self.db.lock().query_row(read, params![version], |r| r.get(0)).optional()?)
     }
 
     /// The stored binding as JSON.

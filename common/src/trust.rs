@@ -15,12 +15,18 @@ use crate::op::Class;
 use crate::sign::{Envelope, PayloadType, Signed, Statement, Verified};
 use crate::statement::{HostBinding, SliceStatement, TopologyStatement, hex_key};
 
+mod chain;
 mod op;
+mod words;
+
+pub use chain::{CHAIN_BYTES_MAX, read_chain, write_chain};
 
 /// The role that may sign trust roots, and nothing else.
 pub const ROOT_ROLE: &str = "root";
 /// The role of the operators who sign topologies, host-bindings and operations for every host.
 pub const OPERATOR_ROLE: &str = "operator";
+/// From how long before its end the expiry of the trust root is warned of, in seconds: 14 days.
+pub const EXPIRY_WARNING_S: u64 = 14 * 24 * 3600;
 /// The most keys, roles or host patterns that a root may list.
 pub const LIST_MAX: usize = 256;
 
@@ -48,6 +54,15 @@ pub struct TrustRoot {
     /// How many distinct keys must sign an operation of a class; 1 for those that are not listed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub class_thresholds: BTreeMap<Class, u32>,
+}
+
+/// How near a trust root's end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It expires within [`EXPIRY_WARNING_S`].
+    Soon,
+    /// It has expired: nothing new but its successor is accepted.
+    Over,
 }
 
 impl Statement for TrustRoot {
@@ -162,6 +177,16 @@ impl TrustRoot {
         }
     }
 
+    /// Whether its end has come, or comes soon enough to be warned of; `None` when it is far.
+    #[must_use]
+    pub fn ends_soon(&self, now: UnixSeconds) -> Option<Ending> {
+        match now {
+            now if now >= self.expires => Some(Ending::Over),
+            now if now.plus(EXPIRY_WARNING_S) >= self.expires => Some(Ending::Soon),
+            _ => None,
+        }
+    }
+
     /// Lowercase hex SHA-256 of a root envelope's payload: what a join token pins.
     #[must_use]
     pub fn pin(envelope: &Envelope) -> String {
@@ -190,30 +215,35 @@ impl TrustRoot {
     /// Accepts the next version: signed by the root thresholds of `self` and of itself.
     ///
     /// # Errors
-    /// [`Code::BadRoot`] when it is not the successor, or signature codes.
+    /// [`Code::WrongCluster`], [`Code::GenerationRegressed`] for an older version, [`Code::Equivocation`] for the same one,
+    /// [`Code::BadRoot`] when one is skipped or it does not hold in itself; signature codes.
     pub fn verify_next(&self, envelope: Envelope) -> Result<Verified<TrustRoot>, Fault> {
         let signed = Signed::<TrustRoot>::new(envelope)?;
         let mut signers = self.root_signers(signed.envelope())?;
         let next = signed.peek()?;
-        if next.cluster != self.cluster || next.version != self.version + 1 {
-            return Err(Fault::new(
-                Code::BadRoot,
-                format!(
-                    "expected root version {} of cluster {}, got version {} of {}",
-                    self.version + 1,
-                    self.cluster,
-                    next.version,
-                    next.cluster
-                ),
-            ));
-        }
+        self.check_cluster(&next.cluster)?;
+        self.check_follows(&next)?;
         next.check()?;
         signers.extend(next.root_signers(signed.envelope())?);
         signed.into_verified(signers)
     }
 
-    /// What must hold inside any root.
-    fn check(&self) -> Result<(), Fault> {
+    fn check_follows(&self, next: &TrustRoot) -> Result<(), Fault> {
+        let (version, wanted) = (next.version, self.version.saturating_add(1));
+        let (code, what) = match version {
+            v if v == wanted => return Ok(()),
+            v if v == self.version => (Code::Equivocation, "another one of that version is in force".to_owned()),
+            v if v < self.version => (Code::GenerationRegressed, format!("version {} is in force", self.version)),
+            _ => (Code::BadRoot, format!("it must be signed after version {wanted}, which is missing")),
+        };
+        Err(Fault::new(code, format!("trust root version {version} is not taken: {what}")))
+    }
+
+    /// What must hold inside any root: keys are what their ids say, and every threshold can be met.
+    ///
+    /// # Errors
+    /// [`Code::BadRoot`].
+    pub fn check(&self) -> Result<(), Fault> {
         let bad = |what: String| Err(Fault::new(Code::BadRoot, what));
         if self.keys.len() > LIST_MAX || self.roles.len() > LIST_MAX {
             return bad(format!("the trust root lists more than {LIST_MAX} keys or roles"));
@@ -506,9 +536,9 @@ mod tests {
         assert_eq!(code(both.verify_next(envelope(&next, &[1, 3]))), Code::ThresholdNotMet, "one key of the old two");
         assert_eq!(code(both.verify_next(envelope(&next, &[1, 2]))), Code::ThresholdNotMet, "not the new one");
         assert_eq!(code(both.verify_next(envelope(&root(3), &[1, 2]))), Code::BadRoot, "a version is skipped");
-        assert_eq!(code(both.verify_next(envelope(&root(1), &[1, 2]))), Code::BadRoot, "the same version");
+        assert_eq!(code(both.verify_next(envelope(&root(1), &[1, 2]))), Code::Equivocation, "the same version");
         let foreign = TrustRoot { cluster: ClusterId::parse("d").unwrap(), ..root(2) };
-        assert_eq!(code(both.verify_next(envelope(&foreign, &[1, 2]))), Code::BadRoot, "another cluster's");
+        assert_eq!(code(both.verify_next(envelope(&foreign, &[1, 2]))), Code::WrongCluster, "another cluster's");
     }
 
     #[test]

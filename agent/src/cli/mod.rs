@@ -15,6 +15,7 @@ mod journal;
 mod run;
 mod status;
 mod teardown;
+mod trust;
 
 /// Exit code for a wrong command line or configuration (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
@@ -75,6 +76,11 @@ enum Verb {
         #[command(subcommand)]
         verb: journal::JournalVerb,
     },
+    /// Show whose signatures count on this host, and follow the trust root by hand
+    Trust {
+        #[command(subcommand)]
+        verb: trust::TrustVerb,
+    },
     /// Remove what the agent made on this host; volumes are kept
     Teardown {
         /// Do not ask
@@ -133,6 +139,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             Verb::Status { output } => status::status(&config, output).await,
             Verb::Doctor { output } => doctor::doctor(&config, output).await,
             Verb::Journal { verb } => journal::journal(&config, &verb),
+            Verb::Trust { verb } => trust::trust(&config, &verb).await,
             Verb::Teardown { yes } => teardown::teardown(&config, yes).await,
         }
     });

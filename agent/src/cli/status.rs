@@ -4,10 +4,13 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 use moorline_common::fault::{Code, Fault};
+use moorline_common::id::UnixSeconds;
 use moorline_common::observe::EngineState;
+use moorline_common::trust::EXPIRY_WARNING_S;
 
 use super::{Output, say};
 use crate::admin::{self, Status};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::db::Db;
 use crate::identity::StateDir;
@@ -78,6 +81,9 @@ fn lines(s: &Status) -> Vec<String> {
             },
         );
     }
+    if let Some(warning) = expiry_words(s.root_expires, Clock.wall()) {
+        line("warning", warning);
+    }
     line(
         "topology",
         match &s.topology {
@@ -96,13 +102,14 @@ fn lines(s: &Status) -> Vec<String> {
     if s.running {
         let state = match (s.enforcing, s.converging) {
             (false, _) if s.topology.is_none() => "has no slice",
+            (false, _) if s.frozen.is_some() => "frozen: changes nothing until an operator signs its slice anew",
             (false, _) => "waits for the hub to send the slice again",
             (true, true) => "converging",
             (true, false) => "enforcing",
         };
         line("state", format!("{state}; {} of {} containers run", s.containers_running, s.containers));
     }
-    for (name, fault) in [("last error", &s.last_error), ("quarantine", &s.quarantine)] {
+    for (name, fault) in [("last error", &s.last_error), ("quarantine", &s.quarantine), ("frozen", &s.frozen)] {
         if let Some(fault) = fault {
             line(name, fault.to_string());
         }
@@ -119,6 +126,34 @@ fn lines(s: &Status) -> Vec<String> {
     out
 }
 
-fn when(unix: u64) -> String {
+/// What the trust root's end means, when it is near or past.
+fn expiry_words(expires: Option<u64>, now: UnixSeconds) -> Option<String> {
+    let expires = expires?;
+    if now.0 >= expires {
+        return Some(format!(
+            "the trust root expired at {}: nothing new is accepted until an operator runs `moorctl key renew`",
+            when(expires)
+        ));
+    }
+    let near = now.plus(EXPIRY_WARNING_S).0 >= expires;
+    near.then(|| format!("the trust root expires at {}: an operator is to run `moorctl key renew` before", when(expires)))
+}
+
+pub(super) fn when(unix: u64) -> String {
     i64::try_from(unix).ok().and_then(|s| Timestamp::from_second(s).ok()).map_or_else(|| unix.to_string(), |t| t.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_the_trust_root_is_warned_of_from_14_days_before() {
+        let day = 24 * 3600;
+        let words = |now: u64| expiry_words(Some(100 * day), UnixSeconds(now));
+        assert_eq!(words(86 * day - 1), None);
+        assert!(words(86 * day).unwrap().contains("expires at 1970-04-11"));
+        assert!(words(100 * day).unwrap().contains("expired"));
+        assert_eq!(expiry_words(None, UnixSeconds(0)), None);
+    }
 }

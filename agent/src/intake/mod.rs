@@ -11,8 +11,9 @@ use moorline_common::plan::Identity;
 use moorline_common::sign::{ENVELOPE_MAX, Envelope, Verified};
 use moorline_common::statement::SliceStatement;
 use moorline_common::topology::HostSpec;
+use moorline_common::trust::TrustRoot;
 use moorline_common::{id::sha256_hex, sign::Signed};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{BootTime, Clock};
@@ -61,6 +62,7 @@ pub struct Refused {
 }
 
 /// What an intake is made of.
+#[derive(Clone)]
 pub struct Parts {
     /// Where slices and floors are kept.
     pub ledger: Ledger,
@@ -78,9 +80,11 @@ pub struct Parts {
     pub quarantine: Option<Fault>,
 }
 
-/// See the module.
+/// See the module. Clones are one door: what comes in by different ways is judged one at a time.
+#[derive(Clone)]
 pub struct Intake {
     parts: Parts,
+    turn: Arc<Mutex<()>>,
     trust: watch::Sender<Arc<Trust>>,
     target: watch::Sender<Target>,
     released: CancellationToken,
@@ -95,7 +99,7 @@ impl Intake {
         let trust = parts.trust_store.load(&parts.root_pin, &parts.own.host_id)?;
         let (trust, _) = watch::channel(Arc::new(trust));
         let (target, _) = watch::channel(Target::default());
-        Ok(Self { parts, trust, target, released: CancellationToken::new() })
+        Ok(Self { parts, turn: Arc::default(), trust, target, released: CancellationToken::new() })
     }
 
     /// What the reconciler works towards.
@@ -153,6 +157,42 @@ impl Intake {
         self.take("root", json, async |intake: &mut Self, envelope| intake.accept_root(envelope).await).await
     }
 
+    /// Takes in a root by hand. One that this host has walked already changes nothing; gives whether it was new.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn import_root(&mut self, json: Vec<u8>) -> Result<bool, Refused> {
+        let before = self.trust.borrow().root_version();
+        let accept = async |intake: &mut Self, envelope: Envelope| {
+            if intake.has_walked(&envelope).await? { Ok(()) } else { intake.accept_root(envelope).await }
+        };
+        self.take("root", json, accept).await?;
+        Ok(self.trust.borrow().root_version() > before)
+    }
+
+    /// Whether the root in `envelope` is one of those that led to the newest.
+    async fn has_walked(&self, envelope: &Envelope) -> Result<bool, Fault> {
+        let TrustRoot { cluster, version, .. } = Signed::<TrustRoot>::new(envelope.clone())?.peek()?;
+        let trust = self.trust.borrow().clone();
+        if let Some(root) = trust.root.as_ref().map(Verified::statement).filter(|root| root.cluster != cluster) {
+            return Err(Fault::new(
+                Code::WrongCluster,
+                format!("the trust root is for cluster `{cluster}`, this host is of `{}`", root.cluster),
+            ));
+        }
+        if version > trust.root_version() {
+            return Ok(false);
+        }
+        let store = self.parts.trust_store.clone();
+        let stored = blocking(move || store.root_row(version)).await.map_err(|e| internal(&e))?;
+        let stored = stored.map(|json| Envelope::from_json(&json)).transpose()?;
+        match stored {
+            Some(stored) if stored.payload == envelope.payload => Ok(true),
+            Some(_) => Err(Fault::new(Code::Equivocation, format!("this host has accepted another trust root of version {version}"))),
+            None => Ok(false),
+        }
+    }
+
     /// Enforces the stored slice without the hub, after verifying it anew. Returns whether there is one.
     ///
     /// # Errors
@@ -161,6 +201,8 @@ impl Intake {
         let ledger = self.parts.ledger.clone();
         let stored = blocking(move || ledger.accepted()).await.map_err(|e| internal(&e))?;
         let Some(floor) = stored.filter(|f| f.state == FloorState::Active) else { return Ok(false) };
+        let turn = self.turn.clone();
+        let _turn = turn.lock().await;
         self.accept_slice(Envelope::from_json(&floor.envelope)?).await?;
         Ok(true)
     }
@@ -175,6 +217,8 @@ impl Intake {
             Err(_) => sha256_hex(json.get(..ENVELOPE_MAX).unwrap_or(&json)),
         };
         drop(json);
+        let turn = self.turn.clone();
+        let _turn = turn.lock().await;
         let result = match envelope {
             Ok(envelope) => accept(self, envelope).await,
             Err(fault) => Err(fault),
@@ -224,6 +268,9 @@ impl Intake {
         );
         crate::crash::point("intake.slice.after");
         self.target.send_modify(|t| *t = Target { desired: Some(desired), pushes: t.pushes + 1 });
+        if self.trust.borrow().frozen.is_some() {
+            self.trust.send_modify(|t| *t = Arc::new(Trust { frozen: None, ..Trust::clone(t) }));
+        }
         Ok(())
     }
 
@@ -248,13 +295,13 @@ impl Intake {
             // It names the life that began with the quarantine: an operator has ended it.
             self.released.cancel();
         }
-        self.trust.send_modify(|t| *t = Arc::new(Trust { root: t.root.clone(), binding: Some(binding) }));
+        self.trust.send_modify(|t| *t = Arc::new(Trust { binding: Some(binding), ..Trust::clone(t) }));
         Ok(())
     }
 
     async fn accept_root(&mut self, envelope: Envelope) -> Result<(), Fault> {
         let trust = self.trust.borrow().clone();
-        Signed::<moorline_common::trust::TrustRoot>::new(envelope.clone())?;
+        Signed::<TrustRoot>::new(envelope.clone())?;
         if trust.root.as_ref().is_some_and(|r| r.envelope().payload == envelope.payload) {
             return Ok(());
         }
@@ -276,20 +323,27 @@ impl Intake {
 
     /// Puts a new root in force. A binding or slice that it no longer covers is no longer acted on:
     /// the host freezes, it is never torn down.
-    fn adopt_root(&mut self, root: Verified<moorline_common::trust::TrustRoot>) {
+    fn adopt_root(&mut self, root: Verified<TrustRoot>) {
         let held = self.trust.borrow().binding.clone();
         let own = &self.parts.own;
-        let binding = held.and_then(|held| {
+        let again = held.map(|held| {
             let signed = Signed::new(held.envelope().clone());
-            signed.and_then(|signed| root.statement().verify_binding(signed, Some(&own.host_id))).ok()
+            signed.and_then(|signed| root.statement().verify_binding(signed, Some(&own.host_id)))
         });
-        let trust = Trust { root: Some(root), binding };
+        let (binding, lost) = match again.transpose() {
+            Ok(binding) => (binding, None),
+            Err(fault) => (None, Some(fault)),
+        };
+        let frozen = self.trust.borrow().frozen.clone();
+        let mut trust = Trust { root: Some(root), binding, frozen };
         let desired = self.target.borrow().desired.clone();
         if let Some(desired) = desired {
             let again = Envelope::from_json(&desired.admission.envelope).and_then(|e| judge::verify_slice(e, &trust, own));
             if let Err(fault) = again {
+                let fault = lost.unwrap_or(fault);
                 tracing::warn!(code = %fault.code, error = %fault.message, "the new trust root does not cover the accepted slice; the host stays as it is");
                 self.target.send_modify(|t| t.desired = None);
+                trust.frozen = Some(fault);
             }
         }
         self.trust.send_replace(Arc::new(trust));
