@@ -133,7 +133,7 @@ pub async fn bind(
         serial: 0,
         issued_at: clock::now(),
     };
-    hand_in(client, ui, key, host, binding).await
+    hand_in(client, client, ui, key, host, binding).await
 }
 
 /// Binds a locked host anew, with the name, labels and keys that it was bound with: that unlocks it. Its epoch
@@ -144,16 +144,39 @@ pub async fn bind(
 pub async fn unlock(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView, held: &HostBinding) -> Result<(), Failure> {
     let claim = host.claim.as_ref().map(|c| &c.claim).filter(|c| c.host_key == held.host_key && c.sealing_key == held.sealing_key);
     let host_epoch = claim.map_or(&held.host_epoch, |c| &c.host_epoch).clone();
-    hand_in(client, ui, key, host, HostBinding { host_epoch, issued_at: clock::now(), ..held.clone() }).await
+    hand_in(client, client, ui, key, host, HostBinding { host_epoch, issued_at: clock::now(), ..held.clone() }).await
+}
+
+/// Binds a host anew as it was bound, with another key. `reader` judges by the trust root under which the old key counted:
+/// the topologies that it signed name the host's floors.
+///
+/// # Errors
+/// As [`bind`].
+pub async fn renew_binding(
+    client: &Client,
+    reader: &Client,
+    ui: &mut Ui,
+    key: &PrivateKey,
+    host: &HostView,
+    held: &HostBinding,
+) -> Result<(), Failure> {
+    hand_in(client, reader, ui, key, host, HostBinding { issued_at: clock::now(), ..held.clone() }).await
 }
 
 /// Gives `binding` its serial and floors, signs it and hands it in.
-async fn hand_in(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView, mut binding: HostBinding) -> Result<(), Failure> {
+async fn hand_in(
+    client: &Client,
+    reader: &Client,
+    ui: &mut Ui,
+    key: &PrivateKey,
+    host: &HostView,
+    mut binding: HostBinding,
+) -> Result<(), Failure> {
     client.require_signable()?;
     let seen = client.context.floors()?.bindings.get(&host.host_id).copied().unwrap_or_default();
     let serial = seen.max(binding.serial).saturating_add(1);
     binding.serial = serial;
-    for owed in owed(client, ui, &binding).await? {
+    for owed in owed(reader, ui, &binding).await? {
         let statement = owed.source.statement();
         let floor = binding.generation_floors.entry(statement.topology.clone()).or_default();
         *floor = statement.generation.max(*floor);

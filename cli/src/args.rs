@@ -34,6 +34,9 @@ pub struct Global {
     /// Sign although this machine's clock and the hub's are more than 5 minutes apart
     #[arg(long, global = true)]
     pub accept_clock: bool,
+    /// A file with the passphrases of sealed keys, one a line [default: ask on the terminal]
+    #[arg(long, global = true, env = "MOORLINE_PASSPHRASE_FILE", hide_env_values = true, value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
     /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub yes: bool,

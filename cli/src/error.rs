@@ -37,11 +37,15 @@ pub enum LocalCode {
     NeedsConfirmation,
     /// This machine's clock and the hub's are too far apart.
     ClockSkew,
+    /// A key file is sealed, and there is no passphrase for it.
+    PassphraseNeeded,
+    /// No passphrase that was given opens the key file.
+    WrongPassphrase,
 }
 
 impl LocalCode {
     /// Every one.
-    pub const ALL: [LocalCode; 10] = [
+    pub const ALL: [LocalCode; 12] = [
         LocalCode::HubUnreachable,
         LocalCode::BadTopology,
         LocalCode::NoContext,
@@ -52,6 +56,8 @@ impl LocalCode {
         LocalCode::Usage,
         LocalCode::NeedsConfirmation,
         LocalCode::ClockSkew,
+        LocalCode::PassphraseNeeded,
+        LocalCode::WrongPassphrase,
     ];
 
     /// The code as it is shown.
@@ -68,6 +74,8 @@ impl LocalCode {
             LocalCode::Usage => "usage",
             LocalCode::NeedsConfirmation => "needs_confirmation",
             LocalCode::ClockSkew => "clock_skew",
+            LocalCode::PassphraseNeeded => "passphrase_needed",
+            LocalCode::WrongPassphrase => "wrong_passphrase",
         }
     }
 }

@@ -23,12 +23,14 @@ pub mod args;
 pub mod client;
 pub mod clock;
 pub mod cmd;
+pub mod crash;
 pub mod desired;
 pub mod error;
 pub mod home;
 pub mod limits;
 pub mod progress;
 pub mod render;
+pub mod resign;
 pub mod revision;
 
 use std::ffi::OsString;

@@ -26,8 +26,6 @@ pub const EVENTS_DEFAULT: u32 = 50;
 pub const TOKEN_TTL_MAX_S: u64 = 7 * 24 * 3600;
 /// How long a new trust root is valid, in seconds: a year.
 pub const ROOT_LIFE_S: u64 = 365 * 24 * 3600;
-/// From how long before its end the trust root's expiry is warned of, in seconds: 14 days.
-pub const ROOT_WARNING_S: u64 = 14 * 24 * 3600;
 /// How far this machine's clock and the hub's may be apart when something is signed, in seconds.
 pub const CLOCK_SKEW_MAX_S: u64 = 300;
 /// While watching, a report that nothing hints to be stale is fetched anew after this.
@@ -50,3 +48,11 @@ pub const ORDER_FILE_MAX: u64 = 1024 * 1024;
 pub const JOURNAL_LINE_MAX: usize = moorline_common::journal::LINE_MAX;
 /// The largest segment of a journal, in bytes: it is held in memory while it is checked.
 pub const SEGMENT_MAX: usize = 1024 * 1024 * 1024;
+/// The cost of a key file's passphrase: scrypt with N = 2^17 and r = 8 takes 128 MiB and a good part of a second.
+pub const SCRYPT_LOG_N: u8 = 17;
+/// The greatest cost that a key file may ask for (1 GiB): a file must not take the machine down.
+pub const SCRYPT_LOG_N_MAX: u8 = 20;
+/// The most passphrases that are tried on one key file.
+pub const PASSPHRASES_MAX: usize = 8;
+/// The shortest passphrase that a key may be sealed with, in characters.
+pub const PASSPHRASE_MIN: usize = 8;

@@ -10,21 +10,21 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, HostName, TopologyId};
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
-use moorline_common::trust::TrustRoot;
+use moorline_common::trust::{Ending, TrustRoot};
 use moorline_proto::convert;
 use moorline_proto::v1 as pb;
-use prost::Message;
 use tokio::task::JoinSet;
 
 use crate::clock;
 use crate::error::{Failure, LocalCode};
 use crate::home::Context;
-use crate::limits::{CLOCK_SKEW_MAX_S, REPORTS_AT_ONCE, ROOT_WARNING_S};
+use crate::limits::{CLOCK_SKEW_MAX_S, REPORTS_AT_ONCE};
 
 pub mod facts;
 mod floor;
 pub mod hub;
 pub mod ops;
+mod push;
 pub mod walk;
 
 pub use facts::{EventFacts, HostView, ReportView, RevisionFacts, RevisionView};
@@ -50,18 +50,6 @@ pub struct Client {
 
 /// A binding's exact bytes, and what they verified as.
 type KnownBinding = (Vec<u8>, Verified<HostBinding>);
-
-/// Refuses a push of `bytes` that the hub would not take.
-fn require_fitting(bytes: usize, hosts: usize) -> Result<(), Failure> {
-    if bytes <= moorline_proto::OPERATOR_MESSAGE_MAX {
-        return Ok(());
-    }
-    let mib = |bytes: usize| bytes.div_ceil(1024 * 1024);
-    let (bytes, most) = (mib(bytes), mib(moorline_proto::OPERATOR_MESSAGE_MAX));
-    let message = format!("the push for {hosts} hosts has {bytes} MiB, the hub takes {most} MiB; nothing was sent");
-    Err(Failure::from(Fault::new(Code::TooLarge, message))
-        .with_remedy("split the hosts over several topologies, or make what each host gets smaller"))
-}
 
 /// Refuses when this machine's clock and the hub's are `offset_ms` and so too far apart: what is signed now would be
 /// dated wrongly, and expire too early or too late.
@@ -114,6 +102,9 @@ impl Client {
             ));
         }
         warnings.extend(expiry_warning(&walked.newest));
+        if context.rotation_path().exists() {
+            warnings.push("a rotation of this operator's key is unfinished: `moorctl key rotate` goes on with it".to_owned());
+        }
         Ok(Self { hub, context, root: walked.newest, facts, warnings, accept_clock: false, bindings: Arc::default() })
     }
 
@@ -393,41 +384,6 @@ impl Client {
         self.hub.call(|mut rpc| async move { rpc.add_slices(request).await }).await.map(|_| ())
     }
 
-    /// Pushes a signed revision. `lower` accepts that this machine has seen a newer one, once the hub has taken this.
-    ///
-    /// # Errors
-    /// [`Code::BaseMoved`] and whatever else the hub refuses.
-    pub async fn push(&self, base: Generation, revision: &crate::revision::SignedRevision, lower: bool) -> Result<(), Failure> {
-        let request = pb::PushRequest {
-            topology: revision.topology.to_string(),
-            base_generation: base.0,
-            source: Some((&revision.source).into()),
-            slices: revision
-                .slices
-                .iter()
-                .map(|(host, slice)| pb::HostSlice { host_id: host.to_string(), slice: Some((&slice.envelope).into()) })
-                .collect(),
-        };
-        require_fitting(request.encoded_len(), revision.slices.len())?;
-        let answer = self.hub.call(|mut rpc| async move { rpc.push(request).await }).await?;
-        if answer.generation != revision.generation.0 {
-            let message = format!("pushed generation {}, the hub says it stored {}", revision.generation, answer.generation);
-            return Err(Fault::new(Code::Internal, message).into());
-        }
-        self.note_pushed(&revision.topology, revision.generation, &revision.source.payload_sha256(), lower)
-    }
-
-    /// Notes that the hub's newest revision is what this machine wants; `lower` also when it has seen a newer one.
-    ///
-    /// # Errors
-    /// When the floors cannot be written.
-    pub fn note_pushed(&self, topology: &TopologyId, generation: Generation, source_sha256: &str, lower: bool) -> Result<(), Failure> {
-        self.context.update_floors(|floors| {
-            floor::note_pushed(floors, topology, generation, source_sha256, lower);
-            Ok(())
-        })
-    }
-
     /// Hands in the next version of the trust root, and keeps it.
     ///
     /// # Errors
@@ -439,6 +395,21 @@ impl Client {
         roots.push(root.clone());
         self.context.save_roots(&roots)?;
         Ok(next)
+    }
+
+    /// Hands in a version of the trust root as it is; the hub takes what follows from its newest.
+    ///
+    /// # Errors
+    /// When the hub refuses it.
+    pub async fn put_root(&self, root: &Envelope) -> Result<(), Failure> {
+        self.hub.put_root(root).await.map(|_| ())
+    }
+
+    /// The same hub, judged by another trust root.
+    #[must_use]
+    pub fn under(&self, root: TrustRoot) -> Self {
+        // What verified under this root says nothing under the other.
+        Self { root, bindings: Arc::default(), ..self.clone() }
     }
 
     /// Events from a point on.
@@ -472,15 +443,13 @@ impl EventStream {
 }
 
 fn expiry_warning(root: &TrustRoot) -> Option<String> {
-    let now = clock::now();
     let when = clock::rfc3339(root.expires.0.saturating_mul(1000));
-    if now >= root.expires {
-        return Some(format!(
-            "the trust root expired at {when}: nothing new is accepted until a new version is signed with `moorctl key renew`"
-        ));
-    }
-    (now.plus(ROOT_WARNING_S) >= root.expires)
-        .then(|| format!("the trust root expires at {when}: sign a new version before, with `moorctl key renew`"))
+    root.ends_soon(clock::now()).map(|ending| match ending {
+        Ending::Over => {
+            format!("the trust root expired at {when}: nothing new is accepted until a new version is signed with `moorctl key renew`")
+        }
+        Ending::Soon => format!("the trust root expires at {when}: sign a new version before, with `moorctl key renew`"),
+    })
 }
 
 #[cfg(test)]

@@ -363,8 +363,8 @@ async fn a_binding_that_verified_before_does_not_vouch_for_other_bytes() {
 
 #[test]
 fn a_push_that_the_hub_would_not_take_is_not_sent() {
-    assert!(require_fitting(moorline_proto::OPERATOR_MESSAGE_MAX, 1).is_ok());
-    let failure = require_fitting(moorline_proto::OPERATOR_MESSAGE_MAX + 1, 50_000).unwrap_err();
+    assert!(push::require_fitting(moorline_proto::OPERATOR_MESSAGE_MAX, 1).is_ok());
+    let failure = push::require_fitting(moorline_proto::OPERATOR_MESSAGE_MAX + 1, 50_000).unwrap_err();
     assert!(failure.is(Code::TooLarge));
     assert!(failure.message.contains("65 MiB") && failure.remedy.contains("split"));
 }

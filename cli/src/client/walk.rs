@@ -15,6 +15,22 @@ pub struct Walk {
     pub hub_lacks: usize,
 }
 
+/// Every version of a chain, verified from `pin` on.
+///
+/// # Errors
+/// As [`walk`].
+pub fn versions(pin: &str, chain: &[Envelope]) -> Result<Vec<TrustRoot>, Fault> {
+    let mut versions: Vec<TrustRoot> = Vec::with_capacity(chain.len());
+    for envelope in chain {
+        let next = match versions.last() {
+            None => TrustRoot::verify_first(envelope.clone(), pin)?,
+            Some(newest) => newest.verify_next(envelope.clone())?,
+        };
+        versions.push(next.into_statement());
+    }
+    Ok(versions)
+}
+
 /// Verifies `stored` from `pin` on, then goes on with what the hub offers.
 ///
 /// # Errors
@@ -30,12 +46,7 @@ pub fn walk(pin: &str, stored: &[Envelope], offered: &[Envelope]) -> Result<Walk
         }
     }
     let chain: Vec<Envelope> = stored.iter().chain(offered.iter().skip(stored.len())).cloned().collect();
-    let mut roots = chain.iter().cloned();
-    let first = roots.next().ok_or_else(|| Fault::new(Code::NoTrustRoot, "the hub has no trust root yet"))?;
-    let mut newest = TrustRoot::verify_first(first, pin)?.into_statement();
-    for envelope in roots {
-        newest = newest.verify_next(envelope)?.into_statement();
-    }
+    let newest = versions(pin, &chain)?.pop().ok_or_else(|| Fault::new(Code::NoTrustRoot, "the hub has no trust root yet"))?;
     let hub_lacks = stored.len().saturating_sub(offered.len());
     Ok(Walk { chain, newest, hub_lacks })
 }

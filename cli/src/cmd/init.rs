@@ -4,10 +4,11 @@
 //! goes on where the first was cut off.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
+use moorline_common::id::KeyId;
 use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::trust::TrustRoot;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use super::Env;
 use crate::client::{ClusterFacts, Hub, require_fair_clock, walk};
 use crate::clock;
 use crate::error::Failure;
-use crate::home::{Bundle, Context, ContextFacts, new_key, read_key, write_key};
+use crate::home::{Bundle, Context, ContextFacts, OpenedKey, Passphrases, new_key, open_key, public_of, write_sealed_key};
 use crate::limits::ROOT_LIFE_S;
 use crate::render::Ui;
 
@@ -35,6 +36,9 @@ pub struct InitArgs {
     /// Use this key file instead of making a key
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
+    /// Seal the key files with a passphrase
+    #[arg(long)]
+    pub passphrase: bool,
     /// Join a cluster that has a trust root: the pin that the first operator's `init` printed
     #[arg(long, value_name = "PIN", requires = "key")]
     pub root_pin: Option<String>,
@@ -105,7 +109,7 @@ pub async fn run(args: InitArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let outcome = Outcome {
         context: context.name.clone(),
         cluster: bundle.cluster.to_string(),
-        key_id: context.operator_key()?.id().to_string(),
+        key_id: KeyId::of_key(&public_of(&context.operator_key_path())?).to_string(),
         operator: context.facts.operator.clone(),
         root_version: walked.newest.version,
         root_pin: context.facts.root_pin.clone(),
@@ -148,14 +152,18 @@ impl Setup<'_> {
             return Err(other_root(self.bundle.hubs.first().map_or("-", String::as_str)));
         }
         let dir = self.env.home.context_dir(&self.name)?;
-        let operator_key = match &self.args.key {
-            Some(file) => read_key(file)?,
-            None => existing_or_new(&dir.join("operator.key"))?,
+        let (operator_path, recovery_path) = (dir.join("operator.key"), dir.join("recovery.key"));
+        let passphrases = &self.env.home.passphrases;
+        let chosen = self.args.passphrase.then(|| passphrases.new_for(&operator_path)).transpose()?;
+        let keep = |path: &Path, opened: &OpenedKey| write_sealed_key(path, &opened.key, opened.passphrase.as_ref().or(chosen.as_ref()));
+        let operator = match &self.args.key {
+            Some(file) => open_key(file, passphrases)?,
+            None => existing_or_new(&operator_path, passphrases)?,
         };
-        write_key(&dir.join("operator.key"), &operator_key)?;
-        let recovery_key = existing_or_new(&dir.join("recovery.key"))?;
-        write_key(&dir.join("recovery.key"), &recovery_key)?;
-        let root = first_root(self.bundle, &self.operator, &operator_key, &recovery_key, &self.args.add_operator)?;
+        keep(&operator_path, &operator)?;
+        let recovery = existing_or_new(&recovery_path, passphrases)?;
+        keep(&recovery_path, &recovery)?;
+        let root = first_root(self.bundle, &self.operator, &operator.key, &recovery.key, &self.args.add_operator)?;
         let pin = TrustRoot::pin(&root);
         let walked = walk::walk(&pin, std::slice::from_ref(&root), &[])?;
         Ok((self.store(pin, &walked)?, walked))
@@ -176,14 +184,15 @@ impl Setup<'_> {
         };
         require_pinned(pin, stored.first().or(self.facts.roots.first()))?;
         let walked = walk::walk(pin, &stored, &self.facts.roots)?;
-        let key = read_key(file)?;
+        let opened = open_key(file, &self.env.home.passphrases)?;
+        let key = &opened.key;
         let id = key.id();
         if !walked.newest.keys.contains_key(&id) || walked.newest.revoked.contains(&id) {
             let message = format!("the key in {} (id {id}) is not in the trust root version {}", file.display(), walked.newest.version);
             return Err(Failure::from(Fault::new(Code::UnknownKey, message))
                 .with_remedy(format!("let an operator with the recovery key add it: moorctl key add NAME={}", hex::encode(key.public()))));
         }
-        write_key(&self.env.home.context_dir(&self.name)?.join("operator.key"), &key)?;
+        write_sealed_key(&self.env.home.context_dir(&self.name)?.join("operator.key"), key, opened.passphrase.as_ref())?;
         Ok((self.store(pin.to_owned(), &walked)?, walked))
     }
 
@@ -210,8 +219,8 @@ impl Setup<'_> {
     }
 }
 
-fn existing_or_new(path: &std::path::Path) -> Result<PrivateKey, Failure> {
-    if path.exists() { read_key(path) } else { new_key() }
+fn existing_or_new(path: &Path, passphrases: &Passphrases) -> Result<OpenedKey, Failure> {
+    if path.exists() { open_key(path, passphrases) } else { Ok(OpenedKey { key: new_key()?, passphrase: None }) }
 }
 
 /// Refuses a first trust root that is not the one of `--root-pin`.

@@ -3,7 +3,7 @@
 use crate::args::{Cli, Global, Verb};
 use crate::client::Client;
 use crate::error::Failure;
-use crate::home::Home;
+use crate::home::{Home, Passphrases};
 use crate::render::Ui;
 
 pub mod completion;
@@ -37,7 +37,9 @@ pub struct Env {
 
 impl Env {
     fn new(global: &Global) -> Result<Self, Failure> {
-        Ok(Self { home: Home::open(global.home.clone())?, context: global.context.clone(), accept_clock: global.accept_clock })
+        let mut home = Home::open(global.home.clone())?;
+        home.passphrases = Passphrases::new(global.passphrase_file.clone());
+        Ok(Self { home, context: global.context.clone(), accept_clock: global.accept_clock })
     }
 
     /// Connects to the context's hub, and passes on its warnings.

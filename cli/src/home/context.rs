@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 
 use super::files::{ensure_private_dir, read_json, read_secret, write_json};
 use super::key::{SecretText, read_key};
+use super::passphrase::Passphrases;
 use crate::error::Failure;
 
 /// A cluster as this operator uses it.
@@ -22,6 +23,8 @@ pub struct Context {
     pub(super) dir: PathBuf,
     /// What it is about.
     pub facts: ContextFacts,
+    /// Where passphrases of key files come from.
+    pub passphrases: Passphrases,
 }
 
 /// The content of `context.json`.
@@ -108,12 +111,24 @@ impl Context {
         Bundle::read(&self.dir.join("bundle.json")).map(|(bundle, _)| bundle)
     }
 
+    /// Where the operator's signing key is.
+    #[must_use]
+    pub fn operator_key_path(&self) -> PathBuf {
+        self.dir.join("operator.key")
+    }
+
+    /// Where `key rotate` notes how far it is.
+    #[must_use]
+    pub fn rotation_path(&self) -> PathBuf {
+        self.dir.join("rotation.json")
+    }
+
     /// The operator's signing key.
     ///
     /// # Errors
-    /// When it cannot be read, or others can read it.
+    /// When it cannot be read, others can read it, or its passphrase is not given.
     pub fn operator_key(&self) -> Result<PrivateKey, Failure> {
-        read_key(&self.dir.join("operator.key"))
+        read_key(&self.operator_key_path(), &self.passphrases)
     }
 
     /// Every verified trust root, version 1 first.

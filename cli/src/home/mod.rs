@@ -6,11 +6,15 @@
 //!                    bundle.json   transport certificate and key, as `moorline-hub` made them
 //!                    operator.key  ed25519 seed in hex: signs topologies and bindings
 //!                    recovery.key  ed25519 seed in hex: signs trust roots; belongs offline
+//!                    operator.key.next, rotation.json  what an unfinished `key rotate` goes on with
+//!                    operator.key.old-ID  keys that were rotated away: they count no more
 //!                    roots.json    every verified trust root, version 1 first
 //!                    floors.json   the newest that was seen: generations, binding serials
 //! HOME/pending/TOKEN_ID.json       what `host add` keeps until the host is bound
 //! HOME/keys/NAME.key               keys made by `key new`
 //! ```
+//!
+//! A key file holds its seed as it is, or sealed with a passphrase (`key encrypt`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,9 +29,11 @@ use crate::error::{Failure, LocalCode};
 mod context;
 pub mod files;
 mod key;
+mod passphrase;
 
 pub use context::{Bundle, Context, ContextFacts, Floors, TopologyFloor};
-pub use key::{SecretText, new_key, parse_seed, read_key, write_key};
+pub use key::{OpenedKey, SecretText, new_key, open_key, parse_seed, public_of, read_key, write_key, write_sealed_key};
+pub use passphrase::Passphrases;
 
 use files::{read_json, read_optional, read_secret, write_json, write_private};
 
@@ -35,6 +41,8 @@ use files::{read_json, read_optional, read_secret, write_json, write_private};
 #[derive(Debug, Clone)]
 pub struct Home {
     dir: PathBuf,
+    /// Where passphrases of key files come from.
+    pub passphrases: Passphrases,
 }
 
 /// What `host add` remembers until the host is bound. Has no `Debug`: it holds a secret.
@@ -91,7 +99,7 @@ impl Home {
                 None => return Err(Failure::usage("there is no home folder", "set HOME, or name a folder with --home")),
             },
         };
-        Ok(Self { dir })
+        Ok(Self { dir, passphrases: Passphrases::default() })
     }
 
     /// The names of all contexts, sorted.
@@ -133,7 +141,7 @@ impl Home {
         let dir = self.context_dir(&name)?;
         let facts = read_json(&dir.join("context.json"))?
             .ok_or_else(|| Failure::local(format!("{} has vanished", dir.join("context.json").display())))?;
-        Ok(Context { name, dir, facts })
+        Ok(Context { name, dir, facts, passphrases: self.passphrases.clone() })
     }
 
     /// The folder of a context that may not exist yet.
@@ -157,7 +165,7 @@ impl Home {
         write_private(&dir.join("bundle.json"), bundle)?;
         write_json(&dir.join("context.json"), &facts)?;
         write_private(&self.dir.join("current"), format!("{name}\n").as_bytes())?;
-        Ok(Context { name: name.to_owned(), dir, facts })
+        Ok(Context { name: name.to_owned(), dir, facts, passphrases: self.passphrases.clone() })
     }
 
     /// Where `key new` keeps the key `name`.

@@ -18,6 +18,8 @@ mod heal;
 #[cfg(test)]
 mod join;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod noop;
 #[cfg(test)]
 mod operators;
