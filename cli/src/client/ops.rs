@@ -69,7 +69,7 @@ impl TryFrom<pb::Op> for OpFacts {
         let malformed = |e: &dyn std::fmt::Display| Fault::new(Code::BadEnvelope, format!("the hub sent a malformed operation: {e}"));
         let envelope = |e: Option<pb::Envelope>| e.filter(|e| !e.json.is_empty()).map(Envelope::try_from).transpose();
         let state = Stage::parse(&op.state).ok_or_else(|| {
-            Fault::new(Code::UnsupportedVersion, format!("the hub calls an operation `{}`, which this moorctl does not know", op.state))
+            Fault::new(Code::UnsupportedVersion, format!("the hub calls an operation `{}`, which is not known here", op.state))
         })?;
         Ok(Self {
             op_id: OpId::parse(op.op_id).map_err(|e| malformed(&e))?,

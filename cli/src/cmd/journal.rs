@@ -349,7 +349,7 @@ mod tests {
     }
 
     fn seen(seq: u64, hash: &str) -> Noted {
-        noted(&format!("{seq}:{}", &hash[..32])).unwrap()
+        noted(&format!("{seq}:{}", hash.get(..32).unwrap())).unwrap()
     }
 
     #[test]

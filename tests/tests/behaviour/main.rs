@@ -24,6 +24,8 @@ mod noop;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]
+mod ops;
+#[cfg(test)]
 mod recovery;
 #[cfg(test)]
 mod refusals;
