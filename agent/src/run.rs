@@ -48,7 +48,7 @@ pub enum RunError {
     #[error("the admin socket cannot be opened: {0}")]
     Admin(#[source] std::io::Error),
     /// A part ended that never should.
-    #[error("the {0} has stopped; its last words are in the log")]
+    #[error("a part has stopped ({0}); its last words are in the log")]
     Stopped(&'static str),
 }
 
@@ -230,11 +230,12 @@ impl<D: Driver> Running<D, HostJournal> {
                 Ok(Err(error)) => RunError::Journal(error),
                 Ok(Ok(())) | Err(_) => RunError::Stopped("reconciler"),
             }),
-            _ = &mut ops_task => Err(RunError::Stopped("operations")),
             ended = &mut link_task => match ended {
                 Ok(Some(reason)) => Ok(Ended::Behind(reason)),
                 Ok(None) | Err(_) => Err(RunError::Stopped("link")),
             },
+            // After the link: without it nobody hands orders in.
+            _ = &mut ops_task => Err(RunError::Stopped("operations")),
         };
         notify(&[sd_notify::NotifyState::Stopping]);
         stop.cancel();

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow};
+use moorline_common::op::Receipt;
+use moorline_common::sign::Signed;
 use moorline_proto::transport::HUB_SERVER_NAME;
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_gateway_server::{AgentGateway, AgentGatewayServer};
@@ -37,6 +39,7 @@ pub struct EvilHub {
 struct Shared {
     session: Mutex<Option<mpsc::Sender<Result<pb::HubMessage, Status>>>>,
     received: Mutex<Vec<pb::agent_message::Kind>>,
+    witnessed: Mutex<u64>,
 }
 
 impl EvilHub {
@@ -90,6 +93,37 @@ impl EvilHub {
     pub fn refusal_of_slice(&self, envelope: Vec<u8>) -> Result<String> {
         let refusal = self.refusal_of(pb::hub_message::Kind::Slice(pb::Envelope { json: envelope }))?;
         Ok(refusal.fault.unwrap_or_default().code)
+    }
+
+    /// Sends `envelope` as an order and waits for what the agent answers: the code of its refusal, or what became of it.
+    /// A receipt that `host_key` has not signed counts as none.
+    ///
+    /// # Errors
+    /// When the agent does not answer in time.
+    pub fn answer_to_order(&self, envelope: Vec<u8>, host_key: &[u8; 32]) -> Result<String> {
+        let before = lock(&self.shared.received).len();
+        self.send(pb::hub_message::Kind::Op(pb::Envelope { json: envelope }))?;
+        let answer = |kind: &pb::agent_message::Kind| match kind {
+            pb::agent_message::Kind::Refusal(refusal) => refusal.fault.clone().map(|f| f.code),
+            pb::agent_message::Kind::Receipt(receipt) => {
+                let signed = Signed::<Receipt>::from_json(&receipt.json).ok()?;
+                let receipt = signed.verify_by_host(host_key).ok()?.into_statement();
+                Some(receipt.fault.map_or(receipt.outcome.as_str(), |f| f.code.as_str()).to_owned())
+            }
+            _ => None,
+        };
+        wait_for("the agent answers an order", SOON, || Ok(lock(&self.shared.received).iter().skip(before).find_map(answer)))
+    }
+
+    /// From now on sessions begin with this claim about the agent's journal.
+    pub fn claim_to_have_seen(&self, seq: u64) {
+        *lock(&self.shared.witnessed) = seq;
+    }
+
+    /// Ends the session; the agent dials anew.
+    pub fn hang_up(&self) {
+        *lock(&self.shared.session) = None;
+        lock(&self.shared.received).clear();
     }
 
     /// Every refusal so far.
@@ -166,6 +200,7 @@ impl AgentGateway for Gateway {
             protocol_version: 1,
             heartbeat_interval_ms: HEARTBEAT_MS,
             hub_version: "0.1.0".to_owned(),
+            witnessed_journal_seq: *lock(&self.0.witnessed),
             ..pb::Welcome::default()
         };
         let welcome = pb::HubMessage { kind: Some(pb::hub_message::Kind::Welcome(welcome)) };

@@ -1,0 +1,159 @@
+//! Orders: what their check costs, and how soon one begins on a host that has nothing else to do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use moorline_agent::config::Policy;
+use moorline_agent::db::Db;
+use moorline_agent::driver::sim::SimDriver;
+use moorline_agent::driver::{Driver as _, Ownership};
+use moorline_agent::identity::StateDir;
+use moorline_agent::intake::judge::Own;
+use moorline_agent::intake::{self, Intake};
+use moorline_agent::journal::Journal as _;
+use moorline_agent::journal::file::FileJournal;
+use moorline_agent::lane::Lanes;
+use moorline_agent::ledger::Ledger;
+use moorline_agent::ops::{Answer, Handle, Ops, Parts};
+use moorline_agent::reconcile::{self, Reconciler};
+use moorline_agent::trust::TrustStore;
+use moorline_common::id::{ClusterId, HostName, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
+use moorline_common::op::OpStatement;
+use moorline_common::sign::{PrivateKey, Signed};
+use moorline_common::statement::HostBinding;
+use moorline_common::trust::TrustRoot;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::median;
+use crate::apply::now;
+
+/// A host with an operator who orders, without a hub.
+pub struct Host {
+    operator: PrivateKey,
+    root: TrustRoot,
+    binding: HostBinding,
+    ops: Handle,
+    journal: FileJournal,
+    stop: CancellationToken,
+}
+
+impl Host {
+    /// A host at rest, with its state in `dir`, on the simulated engine.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn start(dir: &Path) -> Result<Self> {
+        let state_dir = StateDir(dir.to_owned());
+        state_dir.ensure()?;
+        let keys = state_dir.ensure_keys()?;
+        let cluster = ClusterId::parse("bench")?;
+        let (operator, root_key) = (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]));
+        let at = UnixSeconds(now().as_secs());
+        let operators = [("ann".to_owned(), operator.public())];
+        let root = TrustRoot::first(cluster.clone(), &operators, &root_key.public(), at, at.plus(1_000_000));
+        let signed = Signed::seal(&root, &[&root_key])?;
+        let binding = HostBinding {
+            cluster: cluster.clone(),
+            host_id: keys.host_id(),
+            host_key: keys.host_key.public(),
+            sealing_key: keys.sealing_key(),
+            host_epoch: keys.epoch.clone(),
+            name: HostName::parse("bench")?,
+            labels: Default::default(),
+            generation_floors: Default::default(),
+            serial: 1,
+            issued_at: at,
+        };
+        let db = Db::open(dir)?;
+        let ledger = Ledger::new(db.clone());
+        let mut intake = Intake::open(intake::Parts {
+            ledger: ledger.clone(),
+            trust_store: TrustStore::new(db),
+            root_pin: TrustRoot::pin(signed.envelope()),
+            own: Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() },
+            policy: Policy::default(),
+            engine_sockets: Vec::new(),
+            quarantine: None,
+        })?;
+        intake.root(signed.envelope().to_json()).await.map_err(|r| anyhow!("{}", r.fault))?;
+        let bound = Signed::seal(&binding, &[&operator])?;
+        intake.binding(bound.envelope().to_json()).await.map_err(|r| anyhow!("{}", r.fault))?;
+        let driver = Arc::new(SimDriver::new(dir, Ownership { cluster, host_id: keys.host_id() }));
+        let journal = FileJournal::open(&dir.join("journal"), keys.epoch.clone())?.journal;
+        let lanes = Lanes::new(driver.parallelism());
+        let parts =
+            reconcile::Parts { driver: driver.clone(), journal: journal.clone(), ledger, lanes: lanes.clone(), target: intake.target() };
+        let (reconciler, handle) = Reconciler::new(parts);
+        let (ops, ops_handle) = Ops::new(Parts { driver, journal: journal.clone(), lanes, gate: intake.gate(), reconciler: handle });
+        ops.recover().await?;
+        let stop = CancellationToken::new();
+        tokio::spawn(reconciler.run(stop.clone()));
+        tokio::spawn(ops.run(stop.clone()));
+        Ok(Self { operator, root, binding, ops: ops_handle, journal, stop })
+    }
+
+    fn order(&self, kind: &str, resource: &str) -> Result<(OpId, Vec<u8>)> {
+        let (op_id, at) = (OpId::parse(Uuid::now_v7().to_string())?, UnixSeconds(now().as_secs()));
+        let order = OpStatement {
+            cluster: self.root.cluster.clone(),
+            idempotency_key: IdempotencyKey::parse(op_id.as_str())?,
+            nonce: Nonce::parse(Uuid::now_v7().simple().to_string())?,
+            op_id: op_id.clone(),
+            host_id: self.binding.host_id.clone(),
+            host_epoch: self.binding.host_epoch.clone(),
+            resource: ResourceId::parse(resource)?,
+            incarnation: None,
+            kind: kind.to_owned(),
+            params: json!({}),
+            precondition: None,
+            not_before: at,
+            expires_at: at.plus(900),
+            root_version: 1,
+            reason: "to be measured".to_owned(),
+        };
+        Ok((op_id, Signed::seal(&order, &[&self.operator])?.envelope().to_json()))
+    }
+
+    /// How long one envelope's check takes: read, signature, statement, scope and class.
+    ///
+    /// # Errors
+    /// When an order is refused.
+    pub fn check(&self, times: u32) -> Result<Duration> {
+        let (_, json) = self.order("stop", "docker/container/bench-1")?;
+        let begun = Instant::now();
+        for _ in 0..times {
+            self.root.verify_op(Signed::from_json(&json)?, &self.binding)?;
+        }
+        Ok(begun.elapsed() / times)
+    }
+
+    /// The median time from the arrival of an order until its `started` record is durable.
+    ///
+    /// # Errors
+    /// When an order is refused.
+    pub async fn until_started(&self, times: usize) -> Result<Duration> {
+        let mut all = Vec::with_capacity(times);
+        for n in 0..times {
+            let (op_id, json) = self.order("release", &format!("docker/container/bench-{n}"))?;
+            let mut news = self.ops.news();
+            let begun = Instant::now();
+            let answer = self.ops.take(json).await.context("the operations have stopped")?;
+            ensure!(answer == Answer::Known(op_id.clone()), "{answer:?}");
+            while !self.journal.read(|book| book.ops().get(op_id.as_str()).is_some_and(|e| e.started.is_some())) {
+                news.changed().await?;
+            }
+            all.push(begun.elapsed());
+        }
+        Ok(median(all))
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,363 @@
+//! A hostile hub holds every byte that was ever sent, and the real hub's CA and address. It cannot make a host do what no
+//! operator ordered, nor do again what one did.
+
+use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
+use moorline_common::op::{Class, OP_ENVELOPE_MAX, OP_WINDOW_MAX_S, OpStatement, Precondition};
+use moorline_common::sign::{Envelope, PayloadType, PrivateKey, SIGNATURES_MAX, Signature, Signed, pae};
+use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
+use moorline_common::trust::{RootKey, TrustRoot};
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::hub_message::Kind;
+use moorline_tests::evil::EvilHub;
+use moorline_tests::fleet::Fleet;
+use moorline_tests::limits::SOON;
+use moorline_tests::operator::Operator;
+use moorline_tests::wait::{wait_for, wait_until};
+use serde_json::{Value, json};
+
+use crate::setup::{HOST, assert_says, services, sim_fleet, sim_world};
+
+/// What a thief of the hub has to work with.
+struct Loot {
+    operator: PrivateKey,
+    recovery: PrivateKey,
+    binding: Envelope,
+    root: TrustRoot,
+    host_key: [u8; 32],
+    slices: Vec<Envelope>,
+    source: Envelope,
+}
+
+fn envelope(of: Option<pb::Envelope>) -> Envelope {
+    Envelope::from_json(&of.unwrap().json).unwrap()
+}
+
+impl Loot {
+    fn take(fleet: &Fleet, operator: &Operator) -> Self {
+        let host = operator.host(HOST).unwrap();
+        let cluster = operator.call(|mut c| async move { c.get_cluster(pb::GetClusterRequest {}).await }).unwrap();
+        let slice = |generation| envelope(operator.revision("edge", generation).unwrap().slices.remove(0).slice);
+        Self {
+            operator: fleet.operator_key().unwrap(),
+            recovery: fleet.recovery_key().unwrap(),
+            host_key: host.host_key.clone().try_into().unwrap(),
+            binding: envelope(host.binding),
+            root: Signed::<TrustRoot>::new(envelope(cluster.roots.last().cloned())).unwrap().peek().unwrap(),
+            slices: vec![slice(1), slice(2)],
+            source: envelope(operator.revision("edge", 2).unwrap().source),
+        }
+    }
+
+    fn bound(&self) -> HostBinding {
+        Signed::<HostBinding>::new(self.binding.clone()).unwrap().peek().unwrap()
+    }
+
+    /// An order as an operator would give it, for now.
+    fn statement(&self, kind: &str, resource: &str, params: Value) -> OpStatement {
+        let (binding, now) = (self.bound(), now());
+        let op_id = OpId::parse(uuid::Uuid::now_v7().to_string()).unwrap();
+        OpStatement {
+            cluster: binding.cluster,
+            idempotency_key: IdempotencyKey::parse(op_id.as_str()).unwrap(),
+            op_id,
+            host_id: binding.host_id,
+            host_epoch: binding.host_epoch,
+            resource: ResourceId::parse(resource).unwrap(),
+            incarnation: None,
+            kind: kind.to_owned(),
+            params,
+            precondition: None,
+            not_before: UnixSeconds(now.0 - 60),
+            expires_at: now.plus(900),
+            nonce: Nonce::parse(uuid::Uuid::now_v7().simple().to_string()).unwrap(),
+            root_version: self.root.version,
+            reason: String::new(),
+        }
+    }
+
+    fn stop(&self) -> OpStatement {
+        self.statement("stop", SITE, json!({}))
+    }
+
+    fn signed(&self, statement: &OpStatement) -> Envelope {
+        Signed::seal(statement, &[&self.operator]).unwrap().envelope().clone()
+    }
+
+    /// `payload` as somebody with the operator's key would sign it, whatever it is.
+    fn signed_bytes(&self, payload: &str) -> Envelope {
+        let kind = PayloadType::Op.as_str();
+        let sig = self.operator.sign_raw(&pae(kind, payload.as_bytes()));
+        let signatures = vec![Signature { keyid: self.operator.id(), sig }];
+        Envelope { payload_type: kind.to_owned(), payload: payload.as_bytes().to_vec(), signatures }
+    }
+}
+
+fn now() -> UnixSeconds {
+    UnixSeconds(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs())
+}
+
+const SITE: &str = "docker/container/edge-site-1";
+const DATA: &str = "docker/volume/edge_data";
+
+type Trick = (&'static str, &'static str, Vec<u8>);
+
+/// Orders that no operator gave, or not to this host, now.
+fn forged(loot: &Loot) -> Vec<Trick> {
+    let stranger = PrivateKey::from_seed(&[7; 32]);
+    let good = loot.signed(&loot.stop());
+    let with = |change: &dyn Fn(&mut OpStatement)| {
+        let mut statement = loot.stop();
+        change(&mut statement);
+        loot.signed(&statement).to_json()
+    };
+    let edited = |change: &dyn Fn(&mut Envelope)| {
+        let mut envelope = good.clone();
+        change(&mut envelope);
+        envelope.to_json()
+    };
+    let by = |keys: &[&PrivateKey]| Signed::seal(&loot.stop(), keys).unwrap().envelope().to_json();
+    let text = |envelope: &Envelope| String::from_utf8(envelope.to_json()).unwrap();
+    let payload = String::from_utf8(good.payload.clone()).unwrap();
+    let past = UnixSeconds(now().0 - 90_000);
+    vec![
+        ("by a stranger", "unknown_key", by(&[&stranger])),
+        ("by the recovery key", "out_of_scope", by(&[&loot.recovery])),
+        ("by nobody", "unknown_key", edited(&|e| e.signatures.clear())),
+        (
+            "by a stranger in the operator's name",
+            "bad_signature",
+            edited(&|e| e.signatures[0].sig = stranger.sign_raw(&pae(&e.payload_type, &e.payload))),
+        ),
+        (
+            "with a changed payload",
+            "bad_signature",
+            edited(&|e| {
+                let at = e.payload.len() / 2;
+                e.payload[at] ^= 1;
+            }),
+        ),
+        ("with a changed signature", "bad_signature", edited(&|e| e.signatures[0].sig[5] ^= 1)),
+        ("with a cut signature", "bad_signature", edited(&|e| e.signatures[0].sig.truncate(63))),
+        ("with too many signatures", "bad_envelope", edited(&|e| e.signatures = vec![e.signatures[0].clone(); SIGNATURES_MAX + 1])),
+        ("as another type", "wrong_type", edited(&|e| e.payload_type = PayloadType::Slice.as_str().to_owned())),
+        ("as a type that there is not", "wrong_type", edited(&|e| e.payload_type = "application/vnd.moorline.op.v2+json".to_owned())),
+        ("that is a slice", "wrong_type", loot.slices[1].to_json()),
+        ("that is a topology", "wrong_type", loot.source.to_json()),
+        ("that is a binding", "wrong_type", loot.binding.to_json()),
+        ("cut in the middle", "bad_envelope", good.to_json()[..200].to_vec()),
+        ("with something behind it", "bad_envelope", format!("{} {{}}", text(&good)).into_bytes()),
+        ("with a key twice", "bad_envelope", text(&good).replacen("{\"payloadType\"", "{\"payload\":\"\",\"payloadType\"", 1).into_bytes()),
+        (
+            "with a key that there is not",
+            "bad_envelope",
+            text(&good).replacen("{\"payloadType\"", "{\"x\":1,\"payloadType\"", 1).into_bytes(),
+        ),
+        ("in broken base64", "bad_envelope", text(&good).replacen("\"sig\":\"", "\"sig\":\" ", 1).into_bytes()),
+        ("that is no JSON", "bad_envelope", b"\xff\xfe".to_vec()),
+        ("that is empty", "bad_envelope", Vec::new()),
+        ("that is huge", "too_large", vec![b' '; OP_ENVELOPE_MAX + 1]),
+        (
+            "whose payload has a key twice",
+            "bad_envelope",
+            loot.signed_bytes(&payload.replacen("{\"cluster\"", "{\"kind\":\"start\",\"cluster\"", 1)).to_json(),
+        ),
+        (
+            "whose payload has a key that there is not",
+            "bad_envelope",
+            loot.signed_bytes(&payload.replacen("{\"cluster\"", "{\"force\":true,\"cluster\"", 1)).to_json(),
+        ),
+        ("whose payload has something behind it", "bad_envelope", loot.signed_bytes(&format!("{payload} 1")).to_json()),
+        ("for another cluster", "wrong_cluster", with(&|s| s.cluster = ClusterId::parse("elsewhere").unwrap())),
+        ("for another host", "wrong_host", with(&|s| s.host_id = HostId::of_key(&[1; 32]))),
+        ("for an earlier life", "wrong_epoch", with(&|s| s.host_epoch = HostEpoch::parse("0".repeat(32)).unwrap())),
+        ("under a root that the host has not", "root_behind", with(&|s| s.root_version += 1)),
+        ("of a kind that there is not", "unknown_kind", with(&|s| s.kind = "format".to_owned())),
+        ("of a kind that is not for this", "unknown_kind", with(&|s| s.resource = ResourceId::parse(DATA).unwrap())),
+        ("with other parameters", "bad_params", with(&|s| s.params = json!({ "force": true }))),
+        ("of class P", "class_denied", loot.signed(&loot.statement("exec", SITE, json!({ "argv": ["sh"], "privileged": true }))).to_json()),
+        ("that is over", "expired", with(&|s| (s.not_before, s.expires_at) = (past, past.plus(900)))),
+        ("that is not yet", "not_yet_valid", with(&|s| (s.not_before, s.expires_at) = (now().plus(4000), now().plus(5000)))),
+        ("that is for ever", "bad_params", with(&|s| s.expires_at = s.not_before.plus(OP_WINDOW_MAX_S + 1))),
+        (
+            "for another generation",
+            "precondition_failed",
+            with(&|s| s.precondition = Some(Precondition { generation: Some(Generation(1)), state: None })),
+        ),
+        ("for another incarnation", "incarnation_changed", with(&|s| s.incarnation = Some("0".repeat(64)))),
+        ("by one key twice where two are asked for", "threshold_not_met", {
+            let mut envelope = loot.signed(&loot.statement("destroy", DATA, json!({})));
+            let again = envelope.signatures[0].clone();
+            envelope.signatures.push(again);
+            envelope.to_json()
+        }),
+        ("by one key and a stranger where two are asked for", "threshold_not_met", {
+            Signed::seal(&loot.statement("destroy", DATA, json!({})), &[&loot.operator, &stranger]).unwrap().envelope().to_json()
+        }),
+    ]
+}
+
+/// A root under which two operators must order what cannot be undone.
+fn two_for_r4(operator: &Operator, fleet: &Fleet) {
+    let cluster = operator.call(|mut c| async move { c.get_cluster(pb::GetClusterRequest {}).await }).unwrap();
+    let mut root = Signed::<TrustRoot>::new(envelope(cluster.roots.last().cloned())).unwrap().peek().unwrap();
+    let second = PrivateKey::from_seed(&[8; 32]);
+    root.version += 1;
+    root.keys.insert(second.id(), RootKey { name: "bob".to_owned(), public: second.public() });
+    root.roles.get_mut("operator").unwrap().keys.insert(second.id());
+    root.class_thresholds.insert(Class::R4, 2);
+    let sealed: pb::Envelope = Signed::seal(&root, &[&fleet.recovery_key().unwrap()]).unwrap().envelope().into();
+    operator.call(|mut c| async move { c.put_root(pb::PutRootRequest { root: Some(sealed) }).await }).unwrap();
+    let version = root.version;
+    wait_until("the agent has the root", SOON, || Ok(operator.host(HOST)?.heartbeat.unwrap_or_default().root_version == version)).unwrap();
+}
+
+fn topology(generation: &str) -> String {
+    services("edge", &["site"], generation).replace("      services:\n", "      volumes: { data: {} }\n      services:\n")
+}
+
+/// What operations did to the simulated host, by operation.
+fn effects(fleet: &Fleet) -> Value {
+    let world: Value = serde_json::from_slice(&sim_world(fleet, HOST)).unwrap();
+    world["effects"].clone()
+}
+
+#[test]
+fn a_hostile_hub_gives_no_order_and_repeats_none() {
+    let (mut fleet, operator) = sim_fleet("evilorders");
+    fleet.push(&topology("one"), &["--wait"]).unwrap().ok().unwrap();
+    fleet.push(&topology("two"), &["--wait"]).unwrap().ok().unwrap();
+    two_for_r4(&operator, &fleet);
+    let loot = Loot::take(&fleet, &operator);
+    drop(operator);
+    fleet.stop_hub().unwrap();
+    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
+    evil.wait_for_agent().unwrap();
+    // The slice that the hub has to repeat: the host enforces it.
+    evil.send(Kind::Slice(pb::Envelope { json: loot.slices[1].to_json() })).unwrap();
+
+    // What one operator did order is done, once.
+    let restart = loot.signed(&loot.statement("restart", SITE, json!({}))).to_json();
+    assert_eq!(evil.answer_to_order(restart.clone(), &loot.host_key).unwrap(), "succeeded");
+    let (before, done) = (sim_world(&fleet, HOST), effects(&fleet));
+    assert_eq!(done.as_object().unwrap().len(), 1, "{done}");
+
+    let mut wrong = Vec::new();
+    let mut tricks = 0;
+    let mut attempt = |evil: &EvilHub, (what, code, bytes): Trick| {
+        tricks += 1;
+        let got = evil.answer_to_order(bytes, &loot.host_key).unwrap_or_else(|e| format!("{e:#}"));
+        if got != code {
+            wrong.push(format!("an order {what}: expected {code}, got {got}"));
+        }
+    };
+    for trick in forged(&loot) {
+        attempt(&evil, trick);
+    }
+    // What was ordered is known, whatever is done to it.
+    let ordered: OpStatement = Signed::from_json(&restart).unwrap().peek().unwrap();
+    let again = |change: &dyn Fn(&mut OpStatement)| {
+        let mut statement = ordered.clone();
+        change(&mut statement);
+        loot.signed(&statement).to_json()
+    };
+    let fresh = |s: &mut OpStatement| {
+        s.op_id = OpId::parse(uuid::Uuid::now_v7().to_string()).unwrap();
+        s.nonce = Nonce::parse(uuid::Uuid::now_v7().simple().to_string()).unwrap();
+    };
+    attempt(&evil, ("that was done", "succeeded", restart.clone()));
+    attempt(&evil, ("of a key that was done", "succeeded", again(&fresh)));
+    attempt(
+        &evil,
+        (
+            "of a key for something else",
+            "conflict",
+            again(&|s| {
+                fresh(s);
+                s.kind = "stop".to_owned();
+            }),
+        ),
+    );
+    attempt(
+        &evil,
+        (
+            "of a nonce that was used",
+            "nonce_used",
+            again(&|s| {
+                fresh(s);
+                s.nonce = ordered.nonce.clone();
+                s.idempotency_key = IdempotencyKey::parse("another").unwrap();
+            }),
+        ),
+    );
+    attempt(
+        &evil,
+        (
+            "of an id that was used",
+            "conflict",
+            again(&|s| {
+                fresh(s);
+                s.op_id = ordered.op_id.clone();
+                s.idempotency_key = IdempotencyKey::parse("another").unwrap();
+            }),
+        ),
+    );
+    let target = json!({ "op_id": ordered.op_id });
+    attempt(&evil, ("that takes back what was done", "too_late", loot.signed(&loot.statement("cancel", SITE, target)).to_json()));
+    evil.send(Kind::OpAck(pb::OpAck { op_id: ordered.op_id.to_string(), outcome: "failed".to_owned() })).unwrap();
+    attempt(&evil, ("that was done, and acknowledged otherwise", "succeeded", restart.clone()));
+    evil.send(Kind::OpAck(pb::OpAck { op_id: ordered.op_id.to_string(), outcome: "succeeded".to_owned() })).unwrap();
+    attempt(&evil, ("that was done, and acknowledged", "succeeded", restart.clone()));
+    fleet.kill_agent(HOST).unwrap();
+    evil.hang_up();
+    fleet.start_agent(HOST).unwrap();
+    evil.wait_for_agent().unwrap();
+    attempt(&evil, ("that was done before a restart", "succeeded", restart));
+
+    // Nor by a slice.
+    let statement: SliceStatement = Signed::new(loot.slices[1].clone()).unwrap().peek().unwrap();
+    let _: TopologyStatement = Signed::new(loot.source.clone()).unwrap().peek().unwrap();
+    assert_eq!(statement.generation, Generation(2));
+    for (code, bytes) in [("generation_regressed", loot.slices[0].to_json()), ("wrong_type", loot.signed(&loot.stop()).to_json())] {
+        tricks += 1;
+        assert_eq!(evil.refusal_of_slice(bytes).unwrap(), code);
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(tricks >= 40, "{tricks} attacks");
+    assert_eq!((effects(&fleet), sim_world(&fleet, HOST)), (done, before), "the host is as it was");
+    let shown = fleet.agent(HOST, &["status"]).unwrap();
+    assert_says(&shown, &["wrong_type"]);
+}
+
+#[test]
+fn a_state_folder_from_a_snapshot_is_refused_where_the_hub_has_seen_more() {
+    let (mut fleet, operator) = sim_fleet("snapshot");
+    fleet.push(&topology("one"), &["--wait"]).unwrap().ok().unwrap();
+    fleet.stop_agent(HOST).unwrap();
+    let (state, kept) = (fleet.agent_dir(HOST), fleet.root().join("snapshot"));
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+        assert!(copied.success());
+    };
+    copy(&state, &kept);
+    fleet.start_agent(HOST).unwrap();
+    fleet.wait_converged(&operator, HOST, "edge", 1).unwrap();
+    fleet.moorctl(&["op", "restart", &format!("{HOST}/{SITE}")]).unwrap().ok().unwrap();
+    let seen = operator.host(HOST).unwrap().heartbeat.unwrap_or_default().journal_seq;
+    wait_until("the hub has seen it", SOON, || Ok(operator.host(HOST)?.heartbeat.unwrap_or_default().open_ops == 0)).unwrap();
+    fleet.stop_agent(HOST).unwrap();
+    let world = sim_world(&fleet, HOST);
+    std::fs::rename(&state, fleet.root().join("lost")).unwrap();
+    copy(&kept, &state);
+    // The engine has no snapshot.
+    std::fs::write(state.join("sim/engine.json"), &world).unwrap();
+    fleet.start_agent(HOST).unwrap();
+    let told = wait_for("the quarantine is known", SOON, || {
+        let host = operator.host(HOST)?;
+        Ok(host.heartbeat.filter(|b| b.last_error_code == "quarantined"))
+    });
+    assert!(told.is_ok() && seen > 0, "{told:?}");
+    assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["quarantined", "snapshot"]);
+    let again = fleet.moorctl(&["op", "restart", &format!("{HOST}/{SITE}"), "--no-wait"]).unwrap();
+    assert_ne!(again.code, 64, "{}", again.text());
+    assert_eq!(sim_world(&fleet, HOST), world, "the host is as it was");
+}
