@@ -103,14 +103,14 @@ impl EvilHub {
     pub fn answer_to_order(&self, envelope: Vec<u8>, host_key: &[u8; 32]) -> Result<String> {
         let before = lock(&self.shared.received).len();
         self.send(pb::hub_message::Kind::Op(pb::Envelope { json: envelope }))?;
-        let answer = |kind: &pb::agent_message::Kind| match kind {
-            pb::agent_message::Kind::Refusal(refusal) => refusal.fault.clone().map(|f| f.code),
-            pb::agent_message::Kind::Receipt(receipt) => {
-                let signed = Signed::<Receipt>::from_json(&receipt.json).ok()?;
-                let receipt = signed.verify_by_host(host_key).ok()?.into_statement();
-                Some(receipt.fault.map_or(receipt.outcome.as_str(), |f| f.code.as_str()).to_owned())
+        let answer = |kind: &pb::agent_message::Kind| {
+            if let pb::agent_message::Kind::Refusal(refusal) = kind {
+                return refusal.fault.clone().map(|f| f.code);
             }
-            _ => None,
+            let pb::agent_message::Kind::Receipt(receipt) = kind else { return None };
+            let signed = Signed::<Receipt>::from_json(&receipt.json).ok()?;
+            let receipt = signed.verify_by_host(host_key).ok()?.into_statement();
+            Some(receipt.fault.map_or(receipt.outcome.as_str(), |f| f.code.as_str()).to_owned())
         };
         wait_for("the agent answers an order", SOON, || Ok(lock(&self.shared.received).iter().skip(before).find_map(answer)))
     }

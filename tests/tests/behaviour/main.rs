@@ -11,6 +11,7 @@ mod demo;
 mod docs;
 #[cfg(test)]
 mod engine_restart;
+#[cfg(test)]
 mod evil_orders;
 #[cfg(test)]
 mod foreign_client;
