@@ -75,6 +75,7 @@ pub const POINTS: &[&str] = &[
     "op.carry-on",
     "op.doubt",
     "op.found-task",
+    "op.found-made",
     "op.again.before",
     "op.again.after",
     "journal.open.before",

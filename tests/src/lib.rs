@@ -11,6 +11,7 @@
 //! | [`own_engine`] | a Docker Engine of our own, to be stopped and started |
 //! | [`image`] | the image that tests and demo run, made without a registry |
 //! | [`proxy`] | a recording proxy in front of the engine's socket |
+//! | [`crash`] | killing an agent anywhere, and checking what it did against what the engine saw |
 //! | [`evil`] | a hub that sends whatever a test tells it to |
 //! | [`demo`] | the guided tour behind `cargo demo` |
 //!
@@ -18,6 +19,7 @@
 //! an object of the engine that does not bear the labels of its own fleet.
 
 pub mod binaries;
+pub mod crash;
 pub mod demo;
 pub mod engine;
 pub mod evil;

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const SOON: Duration = Duration::from_secs(30);
 /// How long an apply of many containers may take on a busy machine with two cores.
 pub const APPLY: Duration = Duration::from_secs(120);
+/// How long many operations may take to end, some of them after an agent has waited for what a killed one asked.
+pub const SETTLE: Duration = Duration::from_secs(300);
 /// Between two looks at a condition.
 pub const POLL: Duration = Duration::from_millis(50);
 /// How long a program may take to end after it was asked to.

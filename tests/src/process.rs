@@ -72,6 +72,14 @@ impl Process {
         }
     }
 
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// When the kernel does not know it.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| format!("looking at {}", self.name))
+    }
+
     /// An error with the end of the log when it has ended by itself.
     ///
     /// # Errors

@@ -195,7 +195,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                         Stage::Resume(found)
                     }
                     Ok(Found::Made(found)) => match self.parts.gate.recheck(op.envelope.clone()).await {
-                        Ok(_) => Stage::Resume(found),
+                        Ok(_) => {
+                            crate::crash::point("op.found-made");
+                            Stage::Resume(found)
+                        }
                         Err(fault) => return self.too_late(op, &fault).await,
                     },
                     Ok(Found::Absent) if task.is_none() => match self.parts.gate.recheck(op.envelope.clone()).await {

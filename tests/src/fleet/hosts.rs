@@ -1,7 +1,7 @@
 //! A fleet's hosts: enrolling them, and their agents' lives.
 
 use std::io::BufReader;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -110,9 +110,17 @@ impl Fleet {
     /// # Errors
     /// When the host is unknown or the program cannot be started.
     pub fn start_agent(&mut self, name: &str) -> Result<()> {
+        self.start_agent_with(name, &[])
+    }
+
+    /// Starts a host's agent with more in its environment.
+    ///
+    /// # Errors
+    /// As [`Self::start_agent`].
+    pub fn start_agent_with(&mut self, name: &str, environment: &[(&str, &str)]) -> Result<()> {
         let drive = self.agents.get(name).with_context(|| format!("no host `{name}` in this fleet"))?.drive.clone();
         let mut command = self.agent_command(name, &drive)?;
-        command.arg("run");
+        command.arg("run").envs(environment.iter().copied());
         let process = Process::start(&format!("agent {name}"), command, &self.log_path(name))?;
         if let Some(agent) = self.agents.get_mut(name) {
             agent.process = Some(process);
@@ -129,6 +137,19 @@ impl Fleet {
     fn running_agent(&mut self, name: &str) -> Result<Process> {
         let agent = self.agents.get_mut(name).with_context(|| format!("no host `{name}` in this fleet"))?;
         agent.process.take().with_context(|| format!("the agent of {name} does not run"))
+    }
+
+    /// How an agent ended, if it has ended by itself; it can be started again then.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn agent_ended(&mut self, name: &str) -> Result<Option<ExitStatus>> {
+        let agent = self.agents.get_mut(name).with_context(|| format!("no host `{name}` in this fleet"))?;
+        let ended = agent.process.as_mut().with_context(|| format!("the agent of {name} does not run"))?.ended()?;
+        if ended.is_some() {
+            agent.process = None;
+        }
+        Ok(ended)
     }
 
     /// Ends an agent as a crash would.

@@ -30,6 +30,17 @@ pub fn demo(args: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// `cargo xtask crash`.
+pub fn crash(args: &[String]) -> Result<()> {
+    let _dockerd = needs::engine()?;
+    let bins = build()?;
+    let mut rounds = Command::new(bins.join("rounds"));
+    rounds.args(args).env("MOORLINE_BIN_DIR", &bins).env("MOORLINE_REQUIRE_DOCKER", "1").current_dir(root()?);
+    let status = rounds.status().context("starting the rounds")?;
+    anyhow::ensure!(status.success(), "the rounds ended with {status}");
+    Ok(())
+}
+
 /// `cargo xtask test`.
 pub fn test(args: &[String]) -> Result<()> {
     needs::busybox()?;

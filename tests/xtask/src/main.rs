@@ -14,6 +14,8 @@ usage: cargo xtask <command>
   test [FILTER] [-- ARGS]   install what tests need, build, run every test (or those whose name contains FILTER)
   ci                        what is checked before a change is taken: fmt, clippy, doc, deny, tidy, test
   demo [--keep]             the guided tour: hub, operator and two agents as real processes
+  crash [--rounds N] [--seed S]
+                            random operations on the real engine while the agent is killed at random
   tidy                      only the project's own checks of its source
 ";
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some("test") => ci::test(rest),
         Some("ci") => ci::all(),
         Some("demo") => ci::demo(rest),
+        Some("crash") => ci::crash(rest),
         Some("tidy") => tidy::check(),
         Some("help" | "--help" | "-h") => {
             cmd::say(USAGE);

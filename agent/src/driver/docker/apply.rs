@@ -20,7 +20,7 @@ use super::super::{DriverError, Ownership};
 use super::body::{self, Carried};
 use super::error::{from_engine, not_owned, status, words};
 use super::pull::pull;
-use super::{Engine, patiently};
+use super::{Engine, patiently, twins};
 use crate::lane::aside;
 use crate::limits::REQUEST_TIMEOUT;
 
@@ -178,7 +178,14 @@ impl Hands<'_> {
         };
         for (network, endpoint) in body::further_networks(target, self.engine.many_endpoints) {
             let request = NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint) };
-            match self.docker.connect_network(network, request).await {
+            let connected = match self.docker.connect_network(network, request.clone()).await {
+                Err(e) if twins::is_cause(words(&e)) => {
+                    twins::unify(self.docker, self.owned, network).await?;
+                    self.docker.connect_network(network, request).await
+                }
+                other => other,
+            };
+            match connected {
                 Ok(()) => {}
                 Err(e) if words(&e).contains("already exists in network") => {}
                 Err(e) => return Err(from_engine(&e, &format!("attaching `{}` to `{network}`", target.name))),
@@ -206,6 +213,13 @@ impl Hands<'_> {
         crate::crash::point("docker.start.before");
         let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
         crate::crash::point("docker.start.after");
+        let started = match started {
+            Err(e) if twins::is_cause(words(&e)) => {
+                twins::unify_of(self.docker, self.owned, id).await?;
+                self.docker.start_container(id, None::<StartContainerOptions>).await
+            }
+            other => other,
+        };
         started.map_err(|e| from_engine(&e, &format!("starting `{name}`")))
     }
 

@@ -44,6 +44,7 @@ mod stalls;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod twins;
 
 /// Talks to one Docker Engine.
 pub struct DockerDriver {

@@ -23,6 +23,7 @@ use super::*;
 
 mod registry;
 mod restarted;
+mod twins;
 
 const SOCKET: &str = "/var/run/docker.sock";
 
