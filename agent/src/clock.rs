@@ -2,7 +2,7 @@
 //! tokio's, which tests can set.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moorline_common::id::UnixSeconds;
 
@@ -27,23 +27,35 @@ impl Clock {
     /// The wall clock in seconds.
     #[must_use]
     pub fn wall(self) -> UnixSeconds {
-        UnixSeconds(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+        UnixSeconds(since_1970().as_secs())
     }
 
     /// The wall clock in milliseconds, for records.
     #[must_use]
     pub fn wall_ms(self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+        u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Boot id and uptime; an empty id when the kernel does not tell.
     #[must_use]
     pub fn boot(self) -> BootTime {
+        #[cfg(test)]
+        if let Some(boot) = set::boot() {
+            return boot;
+        }
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
         let uptime_s = uptime.split(['.', ' ']).next().and_then(|s| s.parse().ok()).unwrap_or(0);
         BootTime { boot_id, uptime_s, wall: self.wall() }
     }
+}
+
+fn since_1970() -> Duration {
+    #[cfg(test)]
+    if let Some(wall) = set::wall() {
+        return wall;
+    }
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// The lowest moment that it can be now: advanced by verified statements and by elapsed boot time,
@@ -81,6 +93,79 @@ impl TimeFloor {
     pub fn advanced(&self, issued_at: UnixSeconds, boot: &BootTime) -> Self {
         let at = self.now(boot).max(issued_at.min(self.horizon(boot)));
         Self { at, boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s }
+    }
+}
+
+/// Clocks that a test sets, for its own thread. They go with tokio's.
+#[cfg(test)]
+pub mod set {
+    use std::cell::RefCell;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    struct Set {
+        since: Instant,
+        wall: Duration,
+        boot: u32,
+        uptime: Duration,
+    }
+
+    thread_local! {
+        static SET: RefCell<Option<Set>> = const { RefCell::new(None) };
+    }
+
+    /// Until it is dropped, this thread has clocks of its own.
+    pub struct Clocks(());
+
+    impl Clocks {
+        /// A machine that has just booted at `wall`.
+        pub fn new(wall: UnixSeconds) -> Self {
+            let set = Set { since: Instant::now(), wall: Duration::from_secs(wall.0), boot: 1, uptime: Duration::ZERO };
+            SET.replace(Some(set));
+            Self(())
+        }
+
+        /// Someone sets the wall clock.
+        pub fn set_wall(&self, wall: UnixSeconds) {
+            Self::change(|set, passed| set.wall = Duration::from_secs(wall.0).saturating_sub(passed));
+        }
+
+        /// The machine boots. Its wall clock goes on.
+        pub fn reboot(&self) {
+            Self::change(|set, passed| {
+                set.boot += 1;
+                set.wall += passed;
+                (set.since, set.uptime) = (Instant::now(), Duration::ZERO);
+            });
+        }
+
+        fn change(change: impl FnOnce(&mut Set, Duration)) {
+            SET.with_borrow_mut(|set| set.as_mut().map(|set| change(set, set.since.elapsed())));
+        }
+    }
+
+    impl Drop for Clocks {
+        fn drop(&mut self) {
+            SET.replace(None);
+        }
+    }
+
+    /// Whether this thread has clocks of its own.
+    pub fn is_set() -> bool {
+        SET.with_borrow(Option::is_some)
+    }
+
+    pub(super) fn wall() -> Option<Duration> {
+        SET.with_borrow(|set| set.map(|set| set.wall + set.since.elapsed()))
+    }
+
+    pub(super) fn boot() -> Option<BootTime> {
+        let set = SET.with_borrow(|set| *set)?;
+        let uptime_s = (set.uptime + set.since.elapsed()).as_secs();
+        Some(BootTime { boot_id: format!("boot {}", set.boot), uptime_s, wall: Clock.wall() })
     }
 }
 

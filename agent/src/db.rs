@@ -110,6 +110,14 @@ impl Db {
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
+    /// A database that is nowhere but in memory.
+    #[cfg(test)]
+    pub fn in_memory() -> Self {
+        let mut connection = Connection::open_in_memory().unwrap();
+        Migrations::from_slice(SCHEMA).to_latest(&mut connection).unwrap();
+        Self { connection: Arc::new(Mutex::new(connection)) }
+    }
+
     /// Opens the database in `state_dir` to read it as it is; `None` when there is none.
     ///
     /// # Errors
@@ -147,6 +155,11 @@ where
     E: From<DbError> + Send + 'static,
     F: FnOnce() -> Result<T, E> + Send + 'static,
 {
+    #[cfg(test)]
+    if crate::clock::set::is_set() {
+        // Its clocks are those of this thread.
+        return work();
+    }
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(_) => Err(DbError::Stopped.into()),

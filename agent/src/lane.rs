@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::limits::{LANE_DEPTH_MAX, LANES_MAX, PLACES_MAX};
+use crate::plant::planted;
 
 /// The lane, or the set of lanes, is full. Nothing was taken on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -225,7 +226,8 @@ impl Lanes {
         if resource.is_host() {
             queues.barriers.push_back(waiting);
         } else {
-            queues.lanes.entry(resource.clone()).or_default().queue.push_back(waiting);
+            let queue = &mut queues.lanes.entry(resource.clone()).or_default().queue;
+            if planted("newest first") { queue.push_front(waiting) } else { queue.push_back(waiting) }
         }
         let turns = queues.next_turns(std::slice::from_ref(resource));
         drop(queues);
@@ -272,7 +274,7 @@ impl Queues {
         if self.host_runs {
             return turns;
         }
-        let before = self.barriers.front().map_or(u64::MAX, |barrier| barrier.number);
+        let before = self.barriers.front().filter(|_| !planted("no barrier")).map_or(u64::MAX, |barrier| barrier.number);
         for resource in resources {
             let Some(lane) = self.lanes.get_mut(resource) else { continue };
             if lane.running.is_some() {

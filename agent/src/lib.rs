@@ -13,7 +13,7 @@
 //! | [`driver`] | the engine |
 //! | [`link`] | the one connection to the hub |
 //! | [`report`], [`admin`], [`doctor`] | what the agent says about itself |
-//! | [`crash`] | where tests kill the agent |
+//! | [`crash`], [`plant`] | where tests kill the agent, and which defects they plant in it |
 //! | [`run`], [`teardown`] | puts the parts together; takes a topology off the host |
 //! | [`cli`] | the verbs of `moorline-agent` |
 
@@ -34,6 +34,7 @@ pub mod ledger;
 pub mod limits;
 pub mod link;
 pub mod ops;
+pub mod plant;
 pub mod reconcile;
 pub mod records;
 pub mod report;

@@ -298,8 +298,15 @@ pub const NOW: u64 = 1_700_000_000;
 impl Operator {
     /// A fresh cluster and a host whose keys are in `state`.
     pub fn new(state: &Path) -> Self {
+        Self::with_root(state, |_| {})
+    }
+
+    /// The same; the first root is as `change` makes it.
+    pub fn with_root(state: &Path, change: impl FnOnce(&mut TrustRoot)) -> Self {
         let (key, root_key) = (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]));
-        let root = Signed::seal(&root_of(&key, &root_key), &[&root_key]).unwrap();
+        let mut root = root_of(&key, &root_key);
+        change(&mut root);
+        let root = Signed::seal(&root, &[&root_key]).unwrap();
         Self { key, root, keys: StateDir(state.to_owned()).ensure_keys().unwrap(), root_key }
     }
 
@@ -395,12 +402,17 @@ impl Operator {
 
     /// An intake on `db` that has accepted nothing yet.
     pub fn intake(&self, db: &Db) -> Intake {
+        self.intake_with(db, Policy::default())
+    }
+
+    /// The same, of a host with a policy.
+    pub fn intake_with(&self, db: &Db, policy: Policy) -> Intake {
         Intake::open(Parts {
             ledger: Ledger::new(db.clone()),
             trust_store: TrustStore::new(db.clone()),
             root_pin: self.pin(),
             own: Own { host_id: self.keys.host_id(), epoch: self.keys.epoch.clone(), sealing_key: self.keys.sealing_key() },
-            policy: Policy::default(),
+            policy,
             engine_sockets: vec!["/var/run/docker.sock".into(), "/run/docker.sock".into()],
             quarantine: None,
         })

@@ -16,6 +16,7 @@ use crate::config::Policy;
 use crate::db::{DbError, blocking};
 use crate::ledger::Ledger;
 use crate::limits::{CLOCK_SKEW_ALARM_S, FLOOR_RAISE_KEPT_S, ISSUED_AHEAD_MAX_S};
+use crate::plant::planted;
 use crate::trust::Trust;
 
 /// See the module. Cloned freely.
@@ -132,7 +133,9 @@ impl Gate {
         let (clocks, _) = self.clocks().await?;
         let order = self.verify(envelope, clocks)?;
         let timely = clocks.judge(&order)?;
-        self.allows(&order)?;
+        if !planted("policy only at the door") {
+            self.allows(&order)?;
+        }
         Ok(timely)
     }
 
@@ -163,6 +166,8 @@ impl Gate {
         let read = move || {
             let boot = Clock.boot();
             let clocks = Clocks { wall: boot.wall, floor: ledger.time_floor()?.now(&boot), reset: ledger.time_reset()? };
+            let clocks = if planted("time by the wall clock") { Clocks { floor: clocks.wall, ..clocks } } else { clocks };
+            let clocks = if planted("reset forgotten") { Clocks { reset: UnixSeconds(0), ..clocks } } else { clocks };
             Ok::<_, DbError>((clocks, boot))
         };
         blocking(read).await.map_err(|e| internal(&e))

@@ -15,6 +15,7 @@ use crate::intake::gate::read_envelope;
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::Place;
 use crate::limits::{ALIASES_MAX, OPS_KEPT_MAX};
+use crate::plant::planted;
 
 /// How an order stands to those that were accepted before.
 enum Before {
@@ -68,7 +69,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     async fn admit(self: &Arc<Self>, envelope: Envelope) -> Result<Answer, Fault> {
         let order = self.parts.gate.admit(envelope.clone()).await?;
         if let Ok((clocks, _)) = self.parts.gate.clocks().await {
-            self.parts.journal.set_time_floor(clocks.floor);
+            self.parts.journal.set_time_floor(if planted("nonces by the wall clock") { clocks.wall } else { clocks.floor });
         }
         let op = Op::new(order, envelope)?;
         crate::crash::point("op.verified");
@@ -93,8 +94,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     fn before(&self, op: &Op) -> Result<Before, Fault> {
         let statement = &op.order.statement;
         self.parts.journal.read(|book| {
-            match book.key(statement.idempotency_key.as_str()) {
-                Some(KeyUse { intent, op_id, .. }) if *intent != op.order.intent => {
+            match book.key(statement.idempotency_key.as_str()).filter(|_| !planted("no dedupe")) {
+                Some(KeyUse { intent, op_id, .. }) if *intent != op.order.intent && !planted("any intent") => {
                     let what =
                         format!("the idempotency key `{}` belongs to operation {op_id}, which is another order", statement.idempotency_key);
                     return Err(Fault::new(Code::Conflict, what));
@@ -173,7 +174,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     pub(super) fn check_generation(&self, statement: &OpStatement) -> Result<(), Fault> {
         let Some(wanted) = statement.precondition.as_ref().and_then(|p| p.generation) else { return Ok(()) };
         let accepted = self.parts.gate.target().desired.map(|d| d.admission.generation);
-        if accepted == Some(wanted) {
+        if accepted == Some(wanted) || planted("no precondition") {
             return Ok(());
         }
         let has = accepted.map_or("enforces none".to_owned(), |g| format!("has accepted {g}"));

@@ -12,24 +12,49 @@ use std::time::Duration;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::Generation;
 use moorline_common::op::{Act, HoldEffect, OpEntry, State};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{Op, Shared};
-use crate::clock::Clock;
+use crate::clock::{BootTime, Clock};
 use crate::db::blocking;
 use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{Place, Turn, within};
 use crate::limits::{ENGINE_RETRY, OP_CALL_TIMEOUT, OP_EXPIRY_SLACK};
+use crate::plant::planted;
 
 /// What an operation begins with, kept in its `started` record.
 struct Begin {
     order: OpOrder,
     evidence: Value,
     hold: Option<HoldEffect>,
-    /// When its `started` record was written, in milliseconds since 1970.
-    at: u64,
+    since: Since,
+}
+
+/// When an operation began, by the kernel's own time: the wall clock may be set while its request is still with the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Since {
+    boot_id: String,
+    uptime_s: u64,
+}
+
+impl Since {
+    fn now() -> Self {
+        let BootTime { boot_id, uptime_s, .. } = Clock.boot();
+        Self { boot_id, uptime_s }
+    }
+
+    /// How long ago that was. No request outlives the machine's boot.
+    fn age(&self) -> Duration {
+        let now = Self::now();
+        if now.boot_id == self.boot_id && !planted("no margin") {
+            Duration::from_secs(now.uptime_s.saturating_sub(self.uptime_s))
+        } else {
+            Duration::MAX
+        }
+    }
 }
 
 /// Where an operation is between its beginning and its end.
@@ -130,7 +155,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return Ok(());
         }
         crate::crash::point("op.started.before");
-        match self.append(vec![started(op, &begin)]).await {
+        let record = if planted("effect before its record") { Vec::new() } else { vec![started(op, &begin)] };
+        match self.append(record).await {
             Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
                 let code = if matches!(error, JournalError::Full(_)) { Code::DiskFull } else { Code::Busy };
                 return self.refuse(op, Fault::new(code, error.to_string())).await;
@@ -147,7 +173,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let started = entry.started.as_ref().unwrap_or(&entry.last);
         let evidence = started.params.get("evidence").cloned().unwrap_or_default();
         let order = self.order(op).await.unwrap_or_else(|_| plain(op));
-        let begin = Begin { order, evidence, hold: started.hold, at: started.at };
+        // A record that does not say it is from another version: counted from now, which errs on the safe side.
+        let since = started.params.get("since").and_then(|since| Since::deserialize(since).ok()).unwrap_or_else(Since::now);
+        let begin = Begin { order, evidence, hold: started.hold, since };
         crate::crash::point("op.carry-on");
         if entry.state() == State::Indeterminate {
             return self.wait_for_a_word(op).await;
@@ -194,24 +222,33 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                         }
                         Stage::Resume(found)
                     }
-                    Ok(Found::Made(found)) => match self.parts.gate.recheck(op.envelope.clone()).await {
-                        Ok(_) => {
+                    Ok(Found::Made(found)) => match self.recheck(op).await {
+                        Ok(()) => {
                             crate::crash::point("op.found-made");
                             Stage::Resume(found)
                         }
                         Err(fault) => return self.too_late(op, &fault).await,
                     },
-                    Ok(Found::Absent) if task.is_none() => match self.parts.gate.recheck(op.envelope.clone()).await {
-                        Ok(_) => {
+                    Ok(Found::Absent) if task.is_none() => match self.recheck(op).await {
+                        Ok(()) => {
                             tracing::info!(op = %op.id(), "it did not happen; it begins again");
                             crate::crash::point("op.again.before");
                             self.pause(ENGINE_RETRY.wait(restarts, getrandom::u64().unwrap_or(0))).await;
                             restarts = restarts.saturating_add(1);
-                            self.append(vec![started(op, &begin)]).await?;
-                            // What the engine may still be doing counts from here.
-                            begin.at = Clock.wall_ms();
-                            crate::crash::point("op.again.after");
-                            Stage::Start
+                            begin.since = Since::now();
+                            match self.append(vec![started(op, &begin)]).await {
+                                Ok(()) => {
+                                    // What the engine may still be doing counts from here.
+                                    begin.since = Since::now();
+                                    crate::crash::point("op.again.after");
+                                    Stage::Start
+                                }
+                                Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
+                                    tracing::warn!(op = %op.id(), %error, "waits for room in the journal to begin again");
+                                    doubt(None)
+                                }
+                                Err(error) => return Err(error),
+                            }
                         }
                         Err(fault) => return self.too_late(op, &fault).await,
                     },
@@ -253,6 +290,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         crate::crash::point("op.end.before");
         let fault = result.fault.map(|f| Fault::new(f.code, cut(&f.message)));
+        if planted("end without a record") {
+            return Ok(());
+        }
         self.append(vec![Entry { fault, result: result.result, ..op.entry(state) }]).await?;
         crate::crash::point("op.end.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), %state, "ended");
@@ -269,7 +309,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         crate::crash::point("op.lost.before");
         self.append(vec![Entry { fault: Some(fault), ..op.entry(State::Indeterminate) }]).await?;
         crate::crash::point("op.lost.after");
-        self.stopping.run_until_cancelled(woken).await;
+        if !planted("doubt frees the lane") {
+            self.stopping.run_until_cancelled(woken).await;
+        }
         Ok(())
     }
 
@@ -282,20 +324,28 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         Ok(())
     }
 
+    /// Whether what was accepted may still begin.
+    async fn recheck(&self, op: &Op) -> Result<(), Fault> {
+        if planted("no recheck") {
+            return Ok(());
+        }
+        self.parts.gate.recheck(op.envelope.clone()).await?;
+        self.check_generation(&op.order.statement)
+    }
+
     async fn prepare(&self, op: &Op, turn: &Turn) -> Result<Begin, Refused> {
-        self.parts.gate.recheck(op.envelope.clone()).await.map_err(Refused::ForGood)?;
-        self.check_generation(&op.order.statement).map_err(Refused::ForGood)?;
+        self.recheck(op).await.map_err(Refused::ForGood)?;
         let order = self.order(op).await.map_err(Refused::ForGood)?;
         let hold = op.order.act.hold(self.generation().await);
         if is_own(&op.order.act) {
-            return Ok(Begin { order, evidence: Value::Null, hold, at: Clock.wall_ms() });
+            return Ok(Begin { order, evidence: Value::Null, hold, since: Since::now() });
         }
         let (driver, asked) = (self.parts.driver.clone(), order.clone());
         crate::crash::point("op.prepare.before");
         let prepared =
             turn.work(async move { within(OP_CALL_TIMEOUT, driver.prepare(&asked)).await.unwrap_or_else(|| Err(no_end())) }).await;
         match prepared.unwrap_or_else(|_| Err(no_end())) {
-            Ok(evidence) => Ok(Begin { order, evidence, hold, at: Clock.wall_ms() }),
+            Ok(evidence) => Ok(Begin { order, evidence, hold, since: Since::now() }),
             Err(error) if error.kind == DriverErrorKind::Unreachable => Err(Refused::ForNow(Fault::new(error.code, cut(&error.message)))),
             Err(error) => Err(Refused::ForGood(Fault::new(error.code, cut(&error.message)))),
         }
@@ -325,13 +375,13 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     async fn look_for_evidence(&self, op: &Op, turn: &Turn, begin: &Begin, task: Option<&str>) -> Result<Found, DriverError> {
-        if is_own(&op.order.act) {
+        if is_own(&op.order.act) || planted("blind retry") {
             // Each may be done again.
             return Ok(Found::Absent);
         }
         let (driver, order, evidence, task) =
             (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.map(str::to_owned));
-        let age = Duration::from_millis(Clock.wall_ms().saturating_sub(begin.at));
+        let age = begin.since.age();
         crate::crash::point("op.doubt");
         let job = async move { within(OP_CALL_TIMEOUT, driver.adopt(&order, &evidence, task.as_deref(), age)).await };
         match turn.work(job).await {
@@ -388,7 +438,7 @@ enum Refused {
 
 /// The record that must be durable before the effect begins, with what is compared with after a crash.
 fn started(op: &Op, begin: &Begin) -> Entry {
-    Entry { hold: begin.hold, params: json!({ "evidence": begin.evidence }), ..op.entry(State::Started) }
+    Entry { hold: begin.hold, params: json!({ "evidence": begin.evidence, "since": begin.since }), ..op.entry(State::Started) }
 }
 
 fn plain(op: &Op) -> OpOrder {

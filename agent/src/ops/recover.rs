@@ -6,6 +6,7 @@ use moorline_common::op::{OpEntry, Origin, State};
 use super::{Op, Ops};
 use crate::driver::Driver;
 use crate::journal::{Journal, JournalError};
+use crate::plant::planted;
 
 impl<D: Driver, J: Journal> Ops<D, J> {
     /// Puts all open operations back. To be called before anything else takes places in the lanes.
@@ -17,7 +18,7 @@ impl<D: Driver, J: Journal> Ops<D, J> {
         let shared = &self.shared;
         let mut open: Vec<OpEntry> =
             shared.parts.journal.read(|book| book.open().filter(|e| e.first.origin() == Origin::Operator).cloned().collect());
-        open.sort_by_key(|e| e.first.seq);
+        open.sort_by_key(|e| if planted("any order after a start") { u64::MAX - e.first.seq } else { e.first.seq });
         let mut found = Vec::with_capacity(open.len());
         for entry in open {
             let envelope = entry.first.grant.as_ref().map(|g| g.envelope.as_str()).unwrap_or_default();

@@ -39,6 +39,8 @@ use crate::lane::aside;
 use crate::limits::{DOCKER_PARALLELISM, SIM_FILE_MAX, SIM_POLL};
 
 mod command;
+#[cfg(test)]
+pub(crate) mod memory;
 mod op;
 mod world;
 

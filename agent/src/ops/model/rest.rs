@@ -1,0 +1,65 @@
+//! When nothing happens any more: everything ends, and every receipt is there.
+
+use std::time::Duration;
+
+use moorline_common::id::UnixSeconds;
+use moorline_common::op::State;
+use serde_json::json;
+
+use super::{CLUSTER, Stage, turns};
+use crate::intake::judge::Own;
+use crate::ledger::Ledger;
+use crate::ops::Standing;
+
+impl Stage {
+    /// All becomes well again; then everything ends, some of it by an operator's word.
+    pub(super) async fn come_to_rest(&mut self) -> Result<(), String> {
+        self.machine.unreachable(false);
+        self.machine.deafen(0);
+        self.machine.delay(0);
+        self.machine.slow(0);
+        self.journal.delay(0);
+        self.journal.fill(false);
+        self.changes(|known| known.full = false);
+        let floor = Ledger::new(self.db.clone()).time_floor().unwrap().now(&crate::clock::Clock.boot()).0;
+        if floor > self.now() {
+            // The operators' clocks are wrong, too; all go by the latest time that anybody has signed.
+            tokio::time::advance(Duration::from_secs(floor - self.now())).await;
+        }
+        self.clocks.set_wall(UnixSeconds(self.now()));
+        for _ in 0..self.signed.len() + 4 {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            turns(200).await;
+            self.known().before.clear();
+            let open: Vec<(String, State)> =
+                self.known().ends().into_iter().filter(|(_, state, _)| !state.is_terminal()).map(|(id, state, _)| (id, state)).collect();
+            let doubtful = open.iter().position(|(_, state)| *state == State::Indeterminate);
+            match (open.is_empty(), doubtful) {
+                (true, _) => return Ok(()),
+                (false, None) => return Err(format!("nothing moves, and these have not ended: {open:?}")),
+                (false, Some(n)) => {
+                    let index = self.signed.iter().position(|p| p.statement.op_id.as_str() == open[n].0).unwrap();
+                    let back = self.signed.len() - 1 - index;
+                    self.about(u8::try_from(back).unwrap(), "resolve", json!({ "outcome": "failed" }));
+                }
+            }
+        }
+        Err("operations that are in doubt cannot be resolved".to_owned())
+    }
+
+    /// Every receipt is there to be sent, until the hub has heard of it.
+    pub(super) fn check_receipts(&self) -> Result<(), String> {
+        let own = Own { host_id: CLUSTER.keys.host_id(), epoch: CLUSTER.keys.epoch.clone(), sealing_key: CLUSTER.keys.sealing_key() };
+        let told = self.agent.as_ref().unwrap().ops.standings(&self.journal, &own, 0).list;
+        for (id, state, heard) in self.known().ends() {
+            let receipt = told.iter().find_map(|standing| match standing {
+                Standing::Over(receipt) if receipt.op_id.as_str() == id => Some(receipt.outcome.as_str()),
+                Standing::Over(_) | Standing::UnderWay { .. } => None,
+            });
+            if receipt != (!heard).then_some(state.as_str()) {
+                return Err(format!("{id} is {state}, heard: {heard}; its receipt says {receipt:?}"));
+            }
+        }
+        Ok(())
+    }
+}
