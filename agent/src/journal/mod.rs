@@ -85,10 +85,11 @@ impl Entry {
         }
     }
 
-    /// Whether something new begins with it, rather than goes on or ends.
+    /// Whether something new begins with it, rather than goes on or ends. What is accepted goes on when it is queued: an
+    /// agent must be able to start on a full disk.
     #[must_use]
     pub const fn begins(&self) -> bool {
-        !self.acknowledged && matches!(self.state.event(), Event::Accept | Event::Queue | Event::Start)
+        !self.acknowledged && matches!(self.state.event(), Event::Accept | Event::Start)
     }
 }
 
