@@ -215,9 +215,27 @@ impl Line {
         Ok(())
     }
 
-    fn leave(&self, resource: &ResourceId) {
-        self.machine.lock().working.remove(resource);
-        self.machine.events.notify_one();
+    /// Someone is at work on `resource` until what is returned is dropped, be it that nobody waits for the end.
+    fn enter(&self, resource: &ResourceId, who: &str) -> AtWork {
+        self.machine.lock().enter(resource, who);
+        AtWork { machine: self.machine.clone(), life: self.life, resource: resource.clone() }
+    }
+}
+
+struct AtWork {
+    machine: Machine,
+    life: u64,
+    resource: ResourceId,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut inner = self.machine.lock();
+        // The dead leave nothing that is not forgotten already.
+        if inner.life == self.life {
+            inner.working.remove(&self.resource);
+            self.machine.events.notify_one();
+        }
     }
 }
 
@@ -243,11 +261,8 @@ impl Driver for Line {
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {
         self.alive().await;
         self.reached()?;
-        {
-            let mut inner = self.machine.lock();
-            inner.enter(&step.resource, "a step");
-            inner.tell(Event::Step(step.resource.clone()));
-        }
+        let at_work = self.enter(&step.resource, "a step");
+        self.machine.lock().tell(Event::Step(step.resource.clone()));
         self.turns().await;
         let applied = {
             let mut inner = self.machine.lock();
@@ -256,7 +271,7 @@ impl Driver for Line {
             applied
         };
         self.turns().await;
-        self.leave(&step.resource);
+        drop(at_work);
         applied.map_err(|e| match &e {
             ModelError::NotFound(_) => failed(DriverErrorKind::NotFound, Code::StepFailed, &e.to_string()),
             ModelError::Conflict(_) => failed(DriverErrorKind::Conflict, Code::StepFailed, &e.to_string()),
@@ -284,21 +299,18 @@ impl Driver for Line {
 
     async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
         self.alive().await;
-        {
-            let mut inner = self.machine.lock();
-            inner.enter(&order.resource, order.op_id.as_str());
-            inner.tell(Event::Began(order.op_id.to_string(), order.resource.clone()));
-        }
+        let at_work = self.enter(&order.resource, order.op_id.as_str());
+        self.machine.lock().tell(Event::Began(order.op_id.to_string(), order.resource.clone()));
         self.turns().await;
         let result = self.begin(order, evidence).await;
-        self.leave(&order.resource);
+        drop(at_work);
         result
     }
 
     async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str) -> Result<OpResult, DriverError> {
         let Act::Exec(exec) = &order.act else { return Err(DriverError::no_such_operation(order)) };
         self.alive().await;
-        self.machine.lock().enter(&order.resource, order.op_id.as_str());
+        let at_work = self.enter(&order.resource, order.op_id.as_str());
         self.turns().await;
         let mut heard = Output::default();
         let result = self.reached().and_then(|()| {
@@ -307,7 +319,7 @@ impl Driver for Line {
             self.answered()
         });
         self.turns().await;
-        self.leave(&order.resource);
+        drop(at_work);
         result?;
         let live = self.machine.lock().world.commands.get(task).cloned();
         Ok(live.map_or_else(|| heard.unknown(op::FORGOTTEN), |live| heard.ended(live.exit_code)))
