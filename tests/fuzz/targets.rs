@@ -40,7 +40,7 @@ pub fn envelope(bytes: &[u8]) {
 pub fn segment(bytes: &[u8]) {
     let mut seen = 0_u64;
     let scan = journal::scan(bytes, |_, _| seen += 1);
-    let good = bytes.get(..scan.good_bytes).expect("what is good was there");
+    let good = bytes.get(..scan.good_bytes).unwrap_or_default();
     let mut again = 0_u64;
     let prefix = journal::scan(good, |_, _| again += 1);
     assert_eq!((prefix.good_bytes, prefix.head, again), (scan.good_bytes, scan.head, seen));

@@ -42,6 +42,9 @@ use steps::{Draft, Step, any_step};
 
 /// The resources that orders are about.
 const RESOURCES: [&str; 3] = ["docker/container/edge-db-1", "docker/container/edge-web-1", "docker/image/demo:2"];
+/// The seeds of the suite.
+const SEEDS: [u64; 4] = [101, 205, 306, 508];
+
 /// Cases of one seed.
 const CASES: u32 = 510;
 /// When it all begins.
@@ -448,12 +451,14 @@ fn explore(seed: u64, cases: u32, persist: bool) -> Result<(), String> {
 
 /// A fourth of the cases: the tests of a program run side by side.
 fn part(n: u64) {
-    let seed = match std::env::var("MOORLINE_MODEL_SEED") {
+    // The same cases each time; `MOORLINE_MODEL_SEED=random` tries others.
+    let seed = match std::env::var("MOORLINE_MODEL_SEED").as_deref() {
+        Ok("random") => getrandom::u64().unwrap(),
         Ok(seed) => seed.parse().unwrap(),
-        Err(_) => getrandom::u64().unwrap() / 4 * 4 + n,
+        Err(_) => SEEDS[usize::try_from(n).unwrap()],
     };
     println!("MOORLINE_MODEL_SEED={seed}");
-    if let Err(why) = explore(seed, CASES, true) {
+    if let Err(why) = explore(seed, CASES, false) {
         panic!("{why}");
     }
 }
