@@ -78,9 +78,23 @@ struct Queues {
 }
 
 /// A place in a lane: becomes the turn when that comes. Dropped before that, it is given up.
-#[derive(Debug)]
 pub struct Place {
     turn: oneshot::Receiver<Turn>,
+    lanes: Lanes,
+    resource: ResourceId,
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Place({})", self.resource)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.turn.close();
+        self.lanes.give_up(&self.resource);
+    }
 }
 
 impl Future for Place {
@@ -233,7 +247,30 @@ impl Lanes {
         drop(queues);
         self.grant(turns);
         crate::crash::point("lane.place.after");
-        Place { turn }
+        Place { turn, lanes: self.clone(), resource: resource.clone() }
+    }
+
+    /// Takes places out of the line in which nobody waits any more: nobody shall wait for them.
+    fn give_up(&self, resource: &ResourceId) {
+        let mut queues = self.lock();
+        let mut freed = 0;
+        let mut sweep = |queue: &mut VecDeque<Waiting>| {
+            freed += queue.iter().filter(|w| w.go.is_closed() && w.who == Who::Op).count();
+            queue.retain(|w| !w.go.is_closed());
+        };
+        let concerned = if resource.is_host() {
+            sweep(&mut queues.barriers);
+            queues.lanes.keys().cloned().collect()
+        } else {
+            if let Some(lane) = queues.lanes.get_mut(resource) {
+                sweep(&mut lane.queue);
+            }
+            vec![resource.clone()]
+        };
+        queues.places -= freed;
+        let turns = queues.next_turns(&concerned);
+        drop(queues);
+        self.grant(turns);
     }
 
     fn leave(&self, resource: &ResourceId, who: Who) {
@@ -510,6 +547,22 @@ mod tests {
         assert!(matches!(lanes.slot(&resource("d")), Ok(Slot::Later(_))));
         drop(host);
         assert!((&mut after).now_or_never().is_some() && (&mut fresh).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_turn_of_the_whole_host_that_was_given_up() {
+        let lanes = Lanes::new(8);
+        let stuck = lanes.place(&resource("a")).unwrap().await.unwrap();
+        let host = lanes.place(&ResourceId::host()).unwrap();
+        let (mut after, mut later) = (lanes.place(&resource("b")).unwrap(), lanes.place(&ResourceId::host()).unwrap());
+        assert!((&mut after).now_or_never().is_none());
+        drop(host);
+        let turn = (&mut after).now_or_never().unwrap();
+        drop(stuck);
+        assert!((&mut later).now_or_never().is_none());
+        drop(turn);
+        drop((&mut later).now_or_never().unwrap());
+        assert_eq!(lanes.lock().places, 0);
     }
 
     #[tokio::test]

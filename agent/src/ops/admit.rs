@@ -74,11 +74,18 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let op = Op::new(order, envelope)?;
         crate::crash::point("op.verified");
         let statement = &op.order.statement;
-        match self.before(&op)? {
-            Before::Same => return Ok(Answer::Known(op.id().clone())),
-            Before::Under(other) => return self.follow(&op, other),
-            Before::Over(other, ended) => return Ok(Answer::Settled(Box::new(self.receipt_again(&op, other, ended)))),
-            Before::Not => {}
+        loop {
+            match self.before(&op)? {
+                Before::Same => return Ok(Answer::Known(op.id().clone())),
+                Before::Under(other) => {
+                    if self.follow(&op, &other)? {
+                        return Ok(Answer::Known(other));
+                    }
+                    // That one has ended at this very moment.
+                }
+                Before::Over(other, ended) => return Ok(Answer::Settled(Box::new(self.receipt_again(&op, other, ended)))),
+                Before::Not => break,
+            }
         }
         self.check_generation(statement)?;
         self.parts.gate.allows(&op.order)?;
@@ -129,8 +136,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         })
     }
 
-    /// The order gets the answer of another one that is under way.
-    fn follow(&self, op: &Op, other: OpId) -> Result<Answer, Fault> {
+    /// The order gets the answer of another one, if that is still to be told.
+    fn follow(&self, op: &Op, other: &OpId) -> Result<bool, Fault> {
         let alias = Alias { op_id: op.id().clone(), payload_sha256: op.envelope.payload_sha256() };
         let mut aliases = self.aliases.lock();
         if aliases.values().map(Vec::len).sum::<usize>() >= ALIASES_MAX {
@@ -140,7 +147,11 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         if !followers.contains(&alias) {
             followers.push(alias);
         }
-        Ok(Answer::Known(other))
+        let is_kept = self.state(other).is_some();
+        if !is_kept {
+            aliases.remove(other);
+        }
+        Ok(is_kept)
     }
 
     fn receipt_again(&self, op: &Op, other: OpId, ended: Ended) -> Receipt {
@@ -186,6 +197,11 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             let what = format!("the {} driver of this host does no `{}`", self.parts.driver.name(), op.order.act.kind());
             return Err(Fault::new(Code::UnknownKind, what));
         }
+        if let Some(doubtful) = op.resource().is_host().then(|| self.in_doubt()).flatten() {
+            let what =
+                format!("operation {doubtful} is indeterminate, and what is for the whole host waits for all before it; resolve it first");
+            return Err(Fault::new(Code::Busy, what));
+        }
         // The place comes first: what is full says so before anything is promised.
         let place = self.parts.lanes.place(op.resource()).map_err(|busy| Fault::new(Code::Busy, busy.to_string()))?;
         crate::crash::point("op.accept.before");
@@ -195,6 +211,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let answer = Answer::Known(op.id().clone());
         self.spawn(op, place, None);
         Ok(answer)
+    }
+
+    /// An operation that holds its lane until an operator has spoken.
+    fn in_doubt(&self) -> Option<String> {
+        let is_doubtful = |e: &&OpEntry| e.state() == State::Indeterminate;
+        self.parts.journal.read(|book| book.open().find(is_doubtful).map(|e| e.first.op_id.clone()))
     }
 
     /// Lets an accepted operation wait for its turn. `begun` is what its records say when it began before this start.
