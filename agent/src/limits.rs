@@ -118,6 +118,8 @@ pub const OP_EXPIRY_SLACK: Duration = Duration::from_secs(1);
 /// Looks at the host by one `converge`.
 pub const CONVERGE_ROUNDS_MAX: u32 = 8;
 
+/// So often a hub is told anew of every operation whose end it has not acknowledged.
+pub const RECEIPTS_AGAIN: Duration = Duration::from_secs(60);
 /// Bytes of the journal in one message to the hub.
 pub const JOURNAL_PART_MAX: usize = 1024 * 1024;
 /// The longest journal line, in bytes.

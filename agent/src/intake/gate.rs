@@ -37,6 +37,8 @@ pub struct Clocks {
     pub wall: UnixSeconds,
     /// The earliest that it can be.
     pub floor: UnixSeconds,
+    /// The floor as it is saved: what a restart in another boot begins with.
+    pub saved: UnixSeconds,
     /// When the floor was last set by an order; what was signed before no longer counts.
     pub reset: UnixSeconds,
 }
@@ -125,6 +127,15 @@ impl Gate {
         Ok(order)
     }
 
+    /// Who signed an order, for whom, what; not when.
+    ///
+    /// # Errors
+    /// A [`Fault`] with the code of the first check that failed.
+    pub async fn read(&self, envelope: Envelope) -> Result<Order, Fault> {
+        let (clocks, _) = self.clocks().await?;
+        self.verify(envelope, clocks)
+    }
+
     /// Judges an order again that was accepted before: trust or time may have changed since. Returns it with the moment.
     ///
     /// # Errors
@@ -165,7 +176,8 @@ impl Gate {
         let ledger = self.ledger.clone();
         let read = move || {
             let boot = Clock.boot();
-            let clocks = Clocks { wall: boot.wall, floor: ledger.time_floor()?.now(&boot), reset: ledger.time_reset()? };
+            let floor = ledger.time_floor()?;
+            let clocks = Clocks { wall: boot.wall, floor: floor.now(&boot), saved: floor.at, reset: ledger.time_reset()? };
             let clocks = if planted("time by the wall clock") { Clocks { floor: clocks.wall, ..clocks } } else { clocks };
             let clocks = if planted("reset forgotten") { Clocks { reset: UnixSeconds(0), ..clocks } } else { clocks };
             Ok::<_, DbError>((clocks, boot))
@@ -200,7 +212,9 @@ impl Gate {
         let (root, binding) = roots_of(&trust)?;
         check_epoch(binding.statement(), &self.own)?;
         let (_, order) = root.statement().verify_op(signed, binding.statement())?;
-        check_root_expiry(root.statement(), clocks.wall.max(clocks.floor))?;
+        // What mends a wrong floor is not judged by it.
+        let now = if order.act == Act::TimeReset { clocks.wall } else { clocks.wall.max(clocks.floor) };
+        check_root_expiry(root.statement(), now)?;
         Ok(order)
     }
 }
@@ -248,7 +262,7 @@ mod tests {
     }
 
     fn judge(wall: u64, floor: u64, reset: u64, order: &Order) -> Result<u64, Code> {
-        let clocks = Clocks { wall: UnixSeconds(wall), floor: UnixSeconds(floor), reset: UnixSeconds(reset) };
+        let clocks = Clocks { wall: UnixSeconds(wall), floor: UnixSeconds(floor), saved: UnixSeconds(floor), reset: UnixSeconds(reset) };
         clocks.judge(order).map(|t| t.now.0).map_err(|f| f.code)
     }
 

@@ -1,6 +1,7 @@
 //! Operations on the link: orders in, their standing and receipts out, until the hub has acknowledged each; and the
 //! journal, when an operator asks for it.
 
+use moorline_common::fault::Code;
 use moorline_common::id::OpId;
 use moorline_common::sign::Signed;
 use moorline_proto::v1 as pb;
@@ -89,11 +90,17 @@ impl<J: Journal> Session<'_, J> {
         }
     }
 
-    /// Sends the journal from the segment on that holds `from_seq`, beside everything else.
-    pub(super) fn send_journal(&self, request_id: u64, from_seq: u64) {
+    /// Sends the journal from the segment on that holds `from_seq`, beside everything else; one at a time.
+    pub(super) fn send_journal(&mut self, request_id: u64, from_seq: u64) {
         let (dir, outbound) = (self.parts.state_dir.0.join(JOURNAL), self.outbound.clone());
-        // As many as the hub has asked for at once: it asks for one at a time.
-        tokio::spawn(async move {
+        if self.reading.as_ref().is_some_and(|reading| !reading.is_finished()) {
+            let fault = pb::Fault { code: Code::Busy.as_str().to_owned(), message: "the journal is being sent already".to_owned() };
+            let part = pb::JournalPart { request_id, lines: Vec::new(), last: true, fault: Some(fault) };
+            // A hub that asks faster than it reads gets no answer.
+            let _ = outbound.try_send(pb::AgentMessage { kind: Some(Up::JournalPart(part)) });
+            return;
+        }
+        self.reading = Some(tokio::spawn(async move {
             let (parts, mut read) = mpsc::channel(1);
             let reader = tokio::task::spawn_blocking(move || read_journal(&dir, from_seq, &parts));
             while let Some(lines) = read.recv().await {
@@ -107,9 +114,9 @@ impl<J: Journal> Session<'_, J> {
                 Ok(Err(error)) => Some(error.to_string()),
                 Err(error) => Some(error.to_string()),
             };
-            let fault = fault.map(|text| pb::Fault { code: moorline_common::fault::Code::Internal.as_str().to_owned(), message: text });
+            let fault = fault.map(|text| pb::Fault { code: Code::Internal.as_str().to_owned(), message: text });
             send(&outbound, pb::JournalPart { request_id, lines: Vec::new(), last: true, fault }).await;
-        });
+        }));
     }
 }
 

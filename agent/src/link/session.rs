@@ -24,7 +24,8 @@ use crate::identity::Transport;
 use crate::intake::Refused;
 use crate::journal::{Head, Journal};
 use crate::limits::{
-    HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_BYTES_MAX, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RENEW_RETRY, SEND_TIMEOUT,
+    HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_BYTES_MAX, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RECEIPTS_AGAIN,
+    RENEW_RETRY, SEND_TIMEOUT,
 };
 use crate::ops;
 use crate::report::HostState;
@@ -66,6 +67,10 @@ pub(super) struct Session<'a, J> {
     reported: Option<(String, String)>,
     /// The newest journal record whose operation the hub was told of in this session.
     pub(super) ops_told: u64,
+    /// When the hub was last told of all of them.
+    ops_told_at: Instant,
+    /// The part of the journal that is being sent.
+    pub(super) reading: Option<JoinHandle<()>>,
     /// The serial of this session's certificate.
     serial: u64,
     renew_at: Instant,
@@ -101,6 +106,7 @@ impl<'a, J: Journal> Session<'a, J> {
             return Err(LinkError::Version(welcome.protocol_version));
         }
         check_witness(&welcome, &parts.journal.head(), parts.quarantine.is_some())?;
+        parts.ops.records_are_current();
         let (shortest, longest) = HEARTBEAT_INTERVAL_RANGE;
         let mut state = parts.reconciler.state();
         state.mark_changed();
@@ -126,6 +132,8 @@ impl<'a, J: Journal> Session<'a, J> {
             last_beat: pb::Heartbeat::default(),
             reported: None,
             ops_told: 0,
+            ops_told_at: now,
+            reading: None,
             serial: certificate.serial,
             renew_at,
             renew_failures: 0,
@@ -230,6 +238,11 @@ impl<'a, J: Journal> Session<'a, J> {
 
     /// Sends the report if it changed, then the heartbeat.
     async fn beat(&mut self) -> Result<(), LinkError> {
+        if self.ops_told_at.elapsed() >= RECEIPTS_AGAIN {
+            // Also receipts that the hub took and could not keep.
+            (self.ops_told, self.ops_told_at) = (0, Instant::now());
+            self.tell_ops().await?;
+        }
         let state = self.state.borrow_and_update().clone();
         self.report(&state).await?;
         let mut beat = self.heartbeat(&state).await;
@@ -338,8 +351,8 @@ impl<'a, J: Journal> Session<'a, J> {
 
 impl<J> Drop for Session<'_, J> {
     fn drop(&mut self) {
-        if let Some(renewing) = &self.renewing {
-            renewing.abort();
+        for task in self.renewing.iter().map(JoinHandle::abort_handle).chain(self.reading.iter().map(JoinHandle::abort_handle)) {
+            task.abort();
         }
     }
 }

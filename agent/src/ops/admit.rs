@@ -47,6 +47,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         };
         match self.admit(envelope.clone()).await {
             Ok(answer) => answer,
+            // Nobody who may order anything has signed these bytes so: a receipt about them would be one about the same
+            // order with its signatures in place.
+            Err(fault) if is_unsigned(fault.code) => {
+                tracing::warn!(op = %claimed.op_id, code = %fault.code, error = %fault.message, "refused an order that is not signed");
+                Answer::Unreadable(fault)
+            }
             Err(fault) => {
                 tracing::warn!(op = %claimed.op_id, code = %fault.code, error = %fault.message, "refused an order");
                 let payload_sha256 = envelope.payload_sha256();
@@ -67,9 +73,14 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     async fn admit(self: &Arc<Self>, envelope: Envelope) -> Result<Answer, Fault> {
+        // What was done is told for ever, also past its time: a refusal would say that it was not.
+        let known = Op::new(self.parts.gate.read(envelope.clone()).await?, envelope.clone())?;
+        if let Some((other, ended)) = self.done_before(&known) {
+            return Ok(Answer::Settled(Box::new(self.receipt_again(&known, other, ended))));
+        }
         let order = self.parts.gate.admit(envelope.clone()).await?;
         if let Ok((clocks, _)) = self.parts.gate.clocks().await {
-            self.parts.journal.set_time_floor(if planted("nonces by the wall clock") { clocks.wall } else { clocks.floor });
+            self.parts.journal.set_time_floor(if planted("nonces by the wall clock") { clocks.wall } else { clocks.saved });
         }
         let op = Op::new(order, envelope)?;
         crate::crash::point("op.verified");
@@ -96,6 +107,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         } else {
             self.accept(op).await
         }
+    }
+
+    /// The end of this order, or of one of the same key and intent, if it has come.
+    fn done_before(&self, op: &Op) -> Option<(OpId, Ended)> {
+        self.parts.journal.read(|book| {
+            let key = book.key(op.order.statement.idempotency_key.as_str()).filter(|key| key.intent == op.order.intent)?;
+            let is_told = !book.ops().contains_key(&key.op_id);
+            Some((OpId::parse(key.op_id.as_str()).ok()?, key.ended.clone().filter(|_| is_told)?)).filter(|_| !planted("no dedupe"))
+        })
     }
 
     fn before(&self, op: &Op) -> Result<Before, Fault> {
@@ -126,7 +146,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 return Err(Fault::new(Code::Conflict, format!("operation {} was accepted with other content before", statement.op_id)));
             }
             let kept = book.ops().values().filter(|e| e.first.origin() == Origin::Operator).count();
-            if kept >= OPS_KEPT_MAX {
+            // What mends that is always taken.
+            let limit = if op.order.act.takes_a_lane() { OPS_KEPT_MAX } else { 2 * OPS_KEPT_MAX };
+            if kept >= limit {
                 return Err(Fault::new(
                     Code::Busy,
                     format!("{kept} operations wait, run, or have ended unheard by the hub; try again later"),
@@ -193,7 +215,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     async fn accept(self: &Arc<Self>, op: Op) -> Result<Answer, Fault> {
-        if !super::carry::is_own(&op.order.act) && !self.parts.driver.capabilities().contains(&op.order.act.kind()) {
+        if !super::call::is_own(&op.order.act) && !self.parts.driver.capabilities().contains(&op.order.act.kind()) {
             let what = format!("the {} driver of this host does no `{}`", self.parts.driver.name(), op.order.act.kind());
             return Err(Fault::new(Code::UnknownKind, what));
         }
@@ -233,7 +255,11 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         let fault = Fault::new(Code::Cancelled, format!("taken back by operation {}", op.id()));
         let end = Entry { fault: Some(fault), ..entry_of(&aimed, State::Cancelled)? };
-        self.about(op, end).await
+        let answer = self.about(op, end).await?;
+        if let Some(waiting) = self.waiting().remove(target) {
+            waiting.cancel();
+        }
+        Ok(answer)
     }
 
     /// Takes an operator's word on how an indeterminate operation ended.
@@ -277,6 +303,11 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 }
 
+/// Whether a refusal is about the signatures and not about what they stand under.
+const fn is_unsigned(code: Code) -> bool {
+    matches!(code, Code::BadSignature | Code::UnknownKey | Code::RevokedKey | Code::ThresholdNotMet | Code::WrongType | Code::BadEnvelope)
+}
+
 /// The records of acceptance: kept, and in its lane.
 fn accepted(op: &Op) -> Vec<Entry> {
     let statement = &op.order.statement;
@@ -302,7 +333,7 @@ fn too_late(target: &OpId, state: State, what: &str) -> Fault {
 }
 
 /// What the journal's refusal means to the operator.
-fn refusal(error: &JournalError) -> Fault {
+pub(super) fn refusal(error: &JournalError) -> Fault {
     let code = match error {
         JournalError::Full(_) => Code::DiskFull,
         JournalError::Busy => Code::Busy,

@@ -10,52 +10,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::id::Generation;
-use moorline_common::op::{Act, HoldEffect, OpEntry, State};
-use serde::{Deserialize, Serialize};
+use moorline_common::op::{Act, OpEntry, State};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
+use super::call::{Begin, Refused, Since, failed, is_own, plain};
 use super::{Op, Shared};
-use crate::clock::{BootTime, Clock};
-use crate::db::blocking;
-use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
+use crate::clock::Clock;
+use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
-use crate::lane::{Place, Turn, within};
-use crate::limits::{ENGINE_RETRY, OP_CALL_TIMEOUT, OP_EXPIRY_SLACK};
+use crate::lane::{Place, Turn};
+use crate::limits::{ENGINE_RETRY, OP_EXPIRY_SLACK};
 use crate::plant::planted;
-
-/// What an operation begins with, kept in its `started` record.
-struct Begin {
-    order: OpOrder,
-    evidence: Value,
-    hold: Option<HoldEffect>,
-    since: Since,
-}
-
-/// When an operation began, by the kernel's own time: the wall clock may be set while its request is still with the engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Since {
-    boot_id: String,
-    uptime_s: u64,
-}
-
-impl Since {
-    fn now() -> Self {
-        let BootTime { boot_id, uptime_s, .. } = Clock.boot();
-        Self { boot_id, uptime_s }
-    }
-
-    /// How long ago that was. No request outlives the machine's boot.
-    fn age(&self) -> Duration {
-        let now = Self::now();
-        if now.boot_id == self.boot_id && !planted("no margin") {
-            Duration::from_secs(now.uptime_s.saturating_sub(self.uptime_s))
-        } else {
-            Duration::MAX
-        }
-    }
-}
 
 /// Where an operation is between its beginning and its end.
 enum Stage {
@@ -67,19 +35,16 @@ enum Stage {
     Doubt(Option<String>),
 }
 
-/// Done above the driver.
-pub(super) const fn is_own(act: &Act) -> bool {
-    matches!(act, Act::Converge | Act::Release | Act::TimeReset | Act::Cancel { .. } | Act::Resolve { .. })
-}
-
 impl<D: Driver, J: Journal> Shared<D, J> {
     /// Waits for the turn of `op` and carries it out.
     pub(super) async fn carry(self: Arc<Self>, op: Op, mut place: Place, begun: Option<OpEntry>) {
+        let taken_back = self.waits(&op);
         let turn = loop {
             let wait = self.until_expiry(&op, begun.is_some()).await;
             tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => return,
+                () = taken_back.cancelled() => return,
                 turn = &mut place => match turn {
                     Some(turn) => break turn,
                     None => return,
@@ -92,6 +57,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 }
             }
         };
+        self.waiting().remove(op.id());
         let result = match begun {
             Some(entry) => self.carry_on(&op, &turn, &entry).await,
             None => self.begin(&op, &turn).await,
@@ -119,10 +85,19 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Whether the operation waits no longer.
     async fn end_if_expired(&self, op: &Op) -> bool {
-        match self.parts.gate.recheck(op.envelope.clone()).await {
-            Err(fault) if fault.code == Code::Expired => self.refuse(op, fault).await.is_ok(),
-            Ok(_) | Err(_) => false,
-        }
+        let refused = match self.parts.gate.recheck(op.envelope.clone()).await {
+            // A clock that is wrong for now may be mended.
+            Err(fault) if !matches!(fault.code, Code::ClockUnsound | Code::NotYetValid | Code::Internal) => self.refuse(op, fault).await,
+            Ok(_) | Err(_) => return self.state(op.id()) != Some(State::Queued),
+        };
+        self.waiting().remove(op.id());
+        // What cannot follow was taken back at the same moment.
+        matches!(refused, Ok(()) | Err(JournalError::Refused(_)))
+    }
+
+    /// Tells when an operation that waits is taken back.
+    fn waits(&self, op: &Op) -> CancellationToken {
+        self.waiting().entry(op.id().clone()).or_default().clone()
     }
 
     /// Ends an operation that has not begun.
@@ -134,15 +109,16 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// The turn of an operation that has not begun.
-    async fn begin(&self, op: &Op, turn: &Turn) -> Result<(), JournalError> {
+    async fn begin(self: &Arc<Self>, op: &Op, turn: &Turn) -> Result<(), JournalError> {
         crate::crash::point("op.turn");
         let mut failures = 0_u32;
+        self.until_current().await;
         let begin = loop {
             match self.prepare(op, turn).await {
                 Ok(begin) => break begin,
                 Err(Refused::ForGood(fault)) => return self.refuse(op, fault).await,
                 Err(Refused::ForNow(fault)) => {
-                    tracing::warn!(op = %op.id(), error = %fault.message, "waits for the engine");
+                    tracing::warn!(op = %op.id(), error = %fault.message, "waits");
                     failures = failures.saturating_add(1);
                     self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
                 }
@@ -151,15 +127,18 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 return Ok(());
             }
         };
+        // Time has passed with the engine.
+        if let Err(fault) = self.recheck(op).await {
+            return self.refuse(op, fault).await;
+        }
         if self.stopping.is_cancelled() {
             return Ok(());
         }
         crate::crash::point("op.started.before");
         let record = if planted("effect before its record") { Vec::new() } else { vec![started(op, &begin)] };
         match self.append(record).await {
-            Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
-                let code = if matches!(error, JournalError::Full(_)) { Code::DiskFull } else { Code::Busy };
-                return self.refuse(op, Fault::new(code, error.to_string())).await;
+            Err(error @ (JournalError::Full(_) | JournalError::Busy | JournalError::TooLarge(_))) => {
+                return self.refuse(op, super::admit::refusal(&error)).await;
             }
             recorded => recorded?,
         }
@@ -169,7 +148,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// An operation that had begun before this start.
-    async fn carry_on(&self, op: &Op, turn: &Turn, entry: &OpEntry) -> Result<(), JournalError> {
+    async fn carry_on(self: &Arc<Self>, op: &Op, turn: &Turn, entry: &OpEntry) -> Result<(), JournalError> {
         let started = entry.started.as_ref().unwrap_or(&entry.last);
         let evidence = started.params.get("evidence").cloned().unwrap_or_default();
         let order = self.order(op).await.unwrap_or_else(|_| plain(op));
@@ -183,10 +162,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.advance(op, turn, begin, Stage::Doubt(entry.last.task.clone())).await
     }
 
-    async fn advance(&self, op: &Op, turn: &Turn, mut begin: Begin, mut stage: Stage) -> Result<(), JournalError> {
+    async fn advance(self: &Arc<Self>, op: &Op, turn: &Turn, mut begin: Begin, mut stage: Stage) -> Result<(), JournalError> {
         let (mut failures, mut restarts) = (0_u32, 0_u32);
         loop {
-            let doubt = |task| Stage::Doubt(task);
+            let doubt = Stage::Doubt;
             if self.stopping.is_cancelled() && matches!(stage, Stage::Doubt(_)) {
                 // The next start goes on.
                 return Ok(());
@@ -233,8 +212,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                         Ok(()) => {
                             tracing::info!(op = %op.id(), "it did not happen; it begins again");
                             crate::crash::point("op.again.before");
+                            self.until_current().await;
                             self.pause(ENGINE_RETRY.wait(restarts, getrandom::u64().unwrap_or(0))).await;
                             restarts = restarts.saturating_add(1);
+                            if self.stopping.is_cancelled() {
+                                return Ok(());
+                            }
+                            if let Err(fault) = self.recheck(op).await {
+                                return self.too_late(op, &fault).await;
+                            }
                             begin.since = Since::now();
                             match self.append(vec![started(op, &begin)]).await {
                                 Ok(()) => {
@@ -261,12 +247,22 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                     Err(error) if error.kind == DriverErrorKind::Unreachable => {
                         failures = failures.saturating_add(1);
                         self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
+                        // A request may have lain with an engine that stood still: it has its time from when that answers.
+                        if task.is_none() {
+                            begin.since = Since::now();
+                        }
                         doubt(task)
                     }
                     Err(error) => return self.lose(op, &error.message).await,
                 },
             };
         }
+    }
+
+    /// Waits until the hub has said that it has seen no more than the records tell: those of a snapshot would lead to a
+    /// second time.
+    async fn until_current(&self) {
+        self.stopping.run_until_cancelled(self.current.cancelled()).await;
     }
 
     /// Waits, or less when the agent stops.
@@ -276,7 +272,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Its beginning was recorded, it was proven not to have happened, and it may not any more.
     async fn too_late(&self, op: &Op, fault: &Fault) -> Result<(), JournalError> {
-        let message = format!("interrupted, and did not happen: {}", fault.message);
+        let may_be_repeated = matches!(op.order.act, Act::Prune { .. } | Act::Pull) || is_own(&op.order.act);
+        let how = if may_be_repeated { "interrupted, and nobody knows how far it came" } else { "interrupted, and did not happen" };
+        let message = format!("{how}: {}", fault.message);
         self.end(op, OpResult { fault: Some(Fault::new(fault.code, message)), result: Value::Null }).await
     }
 
@@ -293,7 +291,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         if planted("end without a record") {
             return Ok(());
         }
-        self.append(vec![Entry { fault, result: result.result, ..op.entry(state) }]).await?;
+        let ended = Entry { fault, result: result.result, ..op.entry(state) };
+        loop {
+            match self.append(vec![ended.clone()]).await {
+                // What has happened is recorded, however long that takes.
+                Err(JournalError::Busy) if !self.stopping.is_cancelled() => self.pause(ENGINE_RETRY.base).await,
+                Err(JournalError::TooLarge(_)) => break self.append(vec![Entry { result: Value::Null, ..ended.clone() }]).await?,
+                recorded => break recorded?,
+            }
+        }
         crate::crash::point("op.end.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), %state, "ended");
         Ok(())
@@ -325,94 +331,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// Whether what was accepted may still begin.
-    async fn recheck(&self, op: &Op) -> Result<(), Fault> {
+    pub(super) async fn recheck(&self, op: &Op) -> Result<(), Fault> {
         if planted("no recheck") {
             return Ok(());
         }
         self.parts.gate.recheck(op.envelope.clone()).await?;
         self.check_generation(&op.order.statement)
-    }
-
-    async fn prepare(&self, op: &Op, turn: &Turn) -> Result<Begin, Refused> {
-        self.recheck(op).await.map_err(Refused::ForGood)?;
-        let order = self.order(op).await.map_err(Refused::ForGood)?;
-        let hold = op.order.act.hold(self.generation().await);
-        if is_own(&op.order.act) {
-            return Ok(Begin { order, evidence: Value::Null, hold, since: Since::now() });
-        }
-        let (driver, asked) = (self.parts.driver.clone(), order.clone());
-        crate::crash::point("op.prepare.before");
-        let prepared =
-            turn.work(async move { within(OP_CALL_TIMEOUT, driver.prepare(&asked)).await.unwrap_or_else(|| Err(no_end())) }).await;
-        match prepared.unwrap_or_else(|_| Err(no_end())) {
-            Ok(evidence) => Ok(Begin { order, evidence, hold, since: Since::now() }),
-            Err(error) if error.kind == DriverErrorKind::Unreachable => Err(Refused::ForNow(Fault::new(error.code, cut(&error.message)))),
-            Err(error) => Err(Refused::ForGood(Fault::new(error.code, cut(&error.message)))),
-        }
-    }
-
-    async fn start(&self, op: &Op, turn: &Turn, begin: &Begin) -> Result<Begun, DriverError> {
-        let act = &op.order.act;
-        if *act == Act::Release {
-            return Ok(Begun::Done(OpResult::default()));
-        } else if *act == Act::TimeReset {
-            return self.reset_time(op).await.map(Begun::Done);
-        } else if *act == Act::Converge {
-            return self.converge(op).await.map(Begun::Done);
-        }
-        let (driver, order, evidence) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone());
-        let job = async move { within(OP_CALL_TIMEOUT, driver.start(&order, &evidence)).await };
-        match turn.work(job).await {
-            Ok(Some(begun)) => begun,
-            Ok(None) | Err(_) => Err(no_end()),
-        }
-    }
-
-    async fn resume(&self, turn: &Turn, begin: &Begin, task: &str) -> Result<OpResult, DriverError> {
-        let (driver, order, evidence, task) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.to_owned());
-        let resumed = turn.work(async move { driver.resume(&order, &evidence, &task).await }).await;
-        resumed.unwrap_or_else(|_| Err(no_end()))
-    }
-
-    async fn look_for_evidence(&self, op: &Op, turn: &Turn, begin: &Begin, task: Option<&str>) -> Result<Found, DriverError> {
-        if is_own(&op.order.act) || planted("blind retry") {
-            // Each may be done again.
-            return Ok(Found::Absent);
-        }
-        let (driver, order, evidence, task) =
-            (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.map(str::to_owned));
-        let age = begin.since.age();
-        crate::crash::point("op.doubt");
-        let job = async move { within(OP_CALL_TIMEOUT, driver.adopt(&order, &evidence, task.as_deref(), age)).await };
-        match turn.work(job).await {
-            Ok(Some(found)) => found,
-            Ok(None) | Err(_) => Err(no_end()),
-        }
-    }
-
-    async fn reset_time(&self, op: &Op) -> Result<OpResult, DriverError> {
-        let (ledger, to) = (self.parts.gate.ledger().clone(), op.order.statement.not_before);
-        let reset = blocking(move || ledger.reset_time(to, &Clock.boot())).await;
-        reset.map(|()| OpResult::default()).map_err(|e| DriverError {
-            kind: DriverErrorKind::Permanent,
-            code: Code::Internal,
-            message: e.to_string(),
-        })
-    }
-
-    /// The newest generation that the host has accepted.
-    async fn generation(&self) -> Generation {
-        if let Some(desired) = self.parts.gate.target().desired {
-            return desired.admission.generation;
-        }
-        let ledger = self.parts.gate.ledger().clone();
-        blocking(move || ledger.standing()).await.map(|s| s.generation).unwrap_or_default()
-    }
-
-    /// The operation as the driver takes it.
-    async fn order(&self, op: &Op) -> Result<OpOrder, Fault> {
-        let wanted = if matches!(op.order.act, Act::Prune { .. }) { self.wanted().await? } else { Default::default() };
-        Ok(OpOrder { wanted, ..plain(op) })
     }
 
     /// Ends an operation about another one that was recorded without its last records.
@@ -429,40 +353,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 }
 
-/// Why an operation does not begin at its turn.
-enum Refused {
-    ForGood(Fault),
-    /// To be tried again.
-    ForNow(Fault),
-}
-
 /// The record that must be durable before the effect begins, with what is compared with after a crash.
 fn started(op: &Op, begin: &Begin) -> Entry {
     Entry { hold: begin.hold, params: json!({ "evidence": begin.evidence, "since": begin.since }), ..op.entry(State::Started) }
-}
-
-fn plain(op: &Op) -> OpOrder {
-    let statement = &op.order.statement;
-    OpOrder {
-        op_id: statement.op_id.clone(),
-        resource: statement.resource.clone(),
-        incarnation: statement.incarnation.clone(),
-        state: statement.precondition.as_ref().and_then(|p| p.state),
-        act: op.order.act.clone(),
-        wanted: Default::default(),
-    }
-}
-
-fn failed(error: &DriverError) -> OpResult {
-    let code = if error.code == Code::StepFailed { Code::OpFailed } else { error.code };
-    OpResult { fault: Some(Fault::new(code, cut(&error.message))), result: Value::Null }
-}
-
-/// Nobody knows what a call did that did not end.
-fn no_end() -> DriverError {
-    DriverError {
-        kind: DriverErrorKind::Unreachable,
-        code: Code::EngineUnreachable,
-        message: "the engine did not answer in time".to_owned(),
-    }
 }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `admit` | an order that came in: known, refused, or accepted and put in its lane |
 //! | `carry` | one operation from its turn to its end |
+//! | `call` | what it asks of the engine on the way |
 //! | `wanted` | what needs the slice: `converge`, and what `prune` leaves |
 //! | [`recover`] | after a start: every open operation goes on where its evidence says |
 //! | [`receipt`] | what the hub is told |
@@ -28,6 +29,7 @@ use crate::limits::{DRAIN_TIMEOUT, OPS_QUEUE};
 use crate::reconcile;
 
 mod admit;
+mod call;
 mod carry;
 pub mod receipt;
 pub mod recover;
@@ -71,9 +73,16 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     news: watch::Receiver<u64>,
     aliases: Arc<Aliases>,
+    current: CancellationToken,
 }
 
 impl Handle {
+    /// The hub has seen no more of this host's records than there is: nothing was done that they do not tell. Until then
+    /// nothing begins.
+    pub fn records_are_current(&self) {
+        self.current.cancel();
+    }
+
     /// Takes an order in. `None` when the agent is stopping.
     pub async fn take(&self, json: Vec<u8>) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
@@ -165,7 +174,11 @@ struct Shared<D, J> {
     aliases: Arc<Aliases>,
     /// Indeterminate operations that hold their lanes until an operator has said how they ended.
     blocked: Mutex<BTreeMap<OpId, oneshot::Sender<()>>>,
+    /// Operations that wait for their turns, to be told when they are taken back.
+    waiting: Mutex<BTreeMap<OpId, CancellationToken>>,
     running: TaskTracker,
+    /// See [`Handle::records_are_current`].
+    current: CancellationToken,
     /// No operation begins any more.
     stopping: CancellationToken,
 }
@@ -177,15 +190,18 @@ impl<D: Driver, J: Journal> Ops<D, J> {
         let (sender, commands) = mpsc::channel(OPS_QUEUE);
         let (news, news_rx) = watch::channel(0);
         let aliases = Arc::new(Aliases::default());
+        let current = CancellationToken::new();
         let shared = Shared {
             parts,
             news,
             aliases: aliases.clone(),
             blocked: Mutex::default(),
+            waiting: Mutex::default(),
             running: TaskTracker::new(),
+            current: current.clone(),
             stopping: CancellationToken::new(),
         };
-        (Self { shared: Arc::new(shared), commands }, Handle { commands: sender, news: news_rx, aliases })
+        (Self { shared: Arc::new(shared), commands }, Handle { commands: sender, news: news_rx, aliases, current })
     }
 
     /// Takes orders until `shutdown`, then lets what has begun end for a while. What waits goes on after the next start.
@@ -246,6 +262,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 tracing::debug!(op = %op.id(), %error, "an acknowledgement was not recorded; the receipt is sent again");
             }
         });
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<OpId, CancellationToken>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn blocked(&self) -> MutexGuard<'_, BTreeMap<OpId, oneshot::Sender<()>>> {

@@ -86,8 +86,10 @@ impl Handle {
         let (Ok(op_id), is_over) = (OpId::parse(entry.first.op_id.as_str()), entry.state().is_terminal()) else { return vec![first] };
         let mut aliases = self.aliases.lock();
         let followers = if is_over { aliases.remove(&op_id) } else { aliases.get(&op_id).cloned() };
+        let has_begun = !is_over || entry.state().has_begun();
         let mut all = vec![first.clone()];
-        all.extend(followers.unwrap_or_default().into_iter().map(|alias| instead(&first, &op_id, alias)));
+        let told = followers.unwrap_or_default().into_iter().map(|alias| instead(&first, &op_id, alias));
+        all.extend(told.map(|standing| if has_begun { standing } else { not_in_its_place(standing) }));
         all
     }
 }
@@ -101,6 +103,13 @@ fn instead(first: &Standing, other: &OpId, alias: Alias) -> Standing {
             Standing::Over(Box::new(Receipt { op_id: alias.op_id, payload_sha256: alias.payload_sha256, same_as, ..*receipt }))
         }
     }
+}
+
+/// The first order of a key ended before it began: that says nothing about another one with a window of its own.
+fn not_in_its_place(standing: Standing) -> Standing {
+    let Standing::Over(receipt) = standing else { return standing };
+    let fault = Fault::new(Code::Busy, "the order of the same key, which it waited for, ended before it began; hand it in again");
+    Standing::Over(Box::new(Receipt { outcome: Outcome::Refused, fault: Some(fault), same_as: None, journal_seq: 0, ..*receipt }))
 }
 
 fn standing(entry: &OpEntry, own: &Own) -> Option<Standing> {

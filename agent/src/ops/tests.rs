@@ -72,6 +72,7 @@ impl Bench {
             reconciler: handle.clone(),
         });
         ops.recover().await.unwrap();
+        ops_handle.records_are_current();
         let stop = CancellationToken::new();
         let (reconcile_stop, ops_stop) = (stop.clone(), stop.clone());
         let tasks = [

@@ -59,6 +59,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 return Ok(OpResult { fault: Some(fault), ..OpResult::default() });
             }
             let Some(step) = plan.steps.iter().find(|s| s.resource == *op.resource()) else {
+                if steps == 0 && !self.wanted().await.is_ok_and(|wanted| wanted.contains(op.resource())) {
+                    let fault = Fault::new(Code::PreconditionFailed, format!("the slice says nothing of {}", op.resource()));
+                    return Ok(OpResult { fault: Some(fault), ..OpResult::default() });
+                }
                 return Ok(OpResult { result: serde_json::json!({ "steps": steps }), fault: None });
             };
             if let Some(needed) = step.after.iter().find(|r| *r != op.resource() && plan.steps.iter().any(|s| s.resource == **r)) {

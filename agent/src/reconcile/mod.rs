@@ -45,7 +45,7 @@ mod turns;
 pub mod work;
 
 use look::{Look, finished, is_believed, listen};
-use record::Bookkeeping;
+use record::{Bookkeeping, random, retryable};
 use retry::Retries;
 use turns::Turns;
 use work::Work;
@@ -111,6 +111,8 @@ pub struct Reconciler<D, J> {
     pushes: u64,
     /// What the newest plan could not bring further.
     blocked: Vec<Blocked>,
+    /// What the newest plan would change, if nobody were at work on it.
+    unsure: BTreeSet<ResourceId>,
     /// What the newest plan leaves as it is, though it differs.
     drift: Vec<Drift>,
     settled_push: Option<u64>,
@@ -154,6 +156,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             desired: None,
             pushes: 0,
             blocked: Vec::new(),
+            unsure: BTreeSet::new(),
             drift: Vec::new(),
             settled_push: None,
             engine_failures: 0,
@@ -254,15 +257,21 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             tracing::info!(driver = self.driver.name(), "the engine answers again");
             self.books.expect_success();
         }
-        self.touched.extend(self.turns.worked());
-        let plan = self.desired.as_ref().map(|d| {
+        let doubtful: BTreeSet<ResourceId> = self.touched.union(&self.turns.worked()).cloned().collect();
+        let mut is_seen_whole = self.touched.is_empty();
+        let plan = self.desired.clone().map(|d| {
             let mut plan = plan(&d.identity, &d.spec, &observed);
-            plan.steps.retain(|step| is_believed(step, &observed, &self.touched) && !self.is_held(d, &step.resource));
+            plan.steps.retain(|step| !self.is_held(&d, &step.resource));
+            // What operations work on and the plan leaves as it is keeps nobody from being content.
+            let unsure = plan.steps.extract_if(.., |step| !is_believed(step, &observed, &doubtful));
+            self.unsure = unsure.map(|step| step.resource).collect();
+            is_seen_whole &= self.unsure.is_empty();
             plan
         });
+        self.touched = doubtful;
         self.unpublished = Some((observed, Clock.wall()));
         if let (Some(desired), Some(plan)) = (self.desired.clone(), plan) {
-            self.take_plan(&desired, plan).await?;
+            self.take_plan(&desired, plan, is_seen_whole).await?;
         }
         self.turns.give_back();
         self.publish().await;
@@ -270,8 +279,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         Ok(())
     }
 
-    async fn take_plan(&mut self, desired: &Desired, plan: Plan) -> Result<(), JournalError> {
-        let settled = plan.is_settled() && !self.work.is_running() && self.touched.is_empty();
+    async fn take_plan(&mut self, desired: &Desired, plan: Plan, is_seen_whole: bool) -> Result<(), JournalError> {
+        let settled = plan.is_settled() && !self.work.is_running() && is_seen_whole;
         let now = Instant::now();
         // What failed since the look began has still failed.
         let failed = self.work.failed().iter().filter(|(r, _)| self.touched.contains(*r));
@@ -315,7 +324,12 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             Ok(_) => self.unrecorded.clear(),
             Err(error @ JournalError::Failed(_)) => return Err(error),
             Err(error) => {
-                // Not recorded, so not begun; what has ended is recorded with the next append.
+                // Not recorded, so not begun. There is always room for how things end.
+                match self.journal.append(self.unrecorded.clone()).await {
+                    Ok(_) => self.unrecorded.clear(),
+                    Err(error @ JournalError::Failed(_)) => return Err(error),
+                    Err(error) => tracing::warn!(%error, "the ends of steps are not recorded yet"),
+                }
                 let fault = Fault::new(Code::Internal, error.to_string());
                 for (step, ..) in ready {
                     self.retries.failed(&step.resource, &fault, false, Instant::now(), random());
@@ -339,9 +353,13 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// Every step that may run now, with its turn. A step whose lane is taken keeps a place there, and is planned anew
     /// when the turn comes.
     fn take_turns(&mut self) -> Vec<(Step, Uuid, Turn)> {
-        let mut ready = Vec::new();
+        let (mut ready, worked) = (Vec::new(), self.turns.worked());
         for step in self.work.take_ready(STEPS_MAX) {
-            match self.turns.take(&step.resource) {
+            let is_held = self.desired.as_ref().is_some_and(|d| self.is_held(d, &step.resource));
+            // An operation may have worked on it since the plan was made.
+            let is_stale = is_held || worked.contains(&step.resource) || worked.contains(&ResourceId::host());
+            self.wants_look |= is_stale;
+            match (!is_stale).then(|| self.turns.take(&step.resource)).flatten() {
                 Some(turn) => ready.push((step, Uuid::now_v7(), turn)),
                 None => self.work.finish(&step.resource, Err(Fault::new(Code::Waiting, "operations on it come first"))),
             }
@@ -469,15 +487,6 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         Ok(())
     }
-}
-
-fn retryable(message: String) -> DriverError {
-    DriverError { kind: DriverErrorKind::Retryable, code: Code::StepFailed, message }
-}
-
-/// Randomness for waits; its quality does not matter.
-fn random() -> u64 {
-    getrandom::u64().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{OpId, ResourceId};
+use moorline_common::op::{Origin, State};
 use moorline_common::statement::{ApplyReport, Drifted, HELD_MAX, Held, Trouble};
 
 use super::Reconciler;
@@ -60,6 +61,24 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         })
     }
 
+    /// What would be changed, but for an operation that is at work on it.
+    fn occupied(&self) -> Vec<(ResourceId, Trouble)> {
+        self.journal.read(|book| {
+            let begun = book.open().filter(|e| e.first.origin() == Origin::Operator && e.state().has_begun());
+            let concerned = begun.filter_map(|e| self.unsure.iter().find(|r| r.as_str() == e.first.resource).map(|resource| (resource, e)));
+            let told = concerned.map(|(resource, e)| {
+                let (id, state) = (&e.first.op_id, e.state());
+                let (code, message) = if state == State::Indeterminate {
+                    (Code::Indeterminate, format!("operation {id} may or may not have happened: `moorctl op resolve {id}`"))
+                } else {
+                    (Code::Waiting, format!("operation {id} ({}) comes first: it is {state}", e.first.kind))
+                };
+                (resource.clone(), Trouble { resource: resource.clone(), code, message })
+            });
+            told.collect()
+        })
+    }
+
     fn troubles(&self) -> Vec<Trouble> {
         let mut troubles: BTreeMap<ResourceId, Trouble> = BTreeMap::new();
         for blocked in &self.blocked {
@@ -67,6 +86,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             let trouble = Trouble { resource: blocked.resource.clone(), code, message: cut(&blocked.reason) };
             troubles.insert(blocked.resource.clone(), trouble);
         }
+        troubles.extend(self.occupied());
         for (resource, fault) in self.work.failed() {
             let trouble = Trouble { resource: resource.clone(), code: fault.code, message: cut(&fault.message) };
             troubles.insert(resource.clone(), trouble);

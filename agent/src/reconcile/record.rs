@@ -1,6 +1,6 @@
 //! What the reconciler records: steps for the journal, outcomes for the ledger.
 
-use moorline_common::fault::{Fault, cut};
+use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::op::State;
 use moorline_common::plan::{Action, Step};
 use serde_json::json;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::db::{DbError, blocking};
-use crate::driver::DriverError;
+use crate::driver::{DriverError, DriverErrorKind};
 use crate::intake::Desired;
 use crate::journal::Entry;
 use crate::ledger::{Ledger, Standing};
@@ -113,4 +113,14 @@ impl Bookkeeping {
 
 fn log(error: &DbError) {
     tracing::error!(%error, "the ledger failed");
+}
+
+/// An error after which a step is tried again.
+pub(super) fn retryable(message: String) -> DriverError {
+    DriverError { kind: DriverErrorKind::Retryable, code: Code::StepFailed, message }
+}
+
+/// Randomness for waits; its quality does not matter.
+pub(super) fn random() -> u64 {
+    getrandom::u64().unwrap_or(0)
 }

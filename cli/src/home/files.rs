@@ -20,13 +20,18 @@ pub fn ensure_private_dir(dir: &Path) -> Result<(), Failure> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| Failure::file("create", dir, &e))
 }
 
+/// The folder that `path` is in; that of a bare name is the one that we are in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
 /// Writes `bytes` to `path`, 0600: a temporary file, its bytes and then the folder made durable.
 ///
 /// # Errors
 /// When it cannot be written; then the old content is untouched.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let failed = |e: &io::Error| Failure::file("write", path, e);
-    let dir = path.parent().unwrap_or_else(|| Path::new("."));
+    let dir = folder_of(path);
     ensure_private_dir(dir)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary: PathBuf = dir.join(format!(".{name}.{}.tmp", std::process::id()));

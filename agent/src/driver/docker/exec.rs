@@ -22,6 +22,11 @@ use crate::limits::{EXEC_DRAIN, EXEC_LOOK};
 /// Why a command that the engine does not know is indeterminate.
 const FORGOTTEN: &str = "the engine does not know the command any more: it, or the container, was started again since";
 
+/// The exit code that the engine gives to a command whose output nobody took, whatever its own was.
+const UNHEARD_CODE: i64 = 126;
+/// Why such a command is indeterminate.
+const UNHEARD: &str = "the command has ended, and the engine does not tell how, as its output could not be heard to the end";
+
 /// Makes the command; nothing runs yet.
 pub(super) async fn create(docker: &Docker, container: &str, command: &Exec, what: &str) -> Result<String, DriverError> {
     let options = CreateExecOptions {
@@ -134,6 +139,8 @@ async fn end(docker: &Docker, command: &Exec, task: &str, heard: Output, deadlin
     loop {
         match look(docker, task).await? {
             None => return Ok(heard.unknown(FORGOTTEN)),
+            // The engine also says so of one that could not be heard to its end.
+            Some(Stage::Ended(UNHEARD_CODE)) if heard.lost => return Ok(heard.unknown(UNHEARD)),
             Some(Stage::Ended(code)) => return Ok(heard.ended(code)),
             Some(Stage::Made | Stage::Running) if Instant::now() >= deadline => return Ok(heard.unknown(late(command))),
             Some(Stage::Made | Stage::Running) => {}

@@ -146,6 +146,7 @@ impl Stage {
         let (ops, ops_handle) =
             Ops::new(Parts { driver, journal: self.journal.clone(), lanes, gate: self.intake.gate(), reconciler: handle });
         ops.recover().await.unwrap();
+        ops_handle.records_are_current();
         let stop = CancellationToken::new();
         let (reconcile_stop, ops_stop) = (stop.clone(), stop.clone());
         let tasks = [

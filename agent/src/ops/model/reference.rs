@@ -361,7 +361,8 @@ impl Reference {
                 }
             }
             Answer::Settled(receipt) => self.settled(paper, receipt),
-            Answer::Unreadable(fault) => self.fail(format!("{id} cannot be read: {fault}")),
+            Answer::Unreadable(fault) if due => self.fail(format!("{} {id} cannot be read: {fault}", s.kind)),
+            Answer::Unreadable(_) => {}
         }
     }
 

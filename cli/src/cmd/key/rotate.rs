@@ -117,7 +117,7 @@ impl Files {
 
 /// Makes the names in a file's folder durable.
 fn sync(file: &Path) -> Result<(), Failure> {
-    let folder = file.parent().unwrap_or_else(|| Path::new("."));
+    let folder = crate::home::files::folder_of(file);
     fs::File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Failure::file("write", folder, &e))
 }
 

@@ -143,6 +143,9 @@ pub fn statement(
 ) -> Result<OpStatement, Failure> {
     let class = act.class(&resource);
     let window = args.expires.map_or(class.window_default_s(), |span| span.as_secs());
+    if window == 0 {
+        return Err(Failure::usage("an order whose window is over when it is signed is never done", "give `--expires` at least a second"));
+    }
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).map_err(|e| Failure::local(format!("this machine gives no random numbers: {e}")))?;
     let key = args.key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());

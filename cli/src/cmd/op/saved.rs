@@ -51,17 +51,13 @@ fn save(path: &Path, saved: &Saved, new: bool) -> Result<(), Failure> {
     let mut text = serde_json::to_vec_pretty(saved).map_err(|e| Failure::local(format!("cannot write JSON: {e}")))?;
     text.push(b'\n');
     if new {
+        use std::os::unix::fs::OpenOptionsExt as _;
         // An order that others have signed is not overwritten unseen.
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(|e| failed(&e))?;
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| failed(&e))?;
         return file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| failed(&e));
     }
     // Whole or not at all: the signatures of others are in it.
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = std::fs::write(&temporary, &text).and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written.map_err(|e| failed(&e))
+    crate::home::files::write_private(path, &text)
 }
 
 fn read(path: &Path) -> Result<Saved, Failure> {

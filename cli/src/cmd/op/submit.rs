@@ -216,7 +216,7 @@ fn bar(ui: &Ui) -> ProgressBar {
 /// How far it is, for people.
 fn show(ui: &mut Ui, bar: &ProgressBar, op: &OpFacts) {
     let words = match op.state {
-        Stage::Submitted => "submitted: the host is not connected, or not ready for orders".to_owned(),
+        Stage::Submitted => "submitted; it is sent when the host is connected and ready for orders".to_owned(),
         Stage::Sent => "sent to the host".to_owned(),
         Stage::At(_) | Stage::Refused if op.message.is_empty() => op.state.to_string(),
         Stage::At(_) | Stage::Refused => format!("{}: {}", op.state, op.message),

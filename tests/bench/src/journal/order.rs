@@ -90,6 +90,7 @@ impl Host {
         let (reconciler, handle) = Reconciler::new(parts);
         let (ops, ops_handle) = Ops::new(Parts { driver, journal: journal.clone(), lanes, gate: intake.gate(), reconciler: handle });
         ops.recover().await?;
+        ops_handle.records_are_current();
         let stop = CancellationToken::new();
         tokio::spawn(reconciler.run(stop.clone()));
         tokio::spawn(ops.run(stop.clone()));

@@ -1,0 +1,207 @@
+//! What one operation asks of the engine, or of the agent itself: to prepare, to start, to go on, and what there is of it
+//! after a crash.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::Generation;
+use moorline_common::op::{Act, HoldEffect};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Op, Shared};
+use crate::clock::{BootTime, Clock};
+use crate::db::blocking;
+use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
+use crate::journal::Journal;
+use crate::lane::{Turn, within};
+use crate::ledger::FloorState;
+use crate::limits::OP_CALL_TIMEOUT;
+use crate::plant::planted;
+
+/// What an operation begins with, kept in its `started` record.
+pub(super) struct Begin {
+    pub(super) order: OpOrder,
+    pub(super) evidence: Value,
+    pub(super) hold: Option<HoldEffect>,
+    pub(super) since: Since,
+}
+
+/// When an operation began, by the kernel's own time: the wall clock may be set while its request is still with the engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Since {
+    boot_id: String,
+    uptime_s: u64,
+}
+
+impl Since {
+    pub(super) fn now() -> Self {
+        let BootTime { boot_id, uptime_s, .. } = Clock.boot();
+        Self { boot_id, uptime_s }
+    }
+
+    /// How long ago that was. No request outlives the machine's boot.
+    fn age(&self) -> Duration {
+        let now = Self::now();
+        if now.boot_id == self.boot_id && !planted("no margin") {
+            Duration::from_secs(now.uptime_s.saturating_sub(self.uptime_s))
+        } else {
+            Duration::MAX
+        }
+    }
+}
+
+/// Done above the driver.
+pub(super) const fn is_own(act: &Act) -> bool {
+    matches!(act, Act::Converge | Act::Release | Act::TimeReset | Act::Cancel { .. } | Act::Resolve { .. })
+}
+
+impl<D: Driver, J: Journal> Shared<D, J> {
+    pub(super) async fn prepare(&self, op: &Op, turn: &Turn) -> Result<Begin, Refused> {
+        self.parts.gate.recheck(op.envelope.clone()).await.map(drop).map_err(Refused::ForGood)?;
+        self.has_slice(op).await?;
+        self.recheck(op).await.map_err(Refused::ForGood)?;
+        let order = self.order(op).await.map_err(Refused::ForGood)?;
+        let hold = op.order.act.hold(self.generation().await.map_err(Refused::ForNow)?);
+        if is_own(&op.order.act) {
+            return Ok(Begin { order, evidence: Value::Null, hold, since: Since::now() });
+        }
+        let (driver, asked) = (self.parts.driver.clone(), order.clone());
+        crate::crash::point("op.prepare.before");
+        let prepared =
+            turn.work(async move { within(OP_CALL_TIMEOUT, driver.prepare(&asked)).await.unwrap_or_else(|| Err(no_end())) }).await;
+        match prepared.unwrap_or_else(|_| Err(no_end())) {
+            Ok(evidence) => Ok(Begin { order, evidence, hold, since: Since::now() }),
+            Err(error) if error.kind == DriverErrorKind::Unreachable => Err(Refused::ForNow(Fault::new(error.code, cut(&error.message)))),
+            Err(error) => Err(Refused::ForGood(Fault::new(error.code, cut(&error.message)))),
+        }
+    }
+
+    pub(super) async fn start(self: &Arc<Self>, op: &Op, turn: &Turn, begin: &Begin) -> Result<Begun, DriverError> {
+        let act = &op.order.act;
+        if *act == Act::Release {
+            let is_held = self.parts.journal.read(|book| book.hold(op.resource().as_str(), Generation(0)).is_some());
+            let fault = (!is_held).then(|| Fault::new(Code::PreconditionFailed, format!("no operation holds {}", op.resource())));
+            return Ok(Begun::Done(OpResult { fault, ..OpResult::default() }));
+        } else if *act == Act::TimeReset {
+            return self.reset_time(op).await.map(Begun::Done);
+        } else if *act == Act::Converge {
+            let (shared, op) = (self.clone(), op.clone());
+            let job = async move { within(OP_CALL_TIMEOUT, shared.converge(&op)).await };
+            // It may be done again.
+            return turn.work(job).await.ok().flatten().unwrap_or_else(|| Err(no_end())).map(Begun::Done);
+        }
+        let (driver, order, evidence) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone());
+        let job = async move { within(OP_CALL_TIMEOUT, driver.start(&order, &evidence)).await };
+        match turn.work(job).await {
+            Ok(Some(begun)) => begun,
+            Ok(None) | Err(_) => Err(no_end()),
+        }
+    }
+
+    pub(super) async fn resume(&self, turn: &Turn, begin: &Begin, task: &str) -> Result<OpResult, DriverError> {
+        let (driver, order, evidence, task) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.to_owned());
+        let resumed = turn.work(async move { driver.resume(&order, &evidence, &task).await }).await;
+        resumed.unwrap_or_else(|_| Err(no_end()))
+    }
+
+    pub(super) async fn look_for_evidence(&self, op: &Op, turn: &Turn, begin: &Begin, task: Option<&str>) -> Result<Found, DriverError> {
+        if op.order.act == Act::TimeReset && self.is_reset(op).await {
+            return Ok(Found::Done(OpResult::default()));
+        }
+        if is_own(&op.order.act) || planted("blind retry") {
+            // Each may be done again.
+            return Ok(Found::Absent);
+        }
+        let (driver, order, evidence, task) =
+            (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.map(str::to_owned));
+        let age = begin.since.age();
+        crate::crash::point("op.doubt");
+        let job = async move { within(OP_CALL_TIMEOUT, driver.adopt(&order, &evidence, task.as_deref(), age)).await };
+        match turn.work(job).await {
+            Ok(Some(found)) => found,
+            Ok(None) | Err(_) => Err(no_end()),
+        }
+    }
+
+    /// Whether the time floor was set by this very order, or a later one.
+    async fn is_reset(&self, op: &Op) -> bool {
+        let clocks = self.parts.gate.clocks().await;
+        clocks.is_ok_and(|(clocks, _)| clocks.reset >= op.order.statement.not_before)
+    }
+
+    async fn reset_time(&self, op: &Op) -> Result<OpResult, DriverError> {
+        let (ledger, to) = (self.parts.gate.ledger().clone(), op.order.statement.not_before);
+        let reset = blocking(move || ledger.reset_time(to, &Clock.boot())).await;
+        reset.map(|()| OpResult::default()).map_err(|e| DriverError {
+            kind: DriverErrorKind::Permanent,
+            code: Code::Internal,
+            message: e.to_string(),
+        })
+    }
+
+    /// The newest generation that the host has accepted.
+    async fn generation(&self) -> Result<Generation, Fault> {
+        if let Some(desired) = self.parts.gate.target().desired {
+            return Ok(desired.admission.generation);
+        }
+        let ledger = self.parts.gate.ledger().clone();
+        let standing = blocking(move || ledger.standing()).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
+        Ok(standing.generation)
+    }
+
+    /// After a start the slice comes again from the hub: what depends on it waits for that.
+    async fn has_slice(&self, op: &Op) -> Result<(), Refused> {
+        let needs = matches!(op.order.act, Act::Prune { .. } | Act::Converge)
+            || op.order.statement.precondition.as_ref().is_some_and(|p| p.generation.is_some());
+        if !needs || self.parts.gate.target().desired.is_some() {
+            return Ok(());
+        }
+        let ledger = self.parts.gate.ledger().clone();
+        let accepted = blocking(move || ledger.accepted()).await.map_err(|e| Refused::ForNow(Fault::new(Code::Internal, e.to_string())))?;
+        if accepted.is_some_and(|floor| floor.state == FloorState::Active) {
+            return Err(Refused::ForNow(Fault::new(Code::Waiting, "the hub has not sent this host's slice again since the start")));
+        }
+        Ok(())
+    }
+
+    /// The operation as the driver takes it.
+    pub(super) async fn order(&self, op: &Op) -> Result<OpOrder, Fault> {
+        let wanted = if matches!(op.order.act, Act::Prune { .. }) { self.wanted().await? } else { Default::default() };
+        Ok(OpOrder { wanted, ..plain(op) })
+    }
+}
+
+/// Why an operation does not begin at its turn.
+pub(super) enum Refused {
+    ForGood(Fault),
+    /// To be tried again.
+    ForNow(Fault),
+}
+
+pub(super) fn plain(op: &Op) -> OpOrder {
+    let statement = &op.order.statement;
+    OpOrder {
+        op_id: statement.op_id.clone(),
+        resource: statement.resource.clone(),
+        incarnation: statement.incarnation.clone(),
+        state: statement.precondition.as_ref().and_then(|p| p.state),
+        act: op.order.act.clone(),
+        wanted: Default::default(),
+    }
+}
+
+pub(super) fn failed(error: &DriverError) -> OpResult {
+    let code = if error.code == Code::StepFailed { Code::OpFailed } else { error.code };
+    OpResult { fault: Some(Fault::new(code, cut(&error.message))), result: Value::Null }
+}
+
+/// Nobody knows what a call did that did not end.
+pub(super) fn no_end() -> DriverError {
+    DriverError {
+        kind: DriverErrorKind::Unreachable,
+        code: Code::EngineUnreachable,
+        message: "the engine did not answer in time".to_owned(),
+    }
+}
