@@ -334,7 +334,11 @@ impl Reference {
                     self.fail(format!("{id} was answered as known before it was durable"));
                 } else if !known {
                     if let Err(why) = self.was_valid(paper) {
-                        self.fail(format!("{} {id} was accepted: {why}", s.kind));
+                        let (now, before) = (self.facts(), &self.before);
+                        self.fail(format!(
+                            "{} {id} [{}, {}] was accepted: {why}; now {now:?}, before {before:?}",
+                            s.kind, s.not_before.0, s.expires_at.0
+                        ));
                     }
                     // A reset raises nothing before it is done.
                     if s.kind != "time-reset" {
