@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use moorline_common::enrol::HostClaim;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
-use moorline_common::sign::{PrivateKey, Signed, Verified};
+use moorline_common::sign::Verified;
 use moorline_common::statement::{HostBinding, TopologyStatement};
 use moorline_common::topology::{BoundHost, HostSpec};
 
@@ -19,6 +19,7 @@ use crate::home::{Home, Pending};
 use crate::limits::RETRIES;
 use crate::render::Ui;
 use crate::revision::{Draft, sign_slice};
+use crate::signers::Signers;
 
 /// Checks that a joined host is the one that was meant: by the MAC if this machine made the token, by
 /// `fingerprint` if one is given; at least one must stand. Gives what was remembered of the token.
@@ -116,7 +117,7 @@ struct Owed {
 pub async fn bind(
     client: &Client,
     ui: &mut Ui,
-    key: &PrivateKey,
+    signers: &Signers,
     host: &HostView,
     labels: BTreeMap<String, String>,
 ) -> Result<(), Failure> {
@@ -133,7 +134,7 @@ pub async fn bind(
         serial: 0,
         issued_at: clock::now(),
     };
-    hand_in(client, client, ui, key, host, binding).await
+    hand_in(client, client, ui, signers, host, binding).await
 }
 
 /// Binds a locked host anew, with the name, labels and keys that it was bound with: that unlocks it. Its epoch
@@ -141,13 +142,13 @@ pub async fn bind(
 ///
 /// # Errors
 /// As [`bind`].
-pub async fn unlock(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView, held: &HostBinding) -> Result<(), Failure> {
+pub async fn unlock(client: &Client, ui: &mut Ui, signers: &Signers, host: &HostView, held: &HostBinding) -> Result<(), Failure> {
     let claim = host.claim.as_ref().map(|c| &c.claim).filter(|c| c.host_key == held.host_key && c.sealing_key == held.sealing_key);
     let host_epoch = claim.map_or(&held.host_epoch, |c| &c.host_epoch).clone();
-    hand_in(client, client, ui, key, host, HostBinding { host_epoch, issued_at: clock::now(), ..held.clone() }).await
+    hand_in(client, client, ui, signers, host, HostBinding { host_epoch, issued_at: clock::now(), ..held.clone() }).await
 }
 
-/// Binds a host anew as it was bound, with another key. `reader` judges by the trust root under which the old key counted:
+/// Binds a host anew as it was bound, with other keys. `reader` judges by the trust root under which the old keys counted:
 /// the topologies that it signed name the host's floors.
 ///
 /// # Errors
@@ -156,11 +157,11 @@ pub async fn renew_binding(
     client: &Client,
     reader: &Client,
     ui: &mut Ui,
-    key: &PrivateKey,
+    signers: &Signers,
     host: &HostView,
     held: &HostBinding,
 ) -> Result<(), Failure> {
-    hand_in(client, reader, ui, key, host, HostBinding { issued_at: clock::now(), ..held.clone() }).await
+    hand_in(client, reader, ui, signers, host, HostBinding { issued_at: clock::now(), ..held.clone() }).await
 }
 
 /// Gives `binding` its serial and floors, signs it and hands it in.
@@ -168,7 +169,7 @@ async fn hand_in(
     client: &Client,
     reader: &Client,
     ui: &mut Ui,
-    key: &PrivateKey,
+    signers: &Signers,
     host: &HostView,
     mut binding: HostBinding,
 ) -> Result<(), Failure> {
@@ -181,7 +182,7 @@ async fn hand_in(
         let floor = binding.generation_floors.entry(statement.topology.clone()).or_default();
         *floor = statement.generation.max(*floor);
     }
-    let signed = client.root.verify_binding(Signed::seal(&binding, &[key])?, Some(&host.host_id))?;
+    let signed = client.root.verify_binding(signers.seal(&binding)?, Some(&host.host_id))?;
     client.put_binding(signed.envelope()).await?;
     client.context.update_floors(|floors| {
         floors.bindings.insert(host.host_id.clone(), serial);
@@ -228,7 +229,7 @@ async fn owed(client: &Client, ui: &mut Ui, binding: &HostBinding) -> Result<Vec
 pub async fn give_slices(
     client: &Client,
     ui: &mut Ui,
-    key: &PrivateKey,
+    signers: &Signers,
     host: &HostView,
 ) -> Result<Option<(TopologyId, Generation)>, Failure> {
     let binding = host.bound().ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;
@@ -258,7 +259,7 @@ pub async fn give_slices(
             deliver_within_s: statement.deliver_within_s,
             hosts: BTreeMap::new(),
         };
-        let slice = sign_slice(&client.root, key, &draft, binding, &one.spec, clock::now())?;
+        let slice = sign_slice(&client.root, signers, &draft, binding, &one.spec, clock::now())?;
         match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {
             Ok(()) => return Ok(given),
             // A push or another approval was faster and took the host along.

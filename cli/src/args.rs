@@ -37,6 +37,9 @@ pub struct Global {
     /// A file with the passphrases of sealed keys, one a line [default: ask on the terminal]
     #[arg(long, global = true, env = "MOORLINE_PASSPHRASE_FILE", hide_env_values = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
+    /// Another operator's key file that signs besides yours, where more than one must; may be repeated
+    #[arg(long, global = true, value_name = "FILE")]
+    pub sign_with: Vec<PathBuf>,
     /// Answer every question with yes
     #[arg(short, long, global = true)]
     pub yes: bool,
@@ -59,6 +62,9 @@ pub enum Verb {
     Plan(cmd::plan::PlanArgs),
     /// Sign a topology file and hand it to the hub
     Push(cmd::push::PushArgs),
+    /// Sign and hand in a revision that `push --save` wrote
+    #[command(subcommand)]
+    Revision(cmd::revision::RevisionVerb),
     /// Show every host: what it should have and what it has
     Status(cmd::status::StatusArgs),
     /// Show one thing in full

@@ -210,7 +210,9 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::BadSignature => "do not act on it: somebody or something changed signed bytes; check the hub and its backups",
         Code::UnknownKey => "ask an operator whose key is in the trust root to sign, or to add yours with `moorctl key add`",
         Code::RevokedKey => "use a key that is not revoked",
-        Code::ThresholdNotMet => "this role needs more operators to sign",
+        Code::ThresholdNotMet => {
+            "more operators must sign: name their key files with --sign-with FILE, or collect signatures with --save FILE"
+        }
         Code::WrongType | Code::WrongEpoch | Code::HashMismatch => {
             "push again; if it comes back, compare the versions of moorctl, hub and agents"
         }

@@ -15,6 +15,7 @@
 //! | [`approve`] | the checks between a claimed host and its binding |
 //! | [`progress`] | whether a host has got where a push wants it, and waiting for that |
 //! | [`render`] | tables, JSON, YAML, colours, ages |
+//! | [`signers`] | the keys that sign |
 //! | [`error`] | message, remedy, stable code, exit code |
 //! | [`cmd`] | one verb per file |
 
@@ -32,6 +33,7 @@ pub mod progress;
 pub mod render;
 pub mod resign;
 pub mod revision;
+pub mod signers;
 
 use std::ffi::OsString;
 use std::io::Write;

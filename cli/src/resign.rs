@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, TopologyId};
-use moorline_common::sign::{PrivateKey, Verified};
+use moorline_common::sign::Verified;
 use moorline_common::statement::{HostBinding, TopologyStatement};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
@@ -22,6 +22,7 @@ use crate::limits::RETRIES;
 use crate::progress::Goal;
 use crate::render::Ui;
 use crate::revision::{self, Draft, Previous};
+use crate::signers::Signers;
 
 /// The trust root under which a key counted last, and the one in force.
 pub struct Roots {
@@ -72,6 +73,20 @@ impl Held {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.hosts.is_empty() && self.revisions.is_empty()
+    }
+
+    /// Refuses when the signatures of `signers` are not enough for it by `root`.
+    ///
+    /// # Errors
+    /// [`Code::ThresholdNotMet`] and the other codes of what would not stand.
+    pub fn require(&self, root: &TrustRoot, signers: &Signers) -> Result<(), Fault> {
+        for (_, binding) in &self.hosts {
+            root.verify_binding(signers.seal(binding)?, Some(&binding.host_id))?;
+        }
+        for revision in &self.revisions {
+            root.verify_topology(signers.seal(&revision.source)?)?;
+        }
+        Ok(())
     }
 
     /// What it is, line by line.
@@ -157,14 +172,14 @@ impl Roots {
         Ok(Some(HeldRevision { topology: topology.clone(), generation: now.facts.generation, source, hosts, stuck }))
     }
 
-    /// Signs `held` anew with `key`, under the trust root in force.
+    /// Signs `held` anew with `signers`, under the trust root in force.
     ///
     /// # Errors
     /// What signing and handing in can fail with; what was done before stands.
-    pub async fn sign(&self, ui: &mut Ui, key: &PrivateKey, mut held: Held, why: &str) -> Result<Resigned, Failure> {
+    pub async fn sign(&self, ui: &mut Ui, signers: &Signers, mut held: Held, why: &str) -> Result<Resigned, Failure> {
         let mut done = Resigned::default();
         for (host, binding) in &held.hosts {
-            approve::renew_binding(&self.now, &self.then, ui, key, host, binding)
+            approve::renew_binding(&self.now, &self.then, ui, signers, host, binding)
                 .await
                 .map_err(|f| f.while_doing(format_args!("binding host `{}` anew", host.name)))?;
             crate::crash::point("resign.binding");
@@ -174,7 +189,7 @@ impl Roots {
             let hosts = self.now.hosts(None).await?;
             let mut moved = false;
             for revision in std::mem::take(&mut held.revisions) {
-                match self.push(ui, key, &revision, &hosts, why).await {
+                match self.push(ui, signers, &revision, &hosts, why).await {
                     Ok(resigned) => done.revisions.push(resigned),
                     // Somebody pushed meanwhile: what stands now is looked at again.
                     Err(failure) if failure.is(Code::BaseMoved) && tries < RETRIES => moved = true,
@@ -193,7 +208,7 @@ impl Roots {
     async fn push(
         &self,
         ui: &mut Ui,
-        key: &PrivateKey,
+        signers: &Signers,
         held: &HeldRevision,
         hosts: &[HostView],
         why: &str,
@@ -210,7 +225,7 @@ impl Roots {
             deliver_within_s: held.source.deliver_within_s,
             hosts: held.hosts.clone(),
         };
-        let signed = revision::sign(&self.now.root, key, &draft, hosts, clock::now())?;
+        let signed = revision::sign(&self.now.root, signers, &draft, hosts, clock::now())?;
         self.now.push_the_same(held.generation, &signed).await?;
         let goal = Goal {
             topology: draft.topology,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use moorline_common::canonical::version_hash;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
-use moorline_common::sign::{Envelope, PrivateKey, Signed};
+use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::client::{HostView, RevisionView};
 use crate::error::Failure;
+use crate::signers::Signers;
 
 /// A revision, ready to be pushed.
 #[derive(Debug, Clone)]
@@ -119,7 +120,7 @@ impl Previous {
     #[must_use]
     pub fn of(view: Option<&RevisionView>, hosts: &[HostView], root: &TrustRoot) -> Self {
         let Some(view) = view else { return Self::default() };
-        let bindings: BTreeMap<&HostId, &HostBinding> = hosts.iter().filter_map(|h| Some((&h.host_id, h.bound()?))).collect();
+        let bindings = bindings(hosts);
         let verify = |host: &HostId, envelope: &Envelope| {
             let signed = Signed::new(envelope.clone()).ok()?;
             let slice = root.verify_slice(signed, bindings.get(host)?).ok()?.into_statement();
@@ -187,13 +188,13 @@ pub fn changes(wanted: &BTreeMap<HostId, HostSpec>, previous: &Previous, hosts: 
     Ok(changes)
 }
 
-/// Signs one slice, and verifies it as the host's agent will.
+/// Signs one slice.
 ///
 /// # Errors
-/// [`Code::OutOfScope`] and other codes that the agent would refuse it with.
-pub fn sign_slice(
+/// [`Code::InvalidArgument`] for content without a canonical form.
+fn seal_slice(
     root: &TrustRoot,
-    key: &PrivateKey,
+    signers: &Signers,
     draft: &Draft,
     binding: &HostBinding,
     spec: &HostSpec,
@@ -212,18 +213,39 @@ pub fn sign_slice(
         deliver_by: now.plus(draft.deliver_within_s),
         fallback: None,
     };
-    let signed = Signed::seal(&statement, &[key])?;
-    let verified = root
-        .verify_slice(signed, binding)
-        .map_err(|f| Failure::from(f).while_doing(format_args!("signing the slice of host `{}`", binding.name)))?;
-    Ok(SignedSlice { envelope: verified.envelope().clone(), hash })
+    Ok(SignedSlice { envelope: signers.seal(&statement)?.envelope().clone(), hash })
 }
 
-/// Signs a revision, and verifies every statement as agents will.
+/// Verifies a signed slice as the agent of the host of `binding` will.
+fn verify_slice(root: &TrustRoot, slice: &SignedSlice, binding: &HostBinding) -> Result<SliceStatement, Failure> {
+    let verified = Signed::new(slice.envelope.clone()).and_then(|signed| root.verify_slice(signed, binding));
+    verified
+        .map(Verified::into_statement)
+        .map_err(|f| Failure::from(f).while_doing(format_args!("signing the slice of host `{}`", binding.name)))
+}
+
+/// Signs one slice, and verifies it as the host's agent will.
 ///
 /// # Errors
-/// What agents would refuse it with; a host without a verified binding.
-pub fn sign(root: &TrustRoot, key: &PrivateKey, draft: &Draft, hosts: &[HostView], now: UnixSeconds) -> Result<SignedRevision, Failure> {
+/// [`Code::OutOfScope`] and other codes that the agent would refuse it with.
+pub fn sign_slice(
+    root: &TrustRoot,
+    signers: &Signers,
+    draft: &Draft,
+    binding: &HostBinding,
+    spec: &HostSpec,
+    now: UnixSeconds,
+) -> Result<SignedSlice, Failure> {
+    let slice = seal_slice(root, signers, draft, binding, spec, now)?;
+    verify_slice(root, &slice, binding)?;
+    Ok(slice)
+}
+
+/// Signs a revision. More keys may have to sign it before agents take it: see [`verify`].
+///
+/// # Errors
+/// A host without a verified binding; content without a canonical form.
+pub fn seal(root: &TrustRoot, signers: &Signers, draft: &Draft, hosts: &[HostView], now: UnixSeconds) -> Result<SignedRevision, Failure> {
     let statement = TopologyStatement {
         cluster: root.cluster.clone(),
         topology: draft.topology.clone(),
@@ -234,16 +256,50 @@ pub fn sign(root: &TrustRoot, key: &PrivateKey, draft: &Draft, hosts: &[HostView
         deliver_within_s: draft.deliver_within_s,
         message: draft.message.clone(),
     };
-    let source =
-        root.verify_topology(Signed::seal(&statement, &[key])?).map_err(|f| Failure::from(f).while_doing("signing the topology"))?;
-    let bindings: BTreeMap<&HostId, &HostBinding> = hosts.iter().filter_map(|h| Some((&h.host_id, h.bound()?))).collect();
+    let source = signers.seal(&statement)?.envelope().clone();
+    let bindings = bindings(hosts);
     let mut slices = BTreeMap::new();
     for (host_id, spec) in &draft.hosts {
-        let binding =
-            bindings.get(host_id).ok_or_else(|| Fault::new(Code::NotApproved, format!("host {host_id} has no verified binding")))?;
-        slices.insert(host_id.clone(), sign_slice(root, key, draft, binding, spec, now)?);
+        slices.insert(host_id.clone(), seal_slice(root, signers, draft, bound(&bindings, host_id)?, spec, now)?);
     }
-    Ok(SignedRevision { topology: draft.topology.clone(), generation: draft.generation, source: source.envelope().clone(), slices })
+    Ok(SignedRevision { topology: draft.topology.clone(), generation: draft.generation, source, slices })
+}
+
+/// Signs a revision, and verifies every statement as agents will.
+///
+/// # Errors
+/// What agents would refuse it with; a host without a verified binding.
+pub fn sign(root: &TrustRoot, signers: &Signers, draft: &Draft, hosts: &[HostView], now: UnixSeconds) -> Result<SignedRevision, Failure> {
+    let signed = seal(root, signers, draft, hosts, now)?;
+    verify(root, &signed, &bindings(hosts))?;
+    Ok(signed)
+}
+
+/// Verifies every statement of a revision as agents will.
+///
+/// # Errors
+/// What agents would refuse it with: [`Code::ThresholdNotMet`] when more keys must sign; a host without a verified binding.
+pub fn verify(root: &TrustRoot, signed: &SignedRevision, bindings: &BTreeMap<&HostId, &HostBinding>) -> Result<(), Failure> {
+    root.verify_topology(Signed::new(signed.source.clone())?).map_err(|f| Failure::from(f).while_doing("signing the topology"))?;
+    for (host_id, slice) in &signed.slices {
+        let statement = verify_slice(root, slice, bound(bindings, host_id)?)?;
+        if statement.topology != signed.topology || statement.generation != signed.generation || statement.version_hash != slice.hash {
+            let message = format!("the slice of host {host_id} belongs to another revision");
+            return Err(Fault::new(Code::HashMismatch, message).into());
+        }
+    }
+    Ok(())
+}
+
+/// The verified bindings of `hosts`.
+#[must_use]
+pub fn bindings(hosts: &[HostView]) -> BTreeMap<&HostId, &HostBinding> {
+    hosts.iter().filter_map(|h| Some((&h.host_id, h.bound()?))).collect()
+}
+
+fn bound<'b>(bindings: &BTreeMap<&HostId, &'b HostBinding>, host: &HostId) -> Result<&'b HostBinding, Failure> {
+    let found = bindings.get(host).copied();
+    found.ok_or_else(|| Fault::new(Code::NotApproved, format!("host {host} has no verified binding")).into())
 }
 
 #[cfg(test)]
@@ -252,6 +308,7 @@ pub(crate) mod tests {
     use crate::client::facts::{RevisionFacts, TargetFacts};
     use crate::client::walk::tests::root as root_envelope;
     use moorline_common::id::{ClusterId, HostEpoch};
+    use moorline_common::sign::PrivateKey;
 
     pub(crate) fn keys() -> (PrivateKey, PrivateKey) {
         (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]))
@@ -337,7 +394,7 @@ pub(crate) mod tests {
         let hosts = [host(10, "a"), host(11, "b"), host(12, "c"), host(13, "d")];
         let id = |n: usize| hosts[n].host_id.clone();
         let first = draft(1, BTreeMap::from([(id(0), spec("x")), (id(1), spec("x")), (id(2), spec("x"))]));
-        let signed = sign(&trust(), &keys().1, &first, &hosts, UnixSeconds(100)).unwrap();
+        let signed = sign(&trust(), &keys().1.into(), &first, &hosts, UnixSeconds(100)).unwrap();
         let before = previous(&signed, &hosts);
         let mut wanted = BTreeMap::from([(id(0), spec("x")), (id(1), spec("y")), (id(3), spec("x"))]);
         let (leaves, stuck) = leaving(&first.topology, &wanted, &before, &hosts, &empty_hash().unwrap());
@@ -352,7 +409,7 @@ pub(crate) mod tests {
     fn a_host_whose_binding_the_hub_withholds_is_not_torn_down() {
         let mut hosts = vec![host(10, "a"), host(11, "b")];
         let first = draft(1, hosts.iter().map(|h| (h.host_id.clone(), spec("x"))).collect());
-        let signed = sign(&trust(), &keys().1, &first, &hosts, UnixSeconds(100)).unwrap();
+        let signed = sign(&trust(), &keys().1.into(), &first, &hosts, UnixSeconds(100)).unwrap();
         let before = previous(&signed, &hosts);
         hosts[0].binding = None;
         let gone = hosts.remove(1).host_id;
@@ -377,9 +434,9 @@ pub(crate) mod tests {
     fn what_agents_would_refuse_is_not_signed() {
         let hosts = [host(10, "a")];
         let draft = draft(1, BTreeMap::from([(hosts[0].host_id.clone(), spec("x"))]));
-        let stranger = PrivateKey::from_seed(&[9; 32]);
+        let stranger = PrivateKey::from_seed(&[9; 32]).into();
         assert_eq!(sign(&trust(), &stranger, &draft, &hosts, UnixSeconds(1)).unwrap_err().code, "unknown_key");
-        let recovery = keys().0;
+        let recovery = keys().0.into();
         assert_eq!(sign(&trust(), &recovery, &draft, &hosts, UnixSeconds(1)).unwrap_err().code, "out_of_scope");
     }
 }

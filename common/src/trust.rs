@@ -23,6 +23,8 @@ pub use chain::{CHAIN_BYTES_MAX, read_chain, write_chain};
 
 /// The role that may sign trust roots, and nothing else.
 pub const ROOT_ROLE: &str = "root";
+/// How the recovery key of a new cluster is called.
+pub const RECOVERY_NAME: &str = "recovery";
 /// The role of the operators who sign topologies, host-bindings and operations for every host.
 pub const OPERATOR_ROLE: &str = "operator";
 /// From how long before its end the expiry of the trust root is warned of, in seconds: 14 days.
@@ -163,7 +165,7 @@ impl TrustRoot {
         let operator = role(keys.keys().cloned().collect(), &daily);
         let recovery_id = KeyId::of_key(recovery);
         let root = role(BTreeSet::from([recovery_id.clone()]), &[PayloadType::Root]);
-        keys.insert(recovery_id, RootKey { name: "recovery".to_owned(), public: *recovery });
+        keys.insert(recovery_id, RootKey { name: RECOVERY_NAME.to_owned(), public: *recovery });
         Self {
             cluster,
             version: 1,

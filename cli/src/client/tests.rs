@@ -261,7 +261,7 @@ async fn a_locked_host_is_bound_anew_as_it_was_with_the_next_serial() {
     let view = client.hosts(None).await.unwrap().remove(0);
     assert!(view.locked);
     let mut ui = crate::render::Ui::new(crate::render::Format::Json, false);
-    crate::approve::unlock(&client, &mut ui, &operator, &view, &held).await.unwrap();
+    crate::approve::unlock(&client, &mut ui, &keys().1.into(), &view, &held).await.unwrap();
     let given = shown.lock().unwrap().bound.clone().unwrap();
     let anew = trust().verify_binding(Signed::new(Envelope::try_from(given).unwrap()).unwrap(), Some(&held.host_id)).unwrap();
     let anew = anew.into_statement();

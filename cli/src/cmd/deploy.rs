@@ -1,16 +1,17 @@
 //! What `push`, `rollback` and `down` share: slice, compare, sign, hand in, wait.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
-use moorline_common::sign::PrivateKey;
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
+use super::revision as saved;
 use crate::approve;
 use crate::client::{Client, HostView, RevisionView};
 use crate::clock;
@@ -19,7 +20,8 @@ use crate::error::Failure;
 use crate::limits::ERROR_DIFF_LINES;
 use crate::progress::{self, Goal, HostStanding};
 use crate::render::{Format, Ui, diff};
-use crate::revision::{self, ChangeKind, Draft, HostChange, Previous};
+use crate::revision::{self, ChangeKind, Draft, HostChange, Previous, SignedRevision};
+use crate::signers::Signers;
 
 /// What a new revision is made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub struct Order {
     pub accept_older_hub: bool,
     /// How long to wait until every host is there; `None` does not wait.
     pub wait: Option<Duration>,
+    /// Where to write the signed revision instead of handing it in.
+    pub save: Option<PathBuf>,
 }
 
 impl Order {
@@ -131,7 +135,7 @@ pub fn wanted(ui: &mut Ui, topology: &TopologyId, source: Option<&Source>, scene
 /// [`Code::BaseMoved`] with the difference; what signing, pushing and waiting can fail with.
 pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failure> {
     client.require_signable()?;
-    let key = client.context.operator_key()?;
+    let signers = Signers::of(client)?;
     let current = order.newest(client, true).await?;
     let scene = scene(client, ui, &order.topology, current).await?;
     let desired = wanted(ui, &order.topology, order.source.as_ref(), &scene)?;
@@ -162,20 +166,70 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         deliver_within_s: order.deliver_within.as_secs(),
         hosts: desired.hosts.clone(),
     };
-    let signed = revision::sign(&client.root, &key, &draft, &scene.hosts, clock::now())?;
-    if let Err(failure) = client.push(base, &signed, order.accept_older_hub).await {
-        let moved = match failure.is(Code::BaseMoved) {
-            true => order.newest(client, false).await.ok().flatten().filter(|c| c.facts.generation != base),
-            false => None,
-        };
-        return Err(match moved {
-            Some(current) => base_moved(client, &order, base, Some(&current)).await,
-            None => not_taken(failure, &order, draft.generation),
-        });
+    let signed = revision::seal(&client.root, &signers, &draft, &scene.hosts, clock::now())?;
+    let verified = revision::verify(&client.root, &signed, &revision::bindings(&scene.hosts));
+    if let Some(file) = &order.save {
+        return saved::write(client, ui, file, base, &signed, &scene, verified);
     }
+    verified?;
+    hand_in(client, &order, base, &signed).await?;
     let mut outcome = outcome(&order, base, draft.generation, desired.pending, changes);
     if order.source.is_some() {
-        outcome.without_slice = late_hosts(client, ui, &key, &scene).await;
+        outcome.without_slice = late_hosts(client, ui, &signers, &scene).await;
+    }
+    finish(client, ui, &order, outcome).await
+}
+
+/// Hands in a revision that has all its signatures.
+///
+/// # Errors
+/// [`Code::BaseMoved`] with the difference; whatever else the hub refuses.
+async fn hand_in(client: &Client, order: &Order, base: Generation, signed: &SignedRevision) -> Result<(), Failure> {
+    let Err(failure) = client.push(base, signed, order.accept_older_hub).await else { return Ok(()) };
+    let moved = match failure.is(Code::BaseMoved) {
+        true => order.newest(client, false).await.ok().flatten().filter(|c| c.facts.generation != base),
+        false => None,
+    };
+    Err(match moved {
+        Some(current) => base_moved(client, order, base, Some(&current)).await,
+        None => not_taken(failure, order, signed.generation),
+    })
+}
+
+/// Hands in a revision that was signed before, on whichever machines: what its hosts get is `desired`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn submit(
+    client: &Client,
+    ui: &mut Ui,
+    order: Order,
+    base: Generation,
+    signed: &SignedRevision,
+    desired: Desired,
+) -> Result<u8, Failure> {
+    let current = order.newest(client, true).await?;
+    let known = current.as_ref().filter(|c| c.facts.generation == signed.generation).and_then(|c| c.source.as_ref());
+    let is_known = known.is_some_and(|s| s.envelope().payload == signed.source.payload);
+    if !is_known && current.as_ref().map_or(Generation(0), |c| c.facts.generation) != base {
+        return Err(base_moved(client, &order, base, current.as_ref()).await.with_remedy(
+            "merge the difference above into your file, then save and sign it anew: what was signed names the generation it follows",
+        ));
+    }
+    let scene = scene(client, ui, &order.topology, current).await?;
+    revision::verify(&client.root, signed, &revision::bindings(&scene.hosts))?;
+    let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
+    if is_known {
+        let generation = signed.generation;
+        let outcome = outcome(&order, generation, generation, desired.pending, changes);
+        return finish(client, ui, &order, outcome).await;
+    }
+    hand_in(client, &order, base, signed).await?;
+    let mut outcome = outcome(&order, base, signed.generation, desired.pending, changes);
+    if let Some(source) = &order.source {
+        let late = source.slice(&scene.hosts)?.hosts.into_keys().filter(|host| !desired.hosts.contains_key(host));
+        let named = |id| scene.hosts.iter().find(|h| h.host_id == id).map(|h| h.name.to_string());
+        outcome.without_slice = late.filter_map(named).collect();
     }
     finish(client, ui, &order, outcome).await
 }
@@ -183,7 +237,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
 /// Hosts that were bound between our look at them and the push: their approval saw the revision before, so
 /// they are given their slices of this one here. The push stands whatever becomes of them: gives the names of
 /// those that could not be given theirs.
-async fn late_hosts(client: &Client, ui: &mut Ui, key: &PrivateKey, scene: &Scene) -> Vec<String> {
+async fn late_hosts(client: &Client, ui: &mut Ui, signers: &Signers, scene: &Scene) -> Vec<String> {
     let known: BTreeSet<_> = scene.hosts.iter().filter(|h| h.bound().is_some()).map(|h| &h.host_id).collect();
     let hosts = match client.hosts(None).await {
         Ok(hosts) => hosts,
@@ -194,7 +248,7 @@ async fn late_hosts(client: &Client, ui: &mut Ui, key: &PrivateKey, scene: &Scen
     };
     let mut without = Vec::new();
     for host in hosts.iter().filter(|h| h.bound().is_some() && !known.contains(&h.host_id)) {
-        if let Err(failure) = approve::give_slices(client, ui, key, host).await {
+        if let Err(failure) = approve::give_slices(client, ui, signers, host).await {
             ui.warn(&format!("pushed, but host `{}`, approved meanwhile, did not get its slice: {failure}", host.name));
             without.push(host.name.to_string());
         }
@@ -429,6 +483,7 @@ mod tests {
             force: false,
             accept_older_hub: false,
             wait: None,
+            save: None,
         }
     }
 
@@ -554,10 +609,10 @@ mod tests {
         shown.lock().unwrap().hosts = vec![shown_host(&binding(1), &keys().1)];
         let mut ui = Ui::new(Format::Json, false);
         let scene = |hosts| Scene { current: None, previous: Previous::default(), hosts };
-        assert!(late_hosts(&client, &mut ui, &keys().1, &scene(Vec::new())).await.is_empty());
+        assert!(late_hosts(&client, &mut ui, &keys().1.into(), &scene(Vec::new())).await.is_empty());
         shown.lock().unwrap().broken = true;
-        assert_eq!(late_hosts(&client, &mut ui, &keys().1, &scene(Vec::new())).await, ["shop-17"]);
+        assert_eq!(late_hosts(&client, &mut ui, &keys().1.into(), &scene(Vec::new())).await, ["shop-17"]);
         let known = client.hosts(None).await.unwrap();
-        assert!(late_hosts(&client, &mut ui, &keys().1, &scene(known)).await.is_empty());
+        assert!(late_hosts(&client, &mut ui, &keys().1.into(), &scene(known)).await.is_empty());
     }
 }

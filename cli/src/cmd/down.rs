@@ -4,6 +4,7 @@ use clap::Args;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::TopologyId;
 use moorline_common::statement::DELIVER_WITHIN_DEFAULT_S;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
@@ -20,6 +21,9 @@ pub struct DownArgs {
     /// Why, for the history
     #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     pub message: String,
+    /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
     /// How the wait goes
     #[command(flatten)]
     pub wait: WaitArgs,
@@ -47,6 +51,7 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         force: false,
         accept_older_hub: false,
         wait: args.wait.limit(),
+        save: args.save,
     };
     deploy::run(&client, ui, order).await
 }

@@ -10,7 +10,7 @@ use clap::Args;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::KeyId;
 use moorline_common::sign::{Envelope, PrivateKey, Signed};
-use moorline_common::trust::TrustRoot;
+use moorline_common::trust::{RECOVERY_NAME, TrustRoot};
 use serde::Serialize;
 
 use super::Env;
@@ -249,6 +249,13 @@ fn first_root(
 ) -> Result<Envelope, Failure> {
     let mut operators = vec![(operator.to_owned(), operator_key.public())];
     operators.extend_from_slice(others);
+    let mut names = BTreeSet::from([RECOVERY_NAME]);
+    if let Some((name, _)) = operators.iter().find(|(name, _)| !names.insert(name)) {
+        return Err(Failure::usage(
+            format!("two keys of the trust root would be called `{name}`"),
+            "give each operator a name of their own, so that everybody knows whose signature counts",
+        ));
+    }
     let now = clock::now();
     let root = TrustRoot {
         hub_ca_spki: BTreeSet::from([bundle.ca_spki.clone()]),

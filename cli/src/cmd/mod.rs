@@ -1,9 +1,12 @@
 //! The verbs, one per file: each reads its arguments, asks the client, decides with the pure modules, shows.
 
+use moorline_common::sign::Envelope;
+use moorline_common::trust::TrustRoot;
+
 use crate::args::{Cli, Global, Verb};
-use crate::client::Client;
+use crate::client::{Client, walk};
 use crate::error::Failure;
-use crate::home::{Home, Passphrases};
+use crate::home::{Context, Home, Passphrases};
 use crate::render::Ui;
 
 pub mod completion;
@@ -20,6 +23,7 @@ pub mod key;
 pub mod op;
 pub mod plan;
 pub mod push;
+pub mod revision;
 pub mod rollback;
 pub mod schema;
 pub mod status;
@@ -39,7 +43,23 @@ impl Env {
     fn new(global: &Global) -> Result<Self, Failure> {
         let mut home = Home::open(global.home.clone())?;
         home.passphrases = Passphrases::new(global.passphrase_file.clone());
+        home.sign_with.clone_from(&global.sign_with);
         Ok(Self { home, context: global.context.clone(), accept_clock: global.accept_clock })
+    }
+
+    /// The context, and the newest trust root that it and a file of `offered` roots know: verified from the pinned one on, and
+    /// kept. Asks no hub.
+    ///
+    /// # Errors
+    /// When there is no context, or the roots do not follow from each other.
+    pub fn newest_root(&self, offered: &[Envelope]) -> Result<(Context, TrustRoot), Failure> {
+        let context = self.home.context(self.context.as_deref())?;
+        let stored = context.roots()?;
+        let walked = walk::walk(&context.facts.root_pin, &stored, offered)?;
+        if walked.chain.len() > stored.len() {
+            context.save_roots(&walked.chain)?;
+        }
+        Ok((context, walked.newest))
     }
 
     /// Connects to the context's hub, and passes on its warnings.
@@ -69,6 +89,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Validate(args) => validate::run(&args, ui),
         Verb::Plan(args) => plan::run(args, &env, ui).await,
         Verb::Push(args) => push::run(args, &env, ui).await,
+        Verb::Revision(verb) => revision::run(verb, &env, ui).await,
         Verb::Status(args) => status::run(args, &env, ui).await,
         Verb::Get(verb) => get::run(verb, &env, ui).await,
         Verb::History(args) => history::run(args, &env, ui).await,

@@ -36,6 +36,9 @@ pub struct PushArgs {
     /// How long hosts may take to come and fetch it
     #[arg(long, default_value = "30d", value_name = "SPAN", value_parser = clock::parse_span)]
     pub deliver_within: Duration,
+    /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
     /// How the wait goes
     #[command(flatten)]
     pub wait: WaitArgs,
@@ -86,6 +89,7 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         force: args.force,
         accept_older_hub: args.accept_older_hub,
         wait: args.wait.limit(),
+        save: args.save,
     };
     deploy::run(&client, ui, order).await
 }

@@ -3,6 +3,7 @@
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
@@ -21,6 +22,9 @@ pub struct RollbackArgs {
     /// The generation to go back to
     #[arg(long, value_name = "GENERATION", value_parser = parse_generation)]
     pub to: u64,
+    /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
     /// How the wait goes
     #[command(flatten)]
     pub wait: WaitArgs,
@@ -57,6 +61,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         force: false,
         accept_older_hub: false,
         wait: args.wait.limit(),
+        save: args.save,
     };
     deploy::run(&client, ui, order).await
 }

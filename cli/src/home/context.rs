@@ -25,6 +25,8 @@ pub struct Context {
     pub facts: ContextFacts,
     /// Where passphrases of key files come from.
     pub passphrases: Passphrases,
+    /// Key files of other operators that sign besides this one's.
+    pub sign_with: Vec<PathBuf>,
 }
 
 /// The content of `context.json`.

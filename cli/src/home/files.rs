@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use moorline_common::fault::{Code, Fault};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
@@ -48,6 +49,21 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let _ = fs::remove_file(&temporary);
     }
     result.map_err(|e| failed(&e))
+}
+
+/// Writes `bytes` to a new file, 0600: what others have signed is not overwritten unseen.
+///
+/// # Errors
+/// [`Code::AlreadyExists`] when there is such a file; when it cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
+        if e.kind() != io::ErrorKind::AlreadyExists {
+            return Failure::file("write", path, &e);
+        }
+        let message = format!("{} exists already, and may hold the signatures of others; nothing was written", path.display());
+        Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy("name another file with --save, or remove this one first")
+    })?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Failure::file("write", path, &e))
 }
 
 /// Reads a file; `None` when there is none.

@@ -43,6 +43,8 @@ pub struct Home {
     dir: PathBuf,
     /// Where passphrases of key files come from.
     pub passphrases: Passphrases,
+    /// Key files of other operators that sign besides this one's.
+    pub sign_with: Vec<PathBuf>,
 }
 
 /// What `host add` remembers until the host is bound. Has no `Debug`: it holds a secret.
@@ -99,7 +101,7 @@ impl Home {
                 None => return Err(Failure::usage("there is no home folder", "set HOME, or name a folder with --home")),
             },
         };
-        Ok(Self { dir, passphrases: Passphrases::default() })
+        Ok(Self { dir, passphrases: Passphrases::default(), sign_with: Vec::new() })
     }
 
     /// The names of all contexts, sorted.
@@ -141,7 +143,7 @@ impl Home {
         let dir = self.context_dir(&name)?;
         let facts = read_json(&dir.join("context.json"))?
             .ok_or_else(|| Failure::local(format!("{} has vanished", dir.join("context.json").display())))?;
-        Ok(Context { name, dir, facts, passphrases: self.passphrases.clone() })
+        Ok(Context { name, dir, facts, passphrases: self.passphrases.clone(), sign_with: self.sign_with.clone() })
     }
 
     /// The folder of a context that may not exist yet.
@@ -165,7 +167,7 @@ impl Home {
         write_private(&dir.join("bundle.json"), bundle)?;
         write_json(&dir.join("context.json"), &facts)?;
         write_private(&self.dir.join("current"), format!("{name}\n").as_bytes())?;
-        Ok(Context { name: name.to_owned(), dir, facts, passphrases: self.passphrases.clone() })
+        Ok(Context { name: name.to_owned(), dir, facts, passphrases: self.passphrases.clone(), sign_with: self.sign_with.clone() })
     }
 
     /// Where `key new` keeps the key `name`.

@@ -222,6 +222,20 @@ pub fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
+/// `text` with its control characters written out: what others wrote moves no cursor and hides no line. Line ends and tabs stay.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' && c != '\t' {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// `text` on one line of at most `max` characters.
 #[must_use]
 pub fn shorten(text: &str, max: usize) -> String {
@@ -242,6 +256,11 @@ mod tests {
         table.row(vec![plain("shop-17"), ("converged".into(), Tone::Good)]);
         let text = anstream::adapter::strip_str(&table.text()).to_string();
         assert_eq!(text.lines().map(str::trim_end).collect::<Vec<_>>(), ["NAME     STATE", "shop-17  converged"]);
+    }
+
+    #[test]
+    fn control_characters_are_written_out() {
+        assert_eq!(visible("a\n\tb\u{1b}[2J\r\u{9b}1mé"), "a\n\tb\\u{1b}[2J\\r\\u{9b}1mé");
     }
 
     #[test]

@@ -128,7 +128,7 @@ fn a_sealed_key_is_rotated_into_a_sealed_key_and_a_wrong_passphrase_loses_nothin
 }
 
 /// A second operator with a key of her own on a machine of her own: gives her home.
-fn second_operator(fleet: &Fleet, name: &str) -> PathBuf {
+pub fn second_operator(fleet: &Fleet, name: &str) -> PathBuf {
     let home = fleet.root().join(name);
     let moorctl = |home: &PathBuf, args: &[&str]| run(fleet.moorctl_command_in(home, args), b"", COMMAND).unwrap().ok().unwrap();
     let public = moorctl(&home, &["key", "new", name]).stdout;
@@ -234,9 +234,11 @@ fn roles_and_thresholds_are_made_and_kept_within_what_can_be_met() {
     let file = fleet.file("bob.yaml", services("edge", &["site"], "one")).unwrap();
     run(fleet.moorctl_command_in(&bob, &["--yes", "push", "-f", text(&file).unwrap(), "--wait"]), b"", COMMAND).unwrap().ok().unwrap();
     fleet.wait_converged(&operator, HOST, "edge", 1).unwrap();
-    // With his role all that he signed is out of scope.
+    // Without his role all that he signed is out of scope: it is signed anew.
     fleet.moorctl(&["key", "threshold", "--class", "R4", "1"]).unwrap().ok().unwrap();
-    fleet.moorctl(&["key", "role", "rm", "shops"]).unwrap().ok().unwrap();
+    let said = fleet.moorctl(&["--yes", "key", "role", "rm", "shops"]).unwrap().ok().unwrap();
+    assert_says(&said, &["too few keys that count", "signed anew: `edge`, now generation 2"]);
+    fleet.wait_converged(&operator, HOST, "edge", 2).unwrap();
     let refused = run(fleet.moorctl_command_in(&bob, &["--yes", "push", "-f", text(&file).unwrap(), "--force"]), b"", COMMAND).unwrap();
     assert_says(&refused.expect_code(1).unwrap(), &["out_of_scope"]);
 }

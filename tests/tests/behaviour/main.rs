@@ -42,4 +42,6 @@ mod setup;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]
+mod two_keys;
+#[cfg(test)]
 mod units;

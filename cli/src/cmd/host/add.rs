@@ -20,6 +20,7 @@ use crate::error::{Failure, LocalCode};
 use crate::home::{Home, Pending};
 use crate::limits::{POLL_INTERVAL, TOKEN_TTL_MAX_S};
 use crate::render::Ui;
+use crate::signers::Signers;
 
 /// Arguments of `host add`.
 #[derive(Debug, Args)]
@@ -67,7 +68,7 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
         )));
     }
     // Read before the host is asked to come: a missing key must not show after it has joined.
-    let key = client.context.operator_key()?;
+    let signers = Signers::of(&client)?;
     let labels: BTreeMap<String, String> = args.labels.into_iter().collect();
     let token = new_token(&client, &name, args.ttl)?;
     let pending = Pending::new(token.cluster.clone(), token.id.clone(), name.clone(), labels, token.expires, &token.mac_key());
@@ -89,7 +90,7 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     ui.note(&format!("waiting for `{name}` to join …"));
     let host = wait_for_join(&client, &env.home, &token, args.timeout).await?;
     approve::check_claim(&env.home, &host, None)?;
-    let approved: Approved = bind_and_give(&client, ui, &env.home, &key, &host, pending.labels.clone()).await?;
+    let approved: Approved = bind_and_give(&client, ui, &env.home, &signers, &host, pending.labels.clone()).await?;
     let words = approved.words();
     ui.note(&words);
     if ui.format != crate::render::Format::Table {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, HostName};
-use moorline_common::sign::PrivateKey;
 use serde::Serialize;
 
 use super::parse_label;
@@ -15,6 +14,7 @@ use crate::cmd::Env;
 use crate::error::Failure;
 use crate::home::{Home, Pending};
 use crate::render::Ui;
+use crate::signers::Signers;
 
 /// Arguments of `host approve`; also for a host that the hub has locked.
 #[derive(Debug, Args)]
@@ -63,7 +63,7 @@ impl Approved {
 pub async fn run(args: ApproveArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let name = HostName::parse(args.name)?;
     let client = env.client(ui).await?;
-    let key = client.context.operator_key()?;
+    let signers = Signers::of(&client)?;
     let hosts = client.hosts(Some(&name)).await?;
     let extra: BTreeMap<String, String> = args.labels.into_iter().collect();
     let approved = if let Some(bound) = hosts.iter().find(|h| h.bound().is_some()) {
@@ -74,24 +74,24 @@ pub async fn run(args: ApproveArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
         match (bound.bound().filter(|_| bound.locked), new_life(bound)) {
             (Some(held), _) => {
                 approve::check_locked(&env.home, bound, held, args.fingerprint.as_deref())?;
-                approve::unlock(&client, ui, &key, bound, held).await?;
+                approve::unlock(&client, ui, &signers, bound, held).await?;
                 ui.warn("two machines used this host's identity: a copy that still runs locks it again when it renews its certificate");
-                Approved { unlocked: true, ..give_newest(&client, ui, &key, bound).await? }
+                Approved { unlocked: true, ..give_newest(&client, ui, &signers, bound).await? }
             }
             (None, Some(labels)) => {
                 ui.note(&format!("host `{name}` has begun a new life, as it does when its records were damaged: binding it again"));
-                bind_and_give(&client, ui, &env.home, &key, bound, labels).await?
+                bind_and_give(&client, ui, &env.home, &signers, bound, labels).await?
             }
             (None, None) => {
                 ui.note(&format!("host `{name}` is bound already"));
-                give(&client, ui, &key, bound).await?
+                give(&client, ui, &signers, bound).await?
             }
         }
     } else {
         let (host, pending) = choose(&env.home, &hosts, &name, args.fingerprint.as_deref())?;
         let mut labels = pending.map(|p| p.labels).unwrap_or_default();
         labels.extend(extra);
-        bind_and_give(&client, ui, &env.home, &key, host, labels).await?
+        bind_and_give(&client, ui, &env.home, &signers, host, labels).await?
     };
     ui.result(&approved, || format!("{}\n", approved.words()))?;
     Ok(0)
@@ -130,29 +130,29 @@ pub async fn bind_and_give(
     client: &Client,
     ui: &mut Ui,
     home: &Home,
-    key: &PrivateKey,
+    signers: &Signers,
     host: &HostView,
     labels: BTreeMap<String, String>,
 ) -> Result<Approved, Failure> {
-    approve::bind(client, ui, key, host, labels).await?;
+    approve::bind(client, ui, signers, host, labels).await?;
     if let Some(claim) = &host.claim {
         home.forget_pending(&claim.token_id);
     }
-    give_newest(client, ui, key, host).await
+    give_newest(client, ui, signers, host).await
 }
 
 /// Gives a host that was just bound its slices, by the binding that the hub shows now.
-async fn give_newest(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView) -> Result<Approved, Failure> {
+async fn give_newest(client: &Client, ui: &mut Ui, signers: &Signers, host: &HostView) -> Result<Approved, Failure> {
     let hosts = client.hosts(Some(&host.name)).await?;
     let bound = hosts
         .iter()
         .find(|h| h.host_id == host.host_id)
         .ok_or_else(|| Fault::new(Code::Internal, format!("the hub took the binding of `{}` and does not show the host", host.name)))?;
-    give(client, ui, key, bound).await
+    give(client, ui, signers, bound).await
 }
 
-async fn give(client: &Client, ui: &mut Ui, key: &PrivateKey, host: &HostView) -> Result<Approved, Failure> {
-    let given = approve::give_slices(client, ui, key, host).await?;
+async fn give(client: &Client, ui: &mut Ui, signers: &Signers, host: &HostView) -> Result<Approved, Failure> {
+    let given = approve::give_slices(client, ui, signers, host).await?;
     Ok(Approved {
         name: host.name.clone(),
         host_id: host.host_id.clone(),

@@ -66,7 +66,7 @@ pub(super) fn add(root: &mut TrustRoot, name: String, public: [u8; 32], role: &s
     Ok(())
 }
 
-/// Lists a key that the root does not know yet.
+/// Lists a key that the root does not know yet, by a name that no key bears which counts.
 fn know(root: &mut TrustRoot, name: String, public: [u8; 32]) -> Result<KeyId, Failure> {
     let id = KeyId::of_key(&public);
     if root.revoked.contains(&id) {
@@ -75,6 +75,13 @@ fn know(root: &mut TrustRoot, name: String, public: [u8; 32]) -> Result<KeyId, F
     if let Some(held) = root.keys.get(&id) {
         let message = format!("this key is in the trust root already, as `{}`; nothing was signed", held.name);
         return Err(Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy("check that the key is the one that was meant"));
+    }
+    let bearer = root.keys.iter().find(|(held, key)| key.name == name && !root.revoked.contains(*held));
+    if let Some((held, _)) = bearer {
+        let message = format!("another key of the trust root is called `{name}` ({held}); nothing was signed");
+        return Err(Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy(
+            "choose another name, so that everybody knows whose signature counts; `moorctl key rotate` replaces one's own key",
+        ));
     }
     root.keys.insert(id.clone(), RootKey { name, public });
     Ok(id)
@@ -89,13 +96,14 @@ pub(super) fn replace(root: &mut TrustRoot, old: &KeyId, public: [u8; 32]) -> Re
         return Err(Failure::from(Fault::new(Code::RevokedKey, message))
             .with_remedy("make a new key with `moorctl key new`, and let another operator add it with `moorctl key add`"));
     }
-    let new = know(root, root.name_of(old), public)?;
+    let name = root.name_of(old);
+    root.revoked.insert(old.clone());
+    let new = know(root, name, public)?;
     for role in root.roles.values_mut() {
         if role.keys.remove(old) {
             role.keys.insert(new.clone());
         }
     }
-    root.revoked.insert(old.clone());
     Ok(())
 }
 
@@ -235,7 +243,13 @@ mod tests {
             assert_eq!(add(&mut root, "eve".into(), again.public(), OPERATOR_ROLE).unwrap_err().code, "already_exists");
             assert_eq!(root, before);
         }
+        let twice = add(&mut root, "bob".into(), key(8).public(), OPERATOR_ROLE).unwrap_err();
+        assert!(twice.code == "already_exists" && twice.message.contains("`bob`"), "{twice:?}");
         assert_eq!(add(&mut root, "eve".into(), key(8).public(), "nobody").unwrap_err().code, "not_found");
+        let eve = RoleChange { keys: vec![KeyName::New("bob".into(), key(8).public())], ..RoleChange::default() };
+        assert_eq!(set_role(&mut root, OPERATOR_ROLE, eve).unwrap_err().code, "already_exists");
+        revoke(&mut root, &key(9).id()).unwrap();
+        add(&mut root, "bob".into(), key(8).public(), OPERATOR_ROLE).unwrap();
     }
 
     #[test]
@@ -246,7 +260,8 @@ mod tests {
         assert_eq!(find(&root, bob.as_str()).unwrap(), bob);
         assert_eq!(find(&root, bob.as_str().get(..8).unwrap()).unwrap(), bob);
         assert_eq!(find(&root, bob.as_str().get(..7).unwrap()).unwrap_err().code, "not_found");
-        add(&mut root, "bob".into(), key(8).public(), OPERATOR_ROLE).unwrap();
+        // A root that was made before names were told apart.
+        root.keys.insert(key(8).id(), RootKey { name: "bob".into(), public: key(8).public() });
         assert_eq!(find(&root, "bob").unwrap_err().code, "usage");
         revoke(&mut root, &bob).unwrap();
         assert_eq!(find(&root, "bob").unwrap(), key(8).id(), "the one that still counts");

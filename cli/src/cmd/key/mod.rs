@@ -9,6 +9,7 @@ use crate::render::Ui;
 mod carry;
 mod edit;
 mod file;
+mod narrow;
 mod next;
 mod revoke;
 mod role;
@@ -38,6 +39,8 @@ pub enum KeyVerb {
     /// Say which keys may sign what, and for which hosts
     #[command(subcommand)]
     Role(role::RoleVerb),
+    /// Sign anew what stood under an earlier trust root and stands no more, with your key and those of --sign-with
+    Resign(narrow::ResignArgs),
     /// Make the trust root valid for another year: signs its next version with the recovery key
     Renew(role::RenewArgs),
     /// Add a recovery key's signature to a trust root that `--save` wrote; needs no hub
@@ -66,6 +69,7 @@ pub async fn run(verb: KeyVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
         KeyVerb::Revoke(args) => revoke::run(args, env, ui).await,
         KeyVerb::Threshold(args) => role::threshold(args, env, ui).await,
         KeyVerb::Role(verb) => role::run(verb, env, ui).await,
+        KeyVerb::Resign(args) => narrow::resign(args, env, ui).await,
         KeyVerb::Renew(args) => role::renew(args, env, ui).await,
         KeyVerb::Sign(args) => carry::sign(args, env, ui),
         KeyVerb::Submit(args) => carry::submit(args, env, ui).await,

@@ -64,7 +64,10 @@ pub(super) async fn make(
     change(&mut next)?;
     next.check().map_err(|f| Failure::from(f).with_remedy("correct what the message names; nothing was signed"))?;
     if !one_key_pushes(&next) && one_key_pushes(&client.root) {
-        ui.warn("no single key can sign slices any more: `moorctl push` signs with one key, and will be refused");
+        ui.note(
+            "no single key can sign slices any more: from now on, push with --sign-with FILE, or with --save FILE and \
+             `moorctl revision sign FILE` on the other operators' machines",
+        );
     }
     let keys = root_keys(client, &next, args)?;
     let signed = Signed::seal(&next, &keys.iter().collect::<Vec<_>>())?;
@@ -97,11 +100,15 @@ pub(super) async fn run(
 }
 
 pub(super) fn show(ui: &mut Ui, view: &RootView) -> Result<u8, Failure> {
-    ui.result(view, || match &view.saved {
+    ui.result(view, || words(view))?;
+    Ok(0)
+}
+
+pub(super) fn words(view: &RootView) -> String {
+    match &view.saved {
         Some(file) => format!("trust root version {} written to {}\n", view.version, file.display()),
         None => format!("trust root version {}, expires {}, operators: {}\n", view.version, view.expires, view.operators.join(", ")),
-    })?;
-    Ok(0)
+    }
 }
 
 pub(super) fn view(root: &TrustRoot) -> RootView {

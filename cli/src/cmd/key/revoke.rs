@@ -7,6 +7,7 @@ use moorline_common::id::KeyId;
 use serde::Serialize;
 
 use super::edit;
+use super::narrow;
 use super::next::{self, Became, RootArgs};
 use crate::cmd::Env;
 use crate::cmd::push::WaitArgs;
@@ -15,6 +16,7 @@ use crate::error::Failure;
 use crate::home::public_of;
 use crate::render::Ui;
 use crate::resign::{self, Held, Resigned};
+use crate::signers::Signers;
 
 /// Arguments of `key revoke`.
 #[derive(Debug, Args)]
@@ -66,7 +68,10 @@ pub(super) async fn run(args: RevokeArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
     if !revoked {
         edit::revoke(&mut after, &id)?;
     }
-    let held = resign::roots(&client.under(after), then.clone()).held(ui).await?;
+    let held = resign::roots(&client.under(after.clone()), then.clone()).held(ui).await?;
+    if !args.no_resign && !held.is_empty() {
+        held.require(&after, &Signers::with(client.context.operator_key()?, &client.context, &after)?).map_err(narrow::too_few)?;
+    }
     explain(ui, &name, &held, args.no_resign);
     if !revoked || !(held.is_empty() || args.no_resign) {
         ui.confirm(&question(&name, revoked, &held, args.no_resign))?;
@@ -85,10 +90,10 @@ pub(super) async fn run(args: RevokeArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
     if args.no_resign {
         frozen = held.words();
     } else if !held.is_empty() {
-        let key = client.context.operator_key()?;
+        let signers = Signers::of(&client)?;
         let roots = resign::roots(&client, then);
         let held = roots.held(ui).await?;
-        resigned = roots.sign(ui, &key, held, &format!("the key of {name} was revoked")).await?;
+        resigned = roots.sign(ui, &signers, held, &format!("the key of {name} was revoked")).await?;
     }
     let outcome = Outcome { revoked_key: id.to_string(), name, root_version: client.root.version, frozen, resigned };
     ui.result(&outcome, || words(&outcome))?;

@@ -5,6 +5,7 @@ use moorline_common::op::Class;
 use moorline_common::trust::OPERATOR_ROLE;
 
 use super::edit::{self, KeyName, RoleChange};
+use super::narrow::{self, NarrowArgs};
 use super::next::{self, RootArgs};
 use crate::cmd::Env;
 use crate::cmd::init::parse_operator;
@@ -41,14 +42,14 @@ pub struct ThresholdArgs {
     #[arg(required_unless_present = "class", conflicts_with = "class")]
     role: Option<String>,
     /// How many distinct keys must sign
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_name = "N", value_parser = parse_threshold)]
     threshold: u32,
     /// A class of operation instead of a role: R0, R1, R2, R3, R4 or P
     #[arg(long, value_name = "CLASS", value_parser = parse_class)]
     class: Option<Class>,
     /// How to sign it
     #[command(flatten)]
-    root: RootArgs,
+    root: NarrowArgs,
 }
 
 /// Verbs of `key role`.
@@ -69,7 +70,7 @@ pub struct SetArgs {
     #[arg(long, value_name = "KEYS", value_delimiter = ',', value_parser = parse_key)]
     keys: Vec<KeyName>,
     /// How many of them must sign
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = parse_threshold)]
     threshold: Option<u32>,
     /// Host names that it reaches; `*` stands for any run of characters
     #[arg(long, value_name = "PATTERNS", value_delimiter = ',')]
@@ -82,7 +83,7 @@ pub struct SetArgs {
     max_class: Option<Class>,
     /// How to sign it
     #[command(flatten)]
-    root: RootArgs,
+    root: NarrowArgs,
 }
 
 /// Arguments of `key role rm`.
@@ -92,7 +93,15 @@ pub struct RmArgs {
     name: String,
     /// How to sign it
     #[command(flatten)]
-    root: RootArgs,
+    root: NarrowArgs,
+}
+
+fn parse_threshold(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("nothing would need a signature: write 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("write how many keys must sign, such as 2".to_owned()),
+    }
 }
 
 fn parse_class(text: &str) -> Result<Class, String> {
@@ -125,7 +134,7 @@ pub(super) async fn renew(args: RenewArgs, env: &Env, ui: &mut Ui) -> Result<u8,
 
 pub(super) async fn threshold(args: ThresholdArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let client = env.client(ui).await?;
-    next::run(&client, ui, &args.root, |root| match (args.class, &args.role) {
+    narrow::run(client, ui, &args.root, |root| match (args.class, &args.role) {
         (Some(class), _) => {
             edit::set_class_threshold(root, class, args.threshold);
             Ok(())
@@ -141,8 +150,8 @@ pub(super) async fn run(verb: RoleVerb, env: &Env, ui: &mut Ui) -> Result<u8, Fa
     match verb {
         RoleVerb::Set(SetArgs { name, keys, threshold, hosts, kinds, max_class, root }) => {
             let change = RoleChange { keys, threshold, hosts, kinds, max_class };
-            next::run(&client, ui, &root, |next| edit::set_role(next, &name, change)).await
+            narrow::run(client, ui, &root, |next| edit::set_role(next, &name, change)).await
         }
-        RoleVerb::Rm(args) => next::run(&client, ui, &args.root, |next| edit::rm_role(next, &args.name)).await,
+        RoleVerb::Rm(args) => narrow::run(client, ui, &args.root, |next| edit::rm_role(next, &args.name)).await,
     }
 }

@@ -29,6 +29,7 @@ use crate::error::Failure;
 use crate::home::{Context, files, new_key, open_key, public_of, read_key, write_sealed_key};
 use crate::render::Ui;
 use crate::resign::{self, Resigned};
+use crate::signers::Signers;
 
 /// Arguments of `key rotate`.
 #[derive(Debug, Args)]
@@ -134,7 +135,9 @@ pub(super) async fn run(args: RotateArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
             rotation
         }
         None => {
-            require_member(&client, &KeyId::of_key(&public_of(&files.key)?))?;
+            let own = KeyId::of_key(&public_of(&files.key)?);
+            require_member(&client, &own)?;
+            require_signers(&client, ui, &own).await?;
             files.begin(&client.context)?
         }
     };
@@ -156,10 +159,11 @@ pub(super) async fn run(args: RotateArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
         }
     }
     crash::point("rotate.root");
-    let key = read_key(key_file, &client.context.passphrases)?;
+    let own = read_key(key_file, &client.context.passphrases)?;
+    let signers = Signers::with(own, &client.context, &client.root)?;
     let roots = resign::roots(&client, resign::last_root_with(&client, &rotation.old)?);
     let held = roots.held(ui).await?;
-    let resigned = roots.sign(ui, &key, held, "the operator's key was replaced").await?;
+    let resigned = roots.sign(ui, &signers, held, "the operator's key was replaced").await?;
     crash::point("rotate.resigned");
     let aside = files.swap(&rotation)?;
     let outcome = Outcome {
@@ -174,6 +178,19 @@ pub(super) async fn run(args: RotateArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
         resign::wait(&client, ui, &outcome.resigned, limit).await?;
     }
     Ok(0)
+}
+
+/// What only keys that count no more would have signed must be signed anew: whether the keys that are here are enough for it is
+/// known before a key is made, as the new one takes the place of the old one.
+async fn require_signers(client: &Client, ui: &mut Ui, own: &KeyId) -> Result<(), Failure> {
+    let mut after = next::successor(&client.root);
+    edit::replace(&mut after, own, new_key()?.public())?;
+    let held = resign::roots(&client.under(after), client.root.clone()).held(ui).await?;
+    if held.is_empty() {
+        return Ok(());
+    }
+    held.require(&client.root, &Signers::of(client)?)
+        .map_err(|f| Failure::from(f).with_remedy("name the other operators' key files with --sign-with FILE; nothing was made"))
 }
 
 /// A key that counts for nothing cannot be replaced by itself.

@@ -4,7 +4,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
 use moorline_common::observe::{ContainerState, Observed};
 use moorline_common::op::{Act, Class, OpStatement, Precondition};
-use moorline_common::sign::{Envelope, PrivateKey, Signed};
+use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::HostBinding;
 use moorline_common::topology::nearest;
 use moorline_common::trust::TrustRoot;
@@ -12,6 +12,7 @@ use moorline_common::trust::TrustRoot;
 use super::OrderArgs;
 use crate::error::Failure;
 use crate::limits::{NAMES_SHOWN, ORDER_BACKDATED_S};
+use crate::signers::Signers;
 
 /// Splits `HOST[/RESOURCE]`.
 ///
@@ -184,8 +185,8 @@ pub struct Sealed {
 ///
 /// # Errors
 /// What the host would refuse, other than that more keys must sign.
-pub fn seal(root: &TrustRoot, binding: &HostBinding, statement: &OpStatement, key: &PrivateKey) -> Result<Sealed, Failure> {
-    let envelope = Signed::seal(statement, &[key])?.envelope().clone();
+pub fn seal(root: &TrustRoot, binding: &HostBinding, statement: &OpStatement, signers: &Signers) -> Result<Sealed, Failure> {
+    let envelope = signers.seal(statement)?.envelope().clone();
     let lacks = lacking(root, binding, &envelope)?;
     Ok(Sealed { envelope, lacks })
 }
@@ -323,6 +324,7 @@ pub(super) mod tests {
         assert!(order(&Act::Start, "docker/volume/v", &args()).unwrap_err().is(Code::UnknownKind));
         assert_ne!(stop.nonce, destroy.nonce);
         let (recovery, operator) = keys();
+        let (recovery, operator): (Signers, Signers) = (recovery.into(), operator.into());
         assert!(seal(&root, binding, &stop, &operator).unwrap().lacks.is_none());
         assert!(seal(&root, binding, &stop, &recovery).unwrap_err().is(Code::OutOfScope));
         let mut strict = root.clone();

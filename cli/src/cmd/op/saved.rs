@@ -1,6 +1,5 @@
 //! Orders in files: for signers without a way to the hub, and for orders that several must sign.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use moorline_common::fault::{Code, Fault};
@@ -13,27 +12,32 @@ use serde_json::json;
 
 use super::draft::{self, Sealed};
 use super::{OpWait, submit};
-use crate::client::{HostView, walk};
+use crate::client::{Client, HostView};
 use crate::clock;
 use crate::cmd::Env;
 use crate::error::Failure;
-use crate::home::Context;
+use crate::home::{Context, files};
 use crate::limits::ORDER_FILE_MAX;
 use crate::render::Ui;
+use crate::signers::Signers;
 
-/// What a saved order holds. The binding lets a signer without a hub see whom it is for.
+/// What a saved order holds. The binding lets a signer without a hub see whom it is for; nothing of it is believed.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
     order: Envelope,
     binding: Envelope,
+    /// Every version of the trust root that its maker knew, the first one first: a signer may be behind.
+    #[serde(default)]
+    roots: Vec<Envelope>,
 }
 
 /// Writes a signed order to a file.
-pub fn write(ui: &mut Ui, path: &Path, host: &HostView, statement: &OpStatement, sealed: Sealed) -> Result<u8, Failure> {
+pub fn write(client: &Client, ui: &mut Ui, path: &Path, host: &HostView, statement: &OpStatement, sealed: Sealed) -> Result<u8, Failure> {
     let binding = host.binding.as_ref().map(|b| b.envelope().clone());
     let binding = binding.ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;
-    save(path, &Saved { order: sealed.envelope, binding }, true)?;
+    let saved = Saved { order: sealed.envelope, binding, roots: client.context.roots()? };
+    files::write_new(path, &text(&saved)?)?;
     let lacks = sealed.lacks.as_ref().map(|f| f.message.clone());
     let value = json!({ "op_id": statement.op_id, "file": path, "expires_at": clock::rfc3339(statement.expires_at.0.saturating_mul(1000)), "lacks": lacks });
     ui.result(&value, || {
@@ -46,18 +50,10 @@ pub fn write(ui: &mut Ui, path: &Path, host: &HostView, statement: &OpStatement,
     Ok(0)
 }
 
-fn save(path: &Path, saved: &Saved, new: bool) -> Result<(), Failure> {
-    let failed = |e: &std::io::Error| Failure::file("write", path, e);
+fn text(saved: &Saved) -> Result<Vec<u8>, Failure> {
     let mut text = serde_json::to_vec_pretty(saved).map_err(|e| Failure::local(format!("cannot write JSON: {e}")))?;
     text.push(b'\n');
-    if new {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        // An order that others have signed is not overwritten unseen.
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| failed(&e))?;
-        return file.write_all(&text).and_then(|()| file.sync_all()).map_err(|e| failed(&e));
-    }
-    // Whole or not at all: the signatures of others are in it.
-    crate::home::files::write_private(path, &text)
+    Ok(text)
 }
 
 fn read(path: &Path) -> Result<Saved, Failure> {
@@ -80,6 +76,14 @@ struct Understood {
 }
 
 fn understand(root: &TrustRoot, saved: &Saved) -> Result<Understood, Failure> {
+    let under = Signed::<OpStatement>::new(saved.order.clone())?.peek()?.root_version;
+    if under > root.version {
+        let message = format!("the order was signed under trust root version {under}, this machine knows version {}", root.version);
+        return Err(Failure::from(Fault::new(Code::RootBehind, message)).with_remedy(
+            "let any verb that asks the hub fetch it, such as `moorctl key ls`; without a hub, bring it over with `moorctl key export` and \
+             `moorctl key import FILE`",
+        ));
+    }
     let binding = root.verify_binding(Signed::<HostBinding>::new(saved.binding.clone())?, None)?.into_statement();
     // Signatures that do not match are told before anybody signs below them.
     let lacks = draft::lacking(root, &binding, &saved.order)?;
@@ -89,10 +93,10 @@ fn understand(root: &TrustRoot, saved: &Saved) -> Result<Understood, Failure> {
     Ok(Understood { binding, statement, class })
 }
 
-/// Adds this operator's signature to a saved order. Asks no hub: this machine's verified trust root decides.
+/// Adds this operator's signature to a saved order. Asks no hub: this machine's verified trust root decides, or a newer one in
+/// the file that follows from it.
 pub fn sign(env: &Env, ui: &mut Ui, path: &Path) -> Result<u8, Failure> {
-    let context = env.home.context(env.context.as_deref())?;
-    let root = walk::walk(&context.facts.root_pin, &context.roots()?, &[])?.newest;
+    let (context, root) = env.newest_root(&read(path)?.roots)?;
     sign_by(&context, &root, ui, path)
 }
 
@@ -117,15 +121,18 @@ pub fn sign_by(context: &Context, root: &TrustRoot, ui: &mut Ui, path: &Path) ->
     }
     ui.note(&format!("  needs    {needed} key(s) for class {class}"));
     ui.confirm("Sign this order?")?;
-    let key = context.operator_key()?;
+    let signers = Signers::with(context.operator_key()?, context, root)?;
     let before = saved.order.signatures.len();
-    saved.order.add_signature(&key);
+    for key in signers.keys() {
+        saved.order.add_signature(key);
+    }
     if saved.order.signatures.len() == before {
         ui.note("your signature is in it already");
     }
     // A signature that cannot count is not added.
     let lacks = draft::lacking(root, &binding, &saved.order)?;
-    save(path, &saved, false)?;
+    // Whole or not at all: the signatures of others are in it.
+    files::write_private(path, &text(&saved)?)?;
     let lacks = lacks.map(|f| f.message);
     let value = json!({ "op_id": statement.op_id, "file": path, "signatures": saved.order.signatures.len(), "lacks": lacks });
     ui.result(&value, || match &lacks {

@@ -20,6 +20,7 @@ use crate::cmd::Env;
 use crate::error::{Failure, LocalCode};
 use crate::limits::POLL_INTERVAL;
 use crate::render::{Format, Ui};
+use crate::signers::Signers;
 
 /// What became of an order, as `-o json` shows it; keys are stable.
 #[derive(Debug, Serialize)]
@@ -78,13 +79,13 @@ pub async fn order(client: &Client, ui: &mut Ui, host: &HostView, act: Act, reso
         let age = clock::span_words(report.age_s(clock::now()));
         ui.note(&format!("meant is container {id}, by the host's report of {age} ago"));
     }
-    let key = client.context.operator_key()?;
+    let signers = Signers::of(client)?;
     let statement = draft::statement(&client.root, binding, &act, (resource, incarnation), args, clock::now())?;
-    let sealed = draft::seal(&client.root, binding, &statement, &key)?;
+    let sealed = draft::seal(&client.root, binding, &statement, &signers)?;
     let words = draft::words(&statement, class, &host.name);
     confirm(ui, class, &words)?;
     if let Some(path) = &args.save {
-        return saved::write(ui, path, host, &statement, sealed);
+        return saved::write(client, ui, path, host, &statement, sealed);
     }
     if let Some(lacks) = sealed.lacks {
         return Err(Failure::from(lacks).with_remedy(
