@@ -239,6 +239,8 @@ fn roles_and_thresholds_are_made_and_kept_within_what_can_be_met() {
     let said = fleet.moorctl(&["--yes", "key", "role", "rm", "shops"]).unwrap().ok().unwrap();
     assert_says(&said, &["too few keys that count", "signed anew: `edge`, now generation 2"]);
     fleet.wait_converged(&operator, HOST, "edge", 2).unwrap();
-    let refused = run(fleet.moorctl_command_in(&bob, &["--yes", "push", "-f", text(&file).unwrap(), "--force"]), b"", COMMAND).unwrap();
+    let refused =
+        run(fleet.moorctl_command_in(&bob, &["--yes", "push", "-f", text(&file).unwrap(), "--base", "2", "--force"]), b"", COMMAND)
+            .unwrap();
     assert_says(&refused.expect_code(1).unwrap(), &["out_of_scope"]);
 }
