@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::OpId;
+use moorline_common::id::{OpId, ResourceId};
 use moorline_common::op::{Act, BookError, Ended, Grant, KeyUse, OpEntry, OpStatement, Origin, Outcome, Receipt, State};
 use moorline_common::sign::{Envelope, Signed};
 use serde_json::json;
@@ -177,7 +177,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     fn receipt_again(&self, op: &Op, other: OpId, ended: Ended) -> Receipt {
-        let outcome = receipt::outcome(ended.state).unwrap_or(Outcome::Failed);
+        let outcome = receipt::outcome(ended.state, None).unwrap_or(Outcome::Failed);
         let receipt = self.receipt_of(&op.order.statement, op.envelope.payload_sha256(), outcome, ended.fault);
         let same_as = Some(other).filter(|other| other != op.id());
         Receipt { same_as, at: ended.at, result: ended.result, ..receipt }
@@ -292,9 +292,17 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     fn aimed_at(&self, op: &Op, target: &OpId) -> Result<OpEntry, Fault> {
-        let found = self.parts.journal.read(|book| book.ops().get(target.as_str()).cloned());
-        let Some(entry) = found.filter(|e| e.first.origin() == Origin::Operator) else {
-            return Err(Fault::new(Code::NotFound, format!("this host has no operation {target} that has not ended")));
+        let found = self.parts.journal.read(|book| match book.ops().get(target.as_str()) {
+            Some(entry) => Ok(entry.clone()),
+            None => Err(book.ended(target.as_str()).map(|ended| ended.state)),
+        });
+        let entry = match found {
+            Ok(entry) if entry.first.origin() == Origin::Operator => entry,
+            Err(Some(state)) => return Err(too_late(target, state, "nothing about it can be changed")),
+            Ok(_) | Err(None) => {
+                let what = format!("this host knows of no operation {target}, or only that it ended before it began");
+                return Err(Fault::new(Code::NotFound, what));
+            }
         };
         if entry.first.resource != op.resource().as_str() {
             return Err(Fault::new(Code::BadParams, format!("operation {target} is about {}", entry.first.resource)));
@@ -322,10 +330,15 @@ fn accepted(op: &Op) -> Vec<Entry> {
     vec![first, op.entry(State::Queued)]
 }
 
-/// An entry about an operation as its first record names it.
-fn entry_of(entry: &OpEntry, state: State) -> Result<Entry, Fault> {
-    let grant = entry.first.grant.as_ref().map(|g| g.envelope.as_str()).unwrap_or_default();
-    Ok(Op::read(grant)?.entry(state))
+/// An entry about an operation as its first record names it, whether this agent can read its order or not.
+pub(super) fn entry_of(entry: &OpEntry, state: State) -> Result<Entry, Fault> {
+    let first = &entry.first;
+    let broken =
+        |what: &str, why: String| Fault::new(Code::Internal, format!("the {what} of operation {} cannot be read: {why}", first.op_id));
+    let op_id = first.op_id.parse().map_err(|e: uuid::Error| broken("id", e.to_string()))?;
+    let resource = ResourceId::parse(first.resource.as_str()).map_err(|e| broken("resource", e.to_string()))?;
+    let idempotency_key = first.idempotency_key.clone();
+    Ok(Entry { kind: first.kind.clone().into(), idempotency_key, ..Entry::step(op_id, resource, "", state) })
 }
 
 fn too_late(target: &OpId, state: State, what: &str) -> Fault {

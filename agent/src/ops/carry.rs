@@ -343,7 +343,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     pub(super) async fn finish_about(&self, op: &Op, entry: &OpEntry) -> Result<(), JournalError> {
         let fault = Fault::new(Code::OpFailed, "the agent stopped before this was recorded; sign it again");
         if !entry.state().has_begun() {
-            let end = Entry { fault: Some(Fault::new(Code::Cancelled, fault.message)), ..op.entry(State::Cancelled) };
+            let end = Entry { fault: Some(Fault::new(Code::Busy, fault.message)), ..op.entry(State::Cancelled) };
             return self.append(vec![end]).await;
         }
         let (Act::Cancel { op_id } | Act::Resolve { op_id, .. }) = &op.order.act else { return Ok(()) };

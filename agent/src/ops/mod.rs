@@ -250,16 +250,16 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     fn acknowledge(self: &Arc<Self>, op_id: &OpId, outcome: &str) {
         let found = self.parts.journal.read(|book| book.ops().get(op_id.as_str()).cloned());
         let Some(entry) = found.filter(|e| e.first.origin() == Origin::Operator && e.state().is_terminal()) else { return };
-        if receipt::outcome(entry.state()).map(Outcome::as_str) != Some(outcome) {
+        if receipt::outcome(entry.state(), entry.last.fault.as_ref()).map(Outcome::as_str) != Some(outcome) {
             return;
         }
-        let Some(grant) = &entry.first.grant else { return };
-        let Ok(op) = Op::read(&grant.envelope) else { return };
+        let Ok(ended) = admit::entry_of(&entry, entry.state()) else { return };
         crate::crash::point("op.ack.before");
-        let told = self.parts.journal.append(vec![Entry { acknowledged: true, ..op.entry(entry.state()) }]);
+        let told = self.parts.journal.append(vec![Entry { acknowledged: true, ..ended }]);
+        let op_id = op_id.clone();
         self.running.spawn(async move {
             if let Err(error) = told.await {
-                tracing::debug!(op = %op.id(), %error, "an acknowledgement was not recorded; the receipt is sent again");
+                tracing::debug!(op = %op_id, %error, "an acknowledgement was not recorded; the receipt is sent again");
             }
         });
     }

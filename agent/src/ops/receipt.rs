@@ -1,12 +1,12 @@
 //! What the hub is told: where each operation stands, and what became of it.
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{OpId, ResourceId};
+use moorline_common::id::{ClusterId, OpId, ResourceId};
 use moorline_common::op::{Book, OpEntry, Origin, Outcome, Receipt, State};
-use moorline_common::sign::PayloadType;
+use moorline_common::sign::{Envelope, PayloadType};
 use serde_json::Value;
 
-use super::{Alias, Handle, Op};
+use super::{Alias, Handle};
 use crate::intake::judge::Own;
 use crate::journal::Journal;
 use crate::plant::planted;
@@ -38,12 +38,14 @@ pub struct Standings {
     pub seq: u64,
 }
 
-/// What a state means to the one who ordered; `None` while it is under way.
-pub(super) fn outcome(state: State) -> Option<Outcome> {
+/// What a state means to the one who ordered; `None` while it is under way. Only an operator cancels: what ended before it
+/// began for any other reason was refused at its turn.
+pub(super) fn outcome(state: State, fault: Option<&Fault>) -> Option<Outcome> {
     match state {
         State::Succeeded => Some(Outcome::Succeeded),
         State::Failed => Some(Outcome::Failed),
         State::Expired => Some(Outcome::Expired),
+        State::Cancelled if fault.is_some_and(|f| f.code != Code::Cancelled) => Some(Outcome::Refused),
         State::Cancelled => Some(Outcome::Cancelled),
         State::Indeterminate => Some(Outcome::Indeterminate),
         State::Accepted | State::Queued | State::Started | State::TaskRunning => None,
@@ -115,17 +117,18 @@ fn not_in_its_place(standing: Standing) -> Standing {
 fn standing(entry: &OpEntry, own: &Own) -> Option<Standing> {
     let (first, last) = (&entry.first, &entry.last);
     let op_id = OpId::parse(first.op_id.as_str()).ok()?;
-    let Some(outcome) = outcome(last.state) else {
+    let Some(outcome) = outcome(last.state, last.fault.as_ref()) else {
         return Some(Standing::UnderWay { op_id, state: last.state, at: last.at, same_as: None });
     };
-    let op = Op::read(&first.grant.as_ref()?.envelope);
-    let op = op.inspect_err(|fault| tracing::error!(op = %op_id, %fault, "a journaled {} cannot be read", PayloadType::Op.word())).ok()?;
+    let order = read(&first.grant.as_ref()?.envelope);
+    let unread = |error: &_| tracing::error!(op = %op_id, %error, "a journaled {} cannot be read", PayloadType::Op.word());
+    let (cluster, payload_sha256) = order.inspect_err(unread).ok()?;
     Some(Standing::Over(Box::new(Receipt {
-        cluster: op.order.statement.cluster.clone(),
+        cluster,
         host_id: own.host_id.clone(),
         host_epoch: last.epoch.clone(),
         op_id,
-        payload_sha256: op.envelope.payload_sha256(),
+        payload_sha256,
         same_as: None,
         resource: ResourceId::parse(first.resource.as_str()).ok()?,
         kind: first.kind.clone(),
@@ -135,6 +138,17 @@ fn standing(entry: &OpEntry, own: &Own) -> Option<Standing> {
         result: if last.state.is_terminal() { last.result.clone() } else { Value::Null },
         journal_seq: last.seq,
     })))
+}
+
+/// What a receipt says of an order; also of one that only another version of the agent understands.
+fn read(envelope: &str) -> Result<(ClusterId, String), Fault> {
+    #[derive(serde::Deserialize)]
+    struct Addressed {
+        cluster: ClusterId,
+    }
+    let envelope = Envelope::from_json(envelope.as_bytes())?;
+    let order: Addressed = serde_json::from_slice(&envelope.payload).map_err(|e| Fault::new(Code::BadEnvelope, e.to_string()))?;
+    Ok((order.cluster, envelope.payload_sha256()))
 }
 
 fn default_fault(state: State) -> Option<Fault> {

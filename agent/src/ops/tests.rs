@@ -161,6 +161,17 @@ impl Bench {
         }
     }
 
+    /// The hub says that it has the receipt.
+    async fn heard(&self, id: &OpId, outcome: &str) {
+        self.agent().ops.acknowledge(id.clone(), outcome.to_owned()).await;
+        let gone = async {
+            while self.state(id).is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    }
+
     fn receipt(&self, id: &OpId) -> Receipt {
         let standings = self.agent().ops.standing(&self.journal, &self.own(), id);
         match standings.first() {
@@ -206,13 +217,7 @@ async fn an_order_is_accepted_begun_and_ended_and_told_until_the_hub_has_heard()
 
     assert_eq!(bench.take(&json).await, Answer::Known(id.clone()), "the very same order is known");
     bench.agent().ops.acknowledge(id.clone(), "failed".to_owned()).await;
-    bench.agent().ops.acknowledge(id.clone(), "succeeded".to_owned()).await;
-    let gone = async {
-        while bench.state(&id).is_some() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    bench.heard(&id, "succeeded").await;
     let Answer::Settled(again) = bench.take(&json).await else { panic!("it has ended") };
     assert_eq!((again.outcome, again.same_as.clone()), (Outcome::Succeeded, None));
     assert_eq!(bench.effects().len(), 1, "it was done once");
@@ -276,13 +281,7 @@ async fn a_nonce_counts_once() {
     assert_eq!(bench.refused(&bench.order("restart", WEB, |o| o.nonce = nonce).0).await, Code::NonceUsed);
     let cancel = bench.operator.order("cancel", WEB, json!({ "op_id": first }), |_| {});
     bench.take(&cancel).await;
-    bench.agent().ops.acknowledge(first.clone(), "cancelled".to_owned()).await;
-    let gone = async {
-        while bench.state(&first).is_some() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, gone).await.unwrap();
+    bench.heard(&first, "cancelled").await;
     assert_eq!(bench.refused(&json).await, Code::NonceUsed, "a replay of what was taken back");
     drop(turn);
     assert_eq!(bench.effects(), Vec::<String>::new());
@@ -327,6 +326,69 @@ async fn only_what_has_not_begun_is_cancelled_and_only_what_is_in_doubt_is_resol
     assert_eq!(bench.refused(&about("cancel", DB, json!({ "op_id": done }))).await, Code::BadParams);
     let nobody = "0197a2b4-1c3d-7e5f-8a6b-0123456789ab";
     assert_eq!(bench.refused(&about("cancel", WEB, json!({ "op_id": nobody }))).await, Code::NotFound);
+    bench.heard(&done, "succeeded").await;
+    for word in [about("cancel", WEB, json!({ "op_id": done })), about("resolve", WEB, json!({ "op_id": done, "outcome": "failed" }))] {
+        let Answer::Settled(receipt) = bench.take(&word).await else { panic!("it has ended") };
+        let fault = receipt.fault.unwrap();
+        assert_eq!(fault.code, Code::TooLate);
+        assert!(fault.message.contains("is succeeded"), "{}", fault.message);
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_at_its_turn_is_told_as_refused_until_the_hub_has_heard() {
+    let bench = Bench::new().await;
+    bench.driver.with(|fake| fake.fail.insert("edge-web-1".to_owned(), DriverErrorKind::Permanent));
+    let refused = bench.accepted("restart", WEB, |_| {}).await;
+    bench.reached(&refused, State::Cancelled).await;
+    let receipt = bench.receipt(&refused);
+    assert_eq!((receipt.outcome, receipt.fault.unwrap().code), (Outcome::Refused, Code::StepFailed));
+    bench.agent().ops.acknowledge(refused.clone(), "cancelled".to_owned()).await;
+    bench.heard(&refused, "refused").await;
+}
+
+/// The records of an order that only another version of the agent can read.
+async fn foreign(bench: &Bench, resource: &str, begun: bool) -> OpId {
+    let (json, id) = bench.order("start", resource, |order| order.kind = "levitate".to_owned());
+    let statement = Signed::<OpStatement>::from_json(&json).unwrap().peek().unwrap();
+    let grant = moorline_common::op::Grant {
+        envelope: String::from_utf8(json).unwrap(),
+        intent: statement.intent().unwrap(),
+        nonce: statement.nonce.to_string(),
+        nonce_until: statement.nonce_until(),
+    };
+    let step = |state| Entry {
+        kind: "levitate".into(),
+        idempotency_key: statement.idempotency_key.to_string(),
+        ..Entry::step(id.as_str().parse().unwrap(), statement.resource.clone(), "", state)
+    };
+    let mut entries = vec![Entry { grant: Some(grant), ..step(State::Accepted) }, step(State::Queued)];
+    entries.extend(begun.then(|| step(State::Started)));
+    bench.journal.append(entries).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn an_open_operation_that_this_agent_cannot_read_lets_none_pass_before_an_operator_has_spoken() {
+    let mut bench = Bench::new().await;
+    bench.stop().await;
+    let (begun, waiting) = (foreign(&bench, WEB, true).await, foreign(&bench, DB, false).await);
+    bench.start().await;
+    assert_eq!((bench.state(&begun), bench.state(&waiting)), (Some(State::Indeterminate), Some(State::Cancelled)));
+    let refused = bench.receipt(&waiting);
+    assert_eq!((refused.outcome, refused.fault.unwrap().code), (Outcome::Refused, Code::UnknownKind));
+    assert_eq!(bench.receipt(&begun).outcome, Outcome::Indeterminate);
+    bench.heard(&waiting, "refused").await;
+    // Nor does the next start forget it.
+    bench.kill().await;
+    bench.start().await;
+    let (behind, beside) = (bench.accepted("restart", WEB, |_| {}).await, bench.accepted("restart", DB, |_| {}).await);
+    bench.reached(&beside, State::Succeeded).await;
+    assert_eq!(bench.state(&behind), Some(State::Queued));
+    let word = bench.operator.order("resolve", WEB, json!({ "op_id": begun, "outcome": "succeeded" }), |_| {});
+    assert!(matches!(bench.take(&word).await, Answer::Known(_)));
+    bench.reached(&behind, State::Succeeded).await;
+    assert_eq!(bench.receipt(&begun).outcome, Outcome::Succeeded);
 }
 
 #[tokio::test]
@@ -493,7 +555,9 @@ async fn a_key_that_is_revoked_while_its_order_waits_no_longer_counts() {
     bench.intake.root(next).await.unwrap();
     drop(turn);
     bench.reached(&waiting, State::Cancelled).await;
-    assert!(matches!(bench.receipt(&waiting).fault.unwrap().code, Code::RevokedKey | Code::NotApproved));
+    let receipt = bench.receipt(&waiting);
+    assert_eq!(receipt.outcome, Outcome::Refused, "nobody has taken it back");
+    assert!(matches!(receipt.fault.unwrap().code, Code::RevokedKey | Code::NotApproved));
     assert_eq!(bench.effects(), Vec::<String>::new());
 }
 

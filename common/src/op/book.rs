@@ -295,6 +295,12 @@ impl Book {
         self.keys.get(key)
     }
 
+    /// How an operation ended that had begun, however long ago; `None` for one that has not, or that nobody has heard of.
+    #[must_use]
+    pub fn ended(&self, op_id: &str) -> Option<&Ended> {
+        self.keys.values().find(|key| key.op_id == op_id).and_then(|key| key.ended.as_ref())
+    }
+
     /// Whether a nonce was used.
     #[must_use]
     pub fn knows_nonce(&self, nonce: &str) -> bool {

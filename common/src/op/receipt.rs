@@ -17,11 +17,11 @@ pub enum Outcome {
     Failed,
     /// Its last moment passed before it began.
     Expired,
-    /// It was taken back, or refused at its turn, before it began.
+    /// It was taken back before it began.
     Cancelled,
     /// It began, and nothing proves how it ended.
     Indeterminate,
-    /// It was not accepted.
+    /// It was not accepted, or accepted and at its turn not begun.
     Refused,
 }
 

@@ -13,7 +13,7 @@ pub enum Stage {
     Sent,
     /// The host is at it, or has ended it.
     At(State),
-    /// The host did not accept it.
+    /// The host did not accept it, or did not begin it at its turn.
     Refused,
 }
 

@@ -50,20 +50,24 @@ pub fn check(given: &Given<'_>, records: &[Record], events: Option<&[Event]>) ->
     nothing_unannounced(records, events)
 }
 
-/// Every order has ended, in the journal as the hub says; what was refused left no record.
+/// Every order has ended, in the journal as the hub says; what was refused left no record, or never began.
 fn nothing_is_lost(given: &Given<'_>, records: &[Record]) -> Result<()> {
     for order in given.orders {
         let (id, outcome) = (order.id.as_str(), given.outcome(&order.id));
         let own: Vec<&Record> = records.iter().filter(|r| r.op_id == id).collect();
         let states: Vec<&str> = own.iter().map(|r| r.state.as_str()).collect();
-        if outcome == "refused" {
-            ensure!(own.is_empty(), "{id} was refused, and has records: {states:?}");
+        if outcome == "refused" && own.is_empty() {
             continue;
         }
+        let ended_as = if outcome == "refused" { "cancelled" } else { outcome };
         let accepted = own.iter().filter(|r| r.state == "accepted").count();
         ensure!(accepted == 1, "{id} ({}) was accepted {accepted} times: {states:?}", order.wish.kind);
         let ends: BTreeSet<&str> = own.iter().filter(|r| r.is_end() && !r.acknowledged).map(|r| r.state.as_str()).collect();
-        ensure!(ends == BTreeSet::from([outcome]), "{id} ({}) is {outcome:?} to the hub, and the journal says {states:?}", order.wish.kind);
+        ensure!(
+            ends == BTreeSet::from([ended_as]),
+            "{id} ({}) is {outcome:?} to the hub, and the journal says {states:?}",
+            order.wish.kind
+        );
         let ended = own.iter().filter(|r| r.is_end() && !r.acknowledged).count();
         ensure!(ended == 1, "{id} ended {ended} times: {states:?}");
     }

@@ -335,7 +335,7 @@ impl Stage {
         let id = paper.statement.op_id.clone();
         let state = self.journal.read(|book| book.ops().get(id.as_str()).map(|e| e.state()));
         let Some(state) = state else { return };
-        let outcome = if right { state.as_str() } else { "refused" };
+        let outcome = if right { self.known().outcome(id.as_str(), state) } else { "nothing" };
         agent.ops.acknowledge(id, outcome.to_owned()).await;
     }
 
@@ -372,6 +372,8 @@ impl Stage {
             Step::SetClock(offset) => {
                 self.changes(|_| ());
                 self.clocks.set_wall(UnixSeconds(self.now().saturating_add_signed(*offset)));
+                // What is judged now may raise the floor for what is judged in a moment.
+                self.changes(|_| ());
             }
             Step::Reboot => {
                 self.machine.reboot();

@@ -437,6 +437,14 @@ impl Reference {
         wrong.into_iter().for_each(|w| self.fail(w));
     }
 
+    /// What a receipt says of an operation in `state`: what no operator has taken back was refused.
+    pub fn outcome(&self, op_id: &str, state: State) -> &'static str {
+        let takes_back =
+            |r: &Record| r.kind == "cancel" && r.state == State::Succeeded && self.papers[&r.op_id].statement.params["op_id"] == op_id;
+        let is_refused = state == State::Cancelled && !self.journal.look(|records| records.iter().any(takes_back));
+        if is_refused { "refused" } else { state.as_str() }
+    }
+
     /// Where each accepted operation stands, in the order of acceptance.
     pub fn ends(&self) -> Vec<(String, State, bool)> {
         self.journal.look(|records| {

@@ -49,12 +49,13 @@ impl Stage {
     pub(super) fn check_receipts(&self) -> Result<(), String> {
         let own = Own { host_id: CLUSTER.keys.host_id(), epoch: CLUSTER.keys.epoch.clone(), sealing_key: CLUSTER.keys.sealing_key() };
         let told = self.agent.as_ref().unwrap().ops.standings(&self.journal, &own, 0).list;
-        for (id, state, heard) in self.known().ends() {
+        let ends = self.known().ends();
+        for (id, state, heard) in ends {
             let receipt = told.iter().find_map(|standing| match standing {
                 Standing::Over(receipt) if receipt.op_id.as_str() == id => Some(receipt.outcome.as_str()),
                 Standing::Over(_) | Standing::UnderWay { .. } => None,
             });
-            if receipt != (!heard).then_some(state.as_str()) {
+            if receipt != (!heard).then_some(self.known().outcome(&id, state)) {
                 return Err(format!("{id} is {state}, heard: {heard}; its receipt says {receipt:?}"));
             }
         }
