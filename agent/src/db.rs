@@ -32,7 +32,8 @@ const SCHEMA: &[M<'static>] = &[M::up(
         version_hash   TEXT    NOT NULL,
         state          TEXT    NOT NULL CHECK (state IN ('active', 'torn_down', 'cleared')),
         envelope       BLOB    NOT NULL,
-        accepted_order INTEGER NOT NULL
+        accepted_order INTEGER NOT NULL,
+        content_since  INTEGER NOT NULL -- the first generation of those up to this one that have the same content
      ) STRICT;
      CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
      CREATE TABLE roots (version INTEGER PRIMARY KEY, envelope BLOB NOT NULL) STRICT;

@@ -75,6 +75,17 @@ pub struct Floor {
     pub state: FloorState,
     /// The signed slice as JSON; empty when it has been dropped to save space.
     pub envelope: Vec<u8>,
+    /// The first generation of those accepted without a break that have this content.
+    pub content_since: Generation,
+}
+
+impl Floor {
+    /// Since when `content` is wanted if it is accepted next as `generation`: from that one on, unless it is in force now.
+    #[must_use]
+    pub fn content_since(before: Option<&Self>, content: &VersionHash, generation: Generation) -> Generation {
+        let same = before.filter(|floor| floor.state == FloorState::Active && floor.version_hash == *content);
+        same.map_or(generation, |floor| floor.content_since)
+    }
 }
 
 /// A slice about to be accepted.
@@ -88,6 +99,8 @@ pub struct Admission {
     pub payload_sha256: String,
     /// The hash of its content.
     pub version_hash: VersionHash,
+    /// See [`Floor::content_since`].
+    pub content_since: Generation,
     /// The content as JSON.
     pub hydrated: String,
     /// The signed slice as JSON.
@@ -207,17 +220,19 @@ impl Ledger {
             params![admission.topology.as_str(), admission.payload_sha256],
         )?;
         tx.execute(
-            "INSERT INTO floors (topology, generation, payload_sha256, version_hash, state, envelope, accepted_order)
-             VALUES (?1, ?2, ?3, ?4, 'active', ?5, (SELECT COALESCE(MAX(accepted_order), 0) + 1 FROM floors))
+            "INSERT INTO floors (topology, generation, payload_sha256, version_hash, state, envelope, content_since, accepted_order)
+             VALUES (?1, ?2, ?3, ?4, 'active', ?5, ?6, (SELECT COALESCE(MAX(accepted_order), 0) + 1 FROM floors))
              ON CONFLICT (topology) DO UPDATE SET generation = excluded.generation, payload_sha256 = excluded.payload_sha256,
-                version_hash = excluded.version_hash, state = 'active', envelope = excluded.envelope, accepted_order = excluded.accepted_order
+                version_hash = excluded.version_hash, state = 'active', envelope = excluded.envelope, content_since = excluded.content_since,
+                accepted_order = excluded.accepted_order
              WHERE excluded.generation >= floors.generation",
             params![
                 admission.topology.as_str(),
                 to_sql(admission.generation.0),
                 admission.payload_sha256,
                 admission.version_hash.as_str(),
-                admission.envelope
+                admission.envelope,
+                to_sql(admission.content_since.0)
             ],
         )?;
         tx.execute(
@@ -378,15 +393,16 @@ fn read_current(connection: &Connection) -> Result<Option<Current>, DbError> {
 }
 
 fn read_floor(connection: &Connection, clause: &str, arguments: &[&dyn rusqlite::ToSql]) -> Result<Option<Floor>, DbError> {
-    type Raw = (String, i64, String, String, String, Vec<u8>);
-    let to_raw = |r: &Row<'_>| -> rusqlite::Result<Raw> { Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?)) };
+    type Raw = (String, i64, String, String, String, Vec<u8>, i64);
+    let to_raw =
+        |r: &Row<'_>| -> rusqlite::Result<Raw> { Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?)) };
     let raw = connection
         .prepare_cached(&format!(
-            "SELECT topology, generation, payload_sha256, version_hash, state, envelope FROM floors {clause} LIMIT 1"
+            "SELECT topology, generation, payload_sha256, version_hash, state, envelope, content_since FROM floors {clause} LIMIT 1"
         ))?
         .query_row(arguments, to_raw)
         .optional()?;
-    let Some((topology, generation, payload_sha256, hash, state, envelope)) = raw else { return Ok(None) };
+    let Some((topology, generation, payload_sha256, hash, state, envelope, since)) = raw else { return Ok(None) };
     Ok(Some(Floor {
         topology: parse_topology(topology)?,
         generation: Generation(from_sql(generation)),
@@ -394,6 +410,7 @@ fn read_floor(connection: &Connection, clause: &str, arguments: &[&dyn rusqlite:
         version_hash: VersionHash::parse(hash).map_err(|e| DbError::Damaged(e.to_string()))?,
         state: FloorState::parse(&state).ok_or_else(|| DbError::Damaged(format!("floor state `{state}`")))?,
         envelope,
+        content_since: Generation(from_sql(since)),
     }))
 }
 
@@ -447,6 +464,7 @@ mod tests {
             generation: Generation(generation),
             payload_sha256: format!("{generation:064x}"),
             version_hash: VersionHash::of_bytes(content.as_bytes()),
+            content_since: Generation(generation),
             hydrated: content.to_owned(),
             envelope: format!("envelope {generation}").into_bytes(),
             is_empty: content == "{}",
@@ -460,6 +478,22 @@ mod tests {
 
     fn failure() -> Fault {
         Fault::new(Code::StepFailed, "x".repeat(500))
+    }
+
+    #[test]
+    fn content_is_wanted_since_the_first_of_the_generations_in_a_row_that_have_it() {
+        let (_dir, ledger) = ledger();
+        let accept = |generation: u64, content: &str| {
+            let mut admission = admission("edge", generation, content);
+            let floor = ledger.floor(&admission.topology).unwrap();
+            admission.content_since = Floor::content_since(floor.as_ref(), &admission.version_hash, admission.generation);
+            ledger.admit(&admission, &boot()).unwrap();
+            ledger.floor(&admission.topology).unwrap().unwrap().content_since.0
+        };
+        let since: Vec<u64> = [(3, "a"), (3, "a"), (4, "a"), (6, "b"), (7, "a"), (8, "a")].map(|(g, content)| accept(g, content)).into();
+        assert_eq!(since, [3, 3, 3, 6, 7, 7]);
+        ledger.clear(&topology("edge"), FloorState::TornDown).unwrap();
+        assert_eq!(accept(9, "a"), 9, "what was torn down is wanted anew");
     }
 
     #[test]

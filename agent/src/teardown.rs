@@ -49,6 +49,7 @@ impl Removal {
                 generation: floor.generation,
                 payload_sha256: floor.payload_sha256,
                 version_hash: floor.version_hash,
+                content_since: floor.generation,
                 hydrated: "{}".to_owned(),
                 envelope: floor.envelope,
                 is_empty: true,

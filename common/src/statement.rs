@@ -175,7 +175,7 @@ pub struct ApplyReport {
 /// The most holds that a report lists.
 pub const HELD_MAX: usize = 1024;
 
-/// A resource that the reconcile pass leaves alone, until a newer generation or a `release`.
+/// A resource that the reconcile pass leaves alone, until other content is accepted or a `release`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {

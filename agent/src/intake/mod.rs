@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{BootTime, Clock};
 use crate::config::Policy;
 use crate::db::{DbError, blocking};
-use crate::ledger::{Admission, FloorState, Ledger};
+use crate::ledger::{Admission, Floor, FloorState, Ledger};
 use crate::trust::{Trust, TrustStore, next_root};
 
 pub mod gate;
@@ -236,10 +236,9 @@ impl Intake {
             return Err(fault.clone());
         }
         let (slice, spec) = judge::verify_slice(envelope, &trust, &self.parts.own)?;
-        let desired = Arc::new(desired_of(&slice, spec));
+        let mut desired = desired_of(&slice, spec);
         let (ledger, policy, engine_sockets) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.engine_sockets.clone());
-        let judged = desired.clone();
-        let verdict = blocking(move || {
+        let (desired, verdict) = blocking(move || {
             let statement = slice.statement();
             let floor = ledger.floor(&statement.topology)?;
             let (current, pinned) = (ledger.current()?, ledger.pinned()?);
@@ -253,12 +252,14 @@ impl Intake {
                 resolve: policy::resolve,
                 time,
             };
-            let verdict = judge::judge_slice(&slice, &judged.spec, &trust, context)?;
+            let verdict = judge::judge_slice(&slice, &desired.spec, &trust, context)?;
+            let admission = &mut desired.admission;
+            admission.content_since = Floor::content_since(floor.as_ref(), &admission.version_hash, admission.generation);
             // A known slice whose row was lost, or that was taken down on the host itself, gets its rows again.
-            if verdict == Verdict::New || (current.is_none() && !judged.admission.is_empty) {
-                ledger.admit(&judged.admission, &boot)?;
+            if verdict == Verdict::New || (current.is_none() && !admission.is_empty) {
+                ledger.admit(admission, &boot)?;
             }
-            Ok::<_, IntakeError>(verdict)
+            Ok::<_, IntakeError>((Arc::new(desired), verdict))
         })
         .await
         .map_err(Fault::from)?;
@@ -365,6 +366,8 @@ fn desired_of(slice: &Verified<SliceStatement>, spec: HostSpec) -> Desired {
             generation: statement.generation,
             payload_sha256: slice.envelope().payload_sha256(),
             version_hash: statement.version_hash.clone(),
+            // Until the floor is known.
+            content_since: statement.generation,
             hydrated: statement.content.to_string(),
             envelope: slice.envelope().to_json(),
             is_empty: spec.is_empty(),

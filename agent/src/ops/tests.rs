@@ -106,7 +106,16 @@ impl Bench {
     }
 
     async fn slice(&mut self, generation: u64) {
-        self.intake.slice(self.operator.slice(generation, services(&["db", "web"], false))).await.unwrap();
+        self.slice_with(generation, "").await;
+    }
+
+    /// A slice of other content if it has another volume.
+    async fn slice_with(&mut self, generation: u64, volume: &str) {
+        let mut content = services(&["db", "web"], false);
+        if !volume.is_empty() {
+            content["docker"]["volumes"] = json!({ volume: {} });
+        }
+        self.intake.slice(self.operator.slice(generation, content)).await.unwrap();
         let pushes = self.intake.target().borrow().pushes;
         until(&mut self.agent().state.clone(), "settled", |s| s.settled_push == Some(pushes)).await;
     }
@@ -463,7 +472,7 @@ async fn what_is_proven_absent_after_its_window_is_not_begun_again() {
 }
 
 #[tokio::test]
-async fn a_stopped_container_stays_stopped_until_a_newer_generation_or_a_release() {
+async fn a_stopped_container_stays_stopped_until_other_content_or_a_release() {
     let mut bench = Bench::new().await;
     let stop = async |bench: &Bench| {
         bench.driver.with(|fake| {
@@ -492,7 +501,18 @@ async fn a_stopped_container_stays_stopped_until_a_newer_generation_or_a_release
 
     stop(&bench).await;
     bench.slice(2).await;
-    assert!(is_running(&bench), "a newer generation counts more");
+    assert!(!is_running(&bench), "what is merely signed anew orders nothing new");
+    bench.kill().await;
+    bench.intake = bench.operator.intake(&bench.db);
+    bench.start().await;
+    bench.slice(2).await;
+    bench.slice(3).await;
+    assert!(!is_running(&bench), "nor does a restart in between forget it");
+    bench.slice_with(4, "other").await;
+    assert!(is_running(&bench), "other content counts more");
+    bench.driver.kill("edge-web-1");
+    bench.slice(5).await;
+    until(&mut bench.agent().state.clone(), "healed", |s| s.apply.held.is_empty() && is_running(&bench)).await;
 }
 
 #[tokio::test]

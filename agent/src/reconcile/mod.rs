@@ -32,7 +32,7 @@ use crate::driver::{Driver, DriverError, DriverErrorKind};
 use crate::intake::{Desired, Target};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{self, Lanes, Turn};
-use crate::ledger::Ledger;
+use crate::ledger::{Admission, Ledger};
 use crate::limits::{DRAIN_TIMEOUT, ENGINE_RETRY, RESYNC_INTERVAL, STEP_TIMEOUT, STEPS_MAX, WAITING_LOOK, WORKING_LOOK};
 use crate::plant::planted;
 use crate::report::HostState;
@@ -306,8 +306,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
 
     /// Whether an operation left `resource` as it is, to stay so. Nothing stays so when all of a topology goes.
     fn is_held(&self, desired: &Desired, resource: &ResourceId) -> bool {
-        let generation = desired.admission.generation;
-        !planted("no hold") && !desired.admission.is_empty && self.journal.read(|book| book.hold(resource.as_str(), generation).is_some())
+        let Admission { content_since, generation, is_empty, .. } = desired.admission;
+        let since = if planted("hold for a generation") { generation } else { content_since };
+        !planted("no hold") && !is_empty && self.journal.read(|book| book.hold(resource.as_str(), since).is_some())
     }
 
     /// Starts every step that may run: one durable append of what has ended and what begins, then the lanes.

@@ -51,9 +51,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
 
     /// What operations left unlike the slice, to stay so.
     fn held(&self, desired: &Desired) -> Vec<Held> {
-        let generation = desired.admission.generation;
+        let since = desired.admission.content_since;
         self.journal.read(|book| {
-            let held = book.holds(generation).filter_map(|(resource, hold)| {
+            let held = book.holds(since).filter_map(|(resource, hold)| {
                 let (resource, op_id) = (ResourceId::parse(resource).ok()?, OpId::parse(hold.op_id.as_str()).ok()?);
                 Some(Held { resource, op_id })
             });

@@ -100,7 +100,7 @@ pub struct Ended {
 pub struct Hold {
     /// The operation that left the resource unlike its slice.
     pub op_id: String,
-    /// The newest generation that it stands against.
+    /// The newest generation when it began: it stands for as long as that one's content is wanted.
     pub generation: Generation,
 }
 
@@ -307,15 +307,15 @@ impl Book {
         self.nonces.contains_key(nonce)
     }
 
-    /// What keeps a reconcile pass towards `generation` off `resource`.
+    /// What keeps a reconcile pass off `resource` whose content is wanted unchanged since generation `since`.
     #[must_use]
-    pub fn hold(&self, resource: &str, generation: Generation) -> Option<&Hold> {
-        self.holds.get(resource).filter(|hold| generation <= hold.generation)
+    pub fn hold(&self, resource: &str, since: Generation) -> Option<&Hold> {
+        self.holds.get(resource).filter(|hold| since <= hold.generation)
     }
 
-    /// All that keeps a reconcile pass towards `generation` off a resource, by resource.
-    pub fn holds(&self, generation: Generation) -> impl Iterator<Item = (&str, &Hold)> {
-        self.holds.iter().filter(move |(_, hold)| generation <= hold.generation).map(|(resource, hold)| (resource.as_str(), hold))
+    /// All that keeps a reconcile pass off a resource whose content is wanted unchanged since generation `since`, by resource.
+    pub fn holds(&self, since: Generation) -> impl Iterator<Item = (&str, &Hold)> {
+        self.holds.iter().filter(move |(_, hold)| since <= hold.generation).map(|(resource, hold)| (resource.as_str(), hold))
     }
 
     /// How many idempotency keys and nonces are kept.

@@ -72,7 +72,8 @@ pub struct Grant {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldEffect {
-    /// The resource is left unlike its slice: reconcile leaves it alone until a generation after this one is accepted.
+    /// The resource is left unlike its slice: reconcile leaves it alone until a generation after this one, and of other content, is
+    /// accepted.
     Place(Generation),
     /// Reconcile may have it again.
     Lift,

@@ -18,7 +18,6 @@ fn script(bug: &str) -> Vec<Step> {
         "any intent" => vec![Sign(Draft { key: Some(0), ..RESTART }), Pass(1), Sign(Draft { key: Some(0), ..STOP }), Pass(1)],
         "blind retry" => vec![Deafen, Sign(RESTART), Pass(20)],
         "no margin" => vec![Late, Sign(RESTART), Pass(40)],
-        "no recheck" => vec![Unreachable(true), Sign(Draft { window: 5, ..RESTART }), Turns(100), Pass(40), Unreachable(false), Pass(20)],
         "policy only at the door" => {
             vec![Unreachable(true), Sign(RESTART), Turns(100), Deny(true), Crash(5), Turns(100), Pass(10), Unreachable(false), Pass(20)]
         }
@@ -52,6 +51,7 @@ fn script(bug: &str) -> Vec<Step> {
         }
         "effect before its record" | "end without a record" | "receipt once" => vec![Sign(RESTART), Pass(5)],
         "no hold" => vec![Sign(STOP), Pass(40)],
+        "hold for a generation" => vec![Sign(STOP), Pass(5), Slice(false), Pass(40)],
         "newest first" => vec![Unreachable(true), Sign(RESTART), Sign(STOP), Sign(RESTART), Turns(100), Unreachable(false), Pass(40)],
         "any order after a start" => {
             vec![Unreachable(true), Sign(RESTART), Sign(STOP), Turns(100), Crash(5), Turns(100), Unreachable(false), Pass(40)]
@@ -62,7 +62,7 @@ fn script(bug: &str) -> Vec<Step> {
             Sign(Draft { kind: 13, ..PLAIN }),
             Sign(STOP),
             Turns(100),
-            Slice,
+            Slice(true),
             Unreachable(false),
             Pass(60),
         ],
@@ -70,7 +70,7 @@ fn script(bug: &str) -> Vec<Step> {
     }
 }
 
-const BUGS: [&str; 18] = [
+const BUGS: [&str; 19] = [
     "no dedupe",
     "any intent",
     "blind retry",
@@ -85,6 +85,7 @@ const BUGS: [&str; 18] = [
     "end without a record",
     "receipt once",
     "no hold",
+    "hold for a generation",
     "newest first",
     "any order after a start",
     "no barrier",
@@ -97,8 +98,15 @@ fn forgotten(turns: u8) -> Vec<Step> {
     vec![Slow(10), Sign(Draft { kind: 9, ..PLAIN }), Turns(turns), Crash(9), Forget, Sign(STOP), Slow(0), Pass(50)]
 }
 
+/// An agent that dies before the effect, and an order whose time is over when that is proven.
+fn outdated(turns: u8) -> Vec<Step> {
+    use Step::{Crash, Pass, Sign, Slow, Turns};
+    vec![Slow(10), Sign(Draft { window: 5, ..RESTART }), Turns(turns), Crash(9), Slow(0), Pass(1), Pass(49)]
+}
+
 fn scripts(bug: &str) -> Vec<Vec<Step>> {
     match bug {
+        "no recheck" => (10..90).step_by(5).map(outdated).collect(),
         "doubt frees the lane" => (10..90).step_by(5).map(forgotten).collect(),
         bug => vec![script(bug)],
     }

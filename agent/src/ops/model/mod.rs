@@ -114,7 +114,7 @@ impl Stage {
         let mut stage =
             Self { clocks, begin, ahead: 0, machine, db, journal, reference, intake, deny: false, signed: Vec::new(), agent: None };
         stage.start().await;
-        stage.slice().await;
+        stage.slice(true).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         stage
     }
@@ -197,14 +197,23 @@ impl Stage {
         self.again().await;
     }
 
-    async fn slice(&mut self) {
+    async fn slice(&mut self, other: bool) {
         let generation = self.known().generation + 1;
-        self.changes(|known| known.generation = generation);
+        self.changes(|known| {
+            known.generation = generation;
+            if other {
+                known.content_since = generation;
+                known.contents += 1;
+            }
+        });
         self.send_slice(generation).await;
     }
 
     async fn send_slice(&mut self, generation: u64) {
-        self.intake.slice(CLUSTER.slice(generation, services(&["db", "web"], false))).await.unwrap();
+        let mut content = services(&["db", "web"], false);
+        // What was wanted once comes again.
+        content["docker"]["volumes"] = json!({ format!("v{}", self.known().contents % 3): {} });
+        self.intake.slice(CLUSTER.slice(generation, content)).await.unwrap();
     }
 
     async fn revoke(&mut self) {
@@ -355,7 +364,7 @@ impl Stage {
             Step::Cancel(n) => self.about(*n, "cancel", json!({})),
             Step::Resolve(n, done) => self.about(*n, "resolve", json!({ "outcome": if *done { "succeeded" } else { "failed" } })),
             Step::Heard(n, right) => self.heard(*n, *right).await,
-            Step::Slice => self.slice().await,
+            Step::Slice(other) => self.slice(*other).await,
             Step::Crash(kept) => self.crash(usize::from(*kept)).await,
             Step::Restart => self.restart().await,
             Step::Pass(s) if *s < 50 => {

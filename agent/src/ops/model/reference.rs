@@ -57,6 +57,10 @@ pub struct Reference {
     pub denied: bool,
     pub full: bool,
     pub generation: u64,
+    /// The first generation with the content of the newest.
+    pub content_since: u64,
+    /// How often it was another one than before.
+    pub contents: u64,
     /// What counted before each change that an agent may not have seen yet.
     pub before: Vec<Facts>,
     /// The lowest that the time floor can be, and since when.
@@ -80,6 +84,8 @@ impl Reference {
             denied: false,
             full: false,
             generation: 0,
+            content_since: 0,
+            contents: 0,
             before: Vec::new(),
             floor: (0, Instant::now()),
             reset: 0,
@@ -217,9 +223,8 @@ impl Reference {
             self.fail(format!("{op_id} begins on {resource}, and {other} is in doubt"));
         }
         let restarted = self.journal.look(|r| r.iter().filter(|r| r.op_id == op_id && r.state == State::Started).count() > 1);
-        let again = self.began.iter().any(|(id, _)| *id == op_id);
-        if again && let Err(why) = self.was_valid(&paper) {
-            self.fail(format!("{op_id} begins again: {why}"));
+        if let Err(why) = self.was_valid(&paper) {
+            self.fail(format!("{op_id} begins: {why}"));
         }
         let wanted = match paper.statement.kind.as_str() {
             "stop" | "pause" | "destroy" | "kill" => Some(true),
@@ -273,7 +278,7 @@ impl Reference {
                 effects.keys().collect::<Vec<_>>().iter().any(|id| {
                     converges(id) && records.iter().rfind(|r| r.op_id == ***id).is_some_and(|r| matches!(r.state, State::Started))
                 });
-            hold.filter(|(_, generation)| self.generation <= *generation && !by_order).map(|(op_id, _)| op_id)
+            hold.filter(|(_, generation)| self.content_since <= *generation && !by_order).map(|(op_id, _)| op_id)
         })
     }
 
@@ -385,7 +390,13 @@ impl Reference {
 
     fn raise_floor(&mut self, not_before: UnixSeconds) {
         let now = self.floor.0 + self.floor.1.elapsed().as_secs();
-        self.floor = (now.max(not_before.0.saturating_sub(FLOOR_RAISE_KEPT_S)), Instant::now());
+        let raised = not_before.0.saturating_sub(FLOOR_RAISE_KEPT_S);
+        if raised > now {
+            // What was accepted a moment before it may be answered a moment after it.
+            let facts = self.facts();
+            self.before.push(facts);
+        }
+        self.floor = (now.max(raised), Instant::now());
     }
 
     /// A reset that has succeeded counts from then on.

@@ -30,7 +30,8 @@ pub enum Step {
     Resolve(u8, bool),
     /// The hub acknowledges a receipt, or something else than it.
     Heard(u8, bool),
-    Slice,
+    /// The next generation, of other content or signed anew.
+    Slice(bool),
     /// `kill -9`; of the records that wait for the disk so many get there.
     Crash(u8),
     /// A stop as asked for, and a start.
@@ -94,7 +95,7 @@ pub fn any_step() -> impl Strategy<Value = Step> {
         2 => n().prop_map(Step::Cancel),
         2 => (n(), any::<bool>()).prop_map(|(n, done)| Step::Resolve(n, done)),
         3 => (n(), prop_oneof![3 => Just(true), 1 => Just(false)]).prop_map(|(n, right)| Step::Heard(n, right)),
-        1 => Just(Step::Slice),
+        2 => any::<bool>().prop_map(Step::Slice),
         4 => (0..6u8).prop_map(Step::Crash),
         1 => Just(Step::Restart),
         4 => prop_oneof![3 => 0..5u32, 3 => 5..50u32, 1 => 50..2000u32].prop_map(Step::Pass),

@@ -27,7 +27,7 @@ pub use act::ExecArgs;
 pub enum OpVerb {
     /// Start a container
     Start(OnOne),
-    /// Stop a container; it is held until a newer generation or `op release`
+    /// Stop a container; it is held until other content is pushed or `op release`
     Stop {
         /// Where
         #[command(flatten)]
@@ -54,7 +54,7 @@ pub enum OpVerb {
         #[arg(long, default_value = "SIGKILL", value_name = "NAME")]
         signal: String,
     },
-    /// Freeze a container; it is held until a newer generation or `op release`
+    /// Freeze a container; it is held until other content is pushed or `op release`
     Pause(OnOne),
     /// Let a frozen container go on
     Unpause(OnOne),
