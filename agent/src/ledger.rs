@@ -10,10 +10,11 @@
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, TopologyId, UnixSeconds, VersionHash};
-use rusqlite::{Connection, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::clock::{BootTime, TimeFloor};
-use crate::db::{Db, DbError};
+use crate::db::seal::{self, Table};
+use crate::db::{Db, DbError, meta, put_meta};
 use crate::limits::FLOOR_ENVELOPES_MAX;
 
 /// The current row.
@@ -144,7 +145,7 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn current(&self) -> Result<Option<Current>, DbError> {
-        read_current(&self.db.lock())
+        self.db.read(read_current)
     }
 
     /// The floor of `topology`.
@@ -152,8 +153,7 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn floor(&self, topology: &TopologyId) -> Result<Option<Floor>, DbError> {
-        let connection = self.db.lock();
-        read_floor(&connection, "WHERE topology = ?1", params![topology.as_str()])
+        self.db.read(|connection| read_floor(connection, topology.as_str()))
     }
 
     /// The slice in force, or the one torn down last.
@@ -161,7 +161,7 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn accepted(&self) -> Result<Option<Floor>, DbError> {
-        read_accepted(&self.db.lock())
+        self.db.read(read_accepted)
     }
 
     /// The topology that this host is bound to: that of the current row, or of an accepted slice that
@@ -170,11 +170,12 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn pinned(&self) -> Result<Option<TopologyId>, DbError> {
-        let connection = self.db.lock();
-        if let Some(current) = read_current(&connection)? {
-            return Ok(Some(current.topology));
-        }
-        Ok(read_accepted(&connection)?.filter(|f| f.state == FloorState::Active).map(|f| f.topology))
+        self.db.read(|connection| {
+            if let Some(current) = read_current(connection)? {
+                return Ok(Some(current.topology));
+            }
+            Ok(read_accepted(connection)?.filter(|f| f.state == FloorState::Active).map(|f| f.topology))
+        })
     }
 
     /// What the heartbeat says, read afresh.
@@ -182,10 +183,9 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn standing(&self) -> Result<Standing, DbError> {
-        let connection = self.db.lock();
-        let current = read_current(&connection)?;
+        let (current, floor) = self.db.read(|connection| Ok((read_current(connection)?, read_accepted(connection)?)))?;
         let last_error = current.as_ref().and_then(|c| c.last_error.clone());
-        let Some(floor) = read_accepted(&connection)? else {
+        let Some(floor) = floor else {
             return Ok(match current {
                 Some(c) => Standing {
                     topology: Some(c.topology),
@@ -211,45 +211,45 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn admit(&self, admission: &Admission, boot: &BootTime) -> Result<(), DbError> {
-        let mut connection = self.db.lock();
-        let tx = connection.transaction()?;
-        // The last error is of another payload from now on.
-        tx.execute(
-            "UPDATE current SET last_error_code = NULL, last_error = NULL WHERE topology = ?1
-             AND NOT EXISTS (SELECT 1 FROM floors WHERE topology = ?1 AND payload_sha256 = ?2)",
-            params![admission.topology.as_str(), admission.payload_sha256],
-        )?;
-        tx.execute(
-            "INSERT INTO floors (topology, generation, payload_sha256, version_hash, state, envelope, content_since, accepted_order)
-             VALUES (?1, ?2, ?3, ?4, 'active', ?5, ?6, (SELECT COALESCE(MAX(accepted_order), 0) + 1 FROM floors))
-             ON CONFLICT (topology) DO UPDATE SET generation = excluded.generation, payload_sha256 = excluded.payload_sha256,
-                version_hash = excluded.version_hash, state = 'active', envelope = excluded.envelope, content_since = excluded.content_since,
-                accepted_order = excluded.accepted_order
-             WHERE excluded.generation >= floors.generation",
-            params![
-                admission.topology.as_str(),
-                to_sql(admission.generation.0),
-                admission.payload_sha256,
-                admission.version_hash.as_str(),
-                admission.envelope,
-                to_sql(admission.content_since.0)
-            ],
-        )?;
-        tx.execute(
-            "UPDATE floors SET envelope = x'' WHERE accepted_order <= (SELECT MAX(accepted_order) FROM floors) - ?1 AND state <> 'active'",
-            params![FLOOR_ENVELOPES_MAX],
-        )?;
-        if !admission.is_empty {
+        self.db.write(|tx| {
+            // The last error is of another payload from now on.
             tx.execute(
-                "INSERT INTO current (id, topology, generation, version_hash, hydrated, envelope, applied_at)
-                 VALUES (1, ?1, ?2, '', ?3, ?4, 0) ON CONFLICT (id) DO NOTHING",
-                params![admission.topology.as_str(), to_sql(admission.generation.0), admission.hydrated, admission.envelope],
+                "UPDATE current SET last_error_code = NULL, last_error = NULL WHERE topology = ?1
+                 AND NOT EXISTS (SELECT 1 FROM floors WHERE topology = ?1 AND payload_sha256 = ?2)",
+                params![admission.topology.as_str(), admission.payload_sha256],
             )?;
-        }
-        let floor = read_time_floor(&tx)?.advanced(admission.issued_at, boot);
-        write_time_floor(&tx, &floor)?;
-        crate::crash::point("ledger.admit.before");
-        tx.commit()?;
+            tx.execute(
+                "INSERT INTO floors (topology, generation, payload_sha256, version_hash, state, envelope, content_since, accepted_order)
+                 VALUES (?1, ?2, ?3, ?4, 'active', ?5, ?6, (SELECT COALESCE(MAX(accepted_order), 0) + 1 FROM floors))
+                 ON CONFLICT (topology) DO UPDATE SET generation = excluded.generation, payload_sha256 = excluded.payload_sha256,
+                    version_hash = excluded.version_hash, state = 'active', envelope = excluded.envelope, content_since = excluded.content_since,
+                    accepted_order = excluded.accepted_order
+                 WHERE excluded.generation >= floors.generation",
+                params![
+                    admission.topology.as_str(),
+                    to_sql(admission.generation.0),
+                    admission.payload_sha256,
+                    admission.version_hash.as_str(),
+                    admission.envelope,
+                    to_sql(admission.content_since.0)
+                ],
+            )?;
+            tx.execute(
+                "UPDATE floors SET envelope = x'' WHERE accepted_order <= (SELECT MAX(accepted_order) FROM floors) - ?1 AND state <> 'active'",
+                params![FLOOR_ENVELOPES_MAX],
+            )?;
+            if !admission.is_empty {
+                tx.execute(
+                    "INSERT INTO current (id, topology, generation, version_hash, hydrated, envelope, applied_at)
+                     VALUES (1, ?1, ?2, '', ?3, ?4, 0) ON CONFLICT (id) DO NOTHING",
+                    params![admission.topology.as_str(), to_sql(admission.generation.0), admission.hydrated, admission.envelope],
+                )?;
+            }
+            let floor = read_time_floor(tx)?.advanced(admission.issued_at, boot);
+            write_time_floor(tx, &floor)?;
+            crate::crash::point("ledger.admit.before");
+            Ok(())
+        })?;
         crate::crash::point("ledger.admit.after");
         Ok(())
     }
@@ -259,11 +259,13 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn record_error(&self, topology: &TopologyId, fault: &Fault) -> Result<(), DbError> {
-        self.db.lock().execute(
-            "UPDATE current SET last_error_code = ?2, last_error = ?3 WHERE topology = ?1",
-            params![topology.as_str(), fault.code.as_str(), cut(&fault.message)],
-        )?;
-        Ok(())
+        self.db.write(|tx| {
+            tx.execute(
+                "UPDATE current SET last_error_code = ?2, last_error = ?3 WHERE topology = ?1",
+                params![topology.as_str(), fault.code.as_str(), cut(&fault.message)],
+            )?;
+            Ok(())
+        })
     }
 
     /// Records that a slice is applied: sets everything, clears the error.
@@ -272,21 +274,24 @@ impl Ledger {
     /// [`DbError`].
     pub fn record_success(&self, admission: &Admission, at: UnixSeconds) -> Result<(), DbError> {
         crate::crash::point("ledger.success.before");
-        self.db.lock().execute(
-            "INSERT INTO current (id, topology, generation, version_hash, hydrated, envelope, applied_at, last_error_code, last_error)
-             VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, NULL)
-             ON CONFLICT (id) DO UPDATE SET topology = excluded.topology, generation = excluded.generation,
-                version_hash = excluded.version_hash, hydrated = excluded.hydrated, envelope = excluded.envelope,
-                applied_at = excluded.applied_at, last_error_code = NULL, last_error = NULL",
-            params![
-                admission.topology.as_str(),
-                to_sql(admission.generation.0),
-                admission.version_hash.as_str(),
-                admission.hydrated,
-                admission.envelope,
-                to_sql(at.0)
-            ],
-        )?;
+        self.db.write(|tx| {
+            tx.execute(
+                "INSERT INTO current (id, topology, generation, version_hash, hydrated, envelope, applied_at, last_error_code, last_error)
+                 VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, NULL, NULL)
+                 ON CONFLICT (id) DO UPDATE SET topology = excluded.topology, generation = excluded.generation,
+                    version_hash = excluded.version_hash, hydrated = excluded.hydrated, envelope = excluded.envelope,
+                    applied_at = excluded.applied_at, last_error_code = NULL, last_error = NULL",
+                params![
+                    admission.topology.as_str(),
+                    to_sql(admission.generation.0),
+                    admission.version_hash.as_str(),
+                    admission.hydrated,
+                    admission.envelope,
+                    to_sql(at.0)
+                ],
+            )?;
+            Ok(())
+        })?;
         crate::crash::point("ledger.success.after");
         Ok(())
     }
@@ -296,12 +301,11 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn clear(&self, topology: &TopologyId, state: FloorState) -> Result<(), DbError> {
-        let mut connection = self.db.lock();
-        let tx = connection.transaction()?;
-        tx.execute("DELETE FROM current WHERE topology = ?1", params![topology.as_str()])?;
-        tx.execute("UPDATE floors SET state = ?2 WHERE topology = ?1", params![topology.as_str(), state.as_str()])?;
-        tx.commit()?;
-        Ok(())
+        self.db.write(|tx| {
+            tx.execute("DELETE FROM current WHERE topology = ?1", params![topology.as_str()])?;
+            tx.execute("UPDATE floors SET state = ?2 WHERE topology = ?1", params![topology.as_str(), state.as_str()])?;
+            Ok(())
+        })
     }
 
     /// The time floor as it was saved.
@@ -309,7 +313,7 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn time_floor(&self) -> Result<TimeFloor, DbError> {
-        read_time_floor(&self.db.lock())
+        self.db.read(read_time_floor)
     }
 
     /// Advances the time floor to `issued_at` (or merely by the time since boot, with 0).
@@ -317,15 +321,14 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn advance_time_floor(&self, issued_at: UnixSeconds, boot: &BootTime) -> Result<(), DbError> {
-        let mut connection = self.db.lock();
-        let tx = connection.transaction()?;
-        let floor = read_time_floor(&tx)?;
-        if floor == TimeFloor::default() && issued_at.0 == 0 {
+        if issued_at.0 == 0 && self.time_floor()? == TimeFloor::default() {
             return Ok(());
         }
-        crate::crash::point("ledger.floor.before");
-        write_time_floor(&tx, &floor.advanced(issued_at, boot))?;
-        tx.commit()?;
+        self.db.write(|tx| {
+            let floor = read_time_floor(tx)?.advanced(issued_at, boot);
+            crate::crash::point("ledger.floor.before");
+            write_time_floor(tx, &floor)
+        })?;
         crate::crash::point("ledger.floor.after");
         Ok(())
     }
@@ -336,10 +339,7 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn time_reset(&self) -> Result<UnixSeconds, DbError> {
-        let connection = self.db.lock();
-        let text: Option<String> =
-            connection.query_row("SELECT value FROM meta WHERE key = ?1", params![TIME_RESET], |r| r.get(0)).optional()?;
-        let Some(text) = text else { return Ok(UnixSeconds(0)) };
+        let Some(text) = self.db.read(|connection| meta(connection, TIME_RESET))? else { return Ok(UnixSeconds(0)) };
         text.parse().map(UnixSeconds).map_err(|_| DbError::Damaged(format!("time reset `{text}`")))
     }
 
@@ -348,15 +348,15 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn reset_time(&self, to: UnixSeconds, boot: &BootTime) -> Result<(), DbError> {
-        let mut connection = self.db.lock();
-        let tx = connection.transaction()?;
-        write_time_floor(&tx, &TimeFloor { at: to, boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s })?;
-        tx.execute(
-            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            params![TIME_RESET, to.0.to_string()],
-        )?;
-        tx.commit()?;
-        Ok(())
+        self.db.write(|tx| {
+            write_time_floor(tx, &TimeFloor { at: to, boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s })?;
+            put_meta(tx, TIME_RESET, &to.0.to_string())
+        })
+    }
+
+    /// Ends when the database turns out to be damaged, with what it is.
+    pub async fn damaged(&self) -> String {
+        self.db.damaged().await
     }
 }
 
@@ -374,17 +374,24 @@ fn parse_topology(text: String) -> Result<TopologyId, DbError> {
 
 fn read_current(connection: &Connection) -> Result<Option<Current>, DbError> {
     type Raw = (String, i64, String, String, Vec<u8>, i64, Option<String>, Option<String>);
-    let raw: Option<Raw> = connection
-        .prepare_cached(
-            "SELECT topology, generation, version_hash, hydrated, envelope, applied_at, last_error_code, last_error FROM current",
-        )?
-        .query_row([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?, r.get(7)?)))
-        .optional()?;
-    let Some((topology, generation, hash, hydrated, envelope, applied_at, code, error)) = raw else { return Ok(None) };
+    let found = seal::get(connection, Table::Current, "1", |r| -> rusqlite::Result<Raw> {
+        Ok((
+            r.get("topology")?,
+            r.get("generation")?,
+            r.get("version_hash")?,
+            r.get("hydrated")?,
+            r.get("envelope")?,
+            r.get("applied_at")?,
+            r.get("last_error_code")?,
+            r.get("last_error")?,
+        ))
+    })?;
+    let Some(found) = found else { return Ok(None) };
+    let (topology, generation, hash, hydrated, envelope, applied_at, code, error) = found.value;
     Ok(Some(Current {
         topology: parse_topology(topology)?,
         generation: Generation(from_sql(generation)),
-        version_hash: VersionHash::parse(hash).ok(),
+        version_hash: VersionHash::parse(hash).ok().filter(|_| !found.is_edited),
         hydrated,
         envelope,
         applied_at: UnixSeconds(from_sql(applied_at)),
@@ -392,17 +399,20 @@ fn read_current(connection: &Connection) -> Result<Option<Current>, DbError> {
     }))
 }
 
-fn read_floor(connection: &Connection, clause: &str, arguments: &[&dyn rusqlite::ToSql]) -> Result<Option<Floor>, DbError> {
+fn read_floor(connection: &Connection, topology: &str) -> Result<Option<Floor>, DbError> {
     type Raw = (String, i64, String, String, String, Vec<u8>, i64);
-    let to_raw =
-        |r: &Row<'_>| -> rusqlite::Result<Raw> { Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?, r.get(4)?, r.get(5)?, r.get(6)?)) };
-    let raw = connection
-        .prepare_cached(&format!(
-            "SELECT topology, generation, payload_sha256, version_hash, state, envelope, content_since FROM floors {clause} LIMIT 1"
-        ))?
-        .query_row(arguments, to_raw)
-        .optional()?;
-    let Some((topology, generation, payload_sha256, hash, state, envelope, since)) = raw else { return Ok(None) };
+    let found = seal::get(connection, Table::Floors, topology, |r| -> rusqlite::Result<Raw> {
+        Ok((
+            r.get("topology")?,
+            r.get("generation")?,
+            r.get("payload_sha256")?,
+            r.get("version_hash")?,
+            r.get("state")?,
+            r.get("envelope")?,
+            r.get("content_since")?,
+        ))
+    })?;
+    let Some((topology, generation, payload_sha256, hash, state, envelope, since)) = found.map(|f| f.value) else { return Ok(None) };
     Ok(Some(Floor {
         topology: parse_topology(topology)?,
         generation: Generation(from_sql(generation)),
@@ -415,16 +425,18 @@ fn read_floor(connection: &Connection, clause: &str, arguments: &[&dyn rusqlite:
 }
 
 fn read_accepted(connection: &Connection) -> Result<Option<Floor>, DbError> {
-    read_floor(connection, "WHERE state <> 'cleared' ORDER BY state = 'active' DESC, accepted_order DESC", &[])
+    let newest: Option<String> = connection
+        .prepare_cached("SELECT topology FROM floors WHERE state <> 'cleared' ORDER BY state = 'active' DESC, accepted_order DESC LIMIT 1")?
+        .query_row([], |r| r.get(0))
+        .optional()?;
+    newest.map_or(Ok(None), |topology| read_floor(connection, &topology))
 }
 
 const TIME_FLOOR: &str = "time_floor";
 const TIME_RESET: &str = "time_reset";
 
 fn read_time_floor(connection: &Connection) -> Result<TimeFloor, DbError> {
-    let text: Option<String> =
-        connection.query_row("SELECT value FROM meta WHERE key = ?1", params![TIME_FLOOR], |r| r.get(0)).optional()?;
-    let Some(text) = text else { return Ok(TimeFloor::default()) };
+    let Some(text) = meta(connection, TIME_FLOOR)? else { return Ok(TimeFloor::default()) };
     let damaged = || DbError::Damaged(format!("time floor `{text}`"));
     let mut parts = text.splitn(3, ' ');
     let mut next = || parts.next().ok_or_else(damaged);
@@ -436,12 +448,8 @@ fn read_time_floor(connection: &Connection) -> Result<TimeFloor, DbError> {
     })
 }
 
-fn write_time_floor(connection: &Connection, floor: &TimeFloor) -> Result<(), DbError> {
-    connection.execute(
-        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        params![TIME_FLOOR, format!("{} {} {}", floor.at.0, floor.uptime_s, floor.boot_id)],
-    )?;
-    Ok(())
+fn write_time_floor(tx: &Transaction<'_>, floor: &TimeFloor) -> Result<(), DbError> {
+    put_meta(tx, TIME_FLOOR, &format!("{} {} {}", floor.at.0, floor.uptime_s, floor.boot_id))
 }
 
 #[cfg(test)]
@@ -582,7 +590,7 @@ mod tests {
         let (dir, ledger) = ledger();
         ledger.admit(&admission("edge", 5, "{a}"), &boot()).unwrap();
         ledger.admit(&admission("edge", 3, "{a}"), &boot()).unwrap();
-        ledger.db.lock().execute("DELETE FROM current", []).unwrap();
+        ledger.db.edit("DELETE FROM current");
         drop(ledger);
         let ledger = Ledger::new(Db::open(dir.path()).unwrap());
         assert_eq!(ledger.floor(&topology("edge")).unwrap().unwrap().generation, Generation(5));
@@ -597,7 +605,7 @@ mod tests {
         let first = admission("edge", 1, "{a}");
         ledger.admit(&first, &boot()).unwrap();
         ledger.record_success(&first, UnixSeconds(50)).unwrap();
-        ledger.db.lock().execute("UPDATE current SET version_hash = 'nonsense'", []).unwrap();
+        ledger.db.edit("UPDATE current SET version_hash = 'nonsense'");
         assert_eq!(ledger.standing().unwrap().applied, None);
     }
 

@@ -4,9 +4,6 @@
 //! refused before. So a damaged, lost or foreign file is put aside and the host is quarantined: it heartbeats, changes nothing
 //! and says why.
 
-use moorline_common::id::HostEpoch;
-use rusqlite::{ErrorCode, OptionalExtension as _, params};
-
 use crate::clock::Clock;
 use crate::db::{self, Db, DbError};
 use crate::identity::{HostKeys, IdentityError, StateDir};
@@ -14,11 +11,10 @@ use crate::journal::JournalError;
 use crate::journal::file::{FileJournal, Opened};
 use crate::ledger::Ledger;
 use crate::trust::TrustStore;
+use moorline_common::id::HostEpoch;
 
 /// The journal's folder in the state folder.
 pub const JOURNAL: &str = "journal";
-
-const LEDGER_ID: &str = "ledger_id";
 
 /// Why the records can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -57,20 +53,16 @@ pub fn open_journal(state_dir: &StateDir, epoch: &HostEpoch) -> Result<Opened, R
 /// # Errors
 /// [`RecordsError`] when the disk or the folder is at fault, not the records.
 pub fn open(state_dir: &StateDir, keys: &mut HostKeys, root_pin: &str) -> Result<Db, RecordsError> {
-    let marked = state_dir.ledger_mark()?;
-    let opened = match Db::open(state_dir.as_ref()) {
-        Ok(db) => examine(&db, marked.as_deref(), root_pin).map(|found| (db, found)),
-        Err(error) => Err(error),
-    };
+    let opened = Db::open_own(state_dir).and_then(|db| examine(&db, root_pin).map(|found| (db, found)));
     let reason = match opened {
         Ok((db, None)) => {
-            if marked.is_none() {
+            if state_dir.ledger_mark()?.is_none() {
                 mark(state_dir, &db)?;
             }
             return Ok(db);
         }
         Ok((_, Some(reason))) => reason,
-        Err(error) if is_damage(&error) => error.to_string(),
+        Err(error) if error.is_damage() => format!("the ledger {} is damaged: {}", db::FILE_NAME, error.damage()),
         Err(error) => return Err(error.into()),
     };
     let reason = format!("{reason}; it was put aside, and what this host had accepted is no longer known");
@@ -81,46 +73,25 @@ pub fn open(state_dir: &StateDir, keys: &mut HostKeys, root_pin: &str) -> Result
     Ok(db)
 }
 
-/// What is wrong with the records, if anything is.
-fn examine(db: &Db, marked: Option<&str>, root_pin: &str) -> Result<Option<String>, DbError> {
-    let sound: String = db.lock().query_row("PRAGMA quick_check(1)", [], |r| r.get(0))?;
-    if sound != "ok" {
-        return Ok(Some(format!("the ledger {} is damaged: {sound}", db::FILE_NAME)));
-    }
-    if marked.is_some() && id_of(db)?.as_deref() != marked {
-        return Ok(Some(format!("the ledger {} was lost or exchanged", db::FILE_NAME)));
-    }
+/// What is wrong with what the rows mean, if anything is.
+fn examine(db: &Db, root_pin: &str) -> Result<Option<String>, DbError> {
     let (ledger, trust) = (Ledger::new(db.clone()), TrustStore::new(db.clone()));
     ledger.current()?;
     ledger.accepted()?;
     ledger.time_floor()?;
+    ledger.time_reset()?;
     trust.binding_floor()?;
     let fault = trust.root_damage(root_pin)?;
     Ok(fault.map(|fault| format!("a stored trust root does not verify: {}", fault.message)))
 }
 
-/// Whether the bytes are at fault, and not the disk, its space or its permissions.
-fn is_damage(error: &DbError) -> bool {
-    let is_corrupt = |e: &rusqlite::Error| matches!(e.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase));
-    match error {
-        DbError::Damaged(_) => true,
-        DbError::Sqlite { source, .. } => is_corrupt(source),
-        DbError::Schema { source: rusqlite_migration::Error::RusqliteError { err, .. }, .. } => is_corrupt(err),
-        DbError::Schema { .. } | DbError::File { .. } | DbError::Stopped => false,
-    }
-}
-
-fn id_of(db: &Db) -> Result<Option<String>, DbError> {
-    Ok(db.lock().query_row("SELECT value FROM meta WHERE key = ?1", params![LEDGER_ID], |r| r.get(0)).optional()?)
-}
-
 /// Marks file and folder as belonging together: first the file, so that a crash in between does no harm.
 fn mark(state_dir: &StateDir, db: &Db) -> Result<(), RecordsError> {
-    let id = match id_of(db)? {
+    let id = match db.id()? {
         Some(id) => id,
         None => {
             let id = HostEpoch::to_string(&HostKeys::fresh_epoch()?);
-            db.lock().execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", params![LEDGER_ID, id]).map_err(DbError::from)?;
+            db.put_id(&id)?;
             id
         }
     };
@@ -141,7 +112,6 @@ mod tests {
         let mut keys = state_dir.keys().unwrap().unwrap();
         let db = open(&state_dir, &mut keys, &operator.pin()).unwrap();
         drop(operator.ready_intake(&db).await);
-        db.lock().execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
         drop(db);
         damage(dir.path());
         let before = keys.epoch.clone();

@@ -218,7 +218,7 @@ impl<D: Driver> Running<D, HostJournal> {
         let mut ops_task = tokio::spawn(ops.run(stop.clone()));
         let mut link_task = tokio::spawn(link.run(stop.clone()));
         let admin_task = tokio::spawn(admin);
-        let house_task = tokio::spawn(keep_house(ledger, trust));
+        let (damaged, house_task) = (ledger.clone(), tokio::spawn(keep_house(ledger, trust)));
         notify(&[sd_notify::NotifyState::Ready]);
         let result = tokio::select! {
             // First: parts that end because they were told to have not failed.
@@ -226,6 +226,8 @@ impl<D: Driver> Running<D, HostJournal> {
             () = shutdown.cancelled() => Ok(Ended::Stopped),
             () = released.cancelled() => Ok(Ended::Released),
             error = journal.failed() => Err(RunError::Journal(error)),
+            // The next start puts it aside and quarantines the host.
+            error = damaged.damaged() => Err(RunError::Db(DbError::Damaged(error))),
             result = &mut reconcile_task => Err(match result {
                 Ok(Err(error)) => RunError::Journal(error),
                 Ok(Ok(())) | Err(_) => RunError::Stopped("reconciler"),

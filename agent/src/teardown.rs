@@ -36,7 +36,7 @@ impl Removal {
     /// # Errors
     /// [`DbError`].
     pub fn of(config: &Config, host: &Host) -> Result<Option<Self>, DbError> {
-        let ledger = Ledger::new(Db::open(&config.state)?);
+        let ledger = Ledger::new(Db::open_own(&StateDir(config.state.clone()))?);
         let Some(topology) = ledger.pinned()? else { return Ok(None) };
         let Some(floor) = ledger.floor(&topology)? else {
             return Err(DbError::Damaged(format!("topology `{topology}` is current but was never accepted")));
@@ -70,8 +70,8 @@ impl Removal {
 /// # Errors
 /// [`RunError`] when the journal or the ledger cannot be used.
 pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -> Result<Vec<Fault>, RunError> {
-    let ledger = Ledger::new(Db::open(&config.state)?);
     let state_dir = StateDir(config.state.clone());
+    let ledger = Ledger::new(Db::open_own(&state_dir)?);
     let epoch = state_dir.keys()?.ok_or(IdentityError::NotJoined)?.epoch;
     let journal = records::open_journal(&state_dir, &epoch)?.journal;
     let Removal { identity, admission } = removal;

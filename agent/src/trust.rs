@@ -8,9 +8,10 @@ use moorline_common::id::{HostId, HostName};
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::HostBinding;
 use moorline_common::trust::TrustRoot;
-use rusqlite::{OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 
-use crate::db::{Db, DbError};
+use crate::db::seal::{self, Table};
+use crate::db::{Db, DbError, meta, put_meta};
 use crate::intake::judge::BindingFloor;
 use crate::limits::ROOTS_MAX;
 
@@ -120,10 +121,12 @@ impl TrustStore {
     /// # Errors
     /// [`DbError`].
     pub fn root_rows(&self) -> Result<Vec<Vec<u8>>, DbError> {
-        let connection = self.db.lock();
-        let mut statement = connection.prepare("SELECT envelope FROM roots ORDER BY version")?;
-        let rows = statement.query_map([], |r| r.get(0))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        self.db.read(|connection| {
+            let mut statement = connection.prepare_cached("SELECT version FROM roots ORDER BY version")?;
+            let versions = statement.query_map([], |r| r.get(0))?.collect::<Result<Vec<i64>, _>>()?;
+            let rows = versions.into_iter().map(|version| read_root(connection, version));
+            Ok(rows.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        })
     }
 
     /// The stored root of a version as JSON.
@@ -132,8 +135,7 @@ impl TrustStore {
     /// [`DbError`].
     pub fn root_row(&self, version: u64) -> Result<Option<Vec<u8>>, DbError> {
         let version = i64::try_from(version).unwrap_or(i64::MAX);
-        let read = "SELECT envelope FROM roots WHERE version = ?1";
-        Ok(self.db.lock().query_row(read, params![version], |r| r.get(0)).optional()?)
+        self.db.read(|connection| read_root(connection, version))
     }
 
     /// The stored binding as JSON.
@@ -141,7 +143,10 @@ impl TrustStore {
     /// # Errors
     /// [`DbError`].
     pub fn binding_row(&self) -> Result<Option<Vec<u8>>, DbError> {
-        Ok(self.db.lock().query_row("SELECT envelope FROM binding", [], |r| r.get(0)).optional()?)
+        self.db.read(|connection| {
+            let found = seal::get(connection, Table::Binding, "1", |r| r.get("envelope"))?;
+            Ok(found.map(|row| row.value))
+        })
     }
 
     /// Stores an accepted root. Roots of its version or above that did not verify at load give way.
@@ -150,12 +155,11 @@ impl TrustStore {
     /// [`DbError`].
     pub fn put_root(&self, root: &Verified<TrustRoot>) -> Result<(), DbError> {
         let version = i64::try_from(root.statement().version).unwrap_or(i64::MAX);
-        let mut connection = self.db.lock();
-        let tx = connection.transaction()?;
-        tx.execute("DELETE FROM roots WHERE version >= ?1", params![version])?;
-        tx.execute("INSERT INTO roots (version, envelope) VALUES (?1, ?2)", params![version, root.envelope().to_json()])?;
-        tx.commit()?;
-        Ok(())
+        self.db.write(|tx| {
+            tx.execute("DELETE FROM roots WHERE version >= ?1", params![version])?;
+            tx.execute("INSERT INTO roots (version, envelope) VALUES (?1, ?2)", params![version, root.envelope().to_json()])?;
+            Ok(())
+        })
     }
 
     /// The newest binding that was ever stored, whatever roots came since.
@@ -163,9 +167,7 @@ impl TrustStore {
     /// # Errors
     /// [`DbError`].
     pub fn binding_floor(&self) -> Result<Option<BindingFloor>, DbError> {
-        let read = "SELECT value FROM meta WHERE key = ?1";
-        let text: Option<String> = self.db.lock().query_row(read, params![BINDING_FLOOR], |r| r.get(0)).optional()?;
-        let Some(text) = text else { return Ok(None) };
+        let Some(text) = self.db.read(|connection| meta(connection, BINDING_FLOOR))? else { return Ok(None) };
         let parsed = match text.split(' ').collect::<Vec<_>>().as_slice() {
             [serial, sha, name] => serial.parse().ok().zip(HostName::parse(*name).ok()).map(|(serial, name)| BindingFloor {
                 serial,
@@ -184,20 +186,21 @@ impl TrustStore {
     pub fn put_binding(&self, binding: &Verified<HostBinding>) -> Result<(), DbError> {
         let statement = binding.statement();
         let serial = i64::try_from(statement.serial).unwrap_or(i64::MAX);
-        let mut connection = self.db.lock();
-        let tx = connection.transaction()?;
-        tx.execute(
-            "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            params![BINDING_FLOOR, format!("{} {} {}", statement.serial, binding.envelope().payload_sha256(), statement.name)],
-        )?;
-        tx.execute(
-            "INSERT INTO binding (id, serial, envelope) VALUES (1, ?1, ?2)
-             ON CONFLICT (id) DO UPDATE SET serial = excluded.serial, envelope = excluded.envelope",
-            params![serial, binding.envelope().to_json()],
-        )?;
-        tx.commit()?;
-        Ok(())
+        let floor = format!("{} {} {}", statement.serial, binding.envelope().payload_sha256(), statement.name);
+        self.db.write(|tx| {
+            put_meta(tx, BINDING_FLOOR, &floor)?;
+            tx.execute(
+                "INSERT INTO binding (id, serial, envelope) VALUES (1, ?1, ?2)
+                 ON CONFLICT (id) DO UPDATE SET serial = excluded.serial, envelope = excluded.envelope",
+                params![serial, binding.envelope().to_json()],
+            )?;
+            Ok(())
+        })
     }
+}
+
+fn read_root(connection: &Connection, version: i64) -> Result<Option<Vec<u8>>, DbError> {
+    Ok(seal::get(connection, Table::Roots, &version.to_string(), |r| r.get("envelope"))?.map(|row| row.value))
 }
 
 #[cfg(test)]
@@ -218,7 +221,8 @@ mod tests {
         let edit = |table: &str| {
             let sql =
                 format!("UPDATE {table} SET envelope = CAST(replace(CAST(envelope AS TEXT), 'payload\":\"', 'payload\":\"AAAA') AS BLOB)");
-            assert_eq!(db.lock().execute(&sql, []).unwrap(), 1);
+            // As if the seals had been forged, too.
+            assert_eq!(db.write(|tx| Ok(tx.execute(&sql, [])?)).unwrap(), 1);
         };
         edit("binding");
         assert_eq!((load().root_version(), load().binding_serial()), (1, 0));

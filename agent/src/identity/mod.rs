@@ -240,7 +240,7 @@ impl StateDir {
     /// # Errors
     /// [`IdentityError::File`].
     pub fn put_ledger_aside(&self, at: u64) -> Result<(), IdentityError> {
-        for suffix in ["", "-wal", "-shm"] {
+        for suffix in ["", "-journal", "-wal", "-shm"] {
             let path = self.0.join(format!("{}{suffix}", crate::db::FILE_NAME));
             let aside = self.0.join(format!("ledger.damaged-{at}.sqlite{suffix}"));
             match std::fs::rename(&path, aside) {

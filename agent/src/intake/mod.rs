@@ -407,7 +407,8 @@ impl From<IntakeError> for Fault {
 
 fn internal(error: &DbError) -> Fault {
     tracing::error!(%error, "the ledger failed");
-    Fault::new(Code::Internal, error.to_string())
+    let code = if matches!(error, DbError::Full) { Code::DiskFull } else { Code::Internal };
+    Fault::new(code, error.to_string())
 }
 
 #[cfg(test)]

@@ -325,7 +325,7 @@ async fn a_stored_slice_is_verified_again_before_it_is_enforced_offline() {
     assert!(again.target().borrow().desired.is_some());
 
     let edit = "UPDATE floors SET envelope = CAST(replace(CAST(envelope AS TEXT), '\"sig\":\"', '\"sig\":\"AAAA') AS BLOB)";
-    assert_eq!(bench.db.lock().execute(edit, []).unwrap(), 1);
+    assert_eq!(bench.db.edit(edit), 1);
     let mut edited = bench.operator.intake(&bench.db);
     assert!(edited.enforce_stored().await.is_err());
     assert!(edited.target().borrow().desired.is_none());

@@ -10,7 +10,7 @@ use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet, sim_w
 
 #[test]
 fn a_journal_damaged_in_its_middle_stops_all_mutation_until_an_operator_approves_the_host_anew() {
-    quarantines("damage", |state| {
+    quarantines("damage", "is damaged at byte", |state| {
         let journal = state.join("journal/00000000000000000001.jsonl");
         let mut bytes = std::fs::read(&journal).unwrap();
         let first_line = bytes.iter().position(|b| *b == b'\n').unwrap();
@@ -22,22 +22,37 @@ fn a_journal_damaged_in_its_middle_stops_all_mutation_until_an_operator_approves
 
 #[test]
 fn a_lost_journal_stops_all_mutation_until_an_operator_approves_the_host_anew() {
-    quarantines("nojournal", |state| std::fs::remove_dir_all(state.join("journal")).unwrap());
+    quarantines("nojournal", "it was lost", |state| std::fs::remove_dir_all(state.join("journal")).unwrap());
 }
 
 #[test]
 fn a_lost_ledger_stops_all_mutation_until_an_operator_approves_the_host_anew() {
-    quarantines("lost", |state| std::fs::remove_file(state.join("ledger.sqlite")).unwrap());
+    quarantines("lost", "was lost or exchanged", |state| std::fs::remove_file(state.join("ledger.sqlite")).unwrap());
 }
 
 #[test]
 fn a_ledger_of_garbage_stops_all_mutation_until_an_operator_approves_the_host_anew() {
-    quarantines("garbage", |state| std::fs::write(state.join("ledger.sqlite"), [b'x'; 8192]).unwrap());
+    quarantines("garbage", "is damaged", |state| std::fs::write(state.join("ledger.sqlite"), [b'x'; 8192]).unwrap());
 }
 
-/// That a host whose state folder suffered `damage` while its agent was stopped heartbeats and says so, changes nothing, and
+#[test]
+fn a_ledger_with_one_wrong_bit_stops_all_mutation_until_an_operator_approves_the_host_anew() {
+    quarantines("flip", "of its table `current` is not what was written", |state| {
+        let ledger = state.join("ledger.sqlite");
+        let mut bytes = std::fs::read(&ledger).unwrap();
+        // Inside a text, where SQLite has no check of its own: the value that GREETING has in what was applied.
+        let at = bytes.windows(9).position(|w| w == b"GREETING\"").unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(&ledger, bytes).unwrap();
+        let connection = rusqlite::Connection::open(&ledger).unwrap();
+        let sound: String = connection.query_row("PRAGMA integrity_check", [], |r| r.get(0)).unwrap();
+        assert_eq!(sound, "ok", "SQLite does not notice");
+    });
+}
+
+/// That a host whose state folder suffered `damage` while its agent was stopped heartbeats and says so (with `why` on the host), changes nothing, and
 /// goes on once it is approved anew.
-fn quarantines(name: &str, damage: impl FnOnce(&Path)) {
+fn quarantines(name: &str, why: &str, damage: impl FnOnce(&Path)) {
     let (mut fleet, operator) = sim_fleet(name);
     fleet.push(&services("edge", &["site", "cache"], "one"), &["--wait"]).unwrap().ok().unwrap();
     fleet.stop_agent(HOST).unwrap();
@@ -53,7 +68,8 @@ fn quarantines(name: &str, damage: impl FnOnce(&Path)) {
     .unwrap();
     holds_for("nothing on the host changes", Duration::from_secs(2), || Ok(sim_world(&fleet, HOST) == world)).unwrap();
     assert_says(&fleet.moorctl(&["status"]).unwrap(), &["quarantined"]);
-    assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["quarantined"]);
+    assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["quarantined", why]);
+    assert!(fleet.logs().unwrap()[HOST].contains(why), "the log says what is wrong");
     fleet.stop_agent(HOST).unwrap();
     assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["not running", "quarantined"]);
     fleet.start_agent(HOST).unwrap();
