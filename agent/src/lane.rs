@@ -137,14 +137,35 @@ impl Turn {
         &self.resource
     }
 
-    /// Runs a part of the work when the driver has room for it, as a task of its own: one that panics takes nobody with it.
+    /// Waits until the driver has room for one more.
+    pub async fn seat(&self) -> Seat {
+        let share = Share { permits: self.lanes.inner.permits.clone(), held: Mutex::default(), away: Mutex::default() };
+        share.take().await;
+        Seat { share: Arc::new(share), resource: self.resource.clone() }
+    }
+
+    /// Runs a part of the work when the driver has room for it; see [`Seat::work`].
     ///
     /// # Errors
     /// [`Panicked`].
     pub async fn work<T: Send + 'static>(&self, job: impl Future<Output = T> + Send + 'static) -> Result<T, Panicked> {
-        let seat = Arc::new(Seat { permits: self.lanes.inner.permits.clone(), held: Mutex::default(), away: Mutex::default() });
-        seat.take().await;
-        let done = tokio::spawn(SEAT.scope(seat, job)).await;
+        self.seat().await.work(job).await
+    }
+}
+
+/// Room at the driver, until it is dropped: between two parts of the work that share it nobody is waited for.
+pub struct Seat {
+    share: Arc<Share>,
+    resource: ResourceId,
+}
+
+impl Seat {
+    /// Runs a part of the work as a task of its own: one that panics takes nobody with it.
+    ///
+    /// # Errors
+    /// [`Panicked`].
+    pub async fn work<T: Send + 'static>(&self, job: impl Future<Output = T> + Send + 'static) -> Result<T, Panicked> {
+        let done = tokio::spawn(SHARE.scope(self.share.clone(), job)).await;
         done.map_err(|_| {
             tracing::error!(resource = %self.resource, "a job panicked");
             Panicked
@@ -337,7 +358,7 @@ impl Queues {
 }
 
 /// A job's share of the driver's limit.
-struct Seat {
+struct Share {
     permits: Arc<Semaphore>,
     held: Mutex<Option<OwnedSemaphorePermit>>,
     away: Mutex<Away>,
@@ -350,7 +371,7 @@ struct Away {
     since: Option<Instant>,
 }
 
-impl Seat {
+impl Share {
     async fn take(&self) {
         // The semaphore is never closed.
         let permit = self.permits.clone().acquire_owned().await.ok();
@@ -372,29 +393,29 @@ impl Seat {
 }
 
 tokio::task_local! {
-    static SEAT: Arc<Seat>;
+    static SHARE: Arc<Share>;
 }
 
 /// Runs a part of a job that merely waits for something outside the engine, such as a registry: meanwhile it counts
 /// against no limit of the lanes, so that others go on, and [`within`] does not count the time. Its lane stays taken.
 pub async fn aside<T>(waiting: impl Future<Output = T>) -> T {
-    let Ok(seat) = SEAT.try_with(Arc::clone) else { return waiting.await };
-    seat.give_back();
-    seat.lock_away().since = Some(Instant::now());
+    let Ok(share) = SHARE.try_with(Arc::clone) else { return waiting.await };
+    share.give_back();
+    share.lock_away().since = Some(Instant::now());
     let result = waiting.await;
-    seat.take().await;
-    let before = seat.away();
-    *seat.lock_away() = Away { before, since: None };
+    share.take().await;
+    let before = share.away();
+    *share.lock_away() = Away { before, since: None };
     result
 }
 
 /// Runs a job's work for at most `limit`, without the time that it spends [`aside`]. `None`: it was given up.
 pub async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let begun = Instant::now();
+    let (begun, away) = (Instant::now(), || SHARE.try_with(|share| share.away()).unwrap_or_default());
+    let before = away();
     let over = async {
         loop {
-            let away = SEAT.try_with(|seat| seat.away()).unwrap_or_default();
-            let end = begun + limit + away;
+            let end = begun + limit + away().saturating_sub(before);
             if end <= Instant::now() {
                 return;
             }
@@ -423,6 +444,28 @@ mod tests {
     fn submit<T: Send + 'static>(lanes: &Lanes, name: &str, job: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinHandle<T> {
         let place = lanes.place(&resource(name)).unwrap();
         tokio::spawn(async move { place.await.unwrap().work(job).await.unwrap() })
+    }
+
+    #[tokio::test]
+    async fn nobody_comes_between_two_parts_of_the_work_at_one_seat() {
+        let lanes = Lanes::new(1);
+        let (a, b) = (lanes.place(&resource("a")).unwrap().await.unwrap(), lanes.place(&resource("b")).unwrap().await.unwrap());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let part = |what: &'static str| {
+            let order = order.clone();
+            async move { order.lock().unwrap().push(what) }
+        };
+        let seat = a.seat().await;
+        seat.work(part("a prepares")).await.unwrap();
+        let other = part("b");
+        let other = tokio::spawn(async move { b.work(other).await });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        seat.work(part("a starts")).await.unwrap();
+        drop(seat);
+        other.await.unwrap().unwrap();
+        assert_eq!(*order.lock().unwrap(), ["a prepares", "a starts", "b"]);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! What the agent's own tests share: an engine in memory that can fail and hang, and an operator who signs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub struct Fake {
     pub op_at_begin: Option<OpEffect>,
     /// The next operation takes effect, and nobody hears of it.
     pub lose_answer: bool,
+    /// What was wanted when the newest operation took effect, by its order.
+    pub wanted: BTreeSet<ResourceId>,
 }
 
 impl FakeDriver {
@@ -237,6 +239,7 @@ impl Driver for FakeDriver {
 impl Fake {
     fn take_effect(&mut self, order: &OpOrder) -> Result<(), DriverError> {
         self.calls.push(format!("op:{}:{}", order.act.kind(), order.resource));
+        self.wanted.clone_from(&order.wanted);
         if let Some(mut effect) = self.op_at_begin.take() {
             effect(self);
             self.op_at_begin = Some(effect);

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::ResourceId;
 use moorline_common::observe::{ContainerState, Owner};
+use moorline_common::plan::lower::{container_resource, network_resource, volume_resource};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -50,6 +51,14 @@ impl Debris {
         volumes.truncate(PRUNE_MAX - containers.len() - networks.len());
         let more = all - containers.len() - networks.len() - volumes.len();
         Self { containers, networks, volumes, more: u64::try_from(more).unwrap_or(u64::MAX) }
+    }
+
+    /// All but what is wanted when it begins: after a crash that may be more than when it was listed.
+    pub fn leaving(mut self, wanted: &BTreeSet<ResourceId>) -> Self {
+        self.containers.retain(|c| !wanted.contains(&container_resource(&c.name)));
+        self.networks.retain(|n| !wanted.contains(&network_resource(&n.name)));
+        self.volumes.retain(|v| !wanted.contains(&volume_resource(&v.name)));
+        self
     }
 }
 
@@ -95,6 +104,16 @@ impl Sweep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wanted_by_the_time_it_begins_is_left() {
+        let named = |name: &str| Named { id: format!("id-{name}"), name: name.to_owned() };
+        let born = |name: &str| Birth { name: name.to_owned(), created_at: "1".to_owned() };
+        let debris = Debris::bounded(vec![named("a"), named("b")], vec![named("a"), named("n")], vec![born("a"), born("v")]);
+        let wanted = [container_resource("b"), network_resource("n"), volume_resource("v")].into();
+        let left = debris.leaving(&wanted);
+        assert_eq!((left.containers, left.networks, left.volumes), (vec![named("a")], vec![named("a")], vec![born("a")]));
+    }
 
     #[test]
     fn one_prune_removes_so_many_and_tells_how_many_are_left() {

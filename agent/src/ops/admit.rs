@@ -243,8 +243,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Lets an accepted operation wait for its turn. `begun` is what its records say when it began before this start.
     pub(super) fn spawn(self: &Arc<Self>, op: Op, place: Place, begun: Option<OpEntry>) {
-        let shared = self.clone();
-        self.running.spawn(async move { shared.carry(op, place, begun).await });
+        let (shared, over) = (self.clone(), self.over.clone());
+        self.running.spawn(async move { over.run_until_cancelled(shared.carry(op, place, begun)).await });
     }
 
     /// Takes back an operation that has not begun. All in one append: it is recorded whole or not at all.

@@ -15,7 +15,7 @@ use crate::clock::{BootTime, Clock};
 use crate::db::blocking;
 use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
 use crate::journal::Journal;
-use crate::lane::{Turn, within};
+use crate::lane::{Seat, Turn, within};
 use crate::ledger::FloorState;
 use crate::limits::OP_CALL_TIMEOUT;
 use crate::plant::planted;
@@ -58,7 +58,7 @@ pub(super) const fn is_own(act: &Act) -> bool {
 }
 
 impl<D: Driver, J: Journal> Shared<D, J> {
-    pub(super) async fn prepare(&self, op: &Op, turn: &Turn) -> Result<Begin, Refused> {
+    pub(super) async fn prepare(&self, op: &Op, seat: &Seat) -> Result<Begin, Refused> {
         self.parts.gate.recheck(op.envelope.clone()).await.map(drop).map_err(Refused::ForGood)?;
         self.has_slice(op).await?;
         self.recheck(op).await.map_err(Refused::ForGood)?;
@@ -70,7 +70,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let (driver, asked) = (self.parts.driver.clone(), order.clone());
         crate::crash::point("op.prepare.before");
         let prepared =
-            turn.work(async move { within(OP_CALL_TIMEOUT, driver.prepare(&asked)).await.unwrap_or_else(|| Err(no_end())) }).await;
+            seat.work(async move { within(OP_CALL_TIMEOUT, driver.prepare(&asked)).await.unwrap_or_else(|| Err(no_end())) }).await;
         match prepared.unwrap_or_else(|_| Err(no_end())) {
             Ok(evidence) => Ok(Begin { order, evidence, hold, since: Since::now() }),
             Err(error) if error.kind == DriverErrorKind::Unreachable => Err(Refused::ForNow(Fault::new(error.code, cut(&error.message)))),
@@ -78,7 +78,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
     }
 
-    pub(super) async fn start(self: &Arc<Self>, op: &Op, turn: &Turn, begin: &Begin) -> Result<Begun, DriverError> {
+    pub(super) async fn start(self: &Arc<Self>, op: &Op, seat: &Seat, begin: &Begin) -> Result<Begun, DriverError> {
         let act = &op.order.act;
         if *act == Act::Release {
             let is_held = self.parts.journal.read(|book| book.hold(op.resource().as_str(), Generation(0)).is_some());
@@ -90,19 +90,19 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             let (shared, op) = (self.clone(), op.clone());
             let job = async move { within(OP_CALL_TIMEOUT, shared.converge(&op)).await };
             // It may be done again.
-            return turn.work(job).await.ok().flatten().unwrap_or_else(|| Err(no_end())).map(Begun::Done);
+            return seat.work(job).await.ok().flatten().unwrap_or_else(|| Err(no_end())).map(Begun::Done);
         }
         let (driver, order, evidence) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone());
         let job = async move { within(OP_CALL_TIMEOUT, driver.start(&order, &evidence)).await };
-        match turn.work(job).await {
+        match seat.work(job).await {
             Ok(Some(begun)) => begun,
             Ok(None) | Err(_) => Err(no_end()),
         }
     }
 
-    pub(super) async fn resume(&self, turn: &Turn, begin: &Begin, task: &str) -> Result<OpResult, DriverError> {
+    pub(super) async fn resume(&self, seat: &Seat, begin: &Begin, task: &str) -> Result<OpResult, DriverError> {
         let (driver, order, evidence, task) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.to_owned());
-        let resumed = turn.work(async move { driver.resume(&order, &evidence, &task).await }).await;
+        let resumed = seat.work(async move { driver.resume(&order, &evidence, &task).await }).await;
         resumed.unwrap_or_else(|_| Err(no_end()))
     }
 
@@ -152,7 +152,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// After a start the slice comes again from the hub: what depends on it waits for that.
-    async fn has_slice(&self, op: &Op) -> Result<(), Refused> {
+    pub(super) async fn has_slice(&self, op: &Op) -> Result<(), Refused> {
         let needs = matches!(op.order.act, Act::Prune { .. } | Act::Converge)
             || op.order.statement.precondition.as_ref().is_some_and(|p| p.generation.is_some());
         if !needs || self.parts.gate.target().desired.is_some() {

@@ -21,16 +21,17 @@ use super::{Op, Shared};
 use crate::clock::Clock;
 use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
-use crate::lane::{Place, Turn};
+use crate::lane::{Place, Seat, Turn};
 use crate::limits::{ENGINE_RETRY, OP_EXPIRY_SLACK};
 use crate::plant::planted;
 
 /// Where an operation is between its beginning and its end.
 enum Stage {
-    /// To be started.
-    Start,
+    /// To be started, at the seat at which that was recorded: what waits for another one in between would begin past its last
+    /// moment, and count as long begun after a crash.
+    Start(Seat),
     /// The engine knows it by this name.
-    Resume(String),
+    Resume(String, Seat),
     /// Nobody knows whether it began, or how far it came.
     Doubt(Option<String>),
 }
@@ -113,17 +114,19 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         crate::crash::point("op.turn");
         let mut failures = 0_u32;
         self.until_current().await;
-        let begin = loop {
-            match self.prepare(op, turn).await {
-                Ok(begin) => break begin,
+        let (begin, seat) = loop {
+            let Some(seat) = self.seat(turn).await else { return Ok(()) };
+            match self.prepare(op, &seat).await {
+                Ok(begin) => break (begin, seat),
                 Err(Refused::ForGood(fault)) => return self.refuse(op, fault).await,
                 Err(Refused::ForNow(fault)) => {
                     tracing::warn!(op = %op.id(), error = %fault.message, "waits");
+                    drop(seat);
                     failures = failures.saturating_add(1);
                     self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
                 }
             }
-            if self.stopping.is_cancelled() || self.state(op.id()) != Some(State::Queued) {
+            if self.state(op.id()) != Some(State::Queued) {
                 return Ok(());
             }
         };
@@ -144,7 +147,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         crate::crash::point("op.started.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), "begins");
-        self.advance(op, turn, begin, Stage::Start).await
+        self.advance(op, turn, begin, Stage::Start(seat)).await
     }
 
     /// An operation that had begun before this start.
@@ -171,9 +174,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 return Ok(());
             }
             stage = match stage {
-                Stage::Start => {
+                Stage::Start(seat) => {
                     crate::crash::point("op.effect.before");
-                    let begun = self.start(op, turn, &begin).await;
+                    let begun = self.start(op, &seat, &begin).await;
                     crate::crash::point("op.effect.after");
                     match begun {
                         Ok(Begun::Done(result)) => return self.end(op, result).await,
@@ -181,13 +184,13 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                             crate::crash::point("op.task.before");
                             self.append(vec![Entry { task: Some(task.clone()), ..op.entry(State::TaskRunning) }]).await?;
                             crate::crash::point("op.task.after");
-                            Stage::Resume(task)
+                            Stage::Resume(task, seat)
                         }
                         Err(error) if error.kind == DriverErrorKind::Unreachable => doubt(None),
                         Err(error) => return self.end(op, failed(&error)).await,
                     }
                 }
-                Stage::Resume(task) => match self.resume(turn, &begin, &task).await {
+                Stage::Resume(task, seat) => match self.resume(&seat, &begin, &task).await {
                     Ok(result) => return self.end(op, result).await,
                     Err(error) if error.kind == DriverErrorKind::Unreachable => doubt(Some(task)),
                     Err(error) => return self.end(op, failed(&error)).await,
@@ -199,45 +202,31 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                         if task.as_ref() != Some(&found) {
                             self.append(vec![Entry { task: Some(found.clone()), ..op.entry(State::TaskRunning) }]).await?;
                         }
-                        Stage::Resume(found)
+                        let Some(seat) = self.seat(turn).await else { return Ok(()) };
+                        Stage::Resume(found, seat)
                     }
-                    Ok(Found::Made(found)) => match self.recheck(op).await {
-                        Ok(()) => {
-                            crate::crash::point("op.found-made");
-                            Stage::Resume(found)
+                    Ok(Found::Made(found)) => {
+                        let Some(seat) = self.seat(turn).await else { return Ok(()) };
+                        if let Err(fault) = self.recheck(op).await {
+                            return self.too_late(op, &fault).await;
                         }
-                        Err(fault) => return self.too_late(op, &fault).await,
-                    },
-                    Ok(Found::Absent) if task.is_none() => match self.recheck(op).await {
-                        Ok(()) => {
-                            tracing::info!(op = %op.id(), "it did not happen; it begins again");
-                            crate::crash::point("op.again.before");
-                            self.until_current().await;
-                            self.pause(ENGINE_RETRY.wait(restarts, getrandom::u64().unwrap_or(0))).await;
+                        crate::crash::point("op.found-made");
+                        Stage::Resume(found, seat)
+                    }
+                    Ok(Found::Absent) if task.is_none() => {
+                        if let Some(why) = self.waits_for_slice(op).await {
+                            tracing::warn!(op = %op.id(), error = %why.message, "it did not happen, and waits to begin again");
+                            failures = failures.saturating_add(1);
+                            self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
+                            doubt(None)
+                        } else {
                             restarts = restarts.saturating_add(1);
-                            if self.stopping.is_cancelled() {
-                                return Ok(());
-                            }
-                            if let Err(fault) = self.recheck(op).await {
-                                return self.too_late(op, &fault).await;
-                            }
-                            begin.since = Since::now();
-                            match self.append(vec![started(op, &begin)]).await {
-                                Ok(()) => {
-                                    // What the engine may still be doing counts from here.
-                                    begin.since = Since::now();
-                                    crate::crash::point("op.again.after");
-                                    Stage::Start
-                                }
-                                Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
-                                    tracing::warn!(op = %op.id(), %error, "waits for room in the journal to begin again");
-                                    doubt(None)
-                                }
-                                Err(error) => return Err(error),
+                            match self.again(op, turn, &mut begin, restarts).await? {
+                                Some(stage) => stage,
+                                None => return Ok(()),
                             }
                         }
-                        Err(fault) => return self.too_late(op, &fault).await,
-                    },
+                    }
                     Ok(Found::Absent) => return self.lose(op, "the engine no longer knows its task").await,
                     Ok(Found::NotYet(wait)) => {
                         self.pause(wait).await;
@@ -257,6 +246,54 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 },
             };
         }
+    }
+
+    /// What was proven not to have happened begins again, if it still may. `None`: it has ended, or the next start goes on.
+    async fn again(&self, op: &Op, turn: &Turn, begin: &mut Begin, restarts: u32) -> Result<Option<Stage>, JournalError> {
+        let order = match self.recheck(op).await {
+            Ok(()) => self.order(op).await,
+            Err(fault) => Err(fault),
+        };
+        match order {
+            // The slice may be another one than when it was prepared: what that wants is not swept away.
+            Ok(order) => begin.order = order,
+            Err(fault) => return self.too_late(op, &fault).await.map(|()| None),
+        }
+        tracing::info!(op = %op.id(), "it did not happen; it begins again");
+        crate::crash::point("op.again.before");
+        self.until_current().await;
+        self.pause(ENGINE_RETRY.wait(restarts.saturating_sub(1), getrandom::u64().unwrap_or(0))).await;
+        let Some(seat) = self.seat(turn).await else { return Ok(None) };
+        if let Err(fault) = self.recheck(op).await {
+            return self.too_late(op, &fault).await.map(|()| None);
+        }
+        begin.since = Since::now();
+        match self.append(vec![started(op, begin)]).await {
+            Ok(()) => {
+                // What the engine may still be doing counts from here.
+                begin.since = Since::now();
+                crate::crash::point("op.again.after");
+                Ok(Some(Stage::Start(seat)))
+            }
+            Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
+                tracing::warn!(op = %op.id(), %error, "waits for room in the journal to begin again");
+                Ok(Some(Stage::Doubt(None)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why an operation that may still begin again does not yet.
+    async fn waits_for_slice(&self, op: &Op) -> Option<Fault> {
+        match self.has_slice(op).await {
+            Err(Refused::ForNow(why)) => self.parts.gate.recheck(op.envelope.clone()).await.is_ok().then_some(why),
+            Ok(()) | Err(Refused::ForGood(_)) => None,
+        }
+    }
+
+    /// Room at the driver; `None` when the agent stops.
+    async fn seat(&self, turn: &Turn) -> Option<Seat> {
+        self.stopping.run_until_cancelled(turn.seat()).await.filter(|_| !self.stopping.is_cancelled())
     }
 
     /// Waits until the hub has said that it has seen no more than the records tell: those of a snapshot would lead to a

@@ -181,6 +181,8 @@ struct Shared<D, J> {
     current: CancellationToken,
     /// No operation begins any more.
     stopping: CancellationToken,
+    /// Nothing is recorded any more: the next start looks for evidence.
+    over: CancellationToken,
 }
 
 impl<D: Driver, J: Journal> Ops<D, J> {
@@ -200,6 +202,7 @@ impl<D: Driver, J: Journal> Ops<D, J> {
             running: TaskTracker::new(),
             current: current.clone(),
             stopping: CancellationToken::new(),
+            over: CancellationToken::new(),
         };
         (Self { shared: Arc::new(shared), commands }, Handle { commands: sender, news: news_rx, aliases, current })
     }
@@ -225,6 +228,8 @@ impl<D: Driver, J: Journal> Ops<D, J> {
         self.shared.running.close();
         if tokio::time::timeout(DRAIN_TIMEOUT, self.shared.running.wait()).await.is_err() {
             tracing::warn!("operations still run; their evidence is looked for after the next start");
+            self.shared.over.cancel();
+            self.shared.running.wait().await;
         }
     }
 }

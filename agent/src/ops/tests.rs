@@ -31,6 +31,7 @@ struct Bench {
     driver: FakeDriver,
     journal: MemoryJournal,
     db: Db,
+    seats: usize,
     agent: Option<Agent>,
 }
 
@@ -49,14 +50,15 @@ impl Bench {
         let operator = Operator::new(dir.path());
         let db = Db::open(dir.path()).unwrap();
         let intake = operator.ready_intake(&db).await;
-        let mut bench = Self { dir, operator, intake, driver: FakeDriver::default(), journal: MemoryJournal::default(), db, agent: None };
+        let mut bench =
+            Self { dir, operator, intake, driver: FakeDriver::default(), journal: MemoryJournal::default(), db, seats: 8, agent: None };
         bench.start().await;
         bench.slice(1).await;
         bench
     }
 
     async fn start(&mut self) {
-        let lanes = Lanes::new(8);
+        let lanes = Lanes::new(self.seats);
         let (reconciler, handle) = Reconciler::new(reconcile::Parts {
             driver: Arc::new(self.driver.clone()),
             journal: self.journal.clone(),
@@ -91,6 +93,12 @@ impl Bench {
         }
         // Tasks of operations live on in this process; they are cut off by the journal that the next life has for itself.
         self.journal = self.journal.cut();
+    }
+
+    /// The same, and the next life reads again what was accepted; the hub has not sent the slice yet.
+    async fn die(&mut self) {
+        self.kill().await;
+        self.intake = self.operator.intake(&self.db);
     }
 
     async fn stop(&mut self) {
@@ -502,8 +510,7 @@ async fn a_stopped_container_stays_stopped_until_other_content_or_a_release() {
     stop(&bench).await;
     bench.slice(2).await;
     assert!(!is_running(&bench), "what is merely signed anew orders nothing new");
-    bench.kill().await;
-    bench.intake = bench.operator.intake(&bench.db);
+    bench.die().await;
     bench.start().await;
     bench.slice(2).await;
     bench.slice(3).await;
@@ -601,4 +608,124 @@ async fn a_time_reset_sets_the_floor_and_outdates_what_was_signed_before() {
     let kill = kill.await;
     bench.reached(&kill, State::Succeeded).await;
     assert_eq!(bench.refused(&early).await, Code::Expired);
+}
+
+#[tokio::test]
+async fn what_is_recorded_as_begun_waits_for_no_other_before_it_begins() {
+    let mut bench = Bench::new().await;
+    bench.stop().await;
+    bench.seats = 1;
+    bench.start().await;
+    bench.driver.hang_ops(true);
+    let turns = [bench.in_the_way(WEB).await, bench.in_the_way(DB).await];
+    let orders = [bench.accepted("restart", WEB, |_| {}).await, bench.accepted("restart", DB, |_| {}).await];
+    bench.journal.delay(300);
+    drop(turns);
+    bench.driver.op_begun().await;
+    for _ in 0..2000 {
+        tokio::task::yield_now().await;
+    }
+    let begun = orders.iter().filter(|id| bench.state(id) == Some(State::Started)).count();
+    assert_eq!((begun, bench.effects().len()), (1, 1), "the other one has not begun, and does not look so");
+    bench.driver.hang_ops(false);
+    for id in &orders {
+        bench.reached(id, State::Succeeded).await;
+    }
+}
+
+#[tokio::test]
+async fn what_begins_again_waits_for_the_slice_and_goes_by_what_that_wants_now() {
+    let mut bench = Bench::new().await;
+    bench.driver.hang_ops(true);
+    let first = |order: &mut OpStatement| {
+        order.precondition = Some(Precondition { generation: Some(moorline_common::id::Generation(1)), state: None });
+    };
+    let restart = bench.accepted("restart", WEB, first).await;
+    bench.driver.op_begun().await;
+    bench.die().await;
+    bench.driver.hang_ops(false);
+    bench.start().await;
+    let beside = bench.accepted("restart", DB, |_| {}).await;
+    bench.reached(&beside, State::Succeeded).await;
+    assert_eq!(bench.state(&restart), Some(State::Started), "nobody knows yet which generation the host is to have");
+    bench.slice(1).await;
+    bench.reached(&restart, State::Succeeded).await;
+
+    bench.driver.hang_ops(true);
+    let prune = bench.accepted("prune", "host", |order| order.params = json!({ "volumes": true })).await;
+    bench.driver.op_begun().await;
+    bench.die().await;
+    bench.driver.hang_ops(false);
+    let data = ResourceId::parse("docker/volume/edge_data").unwrap();
+    assert!(!bench.driver.with(|fake| fake.wanted.contains(&data)));
+    bench.start().await;
+    let mut content = services(&["db", "web"], false);
+    content["docker"]["volumes"] = json!({ "data": {} });
+    bench.intake.slice(bench.operator.slice(2, content)).await.unwrap();
+    bench.reached(&prune, State::Succeeded).await;
+    assert!(bench.driver.with(|fake| fake.wanted.contains(&data)), "what is wanted by now is left");
+}
+
+#[tokio::test]
+async fn a_revocation_before_a_crash_counts_for_what_waits_and_for_what_would_begin_again() {
+    let mut bench = Bench::new().await;
+    bench.driver.hang_ops(true);
+    let begun = bench.accepted("restart", WEB, |_| {}).await;
+    bench.driver.op_begun().await;
+    let waiting = bench.accepted("stop", WEB, |_| {}).await;
+    let key = bench.operator.key.id();
+    bench.intake.root(bench.operator.next_root(|root| root.revoked = [key].into())).await.unwrap();
+    bench.die().await;
+    bench.driver.hang_ops(false);
+    bench.start().await;
+    bench.reached(&begun, State::Failed).await;
+    bench.reached(&waiting, State::Cancelled).await;
+    let (begun, waiting) = (bench.receipt(&begun), bench.receipt(&waiting));
+    assert_eq!(waiting.outcome, Outcome::Refused);
+    for receipt in [begun, waiting] {
+        assert!(matches!(receipt.fault.unwrap().code, Code::RevokedKey | Code::NotApproved));
+    }
+    assert_eq!(bench.effects().len(), 1, "nothing by the revoked key after the start");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_begins_nothing_lets_what_runs_end_and_leaves_the_rest_to_the_next_start() {
+    let mut bench = Bench::new().await;
+    bench.driver.hang_ops(true);
+    let running = bench.accepted("restart", WEB, |_| {}).await;
+    bench.driver.op_begun().await;
+    let behind = bench.accepted("stop", WEB, |_| {}).await;
+    bench.driver.with(|fake| fake.unreachable = true);
+    let untried = bench.accepted("restart", DB, |_| {}).await;
+    bench.agent().stop.cancel();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    bench.driver.hang_ops(false);
+    bench.stop().await;
+    let states = [&running, &behind, &untried].map(|id| bench.state(id).unwrap());
+    assert_eq!(states, [State::Succeeded, State::Queued, State::Queued]);
+    assert_eq!(bench.effects().len(), 1);
+
+    bench.driver.with(|fake| fake.unreachable = false);
+    bench.driver.hang_ops(true);
+    bench.start().await;
+    while bench.effects().len() < 3 {
+        bench.driver.op_begun().await;
+    }
+    // They do not end within their grace.
+    bench.stop().await;
+    bench.driver.hang_ops(false);
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!([&behind, &untried].map(|id| bench.state(id).unwrap()), [State::Started; 2], "whoever still waits for it records nothing");
+    for name in ["edge-web-1", "edge-db-1"] {
+        bench.driver.with(|fake| fake.found.insert(name.to_owned(), Found::Done(crate::driver::OpResult::default())));
+    }
+    bench.start().await;
+    for id in [&behind, &untried] {
+        bench.reached(id, State::Succeeded).await;
+    }
+    assert_eq!(bench.effects().len(), 3, "each once");
 }

@@ -130,6 +130,8 @@ pub struct Reconciler<D, J> {
     unrecorded: Vec<Entry>,
     /// The newest observation, until it is shown together with what came of it.
     unpublished: Option<(Observed, UnixSeconds)>,
+    /// No step begins any more.
+    stopping: CancellationToken,
 }
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
@@ -166,6 +168,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             touched: BTreeSet::new(),
             unrecorded: Vec::new(),
             unpublished: None,
+            stopping: CancellationToken::new(),
         };
         (reconciler, handle)
     }
@@ -175,6 +178,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// # Errors
     /// [`JournalError::Failed`]: the journal cannot be written, so nothing may be done any more.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
+        self.stopping = shutdown.clone();
         let listener = tokio::spawn(listen(self.driver.clone(), self.events.clone()));
         let result = self.work_until(&shutdown).await;
         listener.abort();
@@ -355,6 +359,10 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// when the turn comes.
     fn take_turns(&mut self) -> Vec<(Step, Uuid, Turn)> {
         let (mut ready, worked) = (Vec::new(), self.turns.worked());
+        if self.stopping.is_cancelled() {
+            // Nor in a lane that an operation has just left in doubt.
+            return ready;
+        }
         for step in self.work.take_ready(STEPS_MAX) {
             let is_held = self.desired.as_ref().is_some_and(|d| self.is_held(d, &step.resource));
             // An operation may have worked on it since the plan was made.

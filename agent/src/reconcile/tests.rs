@@ -106,6 +106,21 @@ async fn without_a_slice_it_observes_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn once_it_is_to_stop_no_step_begins() {
+    let mut bench = Bench::new().await;
+    bench.stop.cancel();
+    bench.task.await.unwrap().unwrap();
+    bench.intake.slice(bench.operator.slice(1, services(&["db", "web"], false))).await.unwrap();
+    // What is ready at the same moment is taken up in any order.
+    for _ in 0..50 {
+        let (_handle, stop, task) = start(&bench.driver, bench.journal.clone(), &bench.ledger, &bench.intake);
+        stop.cancel();
+        task.await.unwrap().unwrap();
+    }
+    assert!(bench.driver.calls().is_empty() && bench.journal.records().is_empty());
+}
+
+#[tokio::test]
 async fn without_a_slice_what_runs_is_left_as_it_is() {
     let mut former = Bench::new().await;
     former.apply(1, services(&["db", "web"], false)).await;

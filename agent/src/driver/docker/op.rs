@@ -61,7 +61,9 @@ pub(super) async fn start(docker: &Docker, owned: &Ownership, order: &OpOrder, e
     let what = format!("`{}` on {}", order.act.kind(), order.resource);
     let done = match (&order.act, Evidence::read(order, evidence)?) {
         (Act::Pull, Evidence::Image { id }) => pull_image(docker, order.resource.name(), id.is_some()).await?,
-        (Act::Prune { volumes }, Evidence::Debris(debris)) => sweep::remove(docker, owned, &debris, *volumes).await?,
+        (Act::Prune { volumes }, Evidence::Debris(debris)) => {
+            sweep::remove(docker, owned, &debris.leaving(&order.wanted), *volumes).await?
+        }
         (Act::Destroy { .. }, Evidence::Volume(was)) => destroy_volume(docker, owned, &was, &what).await?,
         (Act::Exec(command), Evidence::Container(was)) => return exec::create(docker, &was.id, command, &what).await.map(Begun::Task),
         (act, Evidence::Container(was)) => {

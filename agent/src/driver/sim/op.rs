@@ -67,7 +67,7 @@ pub(super) fn start(world: &mut World, order: &OpOrder, evidence: &Value) -> Res
             world.images.insert(name);
             OpResult { result: json!({ "id": id }), fault: None }
         }
-        (Act::Prune { .. }, Evidence::Debris(debris)) => remove(world, &debris),
+        (Act::Prune { .. }, Evidence::Debris(debris)) => remove(world, &debris.leaving(&order.wanted)),
         (Act::Destroy { .. }, Evidence::Volume(was)) => {
             destroy_volume(world, &was).map_err(|words| failed(DriverErrorKind::Conflict, Code::OpFailed, &words))?;
             OpResult::default()
