@@ -25,6 +25,7 @@ use crate::trust::TrustStore;
 mod ops;
 pub mod session;
 pub mod transport;
+mod witness;
 
 use session::{End, Session, With};
 use transport::{LinkError, Which};

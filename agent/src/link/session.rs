@@ -17,17 +17,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::transport::{Gateway, LinkError, Which, promote, renew};
-use super::{LinkState, Parts};
+use super::{LinkState, Parts, witness};
 use crate::clock::Clock;
 use crate::db::{DbError, blocking};
 use crate::identity::Transport;
 use crate::intake::Refused;
-use crate::journal::{Head, Journal};
+use crate::journal::Journal;
 use crate::limits::{
     HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_BYTES_MAX, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RECEIPTS_AGAIN,
     RENEW_RETRY, SEND_TIMEOUT,
 };
 use crate::ops;
+use crate::records::JOURNAL;
 use crate::report::HostState;
 
 /// Why a session ended well.
@@ -105,7 +106,9 @@ impl<'a, J: Journal> Session<'a, J> {
         if !(PROTOCOL_MIN..=PROTOCOL_VERSION).contains(&welcome.protocol_version) {
             return Err(LinkError::Version(welcome.protocol_version));
         }
-        check_witness(&welcome, &parts.journal.head(), parts.quarantine.is_some())?;
+        if parts.quarantine.is_none() {
+            witness::check(&welcome, &parts.journal.head(), parts.state_dir.0.join(JOURNAL)).await?;
+        }
         parts.ops.records_are_current();
         let (shortest, longest) = HEARTBEAT_INTERVAL_RANGE;
         let mut state = parts.reconciler.state();
@@ -370,21 +373,6 @@ fn renew_wait(certificate: &Transport) -> Result<Duration, LinkError> {
     let life = until.saturating_sub(from);
     let jitter = getrandom::u64().unwrap_or(0) % (life / 10).max(1);
     Ok(Duration::from_secs((from + life / 2 + jitter).saturating_sub(Clock.wall().0)))
-}
-
-/// Refuses to go on with records that are older than what the hub has seen of them: they were restored from a snapshot, or
-/// another copy of them has been in use. A hub that lies can only stop the host, which it can do anyway.
-fn check_witness(welcome: &pb::Welcome, head: &Head, is_quarantined: bool) -> Result<(), LinkError> {
-    let seen = welcome.witnessed_journal_seq;
-    let is_other = seen == head.seq && seen > 0 && welcome.witnessed_journal_head != head.short();
-    if is_quarantined || (seen <= head.seq && !is_other) {
-        return Ok(());
-    }
-    let what = if is_other { "another record of that number".to_owned() } else { format!("record {seen}") };
-    Err(LinkError::Behind(format!(
-        "the hub has seen {what} of this host's journal, whose newest is {}: the state folder was restored from a snapshot, or copied",
-        head.seq
-    )))
 }
 
 fn refusal(refused: Refused) -> pb::Refusal {
