@@ -194,8 +194,10 @@ impl Engine {
             let options = query::RemoveContainerOptionsBuilder::new().force(true).v(true).build();
             note(&id, self.block_on(self.docker.remove_container(&id, Some(options))));
         }
-        for name in self.networks(cluster)? {
-            note(&name, self.block_on(self.docker.remove_network(&name)));
+        // By id: two networks may bear one name, and then the name stands for neither.
+        let options = query::ListNetworksOptionsBuilder::new().filters(&by_cluster(cluster)).build();
+        for id in self.block_on(self.docker.list_networks(Some(options)))?.into_iter().filter_map(|n| n.id) {
+            note(&id, self.block_on(self.docker.remove_network(&id)));
         }
         for name in self.volumes(cluster)? {
             note(&name, self.block_on(self.docker.remove_volume(&name, None::<query::RemoveVolumeOptions>)));
