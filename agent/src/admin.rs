@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moorline_common::fault::Fault;
+use moorline_common::id::ResourceId;
 use moorline_common::observe::{ContainerState, EngineState};
+use moorline_common::plan::lower::lower;
 use moorline_common::sign::Envelope;
 use moorline_common::statement::{Drifted, Trouble};
 use serde::{Deserialize, Serialize};
@@ -118,9 +120,12 @@ pub struct Status {
     /// What differs from the slice and is left as it is.
     #[serde(default)]
     pub drift: Vec<Drifted>,
-    /// How many of our containers run.
+    /// How many containers the slice wants; `None` while none is acted on.
+    #[serde(default)]
+    pub containers_wanted: Option<u64>,
+    /// How many of those run; of all of ours when no slice says which are wanted.
     pub containers_running: u64,
-    /// How many containers of ours there are.
+    /// How many containers of ours there are, wanted or not.
     pub containers: u64,
     /// Why nothing may be changed, if the agent's records are damaged.
     pub quarantine: Option<Fault>,
@@ -177,7 +182,11 @@ impl Sources {
         let state = self.state.borrow().clone();
         let trust = self.intake.trust().borrow().clone();
         let link = self.link.borrow().clone();
-        let owned: Vec<_> = state.observed.containers.values().filter(|c| c.owner.is_some()).collect();
+        let target = self.target.borrow().desired.clone();
+        let wanted = target.as_ref().map(|desired| lower(&desired.identity, &desired.spec).containers);
+        let owned: Vec<_> = state.observed.containers.values().filter_map(|c| Some((c, c.owner.as_ref()?))).collect();
+        let is_wanted = |resource: &ResourceId| wanted.as_ref().is_none_or(|wanted| wanted.contains_key(resource));
+        let running = owned.iter().filter(|(c, owner)| c.state == ContainerState::Running && is_wanted(&owner.resource)).count();
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let mut status = Status {
             running: true,
@@ -193,12 +202,13 @@ impl Sources {
             engine: state.engine(),
             engine_version: state.observed.engine_version.clone(),
             observe_error: state.observed.error.clone(),
-            enforcing: self.target.borrow().desired.is_some(),
+            enforcing: target.is_some(),
             converging: state.apply.converging,
             last_refusal: link.last_refusal.map(|r| (r.kind.to_owned(), r.fault)),
             troubles: state.apply.troubles.clone(),
             drift: state.apply.drift.clone(),
-            containers_running: count(owned.iter().filter(|c| c.state == ContainerState::Running).count()),
+            containers_wanted: wanted.as_ref().map(|wanted| count(wanted.len())),
+            containers_running: count(running),
             containers: count(owned.len()),
             quarantine: self.quarantine.clone(),
             frozen: trust.frozen.clone(),

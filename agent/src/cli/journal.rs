@@ -43,11 +43,14 @@ pub(super) fn journal(config: &Config, verb: &JournalVerb) -> anyhow::Result<Exi
     let dir = config.state.join("journal");
     let mut out = io::BufWriter::new(io::stdout().lock());
     // A reader that has gone away is no error.
+    let mut matched = 0_u64;
     let walk = reader::walk(&dir, |record, line| match verb {
         JournalVerb::Show { op, resource } if is_wanted(record, op.as_deref(), resource.as_deref()) => {
+            matched += 1;
             let _ = writeln!(out, "{}", line_of(record));
         }
         JournalVerb::Export { op } if is_wanted(record, op.as_deref(), None) => {
+            matched += 1;
             let _ = out.write_all(line).and_then(|()| out.write_all(b"\n"));
         }
         JournalVerb::Verify { .. } | JournalVerb::Show { .. } | JournalVerb::Export { .. } => {}
@@ -65,6 +68,9 @@ pub(super) fn journal(config: &Config, verb: &JournalVerb) -> anyhow::Result<Exi
         JournalVerb::Verify { output: Output::Json } => say(&serde_json::to_string_pretty(&json(&walk, path))?),
         JournalVerb::Verify { output: Output::Text } => say(&summary(&walk)),
         JournalVerb::Show { .. } | JournalVerb::Export { .. } => {}
+    }
+    if matched == 0 && walk.records > 0 && !matches!(verb, JournalVerb::Verify { .. }) {
+        complain(&format!("none of the {} records is of that; operations and resources are named in full", walk.records));
     }
     for damage in &walk.damage {
         complain(&format!("{} is damaged at byte {}: {}", path(damage).display(), damage.offset, damage.what));

@@ -107,7 +107,11 @@ fn lines(s: &Status) -> Vec<String> {
             (true, true) => "converging",
             (true, false) => "enforcing",
         };
-        line("state", format!("{state}; {} of {} containers run", s.containers_running, s.containers));
+        let containers = match s.containers_wanted {
+            Some(wanted) => format!("{} of {wanted} wanted containers run, {} are there", s.containers_running, s.containers),
+            None => format!("{} of {} containers run", s.containers_running, s.containers),
+        };
+        line("state", format!("{state}; {containers}"));
     }
     for (name, fault) in [("last error", &s.last_error), ("quarantine", &s.quarantine), ("frozen", &s.frozen)] {
         if let Some(fault) = fault {

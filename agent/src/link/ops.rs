@@ -25,6 +25,7 @@ impl<J: Journal> Session<'_, J> {
             // Its first records are told by the news of them; one that was known is told again.
             Some(Answer::Known(op_id)) => {
                 crate::crash::point("link.op.known");
+                self.taken("op");
                 for standing in self.parts.ops.standing(&self.parts.journal, &self.parts.own, &op_id) {
                     self.send_standing(standing).await?;
                 }

@@ -172,10 +172,10 @@ impl<'a, J: Journal> Session<'a, J> {
     }
 
     async fn take(&mut self, message: pb::HubMessage) -> Result<(), LinkError> {
-        let result = match message.kind {
-            Some(Down::Slice(envelope)) => self.parts.intake.slice(envelope.json).await,
-            Some(Down::Binding(envelope)) => self.parts.intake.binding(envelope.json).await,
-            Some(Down::Root(envelope)) => self.parts.intake.root(envelope.json).await,
+        let (kind, result) = match message.kind {
+            Some(Down::Slice(envelope)) => ("slice", self.parts.intake.slice(envelope.json).await),
+            Some(Down::Binding(envelope)) => ("host-binding", self.parts.intake.binding(envelope.json).await),
+            Some(Down::Root(envelope)) => ("root", self.parts.intake.root(envelope.json).await),
             Some(Down::Query(query)) => return self.answer(query).await,
             Some(Down::Op(envelope)) => return self.take_op(envelope.json).await,
             Some(Down::OpAck(ack)) => {
@@ -183,7 +183,7 @@ impl<'a, J: Journal> Session<'a, J> {
                 return Ok(());
             }
             // A second Welcome, or something that a newer hub says: no reason to act.
-            Some(Down::Welcome(_)) | None => Ok(()),
+            Some(Down::Welcome(_)) | None => ("", Ok(())),
         };
         if let Err(mut refused) = result {
             if let (Some(quarantine), Code::WrongEpoch) = (&self.parts.quarantine, refused.fault.code) {
@@ -191,9 +191,16 @@ impl<'a, J: Journal> Session<'a, J> {
                 refused.fault = quarantine.clone();
             }
             self.refuse(refused).await?;
+        } else {
+            self.taken(kind);
         }
         self.beat_soon();
         Ok(())
+    }
+
+    /// A refusal is news until something of the same kind is taken.
+    pub(super) fn taken(&self, kind: &str) {
+        self.link.send_if_modified(|s| s.last_refusal.take_if(|refused| refused.kind == kind).is_some());
     }
 
     pub(super) async fn refuse(&self, refused: Refused) -> Result<(), LinkError> {
