@@ -9,7 +9,12 @@ use crate::render::Format;
 
 /// The operator's hands: signs what hosts shall run, and shows what they do.
 #[derive(Debug, Parser)]
-#[command(name = "moorctl", version, max_term_width = 100, after_help = "Exit codes: 0 done, 1 error, 2 changes pending (plan), 64 usage.")]
+#[command(
+    name = "moorctl",
+    version,
+    max_term_width = 100,
+    after_help = "Exit codes: 0 done, 1 error, 2 changes pending (plan), 64 usage, 130 a wait that Ctrl-C broke off."
+)]
 pub struct Cli {
     /// What every verb understands.
     #[command(flatten)]

@@ -11,6 +11,8 @@ use moorline_proto::transport::TransportError;
 pub const EXIT_ERROR: u8 = 1;
 /// `plan` found changes.
 pub const EXIT_CHANGES: u8 = 2;
+/// A wait was broken off by Ctrl-C; what was waited for goes on.
+pub const EXIT_INTERRUPTED: u8 = 130;
 /// The command line is wrong (EX_USAGE).
 pub const EXIT_USAGE: u8 = 64;
 
@@ -214,13 +216,13 @@ pub const fn remedy(code: Code) -> &'static str {
             "more operators must sign: name their key files with --sign-with FILE, or collect signatures with --save FILE"
         }
         Code::WrongType | Code::WrongEpoch | Code::HashMismatch => {
-            "push again; if it comes back, compare the versions of moorctl, hub and agents"
+            "push the topology or sign the order again; if it comes back, compare the versions of moorctl, hub and agents"
         }
         Code::WrongCluster => "choose the right context with --context",
         Code::WrongHost => "check the name, and that no other hub answers at this address",
         Code::OutOfScope => "ask an operator whose role reaches this host and kind of statement",
-        Code::Expired => "push again (a later --deliver-within gives slow hosts more time)",
-        Code::NotYetValid => "set the clocks of the host and of the operator's machine, then push again",
+        Code::Expired => "a slice: push again (--deliver-within gives slow hosts more time); an order: sign it again (--expires)",
+        Code::NotYetValid => "set the clocks of the host and of the operator's machine, then push the topology or sign the order again",
         Code::RootExpired => "sign a new version of the trust root: `moorctl key renew --recovery-key FILE`",
         Code::BadRoot => "do not go on: the hub shows a trust root that this machine cannot follow; ask the operator who made it",
         Code::NoTrustRoot => "run `moorctl init` first",
@@ -257,7 +259,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::ImageUnavailable => "check the image's name and that the host reaches its registry, or load it there",
         Code::DependencyFailed => "fix what it depends on; the agent goes on by itself",
         Code::Waiting => "nothing is wrong yet: it goes on by itself when what it waits for is so far",
-        Code::NotOwned => "rename or remove the object on the host, or choose another name in the topology",
+        Code::NotOwned => "it is never touched: rename or remove the object on the host, or choose another name in the topology",
         Code::Busy => "try again in a moment",
         Code::BaseMoved => "look at the difference, merge it into your file, and push again",
         Code::JoinRefused => "make a new token with `moorctl host add`",

@@ -46,7 +46,7 @@ use crate::error::{EXIT_USAGE, Failure};
 use crate::render::Ui;
 
 /// Runs the verb that `args` name (the program's own name first) and gives the exit code:
-/// 0 done, 1 error, 2 changes pending, 64 usage.
+/// 0 done, 1 error, 2 changes pending, 64 usage, 130 interrupted while waiting.
 pub async fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,

@@ -16,6 +16,8 @@ pub const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(250);
 pub const OFFLINE_GRACE: Duration = Duration::from_secs(10);
 /// Looks in a row that must show the same error before a wait gives a host up.
 pub const ERROR_LOOKS: u32 = 3;
+/// How long after the last moment of an order its end is still waited for.
+pub const RECEIPT_GRACE: Duration = Duration::from_secs(3);
 /// Reports that are fetched at the same time.
 pub const REPORTS_AT_ONCE: usize = 16;
 /// Revisions that `history` shows when not told.

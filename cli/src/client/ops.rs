@@ -1,8 +1,8 @@
 //! Operations as the hub shows them, and the receipts that hosts signed.
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{HostId, OpId};
-use moorline_common::op::{Receipt, Stage};
+use moorline_common::id::{HostId, OpId, UnixSeconds};
+use moorline_common::op::{Receipt, Stage, State};
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::HostBinding;
 use moorline_proto::v1 as pb;
@@ -46,8 +46,13 @@ pub struct OpFacts {
     pub submitted: String,
     /// When its state changed, by the hub's clock.
     pub updated: String,
+    /// The last moment at which it may begin; empty when the hub lost the order.
+    pub expires: String,
     /// Counts all operations of the hub.
     pub sequence: u64,
+    /// `expires` in seconds since 1970; 0 when unknown.
+    #[serde(skip)]
+    pub expires_at: UnixSeconds,
     /// Milliseconds since 1970 of `updated`.
     #[serde(skip)]
     pub updated_unix_ms: u64,
@@ -57,6 +62,15 @@ pub struct OpFacts {
     /// The signed receipt; not in listings.
     #[serde(skip)]
     pub receipt: Option<Envelope>,
+}
+
+impl OpFacts {
+    /// Whether its last moment has passed without its beginning, as far as the hub has heard.
+    #[must_use]
+    pub fn is_overdue(&self, now: UnixSeconds) -> bool {
+        let waits = matches!(self.state, Stage::Submitted | Stage::Sent | Stage::At(State::Accepted | State::Queued));
+        waits && self.expires_at.0 > 0 && now > self.expires_at
+    }
 }
 
 fn as_text<S: serde::Serializer>(stage: &Stage, serializer: S) -> Result<S::Ok, S::Error> {
@@ -87,6 +101,8 @@ impl TryFrom<pb::Op> for OpFacts {
             submitted_by: op.submitted_by,
             submitted: clock::rfc3339(op.submitted_unix_ms),
             updated: clock::rfc3339(op.updated_unix_ms),
+            expires: if op.expires_at == 0 { String::new() } else { clock::rfc3339(op.expires_at.saturating_mul(1000)) },
+            expires_at: UnixSeconds(op.expires_at),
             sequence: op.sequence,
             updated_unix_ms: op.updated_unix_ms,
             order: envelope(op.order)?,

@@ -114,7 +114,10 @@ pub async fn run(args: JournalArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
         let file = file.into_inner().map_err(|e| Failure::file("write", path, e.error()))?;
         file.sync_all().map_err(|e| Failure::file("write", path, &e))?;
     }
-    let (checked, text) = reader.end(&name);
+    let (checked, text, matched) = reader.end(&name);
+    if let Some(op) = args.op.as_ref().filter(|_| matched == 0 && !args.verify) {
+        ui.note(&format!("no record of `{op}` is among the {} that host `{name}` keeps; ids are never shortened", checked.records));
+    }
     if ui.format == Format::Table && !args.verify {
         ui.text(&text)?;
         ui.note(summary(&checked).trim_end());
@@ -183,6 +186,8 @@ struct Seen {
     op: Option<String>,
     records: Option<Vec<Record>>,
     text: String,
+    /// Records that were asked for.
+    matched: u64,
 }
 
 impl Seen {
@@ -194,6 +199,7 @@ impl Seen {
             }
         }
         if self.op.as_ref().is_none_or(|op| *op == record.op_id) {
+            self.matched += 1;
             match &mut self.records {
                 Some(records) => records.push(record.clone()),
                 None => self.text.push_str(&line_of(record)),
@@ -204,7 +210,7 @@ impl Seen {
 
 impl Reader {
     fn new(noted: Vec<Noted>, op: Option<String>, keep: bool) -> Self {
-        let seen = Seen { noted, op, records: keep.then(Vec::new), text: String::new() };
+        let seen = Seen { noted, op, records: keep.then(Vec::new), text: String::new(), matched: 0 };
         Self { walker: Walker::default(), segment: None, rest: Vec::new(), seen }
     }
 
@@ -242,19 +248,19 @@ impl Reader {
         }
     }
 
-    fn end(mut self, host: &HostName) -> (Checked, String) {
+    fn end(mut self, host: &HostName) -> (Checked, String, u64) {
         let rest = std::mem::take(&mut self.rest);
         if let Some((_, bytes)) = &mut self.segment {
             bytes.extend_from_slice(&rest);
         }
         self.close(None);
-        let Seen { mut noted, records, text, .. } = self.seen;
+        let Seen { mut noted, records, text, matched, .. } = self.seen;
         noted.sort_by_key(|n| n.seq);
         let Walk { segments, records: count, first, head, open, damage, .. } = self.walker.end();
         let verified = damage.is_empty() && noted.iter().all(|n| n.found);
         let checked =
             Checked { host: host.to_string(), verified, segments, first, records: count, head, open, noted, damage, shown: records };
-        (checked, text)
+        (checked, text, matched)
     }
 }
 
@@ -344,7 +350,7 @@ mod tests {
         for part in bytes.chunks(part) {
             text.push_str(&reader.take(part).unwrap());
         }
-        let (checked, more) = reader.end(&HostName::parse("shop").unwrap());
+        let (checked, more, _) = reader.end(&HostName::parse("shop").unwrap());
         (checked, text + &more)
     }
 

@@ -8,6 +8,7 @@ use moorline_common::fault::Code;
 use moorline_common::id::UnixSeconds;
 use moorline_common::observe::{EngineState, Observed};
 use moorline_common::plan::{Action, Blocked, Identity, Plan, docker};
+use moorline_common::statement::Held;
 use moorline_common::topology::HostSpec;
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -47,10 +48,28 @@ struct HostPlan {
     report_age_s: Option<u64>,
     /// What stands in the way of a plan that can be relied on.
     notes: Vec<String>,
+    /// What an operation keeps unlike the topology, by the host's report.
+    held: Vec<Held>,
     plan: Plan,
 }
 
 impl HostPlan {
+    /// Says what is held. Other content lifts all holds of its host; without that the agent leaves alone what is held.
+    fn tell_held(&mut self) {
+        let is_lifted = self.change.change != ChangeKind::Unchanged;
+        for held in &self.held {
+            let (resource, op) = (&held.resource, &held.op_id);
+            let then = match is_lifted {
+                true => "the new content lifts that".to_owned(),
+                false => format!("it stays so until other content is pushed or `moorctl op release {}/{resource}`", self.change.host),
+            };
+            self.notes.push(format!("{resource} is held by op {op}: {then}"));
+        }
+        if !is_lifted {
+            self.plan.steps.retain(|step| !self.held.iter().any(|held| held.resource == step.resource));
+        }
+    }
+
     fn has_changes(&self) -> bool {
         self.change.change != ChangeKind::Unchanged || !self.plan.steps.is_empty() || !self.plan.blocked.iter().all(only_waits)
     }
@@ -82,6 +101,7 @@ pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         hosts.push(plan_host(now, &identity, host, spec, (change, report))?);
     }
     let same = source.means_the_same_as(scene.previous.source.as_deref().unwrap_or_default());
+    hosts.iter_mut().for_each(HostPlan::tell_held);
     let changes = hosts.iter().any(HostPlan::has_changes) || (!desired.pending.is_empty() && !same);
     let outcome =
         Outcome { topology: topology.to_string(), base_generation: scene.previous.generation.0, changes, hosts, awaiting: desired.pending };
@@ -131,7 +151,8 @@ fn plan_host(
         notes.push(format!("it follows topology `{}`: a push is refused until that one is down", other.topology));
     }
     let plan = if blind { Plan::default() } else { docker::plan(identity, spec, &observed) };
-    Ok(HostPlan { plan, change, report_age_s, notes })
+    let held = report.map(|r| r.report.statement().apply.held.clone()).unwrap_or_default();
+    Ok(HostPlan { plan, change, report_age_s, notes, held })
 }
 
 fn words(outcome: &Outcome) -> String {
@@ -255,7 +276,7 @@ mod tests {
         let to = revision::content_hash(&spec).unwrap();
         let change = HostChange { host: "shop-17".into(), host_id: view.host_id, change: ChangeKind::Added, from: None, to };
         let plan = docker::plan(&identity, &spec, &Observed::default());
-        HostPlan { change, report_age_s: None, notes: vec!["no report yet: planned for an empty host".into()], plan }
+        HostPlan { change, report_age_s: None, notes: vec!["no report yet: planned for an empty host".into()], held: Vec::new(), plan }
     }
 
     #[test]

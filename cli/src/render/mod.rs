@@ -90,6 +90,21 @@ impl Ui {
         Ok(())
     }
 
+    /// Writes what a command wrote: byte by byte, but with its control characters written out on a terminal.
+    ///
+    /// # Errors
+    /// As [`Self::result`].
+    pub fn output(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        if out.is_terminal() {
+            out.write_all(visible(&String::from_utf8_lossy(bytes)).as_bytes())?;
+        } else {
+            out.write_all(bytes)?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
     /// Says something that is no result.
     pub fn note(&mut self, text: &str) {
         // Nobody listens on a closed standard error; the work goes on.
@@ -111,7 +126,7 @@ impl Ui {
             text.push_str(line);
             text.push('\n');
         }
-        text.push_str(&format!("{}: {} [{}]", "error".red().bold(), failure.message, failure.code));
+        text.push_str(&format!("{}: {} [{}]", "error".red().bold(), visible(&failure.message), failure.code));
         if !failure.remedy.is_empty() {
             text.push_str(&format!("\n  {}: {}", "help".cyan(), failure.remedy));
         }

@@ -40,6 +40,8 @@ mod scope;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]
+mod shown;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod two_keys;

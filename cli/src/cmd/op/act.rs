@@ -69,10 +69,10 @@ pub fn read(verb: OpVerb) -> Result<(Act, OnOne), Failure> {
         OpVerb::Exec(args) => exec(args)?,
         OpVerb::Pull(on) => (Act::Pull, on),
         OpVerb::Destroy { on, volumes } => (Act::Destroy { volumes }, on),
-        OpVerb::Prune { on, volumes } => (Act::Prune { volumes }, on),
+        OpVerb::Prune { on, volumes } => (Act::Prune { volumes }, on.into()),
         OpVerb::Converge(on) => (Act::Converge, on),
         OpVerb::Release(on) => (Act::Release, on),
-        OpVerb::TimeReset(on) => (Act::TimeReset, on),
+        OpVerb::TimeReset(on) => (Act::TimeReset, on.into()),
         OpVerb::Cancel { .. }
         | OpVerb::Resolve { .. }
         | OpVerb::Sign { .. }

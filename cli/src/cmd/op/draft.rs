@@ -86,13 +86,19 @@ pub fn incarnation(
         "docker/container" => {
             let found = observed.containers.get(resource.name());
             if found.is_none() && !may_be_absent {
-                return Err(unknown("container", resource, observed.containers.keys()));
+                let ours = observed.containers.iter().filter(|(_, c)| c.owner.is_some()).map(|(name, _)| name);
+                return Err(unknown("container", resource, ours));
+            }
+            if found.is_some_and(|c| c.owner.is_none()) {
+                return Err(foreign(resource));
             }
             found
         }
         "docker/volume" if !may_be_absent && !observed.volumes.contains_key(resource.name()) => {
-            return Err(unknown("volume", resource, observed.volumes.keys()));
+            let ours = observed.volumes.iter().filter(|(_, v)| v.owner.is_some()).map(|(name, _)| name);
+            return Err(unknown("volume", resource, ours));
         }
+        "docker/volume" if observed.volumes.get(resource.name()).is_some_and(|v| v.owner.is_none()) => return Err(foreign(resource)),
         _ => None,
     };
     match container {
@@ -101,6 +107,12 @@ pub fn incarnation(
             .with_remedy("add --incarnation ID or --incarnation any")),
         Some(_) | None => Ok(None),
     }
+}
+
+/// What Moorline did not make is not touched, and its neighbours are nobody's business.
+fn foreign(resource: &ResourceId) -> Failure {
+    let message = format!("{resource} is not one of ours by the host's last report: operations touch only what Moorline made");
+    Failure::from(Fault::new(Code::NotOwned, message)).with_remedy("act on it on the host itself, or name one of ours")
 }
 
 fn unknown<'a>(what: &str, resource: &ResourceId, known: impl Iterator<Item = &'a String> + Clone) -> Failure {
@@ -115,7 +127,7 @@ fn unknown<'a>(what: &str, resource: &ResourceId, known: impl Iterator<Item = &'
             if known.count() > NAMES_SHOWN {
                 names.push("…");
             }
-            if names.is_empty() { format!("it has no {what} at all") } else { format!("it has {}", names.join(", ")) }
+            if names.is_empty() { format!("it has no {what} of ours") } else { format!("it has {}", names.join(", ")) }
         }
     };
     Failure::from(fault).with_remedy(format!("{hint} If it is newer than the report, add --incarnation any"))
@@ -220,7 +232,7 @@ fn short(id: &str) -> &str {
 pub(super) mod tests {
     use std::collections::BTreeMap;
 
-    use moorline_common::observe::{ObservedContainer, ObservedVolume};
+    use moorline_common::observe::{ObservedContainer, ObservedVolume, Owner};
 
     use super::*;
     use crate::cmd::op::OpWait;
@@ -267,10 +279,15 @@ pub(super) mod tests {
     }
 
     fn observed() -> Observed {
-        let container = ObservedContainer { id: "c".repeat(64), ..ObservedContainer::default() };
+        let owner = |resource: &str| {
+            Some(Owner { topology: "edge".to_owned(), resource: ResourceId::parse(resource).unwrap(), spec: String::new() })
+        };
+        let container =
+            ObservedContainer { id: "c".repeat(64), owner: owner("docker/container/edge-site-1"), ..ObservedContainer::default() };
+        let volume = ObservedVolume { owner: owner("docker/volume/edge_data"), ..ObservedVolume::default() };
         Observed {
-            containers: BTreeMap::from([("edge-site-1".to_owned(), container)]),
-            volumes: BTreeMap::from([("edge_data".to_owned(), ObservedVolume::default())]),
+            containers: BTreeMap::from([("edge-site-1".to_owned(), container), ("zzz-foreign".to_owned(), ObservedContainer::default())]),
+            volumes: BTreeMap::from([("edge_data".to_owned(), volume), ("foreign".to_owned(), ObservedVolume::default())]),
             ..Observed::default()
         }
     }
@@ -304,7 +321,11 @@ pub(super) mod tests {
             assert!(failure.is(Code::NotFound) && failure.remedy.contains(near), "{failure:?}");
         }
         let volume = pick(&Act::Destroy { volumes: false }, "docker/volume/edge_dat", None, Some(&observed)).unwrap_err();
-        assert!(volume.remedy.contains("edge_data"));
+        assert!(volume.remedy.contains("edge_data") && !volume.remedy.contains("foreign"), "{volume:?}");
+        for (act, on) in [(Act::Start, "docker/container/zzz-foreign"), (Act::Destroy { volumes: false }, "docker/volume/foreign")] {
+            assert!(pick(&act, on, None, Some(&observed)).unwrap_err().is(Code::NotOwned), "{on}");
+            assert_eq!(pick(&act, on, Some("any"), Some(&observed)).unwrap(), None, "the host judges");
+        }
         assert!(pick(&Act::Converge, "docker/container/zzz", None, Some(&observed)).is_ok());
     }
 

@@ -1,16 +1,14 @@
 //! `moorctl op ls` and `moorctl op show`.
 
-use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{HostName, OpId};
-use moorline_common::op::{OpStatement, Receipt, Stage, State};
-use moorline_common::sign::Signed;
-use serde::Serialize;
+use moorline_common::id::{HostName, OpId, UnixSeconds};
+use moorline_common::op::{Stage, State};
 
-use crate::client::ops::{OpFacts, verify_receipt};
+use super::view::{self, OpView};
+use crate::client::ops::OpFacts;
 use crate::clock;
 use crate::cmd::Env;
 use crate::error::Failure;
-use crate::render::{Table, Tone, Ui, or_dash, plain, to_yaml};
+use crate::render::{Format, Table, Tone, Ui, or_dash, plain};
 
 /// Lists operations.
 pub async fn ls(env: &Env, ui: &mut Ui, host: Option<&str>, open: bool, limit: u32) -> Result<u8, Failure> {
@@ -38,39 +36,22 @@ fn table(ops: &[OpFacts], now_ms: u64) -> String {
     if ops.is_empty() {
         return "no operations\n".to_owned();
     }
-    let mut table = Table::new(&["OPERATION", "HOST", "KIND", "RESOURCE", "STATE", "AGE", "ERROR"]);
+    let now = UnixSeconds(now_ms / 1000);
+    let mut table = Table::new(&["OPERATION", "HOST", "KIND", "RESOURCE", "STATE", "AGE", "NOTE"]);
     for op in ops {
-        let code = op.fault.as_ref().map(|f| f.code.to_string()).unwrap_or_default();
-        // The hub's own word is told from the host's.
-        let state = if op.state.is_settled() && !op.has_receipt { format!("{} (by the hub)", op.state) } else { op.state.to_string() };
+        let note_tone = if op.fault.is_some() { Tone::Bad } else { Tone::Dim };
+        let tone = if op.is_overdue(now) { Tone::Bad } else { tone(op.state) };
         table.row(vec![
             plain(&op.op_id),
             plain(or_dash(&op.host)),
             plain(&op.kind),
             plain(&op.resource),
-            (state, tone(op.state)),
+            (view::state_words(op, now), tone),
             (clock::age(op.updated_unix_ms, now_ms), Tone::Dim),
-            (code.clone(), if code.is_empty() { Tone::Plain } else { Tone::Bad }),
+            (view::note(op, now), note_tone),
         ]);
     }
     table.text()
-}
-
-/// One operation in full.
-#[derive(Debug, Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    facts: OpFacts,
-    /// What was signed.
-    order: Option<OpStatement>,
-    /// Keys that signed it, by the names in the trust root.
-    signed_by: Vec<String>,
-    /// Why the order does not count by the newest trust root.
-    order_doubt: Option<Fault>,
-    /// The receipt, if it is the host's.
-    receipt: Option<Receipt>,
-    /// Why the receipt does not count.
-    receipt_doubt: Option<Fault>,
 }
 
 /// Shows one operation; what does not verify is said loudly.
@@ -79,28 +60,14 @@ pub async fn show(env: &Env, ui: &mut Ui, op_id: &OpId) -> Result<u8, Failure> {
     let facts = client.op(op_id).await?;
     let hosts = client.hosts(None).await?;
     let binding = hosts.iter().find(|h| h.host_id == facts.host_id).and_then(|h| h.bound());
-    let unbound = || Fault::new(Code::NotApproved, "its host has no verified binding");
-    let order = facts.order.clone().map(Signed::<OpStatement>::new).transpose()?;
-    let signed_by = order.iter().flat_map(|o| &o.envelope().signatures);
-    let signed_by = signed_by.map(|s| client.root.keys.get(&s.keyid).map_or_else(|| s.keyid.to_string(), |k| k.name.clone())).collect();
-    let order_doubt = match (&order, binding) {
-        (None, _) => Some(Fault::new(Code::NotFound, "the hub does not have the order: it was restored from a backup")),
-        (Some(_), None) => Some(unbound()),
-        (Some(order), Some(binding)) => client.root.verify_op(order.clone(), binding).err(),
-    };
-    let (receipt, receipt_doubt) = match (&facts.receipt, binding) {
-        (None, _) => (None, None),
-        (Some(_), None) => (None, Some(unbound())),
-        (Some(receipt), Some(binding)) => match verify_receipt(receipt, op_id, order.as_ref().map(Signed::envelope), binding) {
-            Ok(receipt) => (Some(receipt.into_statement()), None),
-            Err(fault) => (None, Some(fault)),
-        },
-    };
-    if let Some(doubt) = &receipt_doubt {
+    let shown = OpView::new(&client.root, facts, binding, None)?;
+    if let Some(doubt) = &shown.receipt_doubt {
         ui.warn(&format!("THE RECEIPT IS NOT THE HOST'S: {doubt}"));
     }
-    let order = order.map(|o| o.peek()).transpose()?;
-    let shown = Shown { facts, order, signed_by, order_doubt, receipt, receipt_doubt };
-    ui.result(&shown, || to_yaml(&serde_json::to_value(&shown).unwrap_or_default()))?;
+    ui.result(&shown, || shown.in_full())?;
+    let now = UnixSeconds(client.hub_now_ms() / 1000);
+    if ui.format == Format::Table && (shown.facts.is_overdue(now) || view::state_words(&shown.facts, now) != shown.facts.state.as_str()) {
+        ui.note(&format!("{}: {}", view::state_words(&shown.facts, now), view::note(&shown.facts, now)));
+    }
     Ok(u8::from(shown.receipt_doubt.is_some()))
 }

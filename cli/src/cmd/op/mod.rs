@@ -19,8 +19,14 @@ mod saved;
 mod submit;
 #[cfg(test)]
 mod tests;
+mod view;
+mod wait;
 
 pub use act::ExecArgs;
+
+/// How a command is written down.
+const EXEC_EXAMPLE: &str = "The command stands after `--`: moorctl op exec shop-17/edge-db-1 -- pg_dumpall -U app\n\
+    It is no shell: moorctl op exec shop-17/edge-db-1 -- sh -c 'echo $HOME'";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -59,6 +65,7 @@ pub enum OpVerb {
     /// Let a frozen container go on
     Unpause(OnOne),
     /// Run a command in a container, without a terminal
+    #[command(after_help = EXEC_EXAMPLE)]
     Exec(ExecArgs),
     /// Pull an image
     Pull(OnOne),
@@ -71,11 +78,12 @@ pub enum OpVerb {
         #[arg(long)]
         volumes: bool,
     },
-    /// Remove what is ours on a host and no longer wanted
+    /// Remove what is ours on a host, no longer wanted and not running
+    #[command(after_help = "For a whole host, by its name alone: moorctl op prune shop-17")]
     Prune {
         /// Where
         #[command(flatten)]
-        on: OnOne,
+        on: OnHost,
         /// Volumes too: their data is lost
         #[arg(long)]
         volumes: bool,
@@ -85,7 +93,8 @@ pub enum OpVerb {
     /// Lift the hold on a resource
     Release(OnOne),
     /// Set a host's memory of time to now
-    TimeReset(OnOne),
+    #[command(after_help = "For a whole host, by its name alone: moorctl op time-reset shop-17")]
+    TimeReset(OnHost),
     /// Take an operation back that has not begun
     Cancel {
         /// The operation's whole id
@@ -146,6 +155,23 @@ pub struct OnOne {
     /// How it is ordered
     #[command(flatten)]
     pub order: OrderArgs,
+}
+
+/// A whole host, and how it is ordered.
+#[derive(Debug, Clone, Args)]
+pub struct OnHost {
+    /// The host's name
+    #[arg(value_name = "HOST")]
+    pub target: String,
+    /// How it is ordered
+    #[command(flatten)]
+    pub order: OrderArgs,
+}
+
+impl From<OnHost> for OnOne {
+    fn from(on: OnHost) -> Self {
+        Self { target: on.target, order: on.order }
+    }
 }
 
 /// How any operation is ordered.

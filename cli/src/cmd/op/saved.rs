@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::draft::{self, Sealed};
-use super::{OpWait, submit};
+use super::{OpWait, submit, view};
 use crate::client::{Client, HostView};
 use crate::clock;
 use crate::cmd::Env;
@@ -111,7 +111,7 @@ pub fn sign_by(context: &Context, root: &TrustRoot, ui: &mut Ui, path: &Path) ->
     let until = clock::rfc3339(statement.expires_at.0.saturating_mul(1000));
     ui.note(&format!("operation {}", statement.op_id));
     ui.note(&format!("  orders   {}", draft::words(&statement, class, &binding.name)));
-    ui.note(&format!("  params   {}", statement.params));
+    ui.note(&format!("  params   {}", view::readable(statement.params.clone())));
     ui.note(&format!("  reason   {}", crate::render::or_dash(&statement.reason)));
     ui.note(&format!("  key      {}", statement.idempotency_key));
     ui.note(&format!("  until    {until}"));

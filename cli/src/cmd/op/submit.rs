@@ -1,44 +1,20 @@
 //! Handing an operation in, and waiting for the host's word on it.
 
-use std::time::{Duration, Instant};
-
-use base64::Engine as _;
-use indicatif::{ProgressBar, ProgressStyle};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, OpId, ResourceId};
 use moorline_common::op::{Act, Class, OpStatement, Receipt, Stage, State};
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::HostBinding;
-use serde::Serialize;
 use serde_json::Value;
 
-use super::{OnOne, OpWait, OrderArgs, draft, saved};
-use crate::client::ops::{OpFacts, verify_receipt};
+use super::view::{self, OpView};
+use super::{OnOne, OpWait, OrderArgs, draft, saved, wait};
 use crate::client::{Client, HostView};
 use crate::clock;
 use crate::cmd::Env;
 use crate::error::{Failure, LocalCode};
-use crate::limits::POLL_INTERVAL;
-use crate::render::{Format, Ui};
+use crate::render::{Format, Ui, visible};
 use crate::signers::Signers;
-
-/// What became of an order, as `-o json` shows it; keys are stable.
-#[derive(Debug, Serialize)]
-struct Ended {
-    op_id: OpId,
-    idempotency_key: String,
-    host: String,
-    resource: String,
-    kind: String,
-    class: Class,
-    /// As the hub knows it.
-    state: &'static str,
-    /// Whether the host's own signature stands under that.
-    verified: bool,
-    /// The verified receipt.
-    receipt: Option<Receipt>,
-    fault: Option<Fault>,
-}
 
 /// An operation on one resource.
 pub async fn on_one(env: &Env, ui: &mut Ui, act: Act, on: &OnOne) -> Result<u8, Failure> {
@@ -114,40 +90,115 @@ pub async fn hand_in(
     statement: &OpStatement,
     class: Class,
     envelope: &Envelope,
-    wait: &OpWait,
+    waiting: &OpWait,
 ) -> Result<u8, Failure> {
     let binding = bound(host)?;
-    let (mut op, known) = client.submit_op(envelope).await?;
+    let (mut op, known) = client.submit_op(envelope).await.map_err(|f| not_taken(f, statement))?;
     if known {
         ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
     }
-    if let Some(limit) = wait.limit() {
-        op = until_settled(client, ui, &statement.op_id, limit).await?;
+    if let Some(limit) = waiting.limit() {
+        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit).await?;
     }
-    let receipt = match &op.receipt {
-        None => None,
-        Some(receipt) => {
-            Some(verify_receipt(receipt, &statement.op_id, Some(envelope), binding).map_err(|f| distrust(&statement.op_id, f))?)
-        }
-    };
-    let receipt = receipt.map(|r| r.into_statement());
-    let ended = Ended {
-        op_id: statement.op_id.clone(),
-        idempotency_key: statement.idempotency_key.to_string(),
-        host: host.name.to_string(),
-        resource: statement.resource.to_string(),
-        kind: statement.kind.clone(),
-        class,
-        state: op.state.as_str(),
-        verified: receipt.is_some(),
-        fault: receipt.as_ref().and_then(|r| r.fault.clone()).or_else(|| op.fault.clone()),
-        receipt,
-    };
-    tell(ui, &ended, &host.name)?;
-    if wait.limit().is_none() {
+    let mut view = OpView::new(&client.root, op, Some(binding), Some(envelope))?;
+    if let Some(doubt) = view.receipt_doubt {
+        return Err(distrust(&statement.op_id, doubt));
+    }
+    view.facts.host = host.name.to_string();
+    view.facts.class = class.to_string();
+    tell(ui, &view, &host.name)?;
+    if waiting.limit().is_none() {
         return Ok(0);
     }
-    judge(&op, &ended)
+    judge(&view, statement)
+}
+
+/// Why the hub did not take an order, and whether it may have.
+fn not_taken(failure: Failure, statement: &OpStatement) -> Failure {
+    if failure.code == LocalCode::HubUnreachable.as_str() {
+        let remedy = format!(
+            "whether the hub took it is not known: look with `moorctl op show {}`, or order it again with --key {}: it is done at most once",
+            statement.op_id, statement.idempotency_key
+        );
+        return failure.with_remedy(remedy);
+    }
+    match Code::parse(failure.code).and_then(|code| remedy(code, statement)) {
+        Some(remedy) => failure.with_remedy(remedy),
+        None => failure,
+    }
+}
+
+/// What an operator does about a refused or failed order; `None` where that does not differ from what else the code is about.
+fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
+    let key = &statement.idempotency_key;
+    let anew = format!("then sign it again with --key {key}: with the same key it is done at most once");
+    let aimed = matches!(statement.kind.as_str(), "cancel" | "resolve");
+    let text = match code {
+        Code::Expired => "nothing was done: sign it again, with a longer --expires if the host may be away for long".to_owned(),
+        Code::NotYetValid | Code::ClockUnsound => format!("set the clocks of the host and of this machine, {anew}"),
+        Code::Busy => format!("wait until others have ended (`moorctl op ls --open`), {anew}"),
+        Code::DiskFull => format!("free the disk of the agent's state folder, {anew}"),
+        Code::EngineUnreachable => format!("start the engine on the host, {anew}"),
+        Code::RootBehind | Code::Waiting => format!("wait until the host has caught up (`moorctl status`), {anew}"),
+        Code::Quarantined | Code::RecordsBehind => {
+            "run `moorline-agent doctor` on the host, mend the cause, `moorctl host approve NAME`, then sign the order anew".to_owned()
+        }
+        Code::NotOwned => {
+            "operations touch only what Moorline made: act on it on the host itself, or name one of ours (`moorctl get report HOST`)"
+                .to_owned()
+        }
+        Code::PolicyDenied => "let the host's administrator allow it in the agent's local policy file, or leave it".to_owned(),
+        Code::WrongEpoch => {
+            "the host began a new life since: `moorctl host approve NAME` if it asks for it, then sign the order anew".to_owned()
+        }
+        Code::NotFound | Code::TooLate if aimed => {
+            "the operation has ended, or this host never had it: `moorctl op show` tells how it ended".to_owned()
+        }
+        Code::NotFound => "look at what the host has with `moorctl get report HOST`".to_owned(),
+        Code::WrongType | Code::HashMismatch => {
+            "sign it again; if it comes back, compare the versions of moorctl, hub and agents".to_owned()
+        }
+        Code::TooLate
+        | Code::TooLarge
+        | Code::BadEnvelope
+        | Code::BadSignature
+        | Code::UnknownKey
+        | Code::RevokedKey
+        | Code::ThresholdNotMet
+        | Code::WrongCluster
+        | Code::WrongHost
+        | Code::OutOfScope
+        | Code::RootExpired
+        | Code::BadRoot
+        | Code::NoTrustRoot
+        | Code::NotApproved
+        | Code::GenerationRegressed
+        | Code::Equivocation
+        | Code::AlreadyApplied
+        | Code::BadContent
+        | Code::UnknownKind
+        | Code::BadParams
+        | Code::ClassDenied
+        | Code::NonceUsed
+        | Code::Conflict
+        | Code::IncarnationChanged
+        | Code::PreconditionFailed
+        | Code::Cancelled
+        | Code::OpFailed
+        | Code::Indeterminate
+        | Code::StepFailed
+        | Code::ImageUnavailable
+        | Code::DependencyFailed
+        | Code::BaseMoved
+        | Code::JoinRefused
+        | Code::PermissionDenied
+        | Code::AlreadyExists
+        | Code::InvalidArgument
+        | Code::RenewalConflict
+        | Code::UnsupportedVersion
+        | Code::Internal => return None,
+    };
+    Some(text)
 }
 
 fn distrust(op_id: &OpId, fault: Fault) -> Failure {
@@ -156,114 +207,40 @@ fn distrust(op_id: &OpId, fault: Fault) -> Failure {
         .with_remedy("believe nothing that the hub says of this operation; look at the host itself (`moorline-agent journal show --op ID`)")
 }
 
-/// Follows an operation until it has ended.
-async fn until_settled(client: &Client, ui: &mut Ui, op_id: &OpId, limit: Duration) -> Result<OpFacts, Failure> {
-    let over = Instant::now() + limit;
-    let bar = bar(ui);
-    let mut shown = None;
-    loop {
-        let settled = async {
-            let mut watch = client.watch_op(op_id).await?;
-            while let Some(op) = watch.next().await? {
-                let now = (op.state, op.message.clone());
-                if shown.as_ref() != Some(&now) {
-                    show(ui, &bar, &op);
-                    shown = Some(now);
-                }
-                if op.state.is_settled() {
-                    return Ok(Some(op));
-                }
-            }
-            Ok::<_, Failure>(None)
-        };
-        match tokio::time::timeout_at(over.into(), settled).await {
-            Ok(Ok(Some(op))) => {
-                bar.finish_and_clear();
-                return Ok(op);
-            }
-            // A hub that restarts is back in seconds; what was submitted is durable.
-            Ok(Ok(None)) => {}
-            Ok(Err(failure)) if failure.code == LocalCode::HubUnreachable.as_str() => {
-                bar.set_message("the hub does not answer; trying again");
-            }
-            Ok(Err(failure)) => return Err(failure),
-            Err(_) => {
-                bar.finish_and_clear();
-                let at = shown.map_or_else(|| "not known yet".to_owned(), |(state, _)| state.to_string());
-                let waited = clock::span_words(limit.as_secs());
-                return Err(Failure::new(
-                    LocalCode::NotConverged,
-                    format!("operation {op_id} has not ended after {waited}: it is {at}"),
-                    format!("it goes on by itself; look with `moorctl op show {op_id}`, take it back with `moorctl op cancel {op_id}`"),
-                ));
-            }
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-}
-
-fn bar(ui: &Ui) -> ProgressBar {
-    if !ui.progress_bars() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(POLL_INTERVAL);
-    bar
-}
-
-/// How far it is, for people.
-fn show(ui: &mut Ui, bar: &ProgressBar, op: &OpFacts) {
-    let words = match op.state {
-        Stage::Submitted => "submitted; it is sent when the host is connected and ready for orders".to_owned(),
-        Stage::Sent => "sent to the host".to_owned(),
-        Stage::At(_) | Stage::Refused if op.message.is_empty() => op.state.to_string(),
-        Stage::At(_) | Stage::Refused => format!("{}: {}", op.state, op.message),
-    };
-    if bar.is_hidden() {
-        if !op.state.is_settled() {
-            ui.note(&words);
-        }
-    } else {
-        bar.set_message(words);
-    }
-}
-
-fn tell(ui: &mut Ui, ended: &Ended, host: &HostName) -> Result<(), Failure> {
+fn tell(ui: &mut Ui, view: &OpView, host: &HostName) -> Result<(), Failure> {
     if ui.format == Format::Table
-        && let Some(receipt) = ended.receipt.as_ref().filter(|r| r.kind == "exec")
+        && let Some(receipt) = view.receipt.as_ref().filter(|r| r.kind == "exec" && r.result.get("stdout").is_some())
     {
         return tell_output(ui, receipt, host);
     }
-    ui.result(ended, || {
-        let on = if ended.resource == "host" { String::new() } else { format!(" {}", ended.resource) };
-        let by = match (&ended.receipt, ended.verified) {
-            (Some(receipt), _) => {
+    ui.result(view, || {
+        let facts = &view.facts;
+        let on = if facts.resource == "host" { String::new() } else { format!(" {}", facts.resource) };
+        let by = match &view.receipt {
+            Some(receipt) => {
                 let instead = receipt.same_as.as_ref().map(|id| format!(" as operation {id}, of the same key")).unwrap_or_default();
-                format!("{instead}, receipt verified")
+                format!("{instead}, receipt verified\n{}", view::effects(receipt))
             }
-            (None, _) if ended.state == "submitted" || ended.state == "sent" => String::new(),
-            (None, _) => " by the hub's word only: there is no receipt".to_owned(),
+            None if facts.state.is_open() => "\n".to_owned(),
+            None => ": there is no receipt\n".to_owned(),
         };
-        format!("{}{on} on {host}: {}{by}\n", ended.kind, ended.state)
+        let state = view::state_words(facts, clock::now());
+        format!("{}{on} on {host}: {state}{by}", facts.kind)
     })
 }
 
 /// What a command wrote, each where it belongs, and how it ended.
 fn tell_output(ui: &mut Ui, receipt: &Receipt, host: &HostName) -> Result<(), Failure> {
     let part = |name: &str| {
-        let text = receipt.result.get(name).and_then(Value::as_str).unwrap_or_default();
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_default();
+        let bytes = view::decoded(receipt.result.get(name).and_then(Value::as_str).unwrap_or_default());
         let total = receipt.result.get(format!("{name}_bytes")).and_then(Value::as_u64).unwrap_or_default();
         let kept = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        (String::from_utf8_lossy(&bytes).into_owned(), total.saturating_sub(kept))
+        (bytes, total.saturating_sub(kept))
     };
     let ((stdout, stdout_lost), (stderr, stderr_lost)) = (part("stdout"), part("stderr"));
-    ui.text(&stdout)?;
+    ui.output(&stdout)?;
     if !stderr.is_empty() {
-        ui.note(stderr.trim_end_matches('\n'));
+        ui.note(visible(&String::from_utf8_lossy(&stderr)).trim_end_matches('\n'));
     }
     for (name, lost) in [("standard output", stdout_lost), ("standard error", stderr_lost)] {
         if lost > 0 {
@@ -277,29 +254,31 @@ fn tell_output(ui: &mut Ui, receipt: &Receipt, host: &HostName) -> Result<(), Fa
 }
 
 /// Exit 0 for what succeeded, the failure otherwise.
-fn judge(op: &OpFacts, ended: &Ended) -> Result<u8, Failure> {
-    match op.state {
-        Stage::At(State::Succeeded) if ended.verified => Ok(0),
+fn judge(view: &OpView, statement: &OpStatement) -> Result<u8, Failure> {
+    let OpView { facts, verified, .. } = view;
+    let code = match facts.state {
+        Stage::At(State::Succeeded) if *verified => return Ok(0),
         Stage::At(State::Succeeded) => {
-            Err(distrust(&op.op_id, Fault::new(Code::BadSignature, "the hub says that it succeeded and shows no receipt")))
+            return Err(distrust(&facts.op_id, Fault::new(Code::BadSignature, "the hub says that it succeeded and shows no receipt")));
         }
-        Stage::At(State::Indeterminate) => {
-            let fault = ended.fault.clone().unwrap_or_else(|| Fault::new(Code::Indeterminate, "nothing proves how it ended"));
-            Err(Failure::from(fault).with_remedy(format!(
-                "look at the resource on the host, then say how it ended: `moorctl op resolve {} --as succeeded` or `--as failed`",
-                op.op_id
-            )))
-        }
-        state @ (Stage::Submitted | Stage::Sent | Stage::At(_) | Stage::Refused) => {
-            let code = match state {
-                Stage::At(State::Expired) => Code::Expired,
-                Stage::At(State::Cancelled) => Code::Cancelled,
-                Stage::Submitted | Stage::Sent | Stage::At(_) | Stage::Refused => Code::OpFailed,
-            };
-            let fault = ended.fault.clone().unwrap_or_else(|| Fault::new(code, format!("the operation is {state}")));
-            Err(fault.into())
-        }
+        Stage::At(State::Indeterminate) => Code::Indeterminate,
+        Stage::At(State::Expired) => Code::Expired,
+        Stage::At(State::Cancelled) => Code::Cancelled,
+        Stage::Submitted | Stage::Sent | Stage::At(_) | Stage::Refused => Code::OpFailed,
+    };
+    let fault = facts.fault.clone().unwrap_or_else(|| Fault::new(code, format!("the operation is {}", facts.state)));
+    let said = fault.code;
+    let failure = Failure::from(fault);
+    if code == Code::Indeterminate {
+        return Err(failure.with_remedy(format!(
+            "look at the resource on the host, then say how it ended: `moorctl op resolve {} --as succeeded` or `--as failed`",
+            facts.op_id
+        )));
     }
+    Err(match remedy(said, statement) {
+        Some(remedy) => failure.with_remedy(remedy),
+        None => failure,
+    })
 }
 
 /// Which host an order is for, by its own words and the verified bindings.

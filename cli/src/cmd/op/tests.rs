@@ -104,7 +104,12 @@ async fn an_operation_that_does_not_end_in_time_is_told_and_goes_on() {
 
 /// A report with one container.
 fn report(shown: &mut Shown) {
-    let container = moorline_common::observe::ObservedContainer { id: "c".repeat(64), ..Default::default() };
+    let owner = moorline_common::observe::Owner {
+        topology: "edge".to_owned(),
+        resource: moorline_common::id::ResourceId::parse("docker/container/edge-web-1").unwrap(),
+        spec: String::new(),
+    };
+    let container = moorline_common::observe::ObservedContainer { id: "c".repeat(64), owner: Some(owner), ..Default::default() };
     let mut observed = moorline_common::observe::Observed::default();
     observed.containers.insert("edge-web-1".to_owned(), container);
     let report =

@@ -1,0 +1,164 @@
+//! Following an operation until it has ended, or nothing more can be hoped for.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{OpId, UnixSeconds};
+use moorline_common::op::{Stage, State};
+
+use crate::client::Client;
+use crate::client::ops::OpFacts;
+use crate::clock;
+use crate::error::{EXIT_INTERRUPTED, Failure, LocalCode};
+use crate::limits::{POLL_INTERVAL, RECEIPT_GRACE};
+use crate::render::{Ui, visible};
+
+/// Why a wait ended without the operation's end.
+enum Over {
+    Time,
+    Window,
+    Interrupt,
+}
+
+/// Follows an operation until it has ended, `limit` is over, or its own last moment has passed without its beginning.
+///
+/// # Errors
+/// [`LocalCode::NotConverged`] when the wait ends first: the operation goes on; [`Code::Expired`] when its window does.
+pub async fn until_settled(
+    client: &Client,
+    ui: &mut Ui,
+    op_id: &OpId,
+    expires_at: UnixSeconds,
+    limit: Duration,
+) -> Result<OpFacts, Failure> {
+    let over = Instant::now() + limit;
+    let left_ms = expires_at.0.saturating_mul(1000).saturating_sub(client.hub_now_ms());
+    // Far enough that it adds up: a window is at most days.
+    let window = Instant::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX))) + RECEIPT_GRACE;
+    let bar = bar(ui);
+    let mut shown: Option<(Stage, String)> = None;
+    let ended = loop {
+        let has_begun = matches!(shown, Some((Stage::At(State::Started | State::TaskRunning), _)));
+        let until = if has_begun { over } else { over.min(window) };
+        let settled = async {
+            let mut watch = client.watch_op(op_id).await?;
+            while let Some(op) = watch.next().await? {
+                let now = (op.state, op.message.clone());
+                let begins = !has_begun && matches!(op.state, Stage::At(State::Started | State::TaskRunning));
+                if shown.as_ref() != Some(&now) {
+                    show(ui, &bar, &op);
+                    shown = Some(now);
+                }
+                if op.state.is_settled() {
+                    return Ok(Some(op));
+                }
+                if begins {
+                    // From here on its window does not matter.
+                    return Ok(None);
+                }
+            }
+            Ok::<_, Failure>(None)
+        };
+        let look = tokio::select! {
+            look = tokio::time::timeout_at(until.into(), settled) => look,
+            Ok(()) = tokio::signal::ctrl_c() => break Err(Over::Interrupt),
+        };
+        match look {
+            Ok(Ok(Some(op))) => break Ok(op),
+            // A hub that restarts is back in seconds; what was submitted is durable.
+            Ok(Ok(None)) => {}
+            Ok(Err(failure)) if failure.code == LocalCode::HubUnreachable.as_str() => {
+                bar.set_message("the hub does not answer; trying again");
+            }
+            Ok(Err(failure)) => return Err(failure),
+            Err(_) => break Err(if until < over { Over::Window } else { Over::Time }),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
+            Ok(()) = tokio::signal::ctrl_c() => break Err(Over::Interrupt),
+        }
+    };
+    bar.finish_and_clear();
+    ended.map_err(|over| unsettled(&over, op_id, shown.map(|(stage, _)| stage), expires_at, limit))
+}
+
+/// What is known of an operation that has not ended when the wait did.
+fn unsettled(over: &Over, op_id: &OpId, stage: Option<Stage>, expires_at: UnixSeconds, limit: Duration) -> Failure {
+    let at = stage.map_or_else(|| "not known yet".to_owned(), |stage| stage.to_string());
+    let goes_on = format!("it goes on by itself; look with `moorctl op show {op_id}`, take it back with `moorctl op cancel {op_id}`");
+    match over {
+        Over::Time => {
+            let waited = clock::span_words(limit.as_secs());
+            Failure::new(LocalCode::NotConverged, format!("operation {op_id} has not ended after {waited}: it is {at}"), goes_on)
+        }
+        Over::Interrupt => {
+            let message = format!("the wait was broken off, the operation was not: {op_id} is {at}");
+            let failure = Failure::new(LocalCode::NotConverged, message, goes_on);
+            Failure { exit: EXIT_INTERRUPTED, ..failure }
+        }
+        Over::Window => {
+            let when = clock::rfc3339(expires_at.0.saturating_mul(1000));
+            let (what, next) = match stage {
+                None | Some(Stage::Submitted) => (
+                    "its host was not connected, or not ready for orders, and was never sent it",
+                    "it is not done any more; order it anew when the host is there, or give it longer with --expires".to_owned(),
+                ),
+                Some(_) => (
+                    "its host was sent it and has not said whether it began",
+                    format!("its receipt tells, once the host is back: `moorctl op show {op_id}`; until then it is not known"),
+                ),
+            };
+            let message = format!("the last moment of operation {op_id} has passed ({when}): {what}");
+            Failure::from(Fault::new(Code::Expired, message)).with_remedy(next)
+        }
+    }
+}
+
+fn bar(ui: &Ui) -> ProgressBar {
+    if !ui.progress_bars() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {msg}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(POLL_INTERVAL);
+    bar
+}
+
+/// How far it is, for people.
+fn show(ui: &mut Ui, bar: &ProgressBar, op: &OpFacts) {
+    let words = match op.state {
+        Stage::Submitted => "submitted; it is sent when the host is connected and ready for orders".to_owned(),
+        Stage::Sent => "sent to the host".to_owned(),
+        Stage::At(_) | Stage::Refused if op.message.is_empty() => op.state.to_string(),
+        Stage::At(_) | Stage::Refused => format!("{}: {}", op.state, visible(&op.message)),
+    };
+    if bar.is_hidden() {
+        if !op.state.is_settled() {
+            ui.note(&words);
+        }
+    } else {
+        bar.set_message(words);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_ends_first_says_what_is_known_and_what_is_not() {
+        let id = OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap();
+        let say = |over: Over, stage| unsettled(&over, &id, stage, UnixSeconds(1_000), Duration::from_secs(600));
+        let broken = say(Over::Interrupt, Some(Stage::Sent));
+        assert_eq!((broken.code, broken.exit), ("not_converged", 130));
+        assert!(broken.message.contains("is sent") && broken.remedy.contains("moorctl op show 0197a2b4"), "{broken:?}");
+        let never = say(Over::Window, Some(Stage::Submitted));
+        assert!(never.is(Code::Expired) && never.message.contains("never sent") && never.remedy.contains("--expires"), "{never:?}");
+        let unknown = say(Over::Window, Some(Stage::Sent));
+        assert!(unknown.message.contains("has not said whether it began") && unknown.remedy.contains("not known"), "{unknown:?}");
+        assert!(say(Over::Time, None).message.contains("not known yet"));
+    }
+}
