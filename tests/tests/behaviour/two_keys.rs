@@ -62,6 +62,7 @@ fn what_two_must_sign_is_pushed_by_two_and_by_none_alone() {
     assert_says(&refused, &["[threshold_not_met]", "moorctl revision sign"]);
     let said = as_bob(&fleet, &bob, &["revision", "sign", saved]).ok().unwrap();
     assert_says(&said, &["message  greet", "signed   by admin", HOST, "-        db:", "hand it in with"]);
+    refuse_other_slices(&fleet, &bob, saved);
     as_bob(&fleet, &bob, &["revision", "submit", saved, "--wait"]).ok().unwrap();
     fleet.wait_converged(&operator, HOST, "edge", 4).unwrap();
     assert_eq!(sim_containers(&fleet, HOST), ["edge-site-1"]);
@@ -73,6 +74,20 @@ fn what_two_must_sign_is_pushed_by_two_and_by_none_alone() {
     assert_says(&moorctl(&fleet, &["down", "edge"]).expect_code(1).unwrap(), &["[threshold_not_met]"]);
     moorctl(&fleet, &["--sign-with", key, "down", "edge", "--wait"]).ok().unwrap();
     assert_eq!(sim_containers(&fleet, HOST), Vec::<String>::new());
+}
+
+/// A file that shows one source and has the slices of another one, all signed by the first operator, gets no second signature.
+fn refuse_other_slices(fleet: &Fleet, bob: &Path, shown: &str) {
+    let read = |path: &str| serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).unwrap()).unwrap();
+    let file = fleet.file("evil.yaml", services("edge", &["site", "miner"], "two")).unwrap();
+    let evil = fleet.root().join("evil.json");
+    let evil = text(&evil).unwrap();
+    moorctl(fleet, &["push", "-f", text(&file).unwrap(), "--save", evil]).ok().unwrap();
+    let mut mixed = read(shown);
+    mixed["slices"] = read(evil)["slices"].take();
+    std::fs::write(evil, mixed.to_string()).unwrap();
+    let refused = as_bob(fleet, bob, &["revision", "sign", evil]).expect_code(1).unwrap();
+    assert_says(&refused, &["[hash_mismatch]", "`shop-1` is not what the source means", "do not sign it"]);
 }
 
 #[test]

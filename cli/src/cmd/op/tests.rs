@@ -80,6 +80,27 @@ async fn only_the_hosts_own_receipt_makes_a_success() {
 }
 
 #[tokio::test]
+async fn the_receipt_counts_and_not_the_state_that_the_hub_shows_beside_it() {
+    for outcome in [Outcome::Failed, Outcome::Refused] {
+        let failed = |order: &OpStatement| receipt(order, outcome, Value::Null);
+        let failure = hand_in(|order| op(order, "succeeded", Some((&failed(order), &host_key())))).await.unwrap_err();
+        assert!(failure.is(moorline_common::fault::Code::OpFailed), "{failure}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_for_a_while_is_signed_again_with_the_same_key() {
+    let busy = |order: &OpStatement| pb::Op {
+        fault: Some(pb::Fault { code: "busy".to_owned(), message: "full".to_owned() }),
+        ..op(order, "refused", None)
+    };
+    let failure = hand_in(busy).await.unwrap_err();
+    assert!(failure.code == "busy" && failure.remedy.contains("sign it again with --key "), "{failure:?}");
+    let late = hand_in(|order| op(order, "expired", None)).await.unwrap_err();
+    assert!(late.code == "expired" && late.remedy.contains("sign it again") && !late.remedy.contains("push"), "{late:?}");
+}
+
+#[tokio::test]
 async fn what_did_not_succeed_fails_with_its_code_and_what_to_do() {
     for (outcome, state, code) in [
         (Outcome::Failed, "failed", "op_failed"),
