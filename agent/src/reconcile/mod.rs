@@ -359,11 +359,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// when the turn comes.
     fn take_turns(&mut self) -> Vec<(Step, Uuid, Turn)> {
         let (mut ready, worked) = (Vec::new(), self.turns.worked());
-        if self.stopping.is_cancelled() {
-            // Nor in a lane that an operation has just left in doubt.
-            return ready;
-        }
-        for step in self.work.take_ready(STEPS_MAX) {
+        // Once it is to stop nothing begins, also not in a lane that an operation has just left in doubt.
+        let at_once = if self.stopping.is_cancelled() { 0 } else { STEPS_MAX };
+        for step in self.work.take_ready(at_once) {
             let is_held = self.desired.as_ref().is_some_and(|d| self.is_held(d, &step.resource));
             // An operation may have worked on it since the plan was made.
             let is_stale = is_held || worked.contains(&step.resource) || worked.contains(&ResourceId::host());
