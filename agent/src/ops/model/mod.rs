@@ -381,7 +381,6 @@ impl Stage {
             Step::SetClock(offset) => {
                 self.changes(|_| ());
                 self.clocks.set_wall(UnixSeconds(self.now().saturating_add_signed(*offset)));
-                // What is judged now may raise the floor for what is judged in a moment.
                 self.changes(|_| ());
             }
             Step::Reboot => {

@@ -115,7 +115,8 @@ impl Reference {
 
     /// The machine boots: time that passed since the floor was saved is forgotten.
     pub fn rebooted(&mut self) {
-        self.floor.1 = Instant::now();
+        let saved = self.ledger.time_floor().unwrap().at.0;
+        self.floor = (self.floor.0.min(saved), Instant::now());
     }
 
     /// Whether the paper may be acted on.
@@ -395,8 +396,8 @@ impl Reference {
             // What was accepted a moment before it may be answered a moment after it.
             let facts = self.facts();
             self.before.push(facts);
+            self.floor = (raised, Instant::now());
         }
-        self.floor = (now.max(raised), Instant::now());
     }
 
     /// A reset that has succeeded counts from then on.
