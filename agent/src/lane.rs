@@ -262,7 +262,8 @@ impl Lanes {
             queues.barriers.push_back(waiting);
         } else {
             let queue = &mut queues.lanes.entry(resource.clone()).or_default().queue;
-            if planted("newest first") { queue.push_front(waiting) } else { queue.push_back(waiting) }
+            let is_first = planted("newest first") || (planted("slot first") && who == Who::Reconciler);
+            if is_first { queue.push_front(waiting) } else { queue.push_back(waiting) }
         }
         let turns = queues.next_turns(std::slice::from_ref(resource));
         drop(queues);
@@ -606,6 +607,25 @@ mod tests {
         drop(turn);
         drop((&mut later).now_or_never().unwrap());
         assert_eq!(lanes.lock().places, 0);
+    }
+
+    /// Whether the reconciler's place comes after an operation's that waited before it.
+    async fn slot_keeps_its_place() -> bool {
+        let lanes = Lanes::new(8);
+        let op = lanes.place(&resource("a")).unwrap().await.unwrap();
+        let mut before = lanes.place(&resource("a")).unwrap();
+        let Ok(Slot::Later(slot)) = lanes.slot(&resource("a")) else { panic!("the lane is taken") };
+        drop(op);
+        let turn = (&mut before).now_or_never();
+        let waits = slot.now_or_never().is_none();
+        turn.is_some() && waits
+    }
+
+    #[tokio::test]
+    async fn the_reconciler_does_not_jump_the_queue() {
+        assert!(slot_keeps_its_place().await);
+        let _planted = crate::plant::plant("slot first");
+        assert!(!slot_keeps_its_place().await, "nothing notices it");
     }
 
     #[tokio::test]

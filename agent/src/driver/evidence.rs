@@ -250,7 +250,7 @@ fn ours<T>(order: &OpOrder, live: Option<Live<T>>) -> Result<T, DriverError> {
 
 fn same_incarnation(order: &OpOrder, id: &str) -> Result<(), DriverError> {
     match &order.incarnation {
-        Some(wanted) if wanted != id => {
+        Some(wanted) if wanted != id && !crate::plant::planted("incarnation not checked") => {
             let why = format!("the order is for {wanted}; what bears the name now is {}", if id.is_empty() { "another" } else { id });
             Err(DriverError { code: Code::IncarnationChanged, ..refused(order, &why) })
         }

@@ -17,6 +17,7 @@ use super::segment::{self, Segments};
 use super::{Entry, Head, Journal, JournalError};
 use crate::clock::Clock;
 use crate::limits::{JOURNAL_APPEND_MAX, JOURNAL_BATCH_MAX, JOURNAL_QUEUE};
+use crate::plant::{self, planted};
 
 /// A journal that was opened, and what was found.
 pub struct Opened {
@@ -92,7 +93,7 @@ fn start<F: Fs>(segments: Segments<F>, chain: Chain, shared: Arc<Shared>) -> io:
     let (published, head) = watch::channel(chain.head.clone());
     let (failure_tx, failure) = watch::channel(None);
     let writer = Writer { segments, chain, shared: shared.clone(), published, failure: failure_tx };
-    std::thread::Builder::new().name("journal".to_owned()).stack_size(512 * 1024).spawn(move || writer.run(&receiver))?;
+    std::thread::Builder::new().name("journal".to_owned()).stack_size(512 * 1024).spawn(plant::along(move || writer.run(&receiver)))?;
     Ok(FileJournal { requests, shared, head, failure })
 }
 
@@ -137,6 +138,11 @@ impl<F: Fs> Writer<F> {
                 staged.head
             });
             answers.push((reply, result));
+        }
+        if planted("answer before the flush") {
+            for (reply, result) in std::mem::take(&mut answers) {
+                let _ = reply.send(result);
+            }
         }
         let written = if bytes.is_empty() { Ok(()) } else { self.segments.write(&bytes) };
         if let Err(error) = written {

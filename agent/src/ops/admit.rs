@@ -114,14 +114,17 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.parts.journal.read(|book| {
             let key = book.key(op.order.statement.idempotency_key.as_str()).filter(|key| key.intent == op.order.intent)?;
             let is_told = !book.ops().contains_key(&key.op_id);
-            Some((OpId::parse(key.op_id.as_str()).ok()?, key.ended.clone().filter(|_| is_told)?)).filter(|_| !planted("no dedupe"))
+            Some((OpId::parse(key.op_id.as_str()).ok()?, key.ended.clone().filter(|_| is_told)?))
+                .filter(|_| !planted("no dedupe") && (!planted("dedupe by op id") || key.op_id == op.id().as_str()))
         })
     }
 
     fn before(&self, op: &Op) -> Result<Before, Fault> {
         let statement = &op.order.statement;
         self.parts.journal.read(|book| {
-            match book.key(statement.idempotency_key.as_str()).filter(|_| !planted("no dedupe")) {
+            let key = book.key(statement.idempotency_key.as_str());
+            let key = key.filter(|key| !planted("dedupe by op id") || key.op_id == statement.op_id.as_str());
+            match key.filter(|_| !planted("no dedupe")) {
                 Some(KeyUse { intent, op_id, .. }) if *intent != op.order.intent && !planted("any intent") => {
                     let what =
                         format!("the idempotency key `{}` belongs to operation {op_id}, which is another order", statement.idempotency_key);
@@ -227,12 +230,21 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         // The place comes first: what is full says so before anything is promised.
         let place = self.parts.lanes.place(op.resource()).map_err(|busy| Fault::new(Code::Busy, busy.to_string()))?;
         crate::crash::point("op.accept.before");
-        self.append(accepted(&op)).await.map_err(|e| refusal(&e))?;
+        self.promise(accepted(&op)).await?;
         crate::crash::point("op.accept.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), class = %op.order.class, "accepted an order");
         let answer = Answer::Known(op.id().clone());
         self.spawn(op, place, None);
         Ok(answer)
+    }
+
+    /// Records what is answered for. After a failed write nobody knows whether the next start finds the record: a refusal
+    /// could be wrong, so there is no answer, and the agent is about to stop.
+    async fn promise(&self, entries: Vec<Entry>) -> Result<(), Fault> {
+        match self.append(entries).await {
+            Err(JournalError::Failed(_)) => std::future::pending().await,
+            recorded => recorded.map_err(|e| refusal(&e)),
+        }
     }
 
     /// An operation that holds its lane until an operator has spoken.
@@ -285,7 +297,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let mut entries = accepted(&op);
         entries.extend([op.entry(State::Started), end, op.entry(State::Succeeded)]);
         crate::crash::point("op.about.before");
-        self.append(entries).await.map_err(|e| refusal(&e))?;
+        self.promise(entries).await?;
         crate::crash::point("op.about.after");
         tracing::info!(op = %op.id(), kind = op.order.act.kind(), "done");
         Ok(Answer::Known(op.id().clone()))

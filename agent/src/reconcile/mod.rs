@@ -18,7 +18,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::id::{ResourceId, UnixSeconds};
+use moorline_common::id::{Generation, ResourceId, UnixSeconds};
 use moorline_common::observe::{EngineState, Observed};
 use moorline_common::plan::docker::plan;
 use moorline_common::plan::{Blocked, Plan, Step};
@@ -312,6 +312,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     fn is_held(&self, desired: &Desired, resource: &ResourceId) -> bool {
         let Admission { content_since, generation, is_empty, .. } = desired.admission;
         let since = if planted("hold for a generation") { generation } else { content_since };
+        let since = if planted("hold until its own generation") { Generation(since.0 + 1) } else { since };
         !planted("no hold") && !is_empty && self.journal.read(|book| book.hold(resource.as_str(), since).is_some())
     }
 

@@ -139,6 +139,15 @@ impl Fleet {
         agent.process.take().with_context(|| format!("the agent of {name} does not run"))
     }
 
+    /// An agent's process id.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn agent_id(&self, name: &str) -> Result<u32> {
+        let agent = self.agents.get(name).with_context(|| format!("no host `{name}` in this fleet"))?;
+        Ok(agent.process.as_ref().with_context(|| format!("the agent of {name} does not run"))?.id())
+    }
+
     /// How an agent ended, if it has ended by itself; it can be started again then.
     ///
     /// # Errors

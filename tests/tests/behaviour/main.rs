@@ -8,6 +8,8 @@ mod damage;
 #[cfg(test)]
 mod demo;
 #[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod docs;
 #[cfg(test)]
 mod engine_restart;

@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use crate::setup::{HOST, assert_says, event_kinds, services, sim_containers, sim_fleet};
 
-fn op(fleet: &Fleet, line: &[&str]) -> Output {
+pub fn op(fleet: &Fleet, line: &[&str]) -> Output {
     let mut args = vec!["--yes", "op"];
     args.extend(line);
     fleet.moorctl(&args).unwrap()
 }
 
 /// What an operation gives as JSON; it must succeed.
-fn done(fleet: &Fleet, line: &[&str]) -> Value {
+pub fn done(fleet: &Fleet, line: &[&str]) -> Value {
     let mut args = vec!["-o", "json"];
     args.extend(line);
     op(fleet, &args).ok().unwrap().json().unwrap()

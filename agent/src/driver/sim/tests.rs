@@ -112,6 +112,14 @@ async fn the_simulated_engine_conforms_in_operations() {
     conformance::ops::all(&SimBench::new()).await;
 }
 
+#[test]
+fn an_incarnation_that_is_not_checked_is_noticed() {
+    let _planted = crate::plant::plant("incarnation not checked");
+    let conforms =
+        || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(conformance::ops::all(&SimBench::new()));
+    assert!(std::panic::catch_unwind(conforms).is_err());
+}
+
 #[tokio::test]
 async fn it_outlives_its_driver_and_says_when_it_goes_and_comes() {
     let bench = SimBench::new();

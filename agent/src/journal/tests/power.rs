@@ -246,6 +246,15 @@ async fn no_acknowledged_record_is_lost_wherever_the_power_goes() {
     }
 }
 
+#[test]
+fn a_power_cut_shows_each_planted_defect_of_the_flushes() {
+    for defect in ["no flush", "answer before the flush", "no flush of the folder"] {
+        let _planted = crate::plant::plant(defect);
+        let noticed = std::panic::catch_unwind(no_acknowledged_record_is_lost_wherever_the_power_goes);
+        assert!(noticed.is_err(), "nothing notices `{defect}`");
+    }
+}
+
 #[tokio::test]
 async fn after_a_failed_flush_nothing_is_acknowledged_and_what_the_kernel_shows_is_written_anew() {
     let fs = LossyFs::default();

@@ -14,7 +14,11 @@ const STOP: Draft = Draft { kind: 2, ..PLAIN };
 fn script(bug: &str) -> Vec<Step> {
     use Step::{Cancel, Crash, Deafen, Deliver, Deny, Heard, Late, Pass, SetClock, Sign, Slice, Turns, Unreachable};
     match bug {
-        "no dedupe" => vec![Sign(Draft { key: Some(0), ..RESTART }), Pass(1), Sign(Draft { key: Some(0), ..RESTART }), Pass(1)],
+        "epoch not checked" => vec![Sign(Draft { wrong_epoch: true, ..RESTART }), Pass(5)],
+        "hold until its own generation" => vec![Sign(STOP), Pass(40)],
+        "no dedupe" | "dedupe by op id" => {
+            vec![Sign(Draft { key: Some(0), ..RESTART }), Pass(1), Sign(Draft { key: Some(0), ..RESTART }), Pass(1)]
+        }
         "any intent" => vec![Sign(Draft { key: Some(0), ..RESTART }), Pass(1), Sign(Draft { key: Some(0), ..STOP }), Pass(1)],
         "blind retry" => vec![Deafen, Sign(RESTART), Pass(20)],
         "no margin" => vec![Late, Sign(RESTART), Pass(40)],
@@ -70,7 +74,10 @@ fn script(bug: &str) -> Vec<Step> {
     }
 }
 
-const BUGS: [&str; 19] = [
+const BUGS: [&str; 22] = [
+    "dedupe by op id",
+    "epoch not checked",
+    "hold until its own generation",
     "no dedupe",
     "any intent",
     "blind retry",

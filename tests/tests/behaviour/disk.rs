@@ -1,0 +1,190 @@
+//! A disk that is full, or that fails: what was acknowledged is kept, how things end is recorded, and the agent says what is wrong.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use moorline_tests::fleet::{Drive, Fleet, text};
+use moorline_tests::limits::SOON;
+use moorline_tests::operator::Operator;
+use moorline_tests::wait::{wait_for, wait_until};
+use nix::unistd::Uid;
+
+use crate::ops::{done, op};
+use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet};
+
+/// So large is the disk of the agent's state folder; the journal keeps 4 MiB of it free.
+const DISK: &str = "size=16m,mode=0700";
+
+/// A fleet whose agent has a small disk of its own, in memory; its simulated engine stands elsewhere.
+struct SmallDisk {
+    // Dropped first: its processes hold the disk.
+    fleet: Option<Fleet>,
+    operator: Operator,
+    disk: PathBuf,
+    root: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None`, with a line that says so, for whoever must not mount anything.
+    fn start(name: &str) -> Option<Self> {
+        if !Uid::effective().is_root() {
+            println!("skipped: only root may mount a small disk");
+            return None;
+        }
+        let fleet = Fleet::start(name).unwrap();
+        let (disk, root) = (fleet.agent_dir(HOST), fleet.root().to_owned());
+        std::fs::create_dir_all(&disk).unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "moorline-test"]).arg(&disk).status().unwrap();
+        assert!(mounted.success());
+        let operator = fleet.operator().unwrap();
+        let mut small = Self { fleet: Some(fleet), operator, disk, root };
+        let elsewhere = small.root.join("engine");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(elsewhere, small.disk.join("sim")).unwrap();
+        small.fleet().add_host(HOST, Drive::Sim, &[]).unwrap();
+        Some(small)
+    }
+
+    fn fleet(&mut self) -> &mut Fleet {
+        self.fleet.as_mut().unwrap()
+    }
+
+    /// Takes all the space that is left.
+    fn fill(&self) {
+        let mut file = std::fs::File::options().create(true).append(true).open(self.disk.join("filler")).unwrap();
+        for size in [64 * 1024, 512, 1] {
+            while file.write_all(&vec![b'x'; size]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.disk.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(self.fleet.take());
+        let _ = Command::new("umount").arg(&self.disk).status();
+        // The fleet could not remove what was mounted.
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+/// How far an operation is, as the hub knows.
+fn state_of(fleet: &Fleet, id: &str) -> anyhow::Result<String> {
+    let shown = fleet.moorctl(&["op", "show", id, "-o", "json"])?.ok()?.json()?;
+    Ok(shown["state"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn on_a_full_disk_nothing_new_begins_and_what_began_is_told_to_its_end() {
+    let Some(mut small) = SmallDisk::start("fulldisk") else { return };
+    small.fleet().push(&services("edge", &["site", "db"], "hello"), &["--wait"]).unwrap().ok().unwrap();
+    let on = |name: &str| format!("{HOST}/edge-{name}-1");
+    let long = done(small.fleet(), &["exec", &on("site"), "--no-wait", "--", "sleep", "20"]);
+    let long = long["op_id"].as_str().unwrap().to_owned();
+    let fleet = small.fleet.as_ref().unwrap();
+    wait_until("it runs", SOON, || Ok(["started", "task_running"].contains(&state_of(fleet, &long)?.as_str()))).unwrap();
+
+    small.fill();
+    // What the journal had taken before lasts for a while.
+    let input = fleet.file("input", "x".repeat(20_000)).unwrap();
+    let refused = |fleet: &Fleet| {
+        (0..60)
+            .map(|_| op(fleet, &["exec", &on("db"), "--stdin", text(&input).unwrap(), "--", "true"]))
+            .find(|output| output.code != 0)
+            .expect("the disk is full and all is accepted")
+    };
+    assert_says(&refused(fleet), &["[disk_full]", "free the disk"]);
+    assert!(fleet.logs().unwrap()[HOST].contains("free the disk"), "the log says what is wrong");
+
+    // Its end is recorded, and its receipt arrives and is verified.
+    wait_until("what began before ends", SOON, || Ok(state_of(fleet, &long)? == "succeeded")).unwrap();
+    let shown = op(fleet, &["show", &long, "-o", "json"]).ok().unwrap().json().unwrap();
+    assert_eq!((shown["receipt"]["outcome"].as_str(), shown["receipt_doubt"].is_null()), (Some("succeeded"), true), "{shown}");
+    // An agent starts on a full disk, too, and still says why it takes nothing on.
+    small.fleet().kill_agent(HOST).unwrap();
+    small.fleet().start_agent(HOST).unwrap();
+    wait_until("it is back", SOON, || Ok(small.operator.host(HOST)?.connected)).unwrap();
+    let fleet = small.fleet.as_ref().unwrap();
+    assert_says(&refused(fleet), &["[disk_full]"]);
+    fleet.agent(HOST, &["journal", "verify"]).unwrap().ok().unwrap();
+
+    small.free();
+    done(fleet, &["restart", &on("db")]);
+    fleet.push(&services("edge", &["site"], "hello"), &["--wait"]).unwrap().ok().unwrap();
+    assert_eq!(sim_containers(fleet, HOST), ["edge-site-1"]);
+}
+
+/// A program that makes system calls of another one fail; it ends with that one.
+struct Faults(Child);
+
+impl Faults {
+    /// From now on `call` on `file` fails in the agent with an input/output error. `None`, with a line that says so, without
+    /// `strace`.
+    fn inject(agent: u32, call: &str, file: &Path) -> Option<Self> {
+        let log = file.with_extension("strace");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-e", &format!("trace={call}"), "-e", &format!("inject={call}:error=EIO"), "-P"]).arg(file);
+        strace.arg("-p").arg(agent.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        let Ok(child) = strace.stderr(std::fs::File::create(&log).unwrap()).spawn() else {
+            println!("skipped: strace is not installed");
+            return None;
+        };
+        let faults = Self(child);
+        wait_until("strace has every thread", SOON, || Ok(std::fs::read_to_string(&log)?.contains("attached"))).unwrap();
+        Some(faults)
+    }
+}
+
+impl Drop for Faults {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// That an agent whose journal cannot be written by `call` stops and says so, and that the next one knows all that was
+/// acknowledged and does what was not.
+fn stops_and_recovers(name: &str, call: &str) {
+    let (mut fleet, operator) = sim_fleet(name);
+    fleet.push(&services("edge", &["site"], "hello"), &["--wait"]).unwrap().ok().unwrap();
+    let on = format!("{HOST}/edge-site-1");
+    let before = done(&fleet, &["restart", &on, "--key", "before"]);
+    let journal = fleet.agent_dir(HOST).join("journal");
+    let segment = journal.join("00000000000000000001.jsonl");
+    let Some(faults) = Faults::inject(fleet.agent_id(HOST).unwrap(), call, &segment) else { return };
+    let during = done(&fleet, &["stop", &on, "--no-wait"]);
+    let id = during["op_id"].as_str().unwrap().to_owned();
+    let ended = wait_for("the agent stops by itself", SOON, || fleet.agent_ended(HOST)).unwrap();
+    drop(faults);
+    assert_eq!(ended.code(), Some(1), "{ended:?}");
+    let log = fleet.logs().unwrap()[HOST].clone();
+    for words in ["the journal has failed; the agent stops", "Input/output error", "start the agent again"] {
+        assert!(log.contains(words), "`{words}` is missing in:\n{log}");
+    }
+    assert!(journal.join("failed").exists(), "what the kernel shows is not believed");
+    assert_eq!(sim_containers(&fleet, HOST), ["edge-site-1"]);
+
+    fleet.start_agent(HOST).unwrap();
+    wait_until("what was not acknowledged is done", SOON, || Ok(state_of(&fleet, &id)? == "succeeded")).unwrap();
+    assert!(!journal.join("failed").exists());
+    fleet.agent(HOST, &["journal", "verify"]).unwrap().ok().unwrap();
+    let shown = fleet.agent(HOST, &["journal", "show"]).unwrap().ok().unwrap();
+    assert_says(&shown, &[before["op_id"].as_str().unwrap(), &id]);
+    let again = done(&fleet, &["restart", &on, "--key", "before"]);
+    assert_eq!(again["receipt"]["same_as"], before["op_id"], "what was done before is known: {again}");
+    fleet.wait_converged(&operator, HOST, "edge", 1).unwrap();
+}
+
+#[test]
+fn a_flush_that_fails_stops_the_agent_and_loses_nothing_that_was_acknowledged() {
+    stops_and_recovers("eioflush", "fdatasync");
+}
+
+#[test]
+fn a_write_that_fails_stops_the_agent_and_loses_nothing_that_was_acknowledged() {
+    stops_and_recovers("eiowrite", "write");
+}
