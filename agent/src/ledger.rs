@@ -343,13 +343,14 @@ impl Ledger {
         text.parse().map(UnixSeconds).map_err(|_| DbError::Damaged(format!("time reset `{text}`")))
     }
 
-    /// Sets the time floor to `to`, even backwards, by an order that was signed then.
+    /// Sets the time floor, even backwards, by an order that was signed at `to`: to the wall clock, which is in that order's
+    /// window. The order may have been withheld for most of that, and what was signed since and is over stays so.
     ///
     /// # Errors
     /// [`DbError`].
     pub fn reset_time(&self, to: UnixSeconds, boot: &BootTime) -> Result<(), DbError> {
         self.db.write(|tx| {
-            write_time_floor(tx, &TimeFloor { at: to, boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s })?;
+            write_time_floor(tx, &TimeFloor { at: to.max(boot.wall), boot_id: boot.boot_id.clone(), uptime_s: boot.uptime_s })?;
             put_meta(tx, TIME_RESET, &to.0.to_string())
         })
     }

@@ -171,6 +171,12 @@ impl ResourceId {
         Self("host".to_owned())
     }
 
+    /// What the host knows about time: ordered like the host's own, and no resource of an engine.
+    #[must_use]
+    pub fn clock() -> Self {
+        Self("clock".to_owned())
+    }
+
     /// Whether it is the whole host.
     #[must_use]
     pub fn is_host(&self) -> bool {

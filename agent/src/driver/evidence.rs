@@ -12,7 +12,7 @@
 //! | operation | the engine shows | so it is |
 //! |---|---|---|
 //! | `start` | runs, or another life | done |
-//! | | does not run, same life | absent |
+//! | | does not run, same life | absent after the margin: one that ends at once would run twice |
 //! | | is gone | unknown: it may have run before it was removed |
 //! | `stop` | does not run, or is gone | done |
 //! | | runs, same life | absent after grace and margin |
@@ -174,7 +174,7 @@ pub(super) fn judge_container(act: &Act, was: &Life, is: Option<&Life>, age: Dur
         (Act::Kill { signal }, None) if ends(signal) => Found::Done(OpResult::default()),
         (_, None) => unknown(),
         (Act::Start, Some(is)) if is_up(is.state) || !same_life => Found::Done(OpResult::default()),
-        (Act::Start, Some(_)) => Found::Absent,
+        (Act::Start, Some(_)) => absent_after(OP_MARGIN, age),
         (Act::Stop { .. }, Some(is)) if !is_up(is.state) => Found::Done(OpResult::default()),
         (Act::Stop { .. }, Some(_)) if same_life => absent_after(margin, age),
         (Act::Restart { .. }, Some(_)) if same_life => absent_after(margin, age),
@@ -332,7 +332,7 @@ mod tests {
             |act: &Act, was: ContainerState, age_s: u64| -> String { now.iter().map(|is| judged(act, was, is.as_ref(), age_s)).collect() };
         // What is there now: running, paused, restarting, exited; in another life running, paused, exited; gone.
         for (act, was, early, later) in [
-            (&Act::Start, Exited, "DDDADDDU", "DDDADDDU"),
+            (&Act::Start, Exited, "DDDWDDDU", "DDDADDDU"),
             (&stop, Running, "WWWDUUDD", "AAADUUDD"),
             (&restart, Running, "WWWWDDDU", "AAAADDDU"),
             (&restart, Exited, "WWWWDDDU", "AAAADDDU"),

@@ -192,6 +192,12 @@ impl Gate {
         self.target.borrow().clone()
     }
 
+    /// Why the host enforces nothing at present, although it has a slice.
+    #[must_use]
+    pub fn frozen(&self) -> Option<Fault> {
+        self.trust.borrow().frozen.clone()
+    }
+
     /// The ledger.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {

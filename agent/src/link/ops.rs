@@ -31,15 +31,8 @@ impl<J: Journal> Session<'_, J> {
                 }
                 Ok(())
             }
-            Some(Answer::Settled(receipt)) => {
-                crate::crash::point("link.op.settled");
-                if let Some(fault) = receipt.fault.clone().filter(|_| receipt.journal_seq == 0) {
-                    let refused = Refused { fault, payload_sha256: receipt.payload_sha256.clone(), kind: "op" };
-                    self.link.send_modify(|s| s.last_refusal = Some(refused));
-                }
-                self.send_standing(Standing::Over(receipt)).await
-            }
-            Some(Answer::Unreadable(fault)) => self.refuse(Refused { fault, payload_sha256, kind: "op" }).await,
+            Some(Answer::Settled(receipt)) => self.send_standing(Standing::Over(receipt)).await,
+            Some(Answer::Refused(fault)) => self.refuse(Refused { fault, payload_sha256, kind: "op" }).await,
             None => Ok(()),
         }
     }
@@ -63,7 +56,7 @@ impl<J: Journal> Session<'_, J> {
         Ok(())
     }
 
-    async fn send_standing(&self, standing: Standing) -> Result<(), LinkError> {
+    async fn send_standing(&mut self, standing: Standing) -> Result<(), LinkError> {
         match standing {
             Standing::UnderWay { op_id, state, at, same_as } => {
                 crate::crash::point("link.event");
@@ -76,6 +69,7 @@ impl<J: Journal> Session<'_, J> {
                 };
                 self.send(Up::OpEvent(event)).await
             }
+            Standing::Refused { payload_sha256, fault } => self.refuse(Refused { fault, payload_sha256, kind: "op" }).await,
             Standing::Over(receipt) => match Signed::seal(&*receipt, &[&self.parts.keys.host_key]) {
                 Ok(signed) => {
                     crate::crash::point("link.receipt.before");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moorline_common::fault::{Code, Fault};
+use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{OpId, ResourceId};
 use moorline_common::op::{Act, BookError, Ended, Grant, KeyUse, OpEntry, OpStatement, Origin, Outcome, Receipt, State};
 use moorline_common::sign::{Envelope, Signed};
@@ -14,8 +14,25 @@ use crate::driver::Driver;
 use crate::intake::gate::read_envelope;
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::Place;
+use crate::ledger::FloorState;
 use crate::limits::{ALIASES_MAX, OPS_KEPT_MAX};
 use crate::plant::planted;
+
+/// Why an order that is new is not taken.
+enum No {
+    /// To be recorded.
+    ForGood(Fault),
+    /// There is no room, in the lane or in the journal: nothing is kept.
+    Unrecorded(Fault),
+}
+
+impl No {
+    fn of(error: &JournalError) -> Self {
+        let fault = refusal(error);
+        // The operation that it is about moved at the same moment.
+        if fault.code == Code::TooLate { No::ForGood(fault) } else { No::Unrecorded(fault) }
+    }
+}
 
 /// How an order stands to those that were accepted before.
 enum Before {
@@ -35,30 +52,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         crate::crash::point("op.take");
         let envelope = match read_envelope(json) {
             Ok(envelope) => envelope,
-            Err(fault) => return Answer::Unreadable(fault),
+            Err(fault) => return Answer::Refused(fault),
         };
         if let Some(op_id) = self.redelivered(&envelope) {
             return Answer::Known(op_id);
         }
-        // To know what to answer about; nothing in it is believed.
-        let claimed = match Signed::<OpStatement>::new(envelope.clone()).and_then(|signed| signed.peek()) {
-            Ok(claimed) => claimed,
-            Err(fault) => return Answer::Unreadable(fault),
-        };
-        match self.admit(envelope.clone()).await {
-            Ok(answer) => answer,
-            // Nobody who may order anything has signed these bytes so: a receipt about them would be one about the same
-            // order with its signatures in place.
-            Err(fault) if is_unsigned(fault.code) => {
-                tracing::warn!(op = %claimed.op_id, code = %fault.code, error = %fault.message, "refused an order that is not signed");
-                Answer::Unreadable(fault)
-            }
-            Err(fault) => {
-                tracing::warn!(op = %claimed.op_id, code = %fault.code, error = %fault.message, "refused an order");
-                let payload_sha256 = envelope.payload_sha256();
-                Answer::Settled(Box::new(self.receipt_of(&claimed, payload_sha256, Outcome::Refused, Some(fault))))
-            }
-        }
+        self.admit(envelope).await.unwrap_or_else(|fault| {
+            tracing::warn!(code = %fault.code, error = %fault.message, "refused an order");
+            Answer::Refused(fault)
+        })
     }
 
     /// The id of the very same order, if it was accepted and is still of interest.
@@ -84,7 +86,6 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         let op = Op::new(order, envelope)?;
         crate::crash::point("op.verified");
-        let statement = &op.order.statement;
         loop {
             match self.before(&op)? {
                 Before::Same => return Ok(Answer::Known(op.id().clone())),
@@ -98,14 +99,36 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 Before::Not => break,
             }
         }
-        self.check_generation(statement)?;
-        self.parts.gate.allows(&op.order)?;
-        if let Act::Cancel { op_id } = op.order.act.clone() {
-            self.cancel(op, &op_id).await
-        } else if let Act::Resolve { op_id, outcome } = op.order.act.clone() {
-            self.resolve(op, &op_id, outcome).await
+        if let Err(fault) = self.check_generation(&op.order.statement).await.and_then(|()| self.parts.gate.allows(&op.order)) {
+            return self.refuse_for_good(&op, fault).await;
+        }
+        let done = if let Act::Cancel { op_id } = &op.order.act {
+            self.cancel(&op, op_id).await
+        } else if let Act::Resolve { op_id, outcome } = &op.order.act {
+            self.resolve(&op, op_id, *outcome).await
         } else {
-            self.accept(op).await
+            self.accept(&op).await
+        };
+        match done {
+            Ok(()) => Ok(Answer::Known(op.id().clone())),
+            Err(No::ForGood(fault)) => self.refuse_for_good(&op, fault).await,
+            Err(No::Unrecorded(fault)) => Err(fault),
+        }
+    }
+
+    /// Refuses an order that was verified and is new: recorded with its nonce, so that these bytes are never taken again and
+    /// what the receipt says stays true.
+    async fn refuse_for_good(&self, op: &Op, fault: Fault) -> Result<Answer, Fault> {
+        tracing::warn!(op = %op.id(), code = %fault.code, error = %fault.message, "refused an order for good");
+        let mut entries = accepted(op);
+        entries.push(Entry { fault: Some(Fault::new(fault.code, cut(&fault.message))), ..op.entry(State::Cancelled) });
+        crate::crash::point("op.refuse-for-good");
+        match self.promise(entries).await {
+            Ok(()) => Ok(Answer::Known(op.id().clone())),
+            Err(No::ForGood(error) | No::Unrecorded(error)) => {
+                tracing::warn!(op = %op.id(), %error, "the refusal could not be recorded");
+                Err(fault)
+            }
         }
     }
 
@@ -180,36 +203,32 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     fn receipt_again(&self, op: &Op, other: OpId, ended: Ended) -> Receipt {
-        let outcome = receipt::outcome(ended.state, None).unwrap_or(Outcome::Failed);
-        let receipt = self.receipt_of(&op.order.statement, op.envelope.payload_sha256(), outcome, ended.fault);
-        let same_as = Some(other).filter(|other| other != op.id());
-        Receipt { same_as, at: ended.at, result: ended.result, ..receipt }
-    }
-
-    /// A receipt of this host about an order that has no records.
-    fn receipt_of(&self, statement: &OpStatement, payload_sha256: String, outcome: Outcome, fault: Option<Fault>) -> Receipt {
-        let own = self.parts.gate.own();
+        let (own, statement) = (self.parts.gate.own(), &op.order.statement);
         Receipt {
             cluster: statement.cluster.clone(),
             host_id: own.host_id.clone(),
             host_epoch: own.epoch.clone(),
             op_id: statement.op_id.clone(),
-            payload_sha256,
-            same_as: None,
+            payload_sha256: op.envelope.payload_sha256(),
+            same_as: Some(other).filter(|other| other != op.id()),
             resource: statement.resource.clone(),
             kind: statement.kind.clone(),
-            outcome,
-            at: crate::clock::Clock.wall_ms(),
-            fault,
-            result: serde_json::Value::Null,
+            outcome: receipt::outcome(ended.state, None).unwrap_or(Outcome::Failed),
+            at: ended.at,
+            fault: ended.fault,
+            result: ended.result,
             journal_seq: 0,
         }
     }
 
     /// Whether the host has accepted the generation that the order asks for.
-    pub(super) fn check_generation(&self, statement: &OpStatement) -> Result<(), Fault> {
+    pub(super) async fn check_generation(&self, statement: &OpStatement) -> Result<(), Fault> {
         let Some(wanted) = statement.precondition.as_ref().and_then(|p| p.generation) else { return Ok(()) };
-        let accepted = self.parts.gate.target().desired.map(|d| d.admission.generation);
+        let accepted = match self.parts.gate.target().desired {
+            Some(desired) => Some(desired.admission.generation),
+            // After a start the slice comes again; which one was accepted is known before.
+            None => self.accepted_floor().await?.filter(|floor| floor.state == FloorState::Active).map(|floor| floor.generation),
+        };
         if accepted == Some(wanted) || planted("no precondition") {
             return Ok(());
         }
@@ -217,33 +236,33 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         Err(Fault::new(Code::PreconditionFailed, format!("the order is for generation {wanted}; this host {has}")))
     }
 
-    async fn accept(self: &Arc<Self>, op: Op) -> Result<Answer, Fault> {
+    async fn accept(self: &Arc<Self>, op: &Op) -> Result<(), No> {
         if !super::call::is_own(&op.order.act) && !self.parts.driver.capabilities().contains(&op.order.act.kind()) {
             let what = format!("the {} driver of this host does no `{}`", self.parts.driver.name(), op.order.act.kind());
-            return Err(Fault::new(Code::UnknownKind, what));
+            return Err(No::ForGood(Fault::new(Code::UnknownKind, what)));
         }
-        if let Some(doubtful) = op.resource().is_host().then(|| self.in_doubt()).flatten() {
+        if let Some(doubtful) = op.lane().is_host().then(|| self.in_doubt()).flatten() {
             let what =
                 format!("operation {doubtful} is indeterminate, and what is for the whole host waits for all before it; resolve it first");
-            return Err(Fault::new(Code::Busy, what));
+            return Err(No::Unrecorded(Fault::new(Code::Busy, what)));
         }
+        self.place_recovered();
         // The place comes first: what is full says so before anything is promised.
-        let place = self.parts.lanes.place(op.resource()).map_err(|busy| Fault::new(Code::Busy, busy.to_string()))?;
+        let place = self.parts.lanes.place(&op.lane()).map_err(|busy| No::Unrecorded(Fault::new(Code::Busy, busy.to_string())))?;
         crate::crash::point("op.accept.before");
-        self.promise(accepted(&op)).await?;
+        self.promise(accepted(op)).await?;
         crate::crash::point("op.accept.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), class = %op.order.class, "accepted an order");
-        let answer = Answer::Known(op.id().clone());
-        self.spawn(op, place, None);
-        Ok(answer)
+        self.spawn(op.clone(), place, None);
+        Ok(())
     }
 
     /// Records what is answered for. After a failed write nobody knows whether the next start finds the record: a refusal
     /// could be wrong, so there is no answer, and the agent is about to stop.
-    async fn promise(&self, entries: Vec<Entry>) -> Result<(), Fault> {
+    async fn promise(&self, entries: Vec<Entry>) -> Result<(), No> {
         match self.append(entries).await {
             Err(JournalError::Failed(_)) => std::future::pending().await,
-            recorded => recorded.map_err(|e| refusal(&e)),
+            recorded => recorded.map_err(|e| No::of(&e)),
         }
     }
 
@@ -260,47 +279,47 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// Takes back an operation that has not begun. All in one append: it is recorded whole or not at all.
-    async fn cancel(self: &Arc<Self>, op: Op, target: &OpId) -> Result<Answer, Fault> {
-        let aimed = self.aimed_at(&op, target)?;
+    async fn cancel(&self, op: &Op, target: &OpId) -> Result<(), No> {
+        let aimed = self.aimed_at(op, target).map_err(No::ForGood)?;
         if !matches!(aimed.state(), State::Accepted | State::Queued) {
-            return Err(too_late(target, aimed.state(), "it can no longer be cancelled"));
+            return Err(No::ForGood(too_late(target, aimed.state(), "it can no longer be cancelled")));
         }
         let fault = Fault::new(Code::Cancelled, format!("taken back by operation {}", op.id()));
-        let end = Entry { fault: Some(fault), ..entry_of(&aimed, State::Cancelled)? };
-        let answer = self.about(op, end).await?;
+        let end = Entry { fault: Some(fault), ..entry_of(&aimed, State::Cancelled).map_err(No::ForGood)? };
+        self.about(op, end).await?;
         if let Some(waiting) = self.waiting().remove(target) {
             waiting.cancel();
         }
-        Ok(answer)
+        Ok(())
     }
 
     /// Takes an operator's word on how an indeterminate operation ended.
-    async fn resolve(self: &Arc<Self>, op: Op, target: &OpId, outcome: State) -> Result<Answer, Fault> {
-        let aimed = self.aimed_at(&op, target)?;
+    async fn resolve(&self, op: &Op, target: &OpId, outcome: State) -> Result<(), No> {
+        let aimed = self.aimed_at(op, target).map_err(No::ForGood)?;
         if aimed.state() != State::Indeterminate {
-            return Err(too_late(target, aimed.state(), "only what is indeterminate is resolved"));
+            return Err(No::ForGood(too_late(target, aimed.state(), "only what is indeterminate is resolved")));
         }
         let fault = (outcome == State::Failed)
             .then(|| Fault::new(Code::OpFailed, format!("an operator found that it had not been done (operation {})", op.id())));
-        let end = Entry { fault, result: json!({ "resolved_by": op.id() }), ..entry_of(&aimed, outcome)? };
-        let answer = self.about(op, end).await?;
+        let end = Entry { fault, result: json!({ "resolved_by": op.id() }), ..entry_of(&aimed, outcome).map_err(No::ForGood)? };
+        self.about(op, end).await?;
         if let Some(wake) = self.blocked().remove(target) {
             // Its lane may be gone with a panic; then nobody waits.
             let _ = wake.send(());
         }
         self.parts.reconciler.look();
-        Ok(answer)
+        Ok(())
     }
 
     /// Records an operation about another one, with what it means for that.
-    async fn about(self: &Arc<Self>, op: Op, end: Entry) -> Result<Answer, Fault> {
-        let mut entries = accepted(&op);
+    async fn about(&self, op: &Op, end: Entry) -> Result<(), No> {
+        let mut entries = accepted(op);
         entries.extend([op.entry(State::Started), end, op.entry(State::Succeeded)]);
         crate::crash::point("op.about.before");
         self.promise(entries).await?;
         crate::crash::point("op.about.after");
         tracing::info!(op = %op.id(), kind = op.order.act.kind(), "done");
-        Ok(Answer::Known(op.id().clone()))
+        Ok(())
     }
 
     fn aimed_at(&self, op: &Op, target: &OpId) -> Result<OpEntry, Fault> {
@@ -321,11 +340,6 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         Ok(entry)
     }
-}
-
-/// Whether a refusal is about the signatures and not about what they stand under.
-const fn is_unsigned(code: Code) -> bool {
-    matches!(code, Code::BadSignature | Code::UnknownKey | Code::RevokedKey | Code::ThresholdNotMet | Code::WrongType | Code::BadEnvelope)
 }
 
 /// The records of acceptance: kept, and in its lane.

@@ -16,7 +16,7 @@ use crate::db::blocking;
 use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
 use crate::journal::Journal;
 use crate::lane::{Seat, Turn, within};
-use crate::ledger::FloorState;
+use crate::ledger::{Floor, FloorState};
 use crate::limits::OP_CALL_TIMEOUT;
 use crate::plant::planted;
 
@@ -59,9 +59,8 @@ pub(super) const fn is_own(act: &Act) -> bool {
 
 impl<D: Driver, J: Journal> Shared<D, J> {
     pub(super) async fn prepare(&self, op: &Op, seat: &Seat) -> Result<Begin, Refused> {
-        self.parts.gate.recheck(op.envelope.clone()).await.map(drop).map_err(Refused::ForGood)?;
+        self.recheck(op).await.map_err(Refused::by)?;
         self.has_slice(op).await?;
-        self.recheck(op).await.map_err(Refused::ForGood)?;
         let order = self.order(op).await.map_err(Refused::ForGood)?;
         let hold = op.order.act.hold(self.generation().await.map_err(Refused::ForNow)?);
         if is_own(&op.order.act) {
@@ -151,15 +150,21 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         Ok(standing.generation)
     }
 
+    pub(super) async fn accepted_floor(&self) -> Result<Option<Floor>, Fault> {
+        let ledger = self.parts.gate.ledger().clone();
+        blocking(move || ledger.accepted()).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))
+    }
+
     /// After a start the slice comes again from the hub: what depends on it waits for that.
-    pub(super) async fn has_slice(&self, op: &Op) -> Result<(), Refused> {
-        let needs = matches!(op.order.act, Act::Prune { .. } | Act::Converge)
-            || op.order.statement.precondition.as_ref().is_some_and(|p| p.generation.is_some());
+    async fn has_slice(&self, op: &Op) -> Result<(), Refused> {
+        let needs = matches!(op.order.act, Act::Prune { .. } | Act::Converge);
         if !needs || self.parts.gate.target().desired.is_some() {
             return Ok(());
         }
-        let ledger = self.parts.gate.ledger().clone();
-        let accepted = blocking(move || ledger.accepted()).await.map_err(|e| Refused::ForNow(Fault::new(Code::Internal, e.to_string())))?;
+        if let Some(fault) = self.parts.gate.frozen() {
+            return Err(Refused::ForGood(fault));
+        }
+        let accepted = self.accepted_floor().await.map_err(Refused::ForNow)?;
         if accepted.is_some_and(|floor| floor.state == FloorState::Active) {
             return Err(Refused::ForNow(Fault::new(Code::Waiting, "the hub has not sent this host's slice again since the start")));
         }
@@ -178,6 +183,18 @@ pub(super) enum Refused {
     ForGood(Fault),
     /// To be tried again.
     ForNow(Fault),
+}
+
+impl Refused {
+    /// A clock that is wrong may be mended, and a disk, too; until the order's time is over.
+    fn by(fault: Fault) -> Self {
+        if may_mend(fault.code) { Refused::ForNow(fault) } else { Refused::ForGood(fault) }
+    }
+}
+
+/// Whether what speaks against an order may be over before the order's time is.
+pub(super) const fn may_mend(code: Code) -> bool {
+    matches!(code, Code::ClockUnsound | Code::NotYetValid | Code::Internal)
 }
 
 pub(super) fn plain(op: &Op) -> OpOrder {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Begin, Refused, Since, failed, is_own, plain};
+use super::call::{Begin, Refused, Since, failed, is_own, may_mend, plain};
 use super::{Op, Shared};
 use crate::clock::Clock;
 use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
@@ -72,8 +72,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 self.stopping.cancelled().await;
             }
         }
-        self.parts.reconciler.look();
+        // A look that begins before the turn is over would take the resource for worked on.
         drop(turn);
+        self.parts.reconciler.look();
     }
 
     async fn until_expiry(&self, op: &Op, has_begun: bool) -> Duration {
@@ -88,7 +89,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     async fn end_if_expired(&self, op: &Op) -> bool {
         let refused = match self.parts.gate.recheck(op.envelope.clone()).await {
             // A clock that is wrong for now may be mended.
-            Err(fault) if !matches!(fault.code, Code::ClockUnsound | Code::NotYetValid | Code::Internal) => self.refuse(op, fault).await,
+            Err(fault) if !may_mend(fault.code) => self.refuse(op, fault).await,
             Ok(_) | Err(_) => return self.state(op.id()) != Some(State::Queued),
         };
         self.waiting().remove(op.id());
@@ -106,19 +107,31 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         tracing::info!(op = %op.id(), code = %fault.code, error = %fault.message, "an operation is not begun");
         let state = if fault.code == Code::Expired { State::Expired } else { State::Cancelled };
         crate::crash::point("op.refuse.before");
-        self.append(vec![Entry { fault: Some(fault), ..op.entry(state) }]).await
+        self.record(Entry { fault: Some(fault), ..op.entry(state) }).await
+    }
+
+    /// Records what a lane waits for, however long a full queue takes.
+    async fn record(&self, entry: Entry) -> Result<(), JournalError> {
+        loop {
+            match self.append(vec![entry.clone()]).await {
+                Err(JournalError::Busy) if !self.stopping.is_cancelled() => self.pause(ENGINE_RETRY.base).await,
+                recorded => return recorded,
+            }
+        }
     }
 
     /// The turn of an operation that has not begun.
     async fn begin(self: &Arc<Self>, op: &Op, turn: &Turn) -> Result<(), JournalError> {
         crate::crash::point("op.turn");
         let mut failures = 0_u32;
-        self.until_current().await;
         let (begin, seat) = loop {
             let Some(seat) = self.seat(turn).await else { return Ok(()) };
             match self.prepare(op, &seat).await {
                 Ok(begin) => break (begin, seat),
                 Err(Refused::ForGood(fault)) => return self.refuse(op, fault).await,
+                Err(Refused::ForNow(fault)) if may_mend(fault.code) && self.until_expiry(op, false).await <= OP_EXPIRY_SLACK => {
+                    return self.refuse(op, fault).await;
+                }
                 Err(Refused::ForNow(fault)) => {
                     tracing::warn!(op = %op.id(), error = %fault.message, "waits");
                     drop(seat);
@@ -138,12 +151,13 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return Ok(());
         }
         crate::crash::point("op.started.before");
-        let record = if planted("effect before its record") { Vec::new() } else { vec![started(op, &begin)] };
-        match self.append(record).await {
-            Err(error @ (JournalError::Full(_) | JournalError::Busy | JournalError::TooLarge(_))) => {
-                return self.refuse(op, super::admit::refusal(&error)).await;
+        if !planted("effect before its record") {
+            match self.record(started(op, &begin)).await {
+                Err(error @ (JournalError::Full(_) | JournalError::TooLarge(_))) => {
+                    return self.refuse(op, super::admit::refusal(&error)).await;
+                }
+                recorded => recorded?,
             }
-            recorded => recorded?,
         }
         crate::crash::point("op.started.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), "begins");
@@ -182,11 +196,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                         Ok(Begun::Done(result)) => return self.end(op, result).await,
                         Ok(Begun::Task(task)) => {
                             crate::crash::point("op.task.before");
-                            self.append(vec![Entry { task: Some(task.clone()), ..op.entry(State::TaskRunning) }]).await?;
+                            self.record(Entry { task: Some(task.clone()), ..op.entry(State::TaskRunning) }).await?;
                             crate::crash::point("op.task.after");
                             Stage::Resume(task, seat)
                         }
-                        Err(error) if error.kind == DriverErrorKind::Unreachable => doubt(None),
+                        Err(error) if error.kind == DriverErrorKind::Unreachable => {
+                            // The request may lie with an engine that stands still, and be read when that goes on.
+                            begin.since = Since::now();
+                            doubt(None)
+                        }
                         Err(error) => return self.end(op, failed(&error)).await,
                     }
                 }
@@ -200,7 +218,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                     Ok(Found::Task(found)) => {
                         crate::crash::point("op.found-task");
                         if task.as_ref() != Some(&found) {
-                            self.append(vec![Entry { task: Some(found.clone()), ..op.entry(State::TaskRunning) }]).await?;
+                            self.record(Entry { task: Some(found.clone()), ..op.entry(State::TaskRunning) }).await?;
                         }
                         let Some(seat) = self.seat(turn).await else { return Ok(()) };
                         Stage::Resume(found, seat)
@@ -214,16 +232,21 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                         Stage::Resume(found, seat)
                     }
                     Ok(Found::Absent) if task.is_none() => {
-                        if let Some(why) = self.waits_for_slice(op).await {
-                            tracing::warn!(op = %op.id(), error = %why.message, "it did not happen, and waits to begin again");
-                            failures = failures.saturating_add(1);
-                            self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
-                            doubt(None)
-                        } else {
-                            restarts = restarts.saturating_add(1);
-                            match self.again(op, turn, &mut begin, restarts).await? {
-                                Some(stage) => stage,
-                                None => return Ok(()),
+                        self.until_current(op).await;
+                        self.pause(ENGINE_RETRY.wait(restarts, getrandom::u64().unwrap_or(0))).await;
+                        restarts = restarts.saturating_add(1);
+                        let Some(seat) = self.seat(turn).await else { return Ok(()) };
+                        match self.again(op, &seat, &mut begin).await? {
+                            Ok(()) => Stage::Start(seat),
+                            Err(Refused::ForGood(fault)) => return self.too_late(op, &fault).await,
+                            Err(Refused::ForNow(fault))
+                                if may_mend(fault.code) && self.until_expiry(op, false).await <= OP_EXPIRY_SLACK =>
+                            {
+                                return self.too_late(op, &fault).await;
+                            }
+                            Err(Refused::ForNow(fault)) => {
+                                tracing::warn!(op = %op.id(), error = %fault.message, "waits to begin again");
+                                doubt(None)
                             }
                         }
                     }
@@ -248,47 +271,27 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
     }
 
-    /// What was proven not to have happened begins again, if it still may. `None`: it has ended, or the next start goes on.
-    async fn again(&self, op: &Op, turn: &Turn, begin: &mut Begin, restarts: u32) -> Result<Option<Stage>, JournalError> {
-        let order = match self.recheck(op).await {
-            Ok(()) => self.order(op).await,
-            Err(fault) => Err(fault),
-        };
-        match order {
-            // The slice may be another one than when it was prepared: what that wants is not swept away.
-            Ok(order) => begin.order = order,
-            Err(fault) => return self.too_late(op, &fault).await.map(|()| None),
-        }
+    /// Records that it begins again: what it was to do is proven not to have happened, and everything that spoke for it is
+    /// looked at anew.
+    async fn again(&self, op: &Op, seat: &Seat, begin: &mut Begin) -> Result<Result<(), Refused>, JournalError> {
         tracing::info!(op = %op.id(), "it did not happen; it begins again");
         crate::crash::point("op.again.before");
-        self.until_current().await;
-        self.pause(ENGINE_RETRY.wait(restarts.saturating_sub(1), getrandom::u64().unwrap_or(0))).await;
-        let Some(seat) = self.seat(turn).await else { return Ok(None) };
-        if let Err(fault) = self.recheck(op).await {
-            return self.too_late(op, &fault).await.map(|()| None);
-        }
-        begin.since = Since::now();
-        match self.append(vec![started(op, begin)]).await {
-            Ok(()) => {
-                // What the engine may still be doing counts from here.
-                begin.since = Since::now();
-                crate::crash::point("op.again.after");
-                Ok(Some(Stage::Start(seat)))
-            }
+        let hold = begin.hold;
+        *begin = match self.prepare(op, seat).await {
+            Ok(anew) => Begin { hold, ..anew },
+            Err(refused) => return Ok(Err(refused)),
+        };
+        match self.record(started(op, begin)).await {
+            Ok(()) => {}
             Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
-                tracing::warn!(op = %op.id(), %error, "waits for room in the journal to begin again");
-                Ok(Some(Stage::Doubt(None)))
+                return Ok(Err(Refused::ForNow(super::admit::refusal(&error))));
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
         }
-    }
-
-    /// Why an operation that may still begin again does not yet.
-    async fn waits_for_slice(&self, op: &Op) -> Option<Fault> {
-        match self.has_slice(op).await {
-            Err(Refused::ForNow(why)) => self.parts.gate.recheck(op.envelope.clone()).await.is_ok().then_some(why),
-            Ok(()) | Err(Refused::ForGood(_)) => None,
-        }
+        // What the engine may still be doing counts from here.
+        begin.since = Since::now();
+        crate::crash::point("op.again.after");
+        Ok(Ok(()))
     }
 
     /// Room at the driver; `None` when the agent stops.
@@ -296,10 +299,19 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.stopping.run_until_cancelled(turn.seat()).await.filter(|_| !self.stopping.is_cancelled())
     }
 
-    /// Waits until the hub has said that it has seen no more than the records tell: those of a snapshot would lead to a
-    /// second time.
-    async fn until_current(&self) {
-        self.stopping.run_until_cancelled(self.current.cancelled()).await;
+    /// Waits until the hub has said that it has seen no more than the records tell (those of a snapshot would lead to a second
+    /// time), or the operation's time is over.
+    async fn until_current(&self, op: &Op) {
+        while !self.current.is_cancelled() && !self.stopping.is_cancelled() {
+            let wait = self.until_expiry(op, false).await;
+            tokio::select! {
+                () = self.current.cancelled() => {}
+                () = self.stopping.cancelled() => {}
+                () = tokio::time::sleep(wait) => if self.recheck(op).await.is_err_and(|fault| !may_mend(fault.code)) {
+                    return;
+                }
+            }
+        }
     }
 
     /// Waits, or less when the agent stops.
@@ -329,13 +341,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return Ok(());
         }
         let ended = Entry { fault, result: result.result, ..op.entry(state) };
-        loop {
-            match self.append(vec![ended.clone()]).await {
-                // What has happened is recorded, however long that takes.
-                Err(JournalError::Busy) if !self.stopping.is_cancelled() => self.pause(ENGINE_RETRY.base).await,
-                Err(JournalError::TooLarge(_)) => break self.append(vec![Entry { result: Value::Null, ..ended.clone() }]).await?,
-                recorded => break recorded?,
-            }
+        match self.record(ended.clone()).await {
+            Err(JournalError::TooLarge(_)) => self.record(Entry { result: Value::Null, ..ended }).await?,
+            recorded => recorded?,
         }
         crate::crash::point("op.end.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), %state, "ended");
@@ -350,7 +358,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         // Before it can be resolved.
         self.blocked().insert(op.id().clone(), wake);
         crate::crash::point("op.lost.before");
-        self.append(vec![Entry { fault: Some(fault), ..op.entry(State::Indeterminate) }]).await?;
+        self.record(Entry { fault: Some(fault), ..op.entry(State::Indeterminate) }).await?;
         crate::crash::point("op.lost.after");
         if !planted("doubt frees the lane") {
             self.stopping.run_until_cancelled(woken).await;
@@ -373,7 +381,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return Ok(());
         }
         self.parts.gate.recheck(op.envelope.clone()).await?;
-        self.check_generation(&op.order.statement)
+        self.check_generation(&op.order.statement).await
     }
 
     /// Ends an operation about another one that was recorded without its last records.

@@ -10,12 +10,12 @@
 //! | [`recover`] | after a start: every open operation goes on where its evidence says |
 //! | [`receipt`] | what the hub is told |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{OpId, ResourceId};
-use moorline_common::op::{OP_ENVELOPE_MAX, OpStatement, Order, Origin, Outcome, Receipt, State};
+use moorline_common::op::{Act, OP_ENVELOPE_MAX, OpStatement, Order, Origin, Outcome, Receipt, State};
 use moorline_common::sign::{Envelope, Signed};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -56,10 +56,11 @@ pub struct Parts<D, J> {
 pub enum Answer {
     /// It is accepted, or was before: [`Standings`] tell where it stands.
     Known(OpId),
-    /// It is answered at once: refused, or ended before under the same key.
+    /// It, or one of the same key, ended before.
     Settled(Box<Receipt>),
-    /// It cannot be read, so that there is nothing to give a receipt for.
-    Unreadable(Fault),
+    /// It is refused, and nothing is kept of that. No receipt says so: the same bytes may be taken another time, and the
+    /// host signs only what stays true.
+    Refused(Fault),
 }
 
 enum Command {
@@ -148,6 +149,11 @@ impl Op {
         &self.order.statement.resource
     }
 
+    /// Where it has its turn. A reset of the time touches no resource and waits for none: it may be what ends a doubt.
+    fn lane(&self) -> ResourceId {
+        if self.order.act == Act::TimeReset { ResourceId::clock() } else { self.resource().clone() }
+    }
+
     fn id(&self) -> &OpId {
         &self.order.statement.op_id
     }
@@ -176,6 +182,11 @@ struct Shared<D, J> {
     blocked: Mutex<BTreeMap<OpId, oneshot::Sender<()>>>,
     /// Operations that wait for their turns, to be told when they are taken back.
     waiting: Mutex<BTreeMap<OpId, CancellationToken>>,
+    /// Operations that had not begun before this start, in their order: they take their places when the records are current,
+    /// so that meanwhile nothing waits behind what may not begin.
+    recovered: Mutex<Vec<Op>>,
+    /// Operations whose acknowledgement is being recorded.
+    acknowledging: Mutex<BTreeSet<OpId>>,
     running: TaskTracker,
     /// See [`Handle::records_are_current`].
     current: CancellationToken,
@@ -199,6 +210,8 @@ impl<D: Driver, J: Journal> Ops<D, J> {
             aliases: aliases.clone(),
             blocked: Mutex::default(),
             waiting: Mutex::default(),
+            recovered: Mutex::default(),
+            acknowledging: Mutex::default(),
             running: TaskTracker::new(),
             current: current.clone(),
             stopping: CancellationToken::new(),
@@ -259,18 +272,30 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return;
         }
         let Ok(ended) = admit::entry_of(&entry, entry.state()) else { return };
+        if !self.acknowledging().insert(op_id.clone()) {
+            return;
+        }
         crate::crash::point("op.ack.before");
         let told = self.parts.journal.append(vec![Entry { acknowledged: true, ..ended }]);
-        let op_id = op_id.clone();
+        let (shared, op_id) = (self.clone(), op_id.clone());
         self.running.spawn(async move {
             if let Err(error) = told.await {
                 tracing::debug!(op = %op_id, %error, "an acknowledgement was not recorded; the receipt is sent again");
             }
+            shared.acknowledging().remove(&op_id);
         });
     }
 
     fn waiting(&self) -> MutexGuard<'_, BTreeMap<OpId, CancellationToken>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recovered(&self) -> MutexGuard<'_, Vec<Op>> {
+        self.recovered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn acknowledging(&self) -> MutexGuard<'_, BTreeSet<OpId>> {
+        self.acknowledging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn blocked(&self) -> MutexGuard<'_, BTreeMap<OpId, oneshot::Sender<()>>> {

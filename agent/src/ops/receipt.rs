@@ -27,6 +27,13 @@ pub enum Standing {
     },
     /// It has ended, or is in doubt: to be signed and sent.
     Over(Box<Receipt>),
+    /// It is refused, and nothing is kept of that; see [`super::Answer::Refused`].
+    Refused {
+        /// The order.
+        payload_sha256: String,
+        /// Why.
+        fault: Fault,
+    },
 }
 
 /// All that is new since a point in the journal.
@@ -104,14 +111,15 @@ fn instead(first: &Standing, other: &OpId, alias: Alias) -> Standing {
         Standing::Over(receipt) => {
             Standing::Over(Box::new(Receipt { op_id: alias.op_id, payload_sha256: alias.payload_sha256, same_as, ..*receipt }))
         }
+        refused @ Standing::Refused { .. } => refused,
     }
 }
 
 /// The first order of a key ended before it began: that says nothing about another one with a window of its own.
 fn not_in_its_place(standing: Standing) -> Standing {
     let Standing::Over(receipt) = standing else { return standing };
-    let fault = Fault::new(Code::Busy, "the order of the same key, which it waited for, ended before it began; hand it in again");
-    Standing::Over(Box::new(Receipt { outcome: Outcome::Refused, fault: Some(fault), same_as: None, journal_seq: 0, ..*receipt }))
+    let fault = Fault::new(Code::Busy, "the order of the same key, which it waited for, ended before it began; sign it again");
+    Standing::Refused { payload_sha256: receipt.payload_sha256, fault }
 }
 
 fn standing(entry: &OpEntry, own: &Own) -> Option<Standing> {

@@ -45,18 +45,37 @@ impl<D: Driver, J: Journal> Ops<D, J> {
                 shared.finish_about(&op, &entry).await?;
                 continue;
             }
-            let place = shared.parts.lanes.place_again(op.resource());
-            crate::crash::point("op.recover.place");
-            let begun = entry.state().has_begun().then_some(entry);
-            tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), begun = begun.is_some(), "goes on with an operation");
-            shared.spawn(op, place, begun);
-            crate::crash::point("op.recover.begun");
+            let has_begun = entry.state().has_begun();
+            tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), has_begun, "goes on with an operation");
+            if has_begun {
+                let place = shared.parts.lanes.place_again(&op.lane());
+                crate::crash::point("op.recover.place");
+                shared.spawn(op, place, Some(entry));
+                crate::crash::point("op.recover.begun");
+            } else {
+                shared.recovered().push(op);
+            }
         }
+        let waiting = shared.clone();
+        shared.running.spawn(async move {
+            if waiting.stopping.run_until_cancelled(waiting.current.cancelled()).await.is_some() {
+                waiting.place_recovered();
+            }
+        });
         Ok(())
     }
 }
 
 impl<D: Driver, J: Journal> Shared<D, J> {
+    /// What had not begun before this start takes its place again, before anything newer does.
+    pub(super) fn place_recovered(self: &Arc<Self>) {
+        let mut recovered = self.recovered();
+        for op in recovered.drain(..) {
+            let place = self.parts.lanes.place_again(&op.lane());
+            self.spawn(op, place, None);
+        }
+    }
+
     /// An order that was accepted by another version of the agent, and that this one cannot read. What had not begun is refused,
     /// as it would be at the door. What had begun is in doubt: it holds its lane until an operator has resolved it.
     async fn recover_unread(self: &Arc<Self>, entry: &OpEntry, fault: &Fault) -> Result<(), JournalError> {

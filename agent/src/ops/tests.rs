@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_common::fault::Code;
-use moorline_common::id::{IdempotencyKey, OpId, UnixSeconds};
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, IdempotencyKey, OpId, UnixSeconds};
 use moorline_common::op::{OpStatement, Outcome, Precondition, Receipt, Record, State};
 use moorline_common::sign::{Envelope, Signed};
 use serde_json::{Value, json};
@@ -58,6 +58,12 @@ impl Bench {
     }
 
     async fn start(&mut self) {
+        self.start_apart().await;
+        self.agent().ops.records_are_current();
+    }
+
+    /// Starts an agent that has not heard of its hub.
+    async fn start_apart(&mut self) {
         let lanes = Lanes::new(self.seats);
         let (reconciler, handle) = Reconciler::new(reconcile::Parts {
             driver: Arc::new(self.driver.clone()),
@@ -74,7 +80,6 @@ impl Bench {
             reconciler: handle.clone(),
         });
         ops.recover().await.unwrap();
-        ops_handle.records_are_current();
         let stop = CancellationToken::new();
         let (reconcile_stop, ops_stop) = (stop.clone(), stop.clone());
         let tasks = [
@@ -156,9 +161,13 @@ impl Bench {
     /// Hands an order in that is not.
     async fn refused(&self, json: &[u8]) -> Code {
         match self.take(json).await {
-            Answer::Settled(receipt) if receipt.outcome == Outcome::Refused => receipt.fault.unwrap().code,
-            Answer::Unreadable(fault) => fault.code,
-            other @ (Answer::Known(_) | Answer::Settled(_)) => panic!("{other:?}"),
+            Answer::Refused(fault) => fault.code,
+            Answer::Known(id) => {
+                let receipt = self.receipt(&id);
+                assert_eq!(receipt.outcome, Outcome::Refused);
+                receipt.fault.unwrap().code
+            }
+            Answer::Settled(receipt) => panic!("{receipt:?}"),
         }
     }
 
@@ -310,9 +319,7 @@ async fn what_is_not_for_this_host_now_is_refused_each_with_its_code() {
     let now = crate::clock::Clock.wall();
     let past = |order: &mut OpStatement| (order.not_before, order.expires_at) = (UnixSeconds(now.0 - 1000), UnixSeconds(now.0 - 1));
     let future = |order: &mut OpStatement| (order.not_before, order.expires_at) = (now.plus(400), now.plus(500));
-    let other = |order: &mut OpStatement| {
-        order.precondition = Some(Precondition { generation: Some(moorline_common::id::Generation(7)), state: None })
-    };
+    let other = |order: &mut OpStatement| order.precondition = Some(Precondition { generation: Some(Generation(7)), state: None });
     for (json, code) in [
         (bench.order("restart", WEB, past).0, Code::Expired),
         (bench.order("restart", WEB, future).0, Code::NotYetValid),
@@ -345,8 +352,8 @@ async fn only_what_has_not_begun_is_cancelled_and_only_what_is_in_doubt_is_resol
     assert_eq!(bench.refused(&about("cancel", WEB, json!({ "op_id": nobody }))).await, Code::NotFound);
     bench.heard(&done, "succeeded").await;
     for word in [about("cancel", WEB, json!({ "op_id": done })), about("resolve", WEB, json!({ "op_id": done, "outcome": "failed" }))] {
-        let Answer::Settled(receipt) = bench.take(&word).await else { panic!("it has ended") };
-        let fault = receipt.fault.unwrap();
+        let Answer::Known(id) = bench.take(&word).await else { panic!("it is kept") };
+        let fault = bench.receipt(&id).fault.unwrap();
         assert_eq!(fault.code, Code::TooLate);
         assert!(fault.message.contains("is succeeded"), "{}", fault.message);
     }
@@ -634,22 +641,17 @@ async fn what_is_recorded_as_begun_waits_for_no_other_before_it_begins() {
 }
 
 #[tokio::test]
-async fn what_begins_again_waits_for_the_slice_and_goes_by_what_that_wants_now() {
+async fn what_begins_again_goes_by_what_is_wanted_now() {
     let mut bench = Bench::new().await;
     bench.driver.hang_ops(true);
-    let first = |order: &mut OpStatement| {
-        order.precondition = Some(Precondition { generation: Some(moorline_common::id::Generation(1)), state: None });
-    };
+    let first = |order: &mut OpStatement| order.precondition = Some(Precondition { generation: Some(Generation(1)), state: None });
     let restart = bench.accepted("restart", WEB, first).await;
     bench.driver.op_begun().await;
     bench.die().await;
     bench.driver.hang_ops(false);
     bench.start().await;
-    let beside = bench.accepted("restart", DB, |_| {}).await;
-    bench.reached(&beside, State::Succeeded).await;
-    assert_eq!(bench.state(&restart), Some(State::Started), "nobody knows yet which generation the host is to have");
-    bench.slice(1).await;
     bench.reached(&restart, State::Succeeded).await;
+    bench.slice(1).await;
 
     bench.driver.hang_ops(true);
     let prune = bench.accepted("prune", "host", |order| order.params = json!({ "volumes": true })).await;
@@ -728,4 +730,63 @@ async fn a_stop_begins_nothing_lets_what_runs_end_and_leaves_the_rest_to_the_nex
         bench.reached(id, State::Succeeded).await;
     }
     assert_eq!(bench.effects().len(), 3, "each once");
+}
+
+#[tokio::test]
+async fn a_signed_refusal_stays_true_and_what_may_change_is_not_signed() {
+    let mut bench = Bench::new().await;
+    let for_two = |o: &mut OpStatement| o.precondition = Some(Precondition { generation: Some(Generation(2)), state: None });
+    let (json, id) = bench.order("restart", WEB, for_two);
+    assert_eq!(bench.refused(&json).await, Code::PreconditionFailed);
+    assert_eq!(bench.receipt(&id).outcome, Outcome::Refused);
+    bench.heard(&id, "refused").await;
+    // Whoever has the bytes may hand them in again when it would fit.
+    bench.slice(2).await;
+    let Answer::Refused(fault) = bench.take(&json).await else { panic!("it was refused for good") };
+    assert_eq!((fault.code, bench.effects().len()), (Code::NonceUsed, 0));
+    // What a host does not know yet is no reason to sign that it will never be done.
+    let (early, _) = bench.order("restart", WEB, |o| o.root_version = 2);
+    assert!(matches!(bench.take(&early).await, Answer::Refused(Fault { code: Code::RootBehind, .. })));
+}
+
+#[tokio::test]
+async fn a_refusal_after_the_end_is_never_signed() {
+    let mut bench = Bench::new().await;
+    let (json, id) = bench.order("restart", WEB, |_| {});
+    bench.take(&json).await;
+    bench.reached(&id, State::Succeeded).await;
+    bench.heard(&id, "succeeded").await;
+    let root = bench.operator.next_root(|root| root.expires = UnixSeconds(1));
+    bench.intake.root(root).await.unwrap();
+    let Answer::Refused(fault) = bench.take(&json).await else { panic!("a receipt about what was done") };
+    assert_eq!(fault.code, Code::RootExpired);
+}
+
+#[tokio::test]
+async fn without_a_hub_what_waits_keeps_nobody_from_healing() {
+    let mut bench = Bench::new().await;
+    let turn = bench.in_the_way(WEB).await;
+    let waiting = bench.accepted("prune", "host", |o| o.expires_at = o.not_before.plus(3600)).await;
+    bench.kill().await;
+    drop(turn);
+    bench.start_apart().await;
+    // The slice that it has is enforced by an operator's word, and nobody has seen a hub yet.
+    bench.driver.kill("edge-web-1");
+    bench.slice(2).await;
+    let is_up = || bench.driver.with(|fake| fake.engine.containers["edge-web-1"].state.is_present());
+    until(&mut bench.agent().state.clone(), "healed", |s| s.settled_push.is_some() && is_up()).await;
+    assert_eq!(bench.state(&waiting), Some(State::Queued));
+    bench.agent().ops.records_are_current();
+    bench.reached(&waiting, State::Succeeded).await;
+}
+
+#[tokio::test]
+async fn a_time_reset_waits_for_no_operation_in_doubt() {
+    let bench = Bench::new().await;
+    bench.driver.with(|fake| fake.found.insert("edge-web-1".to_owned(), Found::Unknown("nobody can tell".to_owned())));
+    bench.driver.with(|fake| fake.lose_answer = true);
+    let lost = bench.accepted("restart", WEB, |_| {}).await;
+    bench.reached(&lost, State::Indeterminate).await;
+    let reset = bench.accepted("time-reset", "host", |_| {}).await;
+    bench.reached(&reset, State::Succeeded).await;
 }

@@ -9,7 +9,6 @@ use moorline_common::plan::{docker, lower};
 use moorline_common::topology::DriftPolicy;
 
 use super::{Op, Shared};
-use crate::db::blocking;
 use crate::driver::{Driver, DriverError, DriverErrorKind, OpResult};
 use crate::intake::Desired;
 use crate::journal::Journal;
@@ -26,9 +25,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             wanted.extend(lowered.blocked.into_iter().map(|b| b.resource));
             return Ok(wanted);
         }
-        let ledger = self.parts.gate.ledger().clone();
-        let accepted = blocking(move || ledger.accepted()).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
-        match accepted.map(|floor| floor.state) {
+        match self.accepted_floor().await?.map(|floor| floor.state) {
             Some(FloorState::TornDown) => Ok(BTreeSet::new()),
             Some(_) => Err(no_slice("this host does not enforce its slice yet; try again when the hub has sent it")),
             None => Err(no_slice("this host has never had a slice: nothing says what is not wanted")),

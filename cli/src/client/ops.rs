@@ -2,7 +2,7 @@
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, OpId, UnixSeconds};
-use moorline_common::op::{Receipt, Stage, State};
+use moorline_common::op::{OpStatement, Receipt, Stage, State};
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::HostBinding;
 use moorline_proto::v1 as pb;
@@ -132,6 +132,12 @@ pub fn verify_receipt(
     }
     if order.is_some_and(|order| order.payload_sha256() != statement.payload_sha256) {
         return Err(Fault::new(Code::HashMismatch, "the receipt is about an order of the same id with other content"));
+    }
+    if let Some(order) = order {
+        let meant = Signed::<OpStatement>::new(order.clone())?.peek()?.host_epoch;
+        if meant != statement.host_epoch {
+            return Err(Fault::new(Code::WrongEpoch, "the receipt is of another life of the host than the order was for"));
+        }
     }
     Ok(receipt)
 }

@@ -42,7 +42,7 @@ pub fn story_of(point: &str) -> Story {
         "op.found-task" => Story::LanesAfter("docker.exec-start.after"),
         "op.again.before" | "op.again.after" => Story::LanesAfter("op.effect.before"),
         "journal.open.torn-kept" | "journal.open.torn-cut" => Story::Torn,
-        "op.refuse.before" | "link.op.settled" => Story::Refused,
+        "op.refuse-for-good" | "op.refuse.before" => Story::Refused,
         "docker.destroy.before" | "docker.destroy.stopped" => Story::Destroyed,
         "docker.volume.before" => Story::Emptied,
         "docker.pull.before" | "docker.pull.after" | "docker.prune.before" | "docker.prune.after" => Story::Fetched,

@@ -339,7 +339,11 @@ impl Reference {
                 if !self.accepted(&id) {
                     self.fail(format!("{id} was answered as known before it was durable"));
                 } else if !known {
-                    if let Err(why) = self.was_valid(paper) {
+                    if let Some(code) = self.refused_for_good(&id) {
+                        if due && matches!(code, Code::PolicyDenied | Code::UnknownKind) {
+                            self.fail(format!("{} {id} was refused for good as {code}, and nothing speaks against it", s.kind));
+                        }
+                    } else if let Err(why) = self.was_valid(paper) {
                         let (now, before) = (self.facts(), &self.before);
                         self.fail(format!(
                             "{} {id} [{}, {}] was accepted: {why}; now {now:?}, before {before:?}",
@@ -359,21 +363,23 @@ impl Reference {
                     self.fail(format!("{id} is to be answered by {other}, which is another order"));
                 }
             }
-            Answer::Settled(receipt) if receipt.outcome == Outcome::Refused => {
-                let reason = receipt.fault.as_ref().map(|f| f.code);
-                let is_taken = match reason {
-                    Some(Code::Conflict) => self.key_used(paper),
-                    Some(Code::NonceUsed) => self.nonce_used(s.nonce.as_str()),
-                    _ => false,
-                };
+            Answer::Settled(receipt) => self.settled(paper, receipt),
+            Answer::Refused(fault) => {
+                let is_taken = (fault.code == Code::Conflict && self.key_used(paper))
+                    || (fault.code == Code::NonceUsed && self.nonce_used(s.nonce.as_str()));
                 if due && !is_taken {
-                    self.fail(format!("{} {id} was refused, and nothing speaks against it: {:?}", s.kind, receipt.fault));
+                    self.fail(format!("{} {id} was refused, and nothing speaks against it: {fault}", s.kind));
                 }
             }
-            Answer::Settled(receipt) => self.settled(paper, receipt),
-            Answer::Unreadable(fault) if due => self.fail(format!("{} {id} cannot be read: {fault}", s.kind)),
-            Answer::Unreadable(_) => {}
         }
+    }
+
+    /// Why an operation was refused that was recorded and not begun.
+    fn refused_for_good(&self, op_id: &str) -> Option<Code> {
+        self.journal.look(|records| {
+            let end = records.iter().find(|r| r.op_id == op_id && r.state == State::Cancelled && !r.acknowledged)?;
+            end.fault.as_ref().map(|f| f.code).filter(|code| *code != Code::Cancelled)
+        })
     }
 
     fn settled(&mut self, paper: &Paper, receipt: &Receipt) {
@@ -427,7 +433,8 @@ impl Reference {
                 State::Accepted if accepted.insert(&record.op_id, record.seq).is_some() => {
                     wrong.push(format!("{} was accepted twice", record.op_id));
                 }
-                State::Started if record.kind != "cancel" && record.kind != "resolve" => {
+                // A reset of the time shares its lane with nobody.
+                State::Started if !matches!(record.kind.as_str(), "cancel" | "resolve" | "time-reset") => {
                     let seq = accepted.get(record.op_id.as_str()).copied().unwrap_or(u64::MAX);
                     let shares = |r: &str| r == record.resource || r == "host" || record.resource == "host";
                     if let Some((other, _)) = started.iter().find(|(id, r)| shares(r) && accepted[id] > seq) {

@@ -53,7 +53,7 @@ impl Stage {
         for (id, state, heard) in ends {
             let receipt = told.iter().find_map(|standing| match standing {
                 Standing::Over(receipt) if receipt.op_id.as_str() == id => Some(receipt.outcome.as_str()),
-                Standing::Over(_) | Standing::UnderWay { .. } => None,
+                Standing::Over(_) | Standing::UnderWay { .. } | Standing::Refused { .. } => None,
             });
             if receipt != (!heard).then_some(self.known().outcome(&id, state)) {
                 return Err(format!("{id} is {state}, heard: {heard}; its receipt says {receipt:?}"));

@@ -62,7 +62,7 @@ pub async fn show(env: &Env, ui: &mut Ui, op_id: &OpId) -> Result<u8, Failure> {
     let binding = hosts.iter().find(|h| h.host_id == facts.host_id).and_then(|h| h.bound());
     let shown = OpView::new(&client.root, facts, binding, None)?;
     if let Some(doubt) = &shown.receipt_doubt {
-        ui.warn(&format!("THE RECEIPT IS NOT THE HOST'S: {doubt}"));
+        ui.warn(&format!("THE RECEIPT IS NOT THE HOST'S WORD ON THIS: {doubt}"));
     }
     ui.result(&shown, || shown.in_full())?;
     let now = UnixSeconds(client.hub_now_ms() / 1000);

@@ -107,6 +107,12 @@ pub async fn hand_in(
     view.facts.host = host.name.to_string();
     view.facts.class = class.to_string();
     tell(ui, &view, &host.name)?;
+    if view.facts.state == Stage::Refused && !view.verified {
+        ui.warn(&format!(
+            "the host has not signed that: until {} the order can still be carried out if it is handed in again",
+            clock::rfc3339(statement.expires_at.0.saturating_mul(1000))
+        ));
+    }
     if waiting.limit().is_none() {
         return Ok(0);
     }
@@ -202,7 +208,7 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
 }
 
 fn distrust(op_id: &OpId, fault: Fault) -> Failure {
-    let message = format!("THE RECEIPT OF OPERATION {op_id} IS NOT THE HOST'S: {}", fault.message);
+    let message = format!("THE RECEIPT OF OPERATION {op_id} IS NOT THE HOST'S WORD ON IT: {}", fault.message);
     Failure::from(Fault { message, ..fault })
         .with_remedy("believe nothing that the hub says of this operation; look at the host itself (`moorline-agent journal show --op ID`)")
 }

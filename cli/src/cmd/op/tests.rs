@@ -1,6 +1,6 @@
 //! Ordering against a hub that shows what a test wants.
 
-use moorline_common::id::{HostId, UnixSeconds};
+use moorline_common::id::{HostEpoch, HostId, UnixSeconds};
 use moorline_common::op::{Act, OpStatement, Outcome, Receipt};
 use moorline_common::sign::{PrivateKey, Signed};
 use moorline_common::statement::{ApplyReport, ObservedReport};
@@ -71,12 +71,15 @@ async fn only_the_hosts_own_receipt_makes_a_success() {
     assert_eq!(hand_in(|order| op(order, "succeeded", Some((&good(order), &host_key())))).await, Ok(0));
     // Without one, by another key, about another order: nothing that the hub says counts.
     let without = hand_in(|order| op(order, "succeeded", None)).await.unwrap_err();
-    assert!(without.message.contains("IS NOT THE HOST'S"), "{without}");
+    assert!(without.message.contains("IS NOT THE HOST'S WORD"), "{without}");
     let forged = hand_in(|order| op(order, "succeeded", Some((&good(order), &keys().1)))).await.unwrap_err();
-    assert!(forged.message.contains("IS NOT THE HOST'S") && forged.code == "unknown_key", "{forged}");
+    assert!(forged.message.contains("IS NOT THE HOST'S WORD") && forged.code == "unknown_key", "{forged}");
     let other = |order: &OpStatement| Receipt { payload_sha256: "0".repeat(64), ..good(order) };
     let other = hand_in(|order| op(order, "succeeded", Some((&other(order), &host_key())))).await.unwrap_err();
-    assert!(other.message.contains("IS NOT THE HOST'S") && other.code == "hash_mismatch", "{other}");
+    assert!(other.message.contains("IS NOT THE HOST'S WORD") && other.code == "hash_mismatch", "{other}");
+    let earlier = |order: &OpStatement| Receipt { host_epoch: HostEpoch::parse("e".repeat(32)).unwrap(), ..good(order) };
+    let earlier = hand_in(|order| op(order, "succeeded", Some((&earlier(order), &host_key())))).await.unwrap_err();
+    assert_eq!(earlier.code, "wrong_epoch", "{earlier}");
 }
 
 #[tokio::test]
