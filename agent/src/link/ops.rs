@@ -3,6 +3,7 @@
 
 use moorline_common::fault::Code;
 use moorline_common::id::OpId;
+use moorline_common::op::Outcome;
 use moorline_common::sign::Signed;
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Up;
@@ -25,8 +26,16 @@ impl<J: Journal> Session<'_, J> {
             // Its first records are told by the news of them; one that was known is told again.
             Some(Answer::Known(op_id)) => {
                 crate::crash::point("link.op.known");
-                self.taken("op");
-                for standing in self.parts.ops.standing(&self.parts.journal, &self.parts.own, &op_id) {
+                let standings = self.parts.ops.standing(&self.parts.journal, &self.parts.own, &op_id);
+                let refused = standings.iter().find_map(|standing| match standing {
+                    Standing::Over(receipt) if receipt.outcome == Outcome::Refused => receipt.fault.clone(),
+                    Standing::Over(_) | Standing::UnderWay { .. } | Standing::Refused { .. } => None,
+                });
+                match refused {
+                    Some(fault) => self.link.send_modify(|s| s.last_refusal = Some(Refused { fault, payload_sha256, kind: "op" })),
+                    None => self.taken("op"),
+                }
+                for standing in standings {
                     self.send_standing(standing).await?;
                 }
                 Ok(())
