@@ -8,6 +8,8 @@
 //! - Clearing is idempotent, and clearing another topology does nothing.
 //! - The *floors* are kept apart: they outlive teardown and a lost current row.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, TopologyId, UnixSeconds, VersionHash};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -131,13 +133,15 @@ pub struct Standing {
 #[derive(Clone)]
 pub struct Ledger {
     db: Db,
+    /// Floor and reset as they were at a version of the database.
+    times: Arc<Mutex<Option<(u64, TimeFloor, UnixSeconds)>>>,
 }
 
 impl Ledger {
     /// The ledger in `db`.
     #[must_use]
     pub fn new(db: Db) -> Self {
-        Self { db }
+        Self { db, times: Arc::default() }
     }
 
     /// The current row.
@@ -341,6 +345,24 @@ impl Ledger {
     pub fn time_reset(&self) -> Result<UnixSeconds, DbError> {
         let Some(text) = self.db.read(|connection| meta(connection, TIME_RESET))? else { return Ok(UnixSeconds(0)) };
         text.parse().map(UnixSeconds).map_err(|_| DbError::Damaged(format!("time reset `{text}`")))
+    }
+
+    /// The time floor and the last reset, when they were read since the newest write: every order asks for them, several times.
+    #[must_use]
+    pub fn times_known(&self) -> Option<(TimeFloor, UnixSeconds)> {
+        let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        times.as_ref().filter(|(version, ..)| *version == self.db.version()).map(|(_, floor, reset)| (floor.clone(), *reset))
+    }
+
+    /// The time floor and the last reset. Blocks.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub fn times(&self) -> Result<(TimeFloor, UnixSeconds), DbError> {
+        let version = self.db.version();
+        let (floor, reset) = (self.time_floor()?, self.time_reset()?);
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, floor.clone(), reset));
+        Ok((floor, reset))
     }
 
     /// Sets the time floor, even backwards, by an order that was signed at `to`: to the wall clock, which is in that order's

@@ -362,7 +362,7 @@ async fn close_open_steps(journal: &FileJournal) -> Result<(), JournalError> {
         };
         tracing::info!(%resource, kind = %last.kind, "a step was interrupted; the host is looked at anew");
         let fault = Fault::new(Code::StepFailed, "the agent stopped before this ended");
-        entries.push(Entry { task: last.task, fault: Some(fault), ..Entry::step(op_id, resource, "interrupted", State::Failed) });
+        entries.push(Entry { task: last.task.clone(), fault: Some(fault), ..Entry::step(op_id, resource, "interrupted", State::Failed) });
     }
     if !entries.is_empty() {
         journal.append(entries).await?;

@@ -5,6 +5,7 @@
 //! write-ahead log SQLite takes what is sound and forgets the rest without a word, and floors would fall.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, Transaction, TransactionBehavior, params};
@@ -171,6 +172,8 @@ pub struct Db {
     connection: Arc<Mutex<Connection>>,
     /// The first damage that was met.
     damage: Arc<watch::Sender<Option<String>>>,
+    /// Counts writes: what was read before the newest may have changed.
+    writes: Arc<AtomicU64>,
 }
 
 impl Db {
@@ -234,7 +237,7 @@ impl Db {
     }
 
     fn new(connection: Connection) -> Self {
-        Self { connection: Arc::new(Mutex::new(connection)), damage: Arc::new(watch::channel(None).0) }
+        Self { connection: Arc::new(Mutex::new(connection)), damage: Arc::new(watch::channel(None).0), writes: Arc::default() }
     }
 
     /// Reads. Blocks for as long as the disk takes, as [`Self::write`] does.
@@ -252,7 +255,15 @@ impl Db {
     /// # Errors
     /// Those of `work`, [`DbError`].
     pub fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, DbError>) -> Result<T, DbError> {
-        self.noting(Self::transact(&mut self.lock(), work))
+        let done = Self::transact(&mut self.lock(), work);
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        self.noting(done)
+    }
+
+    /// Changes with every write: as long as it stays, so does what was read after it was asked for.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.writes.load(Ordering::SeqCst)
     }
 
     fn transact<T>(connection: &mut Connection, work: impl FnOnce(&Transaction<'_>) -> Result<T, DbError>) -> Result<T, DbError> {

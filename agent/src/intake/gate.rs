@@ -14,7 +14,7 @@ use super::judge::{Own, check_epoch, check_root_expiry, roots_of};
 use super::{Target, internal};
 use crate::clock::{BootTime, Clock};
 use crate::config::Policy;
-use crate::db::{DbError, blocking};
+use crate::db::blocking;
 use crate::ledger::Ledger;
 use crate::limits::{CLOCK_SKEW_ALARM_S, FLOOR_RAISE_KEPT_S, ISSUED_AHEAD_MAX_S};
 use crate::plant::planted;
@@ -112,41 +112,45 @@ impl Clocks {
 }
 
 impl Gate {
-    /// Judges an order up to its time, and raises the time floor by it.
+    /// Judges the time of an order that was read, and raises the time floor by it.
     ///
     /// # Errors
     /// A [`Fault`] with the code of the first check that failed.
-    pub async fn admit(&self, envelope: Envelope) -> Result<Order, Fault> {
+    pub async fn admit(&self, order: &Order) -> Result<(), Fault> {
         let (clocks, boot) = self.clocks().await?;
-        let order = self.verify(envelope, clocks)?;
-        let timely = clocks.judge(&order)?;
+        let timely = clocks.judge(order)?;
         // Elapsed time is known again after a restart; only what the order adds is worth a write.
         if timely.floor.0 > clocks.floor.0.saturating_add(FLOOR_RAISE_KEPT_S) && order.act != Act::TimeReset {
             let ledger = self.ledger.clone();
             blocking(move || ledger.advance_time_floor(timely.floor, &boot)).await.map_err(|e| internal(&e))?;
         }
-        Ok(order)
+        Ok(())
     }
 
-    /// Who signed an order, for whom, what; not when.
+    /// Who signed an order, for whom, what; not when. With it comes the trust by which that is so.
     ///
     /// # Errors
     /// A [`Fault`] with the code of the first check that failed.
-    pub async fn read(&self, envelope: Envelope) -> Result<Order, Fault> {
+    pub async fn read(&self, envelope: Envelope) -> Result<(Order, Arc<Trust>), Fault> {
         let (clocks, _) = self.clocks().await?;
         self.verify(envelope, clocks)
     }
 
-    /// Judges an order again that was accepted before: trust or time may have changed since. Returns it with the moment.
+    /// Judges an order again that was accepted before, `by` that trust if it is known: trust or time may have changed since.
     ///
     /// # Errors
     /// As [`Self::admit`].
-    pub async fn recheck(&self, envelope: Envelope) -> Result<Timely, Fault> {
+    pub async fn recheck(&self, order: &Order, by: Option<&Arc<Trust>>, envelope: &Envelope) -> Result<Timely, Fault> {
         let (clocks, _) = self.clocks().await?;
-        let order = self.verify(envelope, clocks)?;
-        let timely = clocks.judge(&order)?;
+        // The same trust says the same of the same bytes.
+        if by.is_some_and(|by| Arc::ptr_eq(by, &self.trust.borrow())) {
+            self.check_standing(order, clocks)?;
+        } else {
+            self.verify(envelope.clone(), clocks)?;
+        }
+        let timely = clocks.judge(order)?;
         if !planted("policy only at the door") {
-            self.allows(&order)?;
+            self.allows(order)?;
         }
         Ok(timely)
     }
@@ -174,16 +178,18 @@ impl Gate {
     /// # Errors
     /// [`Code::Internal`] when the ledger cannot be read.
     pub async fn clocks(&self) -> Result<(Clocks, BootTime), Fault> {
-        let ledger = self.ledger.clone();
-        let read = move || {
-            let boot = Clock.boot();
-            let floor = ledger.time_floor()?;
-            let clocks = Clocks { wall: boot.wall, floor: floor.now(&boot), saved: floor.at, reset: ledger.time_reset()? };
-            let clocks = if planted("time by the wall clock") { Clocks { floor: clocks.wall, ..clocks } } else { clocks };
-            let clocks = if planted("reset forgotten") { Clocks { reset: UnixSeconds(0), ..clocks } } else { clocks };
-            Ok::<_, DbError>((clocks, boot))
+        let (floor, reset) = match self.ledger.times_known() {
+            Some(times) => times,
+            None => {
+                let ledger = self.ledger.clone();
+                blocking(move || ledger.times()).await.map_err(|e| internal(&e))?
+            }
         };
-        blocking(read).await.map_err(|e| internal(&e))
+        let boot = Clock.boot();
+        let clocks = Clocks { wall: boot.wall, floor: floor.now(&boot), saved: floor.at, reset };
+        let clocks = if planted("time by the wall clock") { Clocks { floor: clocks.wall, ..clocks } } else { clocks };
+        let clocks = if planted("reset forgotten") { Clocks { reset: UnixSeconds(0), ..clocks } } else { clocks };
+        Ok((clocks, boot))
     }
 
     /// What the host works towards.
@@ -210,7 +216,7 @@ impl Gate {
         &self.own
     }
 
-    fn verify(&self, envelope: Envelope, clocks: Clocks) -> Result<Order, Fault> {
+    fn verify(&self, envelope: Envelope, clocks: Clocks) -> Result<(Order, Arc<Trust>), Fault> {
         if let Some(fault) = &self.quarantine {
             return Err(fault.clone());
         }
@@ -223,10 +229,18 @@ impl Gate {
             binding.to_mut().host_epoch = signed.peek()?.host_epoch;
         }
         let (_, order) = root.statement().verify_op(signed, &binding)?;
+        self.check_standing(&order, clocks)?;
+        Ok((order, trust))
+    }
+
+    /// What may end for a verified order although the trust is the same.
+    fn check_standing(&self, order: &Order, clocks: Clocks) -> Result<(), Fault> {
+        if let Some(fault) = &self.quarantine {
+            return Err(fault.clone());
+        }
         // What mends a wrong floor is not judged by it.
         let now = if order.act == Act::TimeReset { clocks.wall } else { clocks.wall.max(clocks.floor) };
-        check_root_expiry(root.statement(), now)?;
-        Ok(order)
+        check_root_expiry(roots_of(&self.trust.borrow())?.0.statement(), now)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Turns entries into numbered, chained lines, and refuses what cannot follow. No disk here.
 
+use std::sync::Arc;
+
 use moorline_common::id::{HostEpoch, sha256_hex};
 use moorline_common::op::{Book, Record};
 
@@ -21,7 +23,7 @@ pub struct Chain {
 #[derive(Debug)]
 pub struct Staged {
     /// Its records.
-    pub records: Vec<Record>,
+    pub records: Vec<Arc<Record>>,
     /// Their lines, each with its line feed.
     pub bytes: Vec<u8>,
     /// The head after it.
@@ -70,7 +72,7 @@ impl Chain {
             head = Head { seq: record.seq, hash: tail.clone() };
             staged.bytes.extend_from_slice(&line);
             staged.bytes.push(b'\n');
-            staged.records.push(record);
+            staged.records.push(Arc::new(record));
         }
         (staged.head, staged.tail) = (head, tail);
         Ok(staged)

@@ -174,7 +174,7 @@ impl<F: Fs> Writer<F> {
         Ok(staged)
     }
 
-    fn publish(&self, records: &[Record]) {
+    fn publish(&self, records: &[Arc<Record>]) {
         let mut book = self.shared.book.lock().unwrap_or_else(PoisonError::into_inner);
         for record in records {
             if let Err(error) = book.fold(record) {

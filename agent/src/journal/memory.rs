@@ -25,7 +25,7 @@ struct Inner {
     head: Head,
     /// With those that are not durable yet.
     chain: Chain,
-    waiting: VecDeque<(Record, Head)>,
+    waiting: VecDeque<(Arc<Record>, Head)>,
     /// So often others have their turn before an append is durable.
     delay: u32,
     full: bool,
@@ -108,7 +108,7 @@ impl Inner {
     fn flush_one(&mut self) {
         let Some((record, head)) = self.waiting.pop_front() else { return };
         self.book.fold(&record).unwrap();
-        self.records.push(record);
+        self.records.push(Record::clone(&record));
         self.head = head;
     }
 

@@ -76,15 +76,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     async fn admit(self: &Arc<Self>, envelope: Envelope) -> Result<Answer, Fault> {
         // What was done is told for ever, also past its time: a refusal would say that it was not.
-        let known = Op::new(self.parts.gate.read(envelope.clone()).await?, envelope.clone())?;
-        if let Some((other, ended)) = self.done_before(&known) {
-            return Ok(Answer::Settled(Box::new(self.receipt_again(&known, other, ended))));
+        let (order, by) = self.parts.gate.read(envelope.clone()).await?;
+        let op = Op::new(order, envelope, Some(by))?;
+        if let Some((other, ended)) = self.done_before(&op) {
+            return Ok(Answer::Settled(Box::new(self.receipt_again(&op, other, ended))));
         }
-        let order = self.parts.gate.admit(envelope.clone()).await?;
+        self.parts.gate.admit(&op.order).await?;
         if let Ok((clocks, _)) = self.parts.gate.clocks().await {
             self.parts.journal.set_time_floor(if planted("nonces by the wall clock") { clocks.wall } else { clocks.saved });
         }
-        let op = Op::new(order, envelope)?;
         crate::crash::point("op.verified");
         loop {
             match self.before(&op)? {

@@ -87,7 +87,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Whether the operation waits no longer.
     async fn end_if_expired(&self, op: &Op) -> bool {
-        let refused = match self.parts.gate.recheck(op.envelope.clone()).await {
+        let refused = match self.parts.gate.recheck(&op.order, op.by.as_ref(), &op.envelope).await {
             // A clock that is wrong for now may be mended.
             Err(fault) if !may_mend(fault.code) => self.refuse(op, fault).await,
             Ok(_) | Err(_) => return self.state(op.id()) != Some(State::Queued),
@@ -380,7 +380,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         if planted("no recheck") {
             return Ok(());
         }
-        self.parts.gate.recheck(op.envelope.clone()).await?;
+        self.parts.gate.recheck(&op.order, op.by.as_ref(), &op.envelope).await?;
         self.check_generation(&op.order.statement).await
     }
 

@@ -27,6 +27,7 @@ use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::Lanes;
 use crate::limits::{DRAIN_TIMEOUT, OPS_QUEUE};
 use crate::reconcile;
+use crate::trust::Trust;
 
 mod admit;
 mod call;
@@ -126,6 +127,8 @@ impl Aliases {
 struct Op {
     order: Order,
     envelope: Envelope,
+    /// The trust by which it was verified; `None` for one that was read from the journal.
+    by: Option<Arc<Trust>>,
     op_id: uuid::Uuid,
 }
 
@@ -136,13 +139,13 @@ impl Op {
         let statement = Signed::<OpStatement>::new(envelope.clone())?.peek()?;
         let act = statement.act()?;
         let order = Order { class: act.class(&statement.resource), intent: statement.intent()?, act, statement };
-        Self::new(order, envelope)
+        Self::new(order, envelope, None)
     }
 
-    fn new(order: Order, envelope: Envelope) -> Result<Self, Fault> {
+    fn new(order: Order, envelope: Envelope, by: Option<Arc<Trust>>) -> Result<Self, Fault> {
         let op_id = order.statement.op_id.as_str().parse();
         let op_id = op_id.map_err(|_| Fault::new(Code::BadEnvelope, "the operation's id is no UUID"))?;
-        Ok(Self { order, envelope, op_id })
+        Ok(Self { order, envelope, by, op_id })
     }
 
     fn resource(&self) -> &ResourceId {

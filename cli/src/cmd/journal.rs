@@ -337,7 +337,7 @@ mod tests {
             tail = sha256_hex(&line);
             head = Head { seq: n, hash: tail.clone() };
             hashes.push(tail.clone());
-            book.fold(&record).unwrap();
+            book.fold(&std::sync::Arc::new(record)).unwrap();
             bytes.extend_from_slice(&line);
             bytes.push(b'\n');
         }

@@ -3,6 +3,8 @@
 //! A line is one JSON object. Its last member is `crc`: the CRC-32C, in hex, of all bytes before that member. `prev`
 //! chains it to the line before. A segment begins with a header and the checkpoint that it announces; records follow.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Head, LINE_MAX};
@@ -221,7 +223,7 @@ fn take_part(scan: &mut Scan, json: &[u8]) -> Result<(), String> {
 }
 
 /// The next record; `None` when the segment is closed here.
-fn take_record(scan: &mut Scan, json: &[u8]) -> Result<Option<Record>, String> {
+fn take_record(scan: &mut Scan, json: &[u8]) -> Result<Option<Arc<Record>>, String> {
     let next = scan.head.seq + 1;
     let Some(record) = decode::<Record>(json) else {
         let seal: Seal = decode(json).ok_or_else(|| format!("record {next} is unreadable"))?;
@@ -234,6 +236,7 @@ fn take_record(scan: &mut Scan, json: &[u8]) -> Result<Option<Record>, String> {
     if record.seq != next || record.prev != scan.tail {
         return Err(format!("record {} does not follow record {}", record.seq, scan.head.seq));
     }
+    let record = Arc::new(record);
     scan.book.fold(&record).map_err(|e| format!("record {next}: {e}"))?;
     scan.head.seq = next;
     Ok(Some(record))

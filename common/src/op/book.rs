@@ -1,6 +1,7 @@
 //! What a journal says about all operations: the fold of its records.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -49,18 +50,18 @@ pub enum BookError {
 #[serde(deny_unknown_fields)]
 pub struct OpEntry {
     /// Its first record: `accepted`, or `started` for a step of a reconcile pass.
-    pub first: Record,
+    pub first: Arc<Record>,
     /// Its newest `started` record: what was noted before the effect began is evidence after a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started: Option<Record>,
+    pub started: Option<Arc<Record>>,
     /// Its newest record.
-    pub last: Record,
+    pub last: Arc<Record>,
 }
 
 impl OpEntry {
     /// Where it is.
     #[must_use]
-    pub const fn state(&self) -> State {
+    pub fn state(&self) -> State {
         self.last.state
     }
 }
@@ -137,7 +138,7 @@ impl Book {
     ///
     /// # Errors
     /// [`BookError`] when it cannot follow; then nothing changes.
-    pub fn fold(&mut self, record: &Record) -> Result<(), BookError> {
+    pub fn fold(&mut self, record: &Arc<Record>) -> Result<(), BookError> {
         let entry = self.ops.get(&record.op_id);
         self.check(record, entry)?;
         let origin = record.origin();
@@ -174,7 +175,7 @@ impl Book {
         Ok(())
     }
 
-    fn insert(&mut self, record: &Record) {
+    fn insert(&mut self, record: &Arc<Record>) {
         let started = (record.state == State::Started).then(|| record.clone());
         self.ops.insert(record.op_id.clone(), OpEntry { first: record.clone(), started, last: record.clone() });
     }
@@ -235,7 +236,7 @@ impl Book {
     ///
     /// # Errors
     /// [`BookError`] of the first that cannot follow; then nothing changes.
-    pub fn fold_all(&mut self, records: &[Record]) -> Result<(), BookError> {
+    pub fn fold_all(&mut self, records: &[Arc<Record>]) -> Result<(), BookError> {
         let mut undo = Vec::with_capacity(records.len());
         for record in records {
             undo.push(self.before(record));

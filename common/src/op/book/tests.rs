@@ -40,7 +40,7 @@ fn grant(op: u8) -> Grant {
 fn live(states: &[State]) -> Book {
     let mut book = Book::default();
     for state in states {
-        book.fold(&record(1, *state)).unwrap();
+        book.fold(&Arc::new(record(1, *state))).unwrap();
     }
     book
 }
@@ -51,19 +51,19 @@ const DONE: [State; 4] = [State::Accepted, State::Queued, State::Started, State:
 fn a_key_that_began_is_remembered_for_ever_and_one_that_did_not_is_free_again() {
     let mut book = live(&DONE);
     assert_eq!(book.key("key-1").unwrap().ended.as_ref().map(|e| e.state), Some(State::Succeeded));
-    book.fold(&Record { acknowledged: true, ..record(1, State::Succeeded) }).unwrap();
+    book.fold(&Arc::new(Record { acknowledged: true, ..record(1, State::Succeeded) })).unwrap();
     assert!(book.ops().is_empty());
     book.forget_nonces(UnixSeconds(u64::MAX));
     let again = Record { op_id: "op-2".to_owned(), ..record(1, State::Accepted) };
-    assert_eq!(book.fold(&again), Err(BookError::KeyUsed { op_id: "op-2".to_owned(), by: "op-1".to_owned() }));
+    assert_eq!(book.fold(&Arc::new(again)), Err(BookError::KeyUsed { op_id: "op-2".to_owned(), by: "op-1".to_owned() }));
 
     for unbegun in [State::Expired, State::Cancelled] {
         let mut book = live(&[State::Accepted, State::Queued, unbegun]);
         assert_eq!(book.key("key-1"), None);
         let same_order = Record { op_id: "op-2".to_owned(), ..record(1, State::Accepted) };
-        assert!(matches!(book.fold(&same_order), Err(BookError::NonceUsed { .. })), "the order itself cannot come again");
+        assert!(matches!(book.fold(&Arc::new(same_order.clone())), Err(BookError::NonceUsed { .. })), "the order itself cannot come again");
         let new_order = Record { grant: Some(grant(9)), ..same_order };
-        book.fold(&new_order).unwrap();
+        book.fold(&Arc::new(new_order)).unwrap();
     }
 }
 
@@ -83,7 +83,7 @@ fn a_stop_holds_its_resource_until_a_newer_generation_or_a_release() {
     assert_eq!(book.hold(resource, Generation(7)).unwrap().op_id, "op-1");
     assert_eq!(book.hold(resource, Generation(8)), None);
     for state in DONE {
-        book.fold(&Record { hold: (state == State::Started).then_some(HoldEffect::Lift), ..record(3, state) }).unwrap();
+        book.fold(&Arc::new(Record { hold: (state == State::Started).then_some(HoldEffect::Lift), ..record(3, state) })).unwrap();
     }
     assert_eq!(book.hold(resource, Generation(7)), None);
 
@@ -95,9 +95,9 @@ fn a_stop_holds_its_resource_until_a_newer_generation_or_a_release() {
 fn steps_of_a_slice_leave_nothing_behind() {
     let mut book = Book::default();
     let step = |state| Record { idempotency_key: String::new(), grant: None, hold: None, ..record(1, state) };
-    book.fold(&step(State::Started)).unwrap();
+    book.fold(&Arc::new(step(State::Started))).unwrap();
     assert_eq!(book.open().count(), 1);
-    book.fold(&step(State::Succeeded)).unwrap();
+    book.fold(&Arc::new(step(State::Succeeded))).unwrap();
     assert_eq!(book, Book::default());
 }
 
@@ -121,11 +121,11 @@ fn a_record_that_does_not_fit_changes_nothing() {
     ];
     for record in wrong {
         let mut copy = book.clone();
-        copy.fold(&record).unwrap_err();
+        copy.fold(&Arc::new(record.clone())).unwrap_err();
         assert_eq!(copy, book, "{record:?}");
     }
     let mut done = live(&DONE);
-    assert!(done.fold(&Record { acknowledged: true, ..record(1, State::Failed) }).is_err(), "an end does not change");
+    assert!(done.fold(&Arc::new(Record { acknowledged: true, ..record(1, State::Failed) })).is_err(), "an end does not change");
 }
 
 fn any_record() -> impl Strategy<Value = Record> {
@@ -137,7 +137,7 @@ fn any_record() -> impl Strategy<Value = Record> {
 
 proptest! {
     #[test]
-    fn several_records_fold_together_or_not_at_all(before in prop::collection::vec(any_record(), 0..30), batch in prop::collection::vec(any_record(), 1..4)) {
+    fn several_records_fold_together_or_not_at_all(before in prop::collection::vec(any_record().prop_map(Arc::new), 0..30), batch in prop::collection::vec(any_record().prop_map(Arc::new), 1..4)) {
         let mut book = Book::default();
         before.iter().for_each(|r| drop(book.fold(r)));
         let mut one_by_one = book.clone();
@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn a_checkpoint_says_all_that_the_records_said(records in prop::collection::vec(any_record(), 0..40)) {
+    fn a_checkpoint_says_all_that_the_records_said(records in prop::collection::vec(any_record().prop_map(Arc::new), 0..40)) {
         let mut book = Book::default();
         records.iter().for_each(|r| drop(book.fold(r)));
         let mut restored = Book::default();
@@ -160,13 +160,13 @@ proptest! {
     }
 
     #[test]
-    fn an_effect_begins_once_for_each_key(records in prop::collection::vec(any_record(), 0..200)) {
+    fn an_effect_begins_once_for_each_key(records in prop::collection::vec(any_record().prop_map(Arc::new), 0..200)) {
         let mut book = Book::default();
         let mut begun = BTreeMap::<String, u32>::new();
         for record in records {
             let first = book.ops().get(&record.op_id).is_none_or(|e| !e.state().has_begun());
             if book.fold(&record).is_ok() && record.state == State::Started && first {
-                *begun.entry(record.idempotency_key).or_default() += 1;
+                *begun.entry(record.idempotency_key.clone()).or_default() += 1;
             }
         }
         prop_assert!(begun.values().all(|n| *n == 1), "{begun:?}");
