@@ -79,6 +79,8 @@ pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::Agent
 /// Completes when the hub ends the session, with the status to end it by.
 async fn ended(stopping: CancellationToken, cut: CancellationToken) -> Status {
     tokio::select! {
+        // A hub that stops ends its sessions, too.
+        biased;
         () = stopping.cancelled() => Status::unavailable("the hub is stopping"),
         () = cut.cancelled() => Status::aborted("the hub ended this session"),
     }

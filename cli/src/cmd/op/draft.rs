@@ -127,7 +127,7 @@ fn unknown<'a>(what: &str, resource: &ResourceId, known: impl Iterator<Item = &'
             if known.count() > NAMES_SHOWN {
                 names.push("…");
             }
-            if names.is_empty() { format!("it has no {what} of ours") } else { format!("it has {}", names.join(", ")) }
+            if names.is_empty() { format!("it has no {what} of ours.") } else { format!("it has {}.", names.join(", ")) }
         }
     };
     Failure::from(fault).with_remedy(format!("{hint} If it is newer than the report, add --incarnation any"))
