@@ -230,7 +230,12 @@ impl VersionHash {
 /// Lowercase hex of the SHA-256 of `bytes`.
 #[must_use]
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+    let mut digits = [0; 64];
+    // Into a slice, as `hex::encode` makes it character by character, and every line of a journal has one.
+    match hex::encode_to_slice(Sha256::digest(bytes), &mut digits) {
+        Ok(()) => String::from_utf8_lossy(&digits).into_owned(),
+        Err(_) => hex::encode(Sha256::digest(bytes)),
+    }
 }
 
 /// A topology's revision number: 1 for the first push, one more for each that follows.

@@ -62,7 +62,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.recheck(op).await.map_err(Refused::by)?;
         self.has_slice(op).await?;
         let order = self.order(op).await.map_err(Refused::ForGood)?;
-        let hold = op.order.act.hold(self.generation().await.map_err(Refused::ForNow)?);
+        let hold = match op.order.act.hold(Generation(0)) {
+            Some(HoldEffect::Place(_)) => op.order.act.hold(self.generation().await.map_err(Refused::ForNow)?),
+            other @ (Some(HoldEffect::Lift) | None) => other,
+        };
         if is_own(&op.order.act) {
             return Ok(Begin { order, evidence: Value::Null, hold, since: Since::now() });
         }

@@ -238,8 +238,11 @@ impl Book {
     /// [`BookError`] of the first that cannot follow; then nothing changes.
     pub fn fold_all(&mut self, records: &[Arc<Record>]) -> Result<(), BookError> {
         let mut undo = Vec::with_capacity(records.len());
-        for record in records {
-            undo.push(self.before(record));
+        for (n, record) in records.iter().enumerate() {
+            // What is refused has changed nothing, so nothing undoes the last one.
+            if n + 1 < records.len() {
+                undo.push(self.before(record));
+            }
             if let Err(error) = self.fold(record) {
                 undo.into_iter().rev().for_each(|before| self.undo(before));
                 return Err(error);
