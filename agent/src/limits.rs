@@ -172,6 +172,8 @@ pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;
 
 /// After so long an engine has done what it was asked before the agent was cut off, grace periods aside.
 pub const OP_MARGIN: Duration = Duration::from_secs(30);
+/// For the engine to freeze a container's processes; well below [`OP_MARGIN`].
+pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two looks for evidence of an operation that may still be happening.
 pub const OP_LOOK: Duration = Duration::from_secs(1);
 /// The most bytes of each of a command's streams that are kept.

@@ -23,7 +23,7 @@ use super::observe::inspected_state;
 use super::pull::pull;
 use super::{exec, patiently, sweep};
 use crate::lane::aside;
-use crate::limits::{OP_LOOK, REQUEST_TIMEOUT};
+use crate::limits::{FREEZE_TIMEOUT, OP_LOOK, REQUEST_TIMEOUT};
 
 /// Checks and notes; changes nothing.
 pub(super) async fn prepare(docker: &Docker, owned: &Ownership, order: &OpOrder) -> Result<Value, DriverError> {
@@ -116,7 +116,7 @@ async fn act_on(docker: &Docker, act: &Act, was: &Life, what: &str) -> Result<()
             patiently(patient.restart_container(id, Some(options))).await
         }
         Act::Kill { signal } => docker.kill_container(id, Some(KillContainerOptions { signal: signal.clone() })).await,
-        Act::Pause => unless_in(docker, id, ContainerState::Paused, docker.pause_container(id).await).await?,
+        Act::Pause => unless_in(docker, id, ContainerState::Paused, pause(docker, id).await).await?,
         Act::Unpause => unless_in(docker, id, ContainerState::Running, docker.unpause_container(id).await).await?,
         Act::Destroy { volumes } => return destroy_container(docker, &patient, was, *volumes, what).await,
         Act::Exec(_)
@@ -130,6 +130,20 @@ async fn act_on(docker: &Docker, act: &Act, was: &Life, what: &str) -> Result<()
     };
     crate::crash::point("docker.act.after");
     done.map_err(|e| from_engine_op(&e, what))
+}
+
+/// On cgroup v1 the kernel does not freeze a process that waits for a slow disk. `runc` tries for a moment, thaws the rest, and leaves it to
+/// its caller to go on (opencontainers/runc#4388).
+async fn pause(docker: &Docker, id: &str) -> Result<(), Error> {
+    let deadline = tokio::time::Instant::now() + FREEZE_TIMEOUT;
+    loop {
+        match docker.pause_container(id).await {
+            Err(e) if words(&e).contains("unable to freeze") && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(OP_LOOK).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// A refusal is success when the container is in `state` already.

@@ -253,6 +253,26 @@ async fn a_removal_that_is_under_way_already_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_cannot_be_frozen_at_once_is_paused_in_the_end_or_the_operation_fails() {
+    for (refusals, done) in [(3, true), (1000, false)] {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let (driver, _folder) = with_container(10, move |request| match request {
+            "POST /containers/a/pause" if asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < refusals => {
+                now(500, json!({ "message": "Cannot pause container a: OCI runtime pause failed: unable to freeze: unknown" }))
+            }
+            "POST /containers/a/pause" => now(204, Value::Null),
+            _ => None,
+        });
+        let ordered = order(CONTAINER, Act::Pause);
+        let evidence = driver.prepare(&ordered).await.unwrap();
+        match driver.start(&ordered, &evidence).await {
+            Ok(Begun::Done(_)) => assert!(done),
+            other => assert!(!done && other.is_err_and(|e| e.message.contains("unable to freeze"))),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pull_tells_which_image_came() {
     let (driver, _folder) = driver(|request| match request {
         "POST /images/create" => now(200, json!({ "status": "Status: Image is up to date" })),
