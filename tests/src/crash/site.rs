@@ -38,6 +38,8 @@ pub struct Site {
     given: Vec<Order>,
     /// Those that are known to have ended, and how.
     outcomes: BTreeMap<String, String>,
+    /// Why those that did not succeed did not, by their receipts.
+    faults: BTreeMap<String, String>,
     /// How often an agent was killed.
     pub deaths: u32,
     /// A segment of the journal is closed after so many bytes: so few that a story passes a few ends.
@@ -72,7 +74,17 @@ impl Site {
         let binding = operator.host(HOST)?.binding.context("the host has no binding")?;
         let binding = Envelope::from_json(&binding.json).and_then(Signed::<HostBinding>::new).and_then(|s| s.peek());
         let pen = Pen::new(fleet.operator_key()?, binding.map_err(|f| anyhow!("{f}"))?);
-        Ok(Self { fleet, operator, pen, real, given: Vec::new(), outcomes: BTreeMap::new(), deaths: 0, rotate_bytes: ROTATE_BYTES })
+        Ok(Self {
+            fleet,
+            operator,
+            pen,
+            real,
+            given: Vec::new(),
+            outcomes: BTreeMap::new(),
+            faults: BTreeMap::new(),
+            deaths: 0,
+            rotate_bytes: ROTATE_BYTES,
+        })
     }
 
     /// The topology's name: unique to this site, on the engine too.
@@ -191,27 +203,38 @@ impl Site {
     fn take_receipts(&mut self, said: &BTreeMap<String, String>) -> Result<()> {
         let new: Vec<String> = self.given.iter().map(|o| o.id.clone()).filter(|id| !self.outcomes.contains_key(id)).collect();
         for id in new {
-            let outcome = self.receipt_of(&id)?;
+            let receipt = self.receipt_of(&id)?;
+            let outcome = receipt.outcome.as_str().to_owned();
             ensure!(said.get(&id) == Some(&outcome), "{id} is {:?} to the hub, and its receipt says {outcome}", said.get(&id));
+            if let Some(fault) = receipt.fault {
+                self.faults.insert(id.clone(), fault.to_string());
+            }
             self.outcomes.insert(id, outcome);
         }
         Ok(())
     }
 
-    fn receipt_of(&self, id: &str) -> Result<String> {
+    fn receipt_of(&self, id: &str) -> Result<Receipt> {
         let request = pb::GetOpRequest { op_id: id.to_owned() };
         let op = self.operator.call(|mut c| async move { c.get_op(request).await })?.op.unwrap_or_default();
         let receipt = op.receipt.with_context(|| format!("{id} is {} without a receipt", op.state))?;
         let receipt = Signed::<Receipt>::from_json(&receipt.json).and_then(|s| s.verify_by_host(&self.pen.binding().host_key));
         let receipt = receipt.map_err(|f| anyhow!("the receipt of {id}: {f}"))?;
         ensure!(receipt.statement().op_id.as_str() == id, "a receipt of another order");
-        Ok(receipt.statement().outcome.as_str().to_owned())
+        Ok(receipt.into_statement())
     }
 
     /// How an order ended; empty before [`Self::settle`].
     #[must_use]
     pub fn outcome(&self, id: &str) -> &str {
         self.outcomes.get(id).map_or("", String::as_str)
+    }
+
+    /// What was ordered, what became of it, and why.
+    #[must_use]
+    pub fn told(&self, order: &Order) -> String {
+        let fault = self.faults.get(&order.id).map_or("", String::as_str);
+        format!("{} {} {}: {} {fault}", order.id, order.wish.kind, order.wish.resource, self.outcome(&order.id))
     }
 
     /// How many orders were given.

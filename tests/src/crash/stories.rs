@@ -164,7 +164,8 @@ pub fn play(site: &mut Site, story: Story, point: Option<&str>) -> Result<()> {
         Story::Pushed => pushed(site, point)?,
     }
     if !matches!(story, Story::Refused | Story::Fetched) {
-        let failed: Vec<_> = site.given().iter().skip(from).filter(|o| site.outcome(&o.id) != "succeeded").collect();
+        let failed = site.given().iter().skip(from).filter(|o| site.outcome(&o.id) != "succeeded");
+        let failed: Vec<_> = failed.map(|o| site.told(o)).collect();
         ensure!(failed.is_empty(), "{failed:?}");
     }
     site.check(from, "a")?;
