@@ -220,18 +220,25 @@ pub async fn submit(
     revision::verify(&client.root, signed, &revision::bindings(&scene.hosts))?;
     let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
     if is_known {
+        // The answer to an earlier try was lost, or another machine handed it in: what this one pushes next is made from it.
         let generation = signed.generation;
+        client.note_pushed(&order.topology, generation, &signed.source.payload_sha256(), order.accept_older_hub)?;
         let outcome = outcome(&order, generation, generation, desired.pending, changes);
         return finish(client, ui, &order, outcome).await;
     }
+    // Before it is handed in: after that, nothing that is wrong here may hide that it was.
+    let late = late_names(order.source.as_ref(), &scene, &desired)?;
     hand_in(client, &order, base, signed).await?;
-    let mut outcome = outcome(&order, base, signed.generation, desired.pending, changes);
-    if let Some(source) = &order.source {
-        let late = source.slice(&scene.hosts)?.hosts.into_keys().filter(|host| !desired.hosts.contains_key(host));
-        let named = |id| scene.hosts.iter().find(|h| h.host_id == id).map(|h| h.name.to_string());
-        outcome.without_slice = late.filter_map(named).collect();
-    }
+    let outcome = Outcome { without_slice: late, ..outcome(&order, base, signed.generation, desired.pending, changes) };
     finish(client, ui, &order, outcome).await
+}
+
+/// The names of the hosts that `source` means and `desired` does not have: they were approved after the revision was saved.
+fn late_names(source: Option<&Source>, scene: &Scene, desired: &Desired) -> Result<Vec<String>, Failure> {
+    let Some(source) = source else { return Ok(Vec::new()) };
+    let late = source.slice(&scene.hosts)?.hosts.into_keys().filter(|host| !desired.hosts.contains_key(host));
+    let named = |id| scene.hosts.iter().find(|h| h.host_id == id).map(|h| h.name.to_string());
+    Ok(late.filter_map(named).collect())
 }
 
 /// Hosts that were bound between our look at them and the push: their approval saw the revision before, so
@@ -601,6 +608,51 @@ mod tests {
         let refused = run(&client, &mut Ui::new(Format::Json, false), order(Some(FILE))).await.unwrap_err();
         assert!(refused.is(Code::BaseMoved) && refused.message.contains("host `b` has no slice"), "{refused}");
         assert!(!refused.message.contains("has moved") && refused.remedy.contains("moorctl status"), "{refused:?}");
+    }
+
+    /// What `order` would hand in for no host, signed elsewhere.
+    fn signed_elsewhere(client: &Client, order: &Order) -> SignedRevision {
+        let draft = Draft {
+            topology: order.topology.clone(),
+            generation: Generation(1),
+            source: order.source.as_ref().unwrap().text.clone(),
+            down: false,
+            message: String::new(),
+            deliver_within_s: 60,
+            hosts: BTreeMap::new(),
+        };
+        revision::seal(&client.root, &keys().1.into(), &draft, &[], clock::now()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_saved_revision_that_fits_a_late_host_twice_is_refused_before_it_is_handed_in() {
+        let (client, shown, _dir) = client().await;
+        let mut late = binding(1);
+        late.labels.insert("site".into(), "sydney".into());
+        shown.lock().unwrap().takes_pushes = true;
+        shown.lock().unwrap().hosts = vec![shown_host(&late, &keys().1)];
+        let entry = "{ docker: { services: { site: { image: x } } } }";
+        let twice = format!("topology: edge\nhosts:\n  shop-17: {entry}\n  site=sydney: {entry}\n");
+        let order = order(Some(&twice));
+        let signed = signed_elsewhere(&client, &order);
+        let mut ui = Ui::new(Format::Json, false);
+        let refused = submit(&client, &mut ui, order, Generation(0), &signed, Desired::default()).await.unwrap_err();
+        assert_eq!(refused.code, "bad_topology", "{refused}");
+        assert!(client.context.floors().unwrap().topologies.is_empty(), "nothing was handed in");
+    }
+
+    #[tokio::test]
+    async fn a_saved_revision_that_the_hub_has_already_is_what_the_next_push_is_made_from() {
+        let (client, shown, _dir) = client().await;
+        let order = order(Some(FILE));
+        let signed = signed_elsewhere(&client, &order);
+        let mut ui = Ui::new(Format::Json, false);
+        let mut known = shown_revision(1, 1, FILE, &keys().1);
+        known.source = Some((&signed.source).into());
+        shown.lock().unwrap().revision = Some(known);
+        let edge = order.topology.clone();
+        assert_eq!(submit(&client, &mut ui, order, Generation(0), &signed, Desired::default()).await.unwrap(), 0);
+        assert_eq!(client.context.floors().unwrap().topologies[&edge].pushed, Generation(1));
     }
 
     #[tokio::test]
