@@ -13,7 +13,7 @@ use moorline_common::observe::{LABEL_CLUSTER, LABEL_RESOURCE};
 
 /// The socket of the system's engine.
 pub const SOCKET: &str = "/var/run/docker.sock";
-/// When set to 1, a missing engine fails a test instead of skipping it.
+/// When set to 1, a missing engine, or what else a test needs of the machine, fails it instead of skipping it.
 pub const REQUIRE: &str = "MOORLINE_REQUIRE_DOCKER";
 const TIMEOUT_S: u64 = 60;
 
@@ -65,7 +65,7 @@ impl Engine {
     pub fn system() -> Result<Option<Self>> {
         match Self::connect(Path::new(SOCKET)) {
             Ok(engine) => Ok(Some(engine)),
-            Err(error) if std::env::var(REQUIRE).is_ok_and(|v| v == "1") => Err(error),
+            Err(error) if is_required() => Err(error),
             Err(_) => Ok(None),
         }
     }
@@ -207,6 +207,12 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Whether no test may be skipped because the machine lacks something: [`REQUIRE`].
+#[must_use]
+pub fn is_required() -> bool {
+    std::env::var(REQUIRE).is_ok_and(|v| v == "1")
 }
 
 /// The client's calls take filters in this type.

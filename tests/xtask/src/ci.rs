@@ -43,7 +43,7 @@ pub fn crash(args: &[String]) -> Result<()> {
 
 /// `cargo xtask test`.
 pub fn test(args: &[String]) -> Result<()> {
-    needs::busybox()?;
+    needs::programs()?;
     let python = needs::python()?;
     let _dockerd = needs::engine()?;
     let bins = build()?;

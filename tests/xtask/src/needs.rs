@@ -1,4 +1,4 @@
-//! What the tests need besides Rust: a Docker Engine, a static busybox, Python with grpcio. On Debian as root it is
+//! What the tests need besides Rust: a Docker Engine, a static busybox, strace, Python with grpcio. On Debian as root it is
 //! installed; elsewhere it is asked for.
 
 use std::os::unix::net::UnixStream;
@@ -102,9 +102,9 @@ fn packages(wanted: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// The static busybox that the drivers' own tests make their image of.
-pub fn busybox() -> Result<()> {
-    packages(&[("busybox", "busybox-static")])
+/// The static busybox that the drivers' own tests make their image of, and the strace that lets a disk fail.
+pub fn programs() -> Result<()> {
+    packages(&[("busybox", "busybox-static"), ("strace", "strace")])
 }
 
 /// A Python with grpcio, in a folder of its own under `target/`. Returns the interpreter.
