@@ -69,7 +69,7 @@ pub enum Verb {
     Push(cmd::push::PushArgs),
     /// Sign and hand in a revision that `push --save` wrote
     #[command(subcommand)]
-    Revision(cmd::revision::RevisionVerb),
+    Revision(cmd::revision_file::RevisionVerb),
     /// Show every host: what it should have and what it has
     Status(cmd::status::StatusArgs),
     /// Show one thing in full

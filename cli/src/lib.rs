@@ -15,6 +15,7 @@
 //! | [`approve`] | the checks between a claimed host and its binding |
 //! | [`progress`] | whether a host has got where a push wants it, and waiting for that |
 //! | [`render`] | tables, JSON, YAML, colours, ages |
+//! | [`saved`] | what is to be signed, in files that go from operator to operator |
 //! | [`signers`] | the keys that sign |
 //! | [`error`] | message, remedy, stable code, exit code |
 //! | [`cmd`] | one verb per file |
@@ -33,6 +34,7 @@ pub mod progress;
 pub mod render;
 pub mod resign;
 pub mod revision;
+pub mod saved;
 pub mod signers;
 
 use std::ffi::OsString;

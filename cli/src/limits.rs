@@ -46,6 +46,9 @@ pub const ORDER_BACKDATED_S: u64 = 60;
 pub const NAMES_SHOWN: usize = 8;
 /// The largest file with a saved order, in bytes: the order, a binding and every version of the trust root.
 pub const ORDER_FILE_MAX: u64 = 16 * 1024 * 1024;
+/// The largest file with a saved revision, in bytes: all that a push may have, each host's binding, the source before it and every
+/// version of the trust root.
+pub const REVISION_FILE_MAX: u64 = 256 * 1024 * 1024;
 /// The largest line of a journal, in bytes.
 pub const JOURNAL_LINE_MAX: usize = moorline_common::journal::LINE_MAX;
 /// The largest segment of a journal, in bytes: it is held in memory while it is checked.

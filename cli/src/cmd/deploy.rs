@@ -11,7 +11,7 @@ use moorline_common::trust::TrustRoot;
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
-use super::revision as saved;
+use super::revision_file;
 use crate::approve;
 use crate::client::{Client, HostView, RevisionView};
 use crate::clock;
@@ -169,7 +169,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
     let signed = revision::seal(&client.root, &signers, &draft, &scene.hosts, clock::now())?;
     let verified = revision::verify(&client.root, &signed, &revision::bindings(&scene.hosts));
     if let Some(file) = &order.save {
-        return saved::write(client, ui, file, base, &signed, &scene, verified);
+        return revision_file::write(client, ui, file, base, &signed, &scene, verified);
     }
     verified?;
     hand_in(client, &order, base, &signed).await?;
@@ -465,7 +465,7 @@ pub fn author(view: &RevisionView, root: &TrustRoot) -> String {
         // A restored hub took it over from what agents hold.
         (None, None) => return "recovered".to_owned(),
     };
-    let names: Vec<&str> = source.signers().iter().filter_map(|id| root.keys.get(id)).map(|k| k.name.as_str()).collect();
+    let names: Vec<String> = source.signers().iter().map(|id| root.name_of(id)).collect();
     names.join(", ")
 }
 

@@ -23,7 +23,7 @@ pub mod key;
 pub mod op;
 pub mod plan;
 pub mod push;
-pub mod revision;
+pub mod revision_file;
 pub mod rollback;
 pub mod schema;
 pub mod status;
@@ -89,7 +89,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Validate(args) => validate::run(&args, ui),
         Verb::Plan(args) => plan::run(args, &env, ui).await,
         Verb::Push(args) => push::run(args, &env, ui).await,
-        Verb::Revision(verb) => revision::run(verb, &env, ui).await,
+        Verb::Revision(verb) => revision_file::run(verb, &env, ui).await,
         Verb::Status(args) => status::run(args, &env, ui).await,
         Verb::Get(verb) => get::run(verb, &env, ui).await,
         Verb::History(args) => history::run(args, &env, ui).await,

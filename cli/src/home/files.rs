@@ -71,6 +71,18 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// When it cannot be read or is larger than [`HOME_FILE_MAX`].
 pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    read_if_there(path, HOME_FILE_MAX)
+}
+
+/// Reads a file that must exist, of `max` bytes at most.
+///
+/// # Errors
+/// When there is none, it cannot be read, or it is larger.
+pub fn read_up_to(path: &Path, max: u64) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    read_if_there(path, max)?.ok_or_else(|| Failure::local(format!("{} does not exist", path.display())).with_remedy("check the path"))
+}
+
+fn read_if_there(path: &Path, max: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
     let failed = |e: &io::Error| Failure::file("read", path, e);
     let file = match File::open(path) {
         Ok(file) => file,
@@ -78,9 +90,11 @@ pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure>
         Err(e) => return Err(failed(&e)),
     };
     let mut bytes = Zeroizing::new(Vec::new());
-    file.take(HOME_FILE_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > HOME_FILE_MAX {
-        return Err(Failure::local(format!("{} is larger than {HOME_FILE_MAX} bytes", path.display())));
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
+        return Err(
+            Failure::local(format!("{} is larger than {max} bytes", path.display())).with_remedy("check that it is the file you mean")
+        );
     }
     Ok(Some(bytes))
 }
@@ -90,7 +104,7 @@ pub fn read_optional(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>, Failure>
 /// # Errors
 /// As [`read_optional`], or when there is none.
 pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
-    read_optional(path)?.ok_or_else(|| Failure::local(format!("{} does not exist", path.display())).with_remedy("check the path"))
+    read_up_to(path, HOME_FILE_MAX)
 }
 
 /// Reads a file that holds a secret; refuses one that anybody but its owner can read.

@@ -16,9 +16,10 @@ use crate::client::{Client, HostView};
 use crate::clock;
 use crate::cmd::Env;
 use crate::error::Failure;
-use crate::home::{Context, files};
+use crate::home::Context;
 use crate::limits::ORDER_FILE_MAX;
 use crate::render::Ui;
+use crate::saved::{SavedFile, add_signatures, tell_signers};
 use crate::signers::Signers;
 
 /// What a saved order holds. The binding lets a signer without a hub see whom it is for; nothing of it is believed.
@@ -32,40 +33,22 @@ struct Saved {
     roots: Vec<Envelope>,
 }
 
+impl SavedFile for Saved {
+    const WHAT: &'static str = "order";
+    const VERBS: &'static str = "moorctl op";
+    const MADE_BY: &'static str = "moorctl op … --save FILE";
+    const BYTES_MAX: u64 = ORDER_FILE_MAX;
+}
+
 /// Writes a signed order to a file.
 pub fn write(client: &Client, ui: &mut Ui, path: &Path, host: &HostView, statement: &OpStatement, sealed: Sealed) -> Result<u8, Failure> {
     let binding = host.binding.as_ref().map(|b| b.envelope().clone());
     let binding = binding.ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;
-    let saved = Saved { order: sealed.envelope, binding, roots: client.context.roots()? };
-    files::write_new(path, &text(&saved)?)?;
+    Saved { order: sealed.envelope, binding, roots: client.context.roots()? }.write_new(path)?;
     let lacks = sealed.lacks.as_ref().map(|f| f.message.clone());
     let value = json!({ "op_id": statement.op_id, "file": path, "expires_at": clock::rfc3339(statement.expires_at.0.saturating_mul(1000)), "lacks": lacks });
-    ui.result(&value, || {
-        let next = match &lacks {
-            Some(lacks) => format!("{lacks}: the others sign with `moorctl op sign {}`", path.display()),
-            None => format!("hand it in with `moorctl op submit {}`", path.display()),
-        };
-        format!("operation {} is in {}; {next}\n", statement.op_id, path.display())
-    })?;
+    ui.result(&value, || format!("operation {} is in {}; {}\n", statement.op_id, path.display(), Saved::next(path, lacks.as_deref())))?;
     Ok(0)
-}
-
-fn text(saved: &Saved) -> Result<Vec<u8>, Failure> {
-    let mut text = serde_json::to_vec_pretty(saved).map_err(|e| Failure::local(format!("cannot write JSON: {e}")))?;
-    text.push(b'\n');
-    Ok(text)
-}
-
-fn read(path: &Path) -> Result<Saved, Failure> {
-    use std::io::Read as _;
-    let failed = |e: &std::io::Error| Failure::file("read", path, e);
-    let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
-    let mut bytes = Vec::new();
-    file.take(ORDER_FILE_MAX).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
-    moorline_common::canonical::from_strict_json(&bytes).map_err(|e| {
-        Failure::from(Fault::new(Code::BadEnvelope, format!("{} is no saved order: {e}", path.display())))
-            .with_remedy("name a file that `moorctl op … --save FILE` made")
-    })
 }
 
 /// A saved order whose host and meaning were verified by `root`, as far as its signatures go.
@@ -86,8 +69,7 @@ fn understand(root: &TrustRoot, saved: &Saved) -> Result<Understood, Failure> {
     }
     let binding = root.verify_binding(Signed::<HostBinding>::new(saved.binding.clone())?, None)?.into_statement();
     // Signatures that do not match are told before anybody signs below them.
-    let lacks = draft::lacking(root, &binding, &saved.order)?;
-    drop(lacks);
+    draft::lacking(root, &binding, &saved.order)?;
     let statement = Signed::<OpStatement>::new(saved.order.clone())?.peek()?;
     let class = statement.act()?.class(&statement.resource);
     Ok(Understood { binding, statement, class })
@@ -96,13 +78,13 @@ fn understand(root: &TrustRoot, saved: &Saved) -> Result<Understood, Failure> {
 /// Adds this operator's signature to a saved order. Asks no hub: this machine's verified trust root decides, or a newer one in
 /// the file that follows from it.
 pub fn sign(env: &Env, ui: &mut Ui, path: &Path) -> Result<u8, Failure> {
-    let (context, root) = env.newest_root(&read(path)?.roots)?;
+    let (context, root) = env.newest_root(&Saved::read(path)?.roots)?;
     sign_by(&context, &root, ui, path)
 }
 
 /// Adds the signature of the operator of `context` to a saved order that `root` allows.
 pub fn sign_by(context: &Context, root: &TrustRoot, ui: &mut Ui, path: &Path) -> Result<u8, Failure> {
-    let mut saved = read(path)?;
+    let mut saved = Saved::read(path)?;
     let Understood { binding, statement, class } = understand(root, &saved)?;
     if clock::now() > statement.expires_at {
         return Err(Fault::new(Code::Expired, "the order's last moment has passed").into());
@@ -115,41 +97,27 @@ pub fn sign_by(context: &Context, root: &TrustRoot, ui: &mut Ui, path: &Path) ->
     ui.note(&format!("  reason   {}", crate::render::or_dash(&statement.reason)));
     ui.note(&format!("  key      {}", statement.idempotency_key));
     ui.note(&format!("  until    {until}"));
-    for signature in &saved.order.signatures {
-        let name = root.keys.get(&signature.keyid).map_or("unknown", |k| k.name.as_str());
-        ui.note(&format!("  signed   by {name} ({})", signature.keyid));
-    }
+    tell_signers(ui, root, &saved.order.signatures);
     ui.note(&format!("  needs    {needed} key(s) for class {class}"));
     ui.confirm("Sign this order?")?;
     let signers = Signers::with(context.operator_key()?, context, root)?;
-    let before = saved.order.signatures.len();
-    for key in signers.keys() {
-        saved.order.add_signature(key);
-    }
-    if saved.order.signatures.len() == before {
-        ui.note("your signature is in it already");
-    }
+    add_signatures(ui, &signers, &mut saved.order, []);
     // A signature that cannot count is not added.
     let lacks = draft::lacking(root, &binding, &saved.order)?;
-    // Whole or not at all: the signatures of others are in it.
-    files::write_private(path, &text(&saved)?)?;
+    saved.replace(path)?;
     let lacks = lacks.map(|f| f.message);
     let value = json!({ "op_id": statement.op_id, "file": path, "signatures": saved.order.signatures.len(), "lacks": lacks });
-    ui.result(&value, || match &lacks {
-        Some(lacks) => format!("signed; {lacks}\n"),
-        None => format!("signed; hand it in with `moorctl op submit {}`\n", path.display()),
-    })?;
+    ui.result(&value, || format!("signed; {}\n", Saved::next(path, lacks.as_deref())))?;
     Ok(0)
 }
 
 /// Hands in a saved order.
 pub async fn submit(env: &Env, ui: &mut Ui, path: &Path, wait: &OpWait) -> Result<u8, Failure> {
-    let saved = read(path)?;
+    let saved = Saved::read(path)?;
     let client = env.client(ui).await?;
     let (host, statement) = submit::host_of(&client, &saved.order).await?;
-    let binding = host.bound().ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;
-    if let Some(lacks) = draft::lacking(&client.root, binding, &saved.order)? {
-        return Err(Failure::from(lacks).with_remedy(format!("let more operators sign: `moorctl op sign {}`", path.display())));
+    if let Some(lacks) = draft::lacking(&client.root, submit::bound(&host)?, &saved.order)? {
+        return Err(Failure::from(lacks).with_remedy(Saved::more_signers(path)));
     }
     let class = statement.act()?.class(&statement.resource);
     let words = draft::words(&statement, class, &host.name);

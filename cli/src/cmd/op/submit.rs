@@ -36,7 +36,11 @@ pub async fn about(env: &Env, ui: &mut Ui, op_id: &OpId, act: Act, args: &OrderA
     order(&client, ui, &host, act, resource, args).await
 }
 
-fn bound(host: &HostView) -> Result<&HostBinding, Failure> {
+/// The host's verified binding.
+///
+/// # Errors
+/// Why the one that the hub shows does not count; [`Code::NotApproved`] when it shows none.
+pub fn bound(host: &HostView) -> Result<&HostBinding, Failure> {
     host.bound().ok_or_else(|| {
         let doubt = host.doubt.clone();
         doubt.unwrap_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name))).into()

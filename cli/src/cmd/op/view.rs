@@ -40,7 +40,7 @@ impl OpView {
         let order = signed.or(facts.order.as_ref()).cloned().map(Signed::<OpStatement>::new).transpose()?;
         let unbound = || Fault::new(Code::NotApproved, "its host has no verified binding");
         let signed_by = order.iter().flat_map(|o| &o.envelope().signatures);
-        let signed_by = signed_by.map(|s| root.keys.get(&s.keyid).map_or_else(|| s.keyid.to_string(), |k| k.name.clone())).collect();
+        let signed_by = signed_by.map(|s| root.name_of(&s.keyid)).collect();
         let order_doubt = match (&order, binding) {
             (None, _) => Some(Fault::new(Code::NotFound, "the hub does not have the order: it was restored from a backup")),
             (Some(_), None) => Some(unbound()),

@@ -24,9 +24,10 @@ use crate::client::Client;
 use crate::clock;
 use crate::desired::{self, Desired, Source};
 use crate::error::Failure;
-use crate::home::files;
+use crate::limits::REVISION_FILE_MAX;
 use crate::render::{Ui, diff, visible};
 use crate::revision::{self, SignedRevision, SignedSlice};
+use crate::saved::{SavedFile, add_signatures, tell_signers};
 use crate::signers::Signers;
 
 /// Verbs of `revision`.
@@ -68,6 +69,13 @@ struct Saved {
     bindings: BTreeMap<HostId, Envelope>,
     /// Every version of the trust root, the first one first.
     roots: Vec<Envelope>,
+}
+
+impl SavedFile for Saved {
+    const WHAT: &'static str = "revision";
+    const VERBS: &'static str = "moorctl revision";
+    const MADE_BY: &'static str = "moorctl push --save FILE";
+    const BYTES_MAX: u64 = REVISION_FILE_MAX;
 }
 
 /// What a file says, verified as far as its signatures go.
@@ -115,17 +123,8 @@ pub(super) fn write(
         bindings: named.filter_map(|h| Some((h.host_id.clone(), h.binding.as_ref()?.envelope().clone()))).collect(),
         roots: client.context.roots()?,
     };
-    files::write_new(file, &text(&saved)?)?;
+    saved.write_new(file)?;
     show(ui, file, signed, lacks.as_ref())
-}
-
-fn text(saved: &Saved) -> Result<Vec<u8>, Failure> {
-    serde_json::to_vec(saved)
-        .map(|mut text| {
-            text.push(b'\n');
-            text
-        })
-        .map_err(|e| Failure::local(format!("cannot write JSON: {e}")))
 }
 
 fn show(ui: &mut Ui, file: &Path, signed: &SignedRevision, lacks: Option<&Failure>) -> Result<u8, Failure> {
@@ -133,10 +132,7 @@ fn show(ui: &mut Ui, file: &Path, signed: &SignedRevision, lacks: Option<&Failur
     let signers: Vec<String> = signed.source.signatures.iter().map(|s| s.keyid.to_string()).collect();
     let value = json!({ "topology": topology, "generation": generation, "file": file, "hosts": signed.slices.len(), "signed_by": signers, "lacks": lacks.map(|f| &f.message) });
     ui.result(&value, || {
-        let next = match lacks {
-            Some(lacks) => format!("{}: the others sign with `moorctl revision sign {}`", lacks.message, file.display()),
-            None => format!("hand it in with `moorctl revision submit {}`", file.display()),
-        };
+        let next = Saved::next(file, lacks.map(|f| f.message.as_str()));
         format!("`{topology}` generation {generation} is in {}; {next}\n", file.display())
     })?;
     Ok(0)
@@ -149,13 +145,6 @@ fn lacking(verified: Result<(), Failure>) -> Result<Option<Failure>, Failure> {
         Err(failure) if failure.is(Code::ThresholdNotMet) => Ok(Some(failure)),
         Err(failure) => Err(failure),
     }
-}
-
-fn read(file: &Path) -> Result<Saved, Failure> {
-    moorline_common::canonical::from_strict_json(&files::read(file)?).map_err(|e| {
-        Failure::from(Fault::new(Code::BadEnvelope, format!("{} is no saved revision: {e}", file.display())))
-            .with_remedy("name a file that `moorctl push --save FILE` made")
-    })
 }
 
 impl Understood {
@@ -226,9 +215,7 @@ impl Understood {
         ui.note(&format!("topology `{}`, generation {}", statement.topology, statement.generation));
         ui.note(&format!("  message  {}", crate::render::or_dash(&statement.message)));
         ui.note(&format!("  signed   at {}", clock::rfc3339(statement.issued_at.0.saturating_mul(1000))));
-        for signature in &self.signed.source.signatures {
-            ui.note(&format!("  signed   by {} ({})", root.name_of(&signature.keyid), signature.keyid));
-        }
+        tell_signers(ui, root, &self.signed.source.signatures);
         ui.note(&format!("  hosts    {}", crate::render::or_dash(&names(kept))));
         if !gone.is_empty() {
             ui.note(&format!("  torn down: {}; volumes stay", names(gone)));
@@ -257,33 +244,26 @@ impl Understood {
 /// Adds the operator's signature, after showing what is signed. This machine's verified trust root decides, or a newer one in
 /// the file that follows from it.
 fn sign(env: &Env, ui: &mut Ui, file: &Path) -> Result<u8, Failure> {
-    let mut saved = read(file)?;
+    let mut saved = Saved::read(file)?;
     let (context, root) = env.newest_root(&saved.roots)?;
     let understood = Understood::new(&root, &saved)?;
     understood.tell(ui, &root, saved.before.as_ref())?;
     ui.confirm("Sign this revision?")?;
     let signers = Signers::with(context.operator_key()?, &context, &root)?;
-    let before = saved.source.signatures.len();
-    for key in signers.keys() {
-        saved.source.add_signature(key);
-        saved.slices.values_mut().for_each(|slice| slice.add_signature(key));
-    }
-    if saved.source.signatures.len() == before {
-        ui.note("your signature is in it already");
-    }
+    add_signatures(ui, &signers, &mut saved.source, saved.slices.values_mut());
     // A signature that cannot count is not added.
     let understood = Understood::new(&root, &saved)?;
-    files::write_private(file, &text(&saved)?)?;
+    saved.replace(file)?;
     show(ui, file, &understood.signed, understood.lacks.as_ref())
 }
 
 /// Hands it in.
 async fn submit(env: &Env, ui: &mut Ui, args: SubmitArgs) -> Result<u8, Failure> {
-    let saved = read(&args.file)?;
+    let saved = Saved::read(&args.file)?;
     let client = env.client(ui).await?;
     let understood = Understood::new(&client.root, &saved)?;
     if let Some(lacks) = understood.lacks {
-        return Err(lacks.with_remedy(format!("let more operators sign: `moorctl revision sign {}`", args.file.display())));
+        return Err(lacks.with_remedy(Saved::more_signers(&args.file)));
     }
     let order = Order {
         topology: understood.statement.topology.clone(),
