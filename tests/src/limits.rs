@@ -4,6 +4,8 @@ use std::time::Duration;
 
 /// How long a condition may take that should hold within a second or two on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
+/// How long until an agent is back that may have dialled in vain for a while: it then waits half a minute between two tries.
+pub const REDIAL: Duration = Duration::from_secs(90);
 /// How long an apply of many containers may take on a busy machine with two cores.
 pub const APPLY: Duration = Duration::from_secs(120);
 /// How long many operations may take to end, some of them after an agent has waited for what a killed one asked.

@@ -9,12 +9,19 @@ use crate::limits::POLL;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Makes every wait end with an error (Ctrl-C in the demo).
-pub fn interrupt() {
-    INTERRUPTED.store(true, Ordering::SeqCst);
+/// From now on Ctrl-C makes every wait end with an error, so that a program tidies up behind itself and then ends.
+pub fn interrupt_on_ctrl_c() {
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if let Ok(runtime) = runtime
+            && runtime.block_on(tokio::signal::ctrl_c()).is_ok()
+        {
+            INTERRUPTED.store(true, Ordering::SeqCst);
+        }
+    });
 }
 
-/// An error once [`interrupt`] was called.
+/// An error once Ctrl-C was pressed; see [`interrupt_on_ctrl_c`].
 ///
 /// # Errors
 /// See above.

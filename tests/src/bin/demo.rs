@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    on_interrupt();
+    wait::interrupt_on_ctrl_c();
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -28,16 +28,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Ctrl-C ends every wait, so that the tour tidies up behind itself and then ends.
-fn on_interrupt() {
-    std::thread::spawn(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if let Ok(runtime) = runtime
-            && runtime.block_on(tokio::signal::ctrl_c()).is_ok()
-        {
-            wait::interrupt();
-        }
-    });
 }

@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         say(USAGE.trim_end());
         return ExitCode::from(64);
     };
-    on_interrupt();
+    wait::interrupt_on_ctrl_c();
     say(&format!("seed {}", options.seed));
     match run(options, say) {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,16 +43,4 @@ fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}");
     let _ = out.flush();
-}
-
-/// Ctrl-C ends every wait, so that the site is tidied up.
-fn on_interrupt() {
-    std::thread::spawn(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        if let Ok(runtime) = runtime
-            && runtime.block_on(tokio::signal::ctrl_c()).is_ok()
-        {
-            wait::interrupt();
-        }
-    });
 }

@@ -131,7 +131,7 @@ fn effects_once(given: &Given<'_>, records: &[Record], events: &[Event], resourc
     let expected = expected(given, records, resource);
     let orders: BTreeSet<&str> = given.orders.iter().map(|o| o.id.as_str()).collect();
     let Some(first) = records.iter().find(|r| orders.contains(r.op_id.as_str())) else { return Ok(()) };
-    let own = events.iter().filter(|e| e.container == container && e.at + TOLD_LATE_MS / 10 >= first.at && is_effect(&e.what));
+    let own = events.iter().filter(|e| e.container == container && e.at >= first.at && is_effect(&e.what));
     let actual: Vec<&str> = own.map(|e| e.what.as_str()).collect();
     ensure!(explains(&expected, &actual), "{resource}: the journal says {expected:?}, the engine {actual:?}");
     Ok(())
@@ -211,8 +211,7 @@ fn explains(expected: &[Expected], actual: &[&str]) -> bool {
     }
     for one in expected {
         let mut next = vec![false; actual.len() + 1];
-        for (n, is_reached) in reached.iter().enumerate().filter(|(_, r)| **r) {
-            let _ = is_reached;
+        for (n, _) in reached.iter().enumerate().filter(|(_, r)| **r) {
             if one.optional
                 && let Some(slot) = next.get_mut(n)
             {

@@ -25,6 +25,8 @@ use crate::wait::wait_until;
 /// The site's host.
 pub const HOST: &str = "crash-1";
 const ROTATE_BYTES: u64 = 6_000;
+/// So many orders are listed at once: as many as the hub gives.
+const ORDERS_PAGE: u32 = 1000;
 
 /// See the module.
 pub struct Site {
@@ -188,15 +190,20 @@ impl Site {
         open.map(|o| format!("{} {} {}: {:?}", o.id, o.wish.kind, o.wish.resource, said.get(&o.id))).collect()
     }
 
-    /// Where the hub says that the newest orders are.
+    /// Where the hub says that the orders are: all that it keeps of this host.
     ///
     /// # Errors
     /// When the hub does not answer.
     pub fn stages(&self) -> Result<BTreeMap<String, String>> {
         let host_id = self.pen.binding().host_id.to_string();
-        let request = pb::ListOpsRequest { host_id, open: false, limit: 1000, before: 0 };
-        let listed = self.operator.call(|mut c| async move { c.list_ops(request).await })?;
-        Ok(listed.ops.into_iter().map(|op| (op.op_id, op.state)).collect())
+        let (mut all, mut before) = (BTreeMap::new(), 0);
+        loop {
+            let request = pb::ListOpsRequest { host_id: host_id.clone(), open: false, limit: ORDERS_PAGE, before };
+            let listed = self.operator.call(|mut c| async move { c.list_ops(request).await })?.ops;
+            let Some(oldest) = listed.last() else { return Ok(all) };
+            before = oldest.sequence;
+            all.extend(listed.into_iter().map(|op| (op.op_id, op.state)));
+        }
     }
 
     /// Checks the host's signature on how each ended, and keeps that.

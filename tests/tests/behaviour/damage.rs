@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use moorline_tests::limits::SOON;
+use moorline_tests::limits::{REDIAL, SOON};
 use moorline_tests::wait::{holds_for, wait_until};
 
 use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet, sim_world};
@@ -158,5 +158,5 @@ fn without_a_hub_every_verb_says_where_it_looked_and_the_agent_goes_on_trying() 
     assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &[HOST]);
     fleet.start_hub().unwrap();
     let operator = fleet.operator().unwrap();
-    wait_until("the agent is back within seconds", Duration::from_secs(10), || Ok(operator.host(HOST)?.connected)).unwrap();
+    wait_until("the agent is back", REDIAL, || Ok(operator.host(HOST)?.connected)).unwrap();
 }

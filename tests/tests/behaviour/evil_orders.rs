@@ -52,7 +52,7 @@ impl Loot {
         Signed::<HostBinding>::new(self.binding.clone()).unwrap().peek().unwrap()
     }
 
-    /// An order as an operator would give it, for now.
+    /// An order as an operator would give it at this moment: it is valid from a minute ago, for a quarter of an hour.
     fn statement(&self, kind: &str, resource: &str, params: Value) -> OpStatement {
         let (binding, now) = (self.bound(), now());
         let op_id = OpId::parse(uuid::Uuid::now_v7().to_string()).unwrap();

@@ -6,19 +6,15 @@ use moorline_tests::process::Output;
 use moorline_tests::wait::wait_until;
 use serde_json::Value;
 
-use crate::setup::{HOST, assert_says, event_kinds, services, sim_containers, sim_fleet};
+use crate::setup::{HOST, assert_says, event_kinds, moorctl, services, sim_containers, sim_fleet};
 
 pub fn op(fleet: &Fleet, line: &[&str]) -> Output {
-    let mut args = vec!["--yes", "op"];
-    args.extend(line);
-    fleet.moorctl(&args).unwrap()
+    moorctl(fleet, &[&["op"], line].concat())
 }
 
 /// What an operation gives as JSON; it must succeed.
 pub fn done(fleet: &Fleet, line: &[&str]) -> Value {
-    let mut args = vec!["-o", "json"];
-    args.extend(line);
-    op(fleet, &args).ok().unwrap().json().unwrap()
+    op(fleet, &[&["-o", "json"], line].concat()).ok().unwrap().json().unwrap()
 }
 
 /// How a simulated container is.

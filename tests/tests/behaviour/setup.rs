@@ -100,6 +100,11 @@ pub fn event_kinds(operator: &Operator) -> Vec<String> {
     operator.events().unwrap().into_iter().map(|e| e.kind).collect()
 }
 
+/// `moorctl` by an operator who confirms everything.
+pub fn moorctl(fleet: &Fleet, args: &[&str]) -> Output {
+    fleet.moorctl(&[&["--yes"], args].concat()).unwrap()
+}
+
 /// That a command said all of `words` somewhere.
 #[track_caller]
 pub fn assert_says(output: &Output, words: &[&str]) {

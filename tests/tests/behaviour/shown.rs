@@ -6,24 +6,15 @@ use std::process::Stdio;
 
 use moorline_tests::fleet::{Fleet, text};
 use moorline_tests::limits::SOON;
-use moorline_tests::process::Output;
 use moorline_tests::wait::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::setup::{HOST, assert_says, services, sim_fleet};
-
-fn moorctl(fleet: &Fleet, args: &[&str]) -> Output {
-    let mut all = vec!["--yes"];
-    all.extend(args);
-    fleet.moorctl(&all).unwrap()
-}
+use crate::setup::{HOST, assert_says, moorctl, services, sim_fleet};
 
 fn json(fleet: &Fleet, args: &[&str]) -> Value {
-    let mut all = vec!["-o", "json"];
-    all.extend(args);
-    moorctl(fleet, &all).ok().unwrap().json().unwrap()
+    moorctl(fleet, &[&["-o", "json"], args].concat()).ok().unwrap().json().unwrap()
 }
 
 fn keys(value: &Value) -> BTreeSet<&String> {
@@ -78,7 +69,7 @@ fn a_wait_ends_with_the_orders_window_or_at_the_operators_word() {
     let (mut fleet, _) = sim_fleet("shownwait");
     fleet.push(&services("edge", &["site"], "hello"), &["--wait"]).unwrap().ok().unwrap();
     let on = format!("{HOST}/edge-site-1");
-    let mut command = fleet.moorctl_command(&["--yes", "op", "exec", &on, "--", "sleep", "5"]);
+    let mut command = fleet.moorctl_command(&["--yes", "op", "exec", &on, "--", "sleep", "15"]);
     let mut waiting = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let under_way = || {
         let listed = moorctl(&fleet, &["op", "ls", "--open"]).stdout;

@@ -7,23 +7,15 @@ use moorline_tests::limits::COMMAND;
 use moorline_tests::process::{Output, run};
 
 use crate::keys::second_operator;
-use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet, sim_world};
+use crate::setup::{HOST, assert_says, moorctl, services, sim_containers, sim_fleet, sim_world};
 
 /// `moorctl` on the second operator's machine.
 fn as_bob(fleet: &Fleet, home: &Path, args: &[&str]) -> Output {
-    let mut all = vec!["--yes"];
-    all.extend(args);
-    run(fleet.moorctl_command_in(home, &all), b"", COMMAND).unwrap()
+    run(fleet.moorctl_command_in(home, &[&["--yes"], args].concat()), b"", COMMAND).unwrap()
 }
 
 fn bobs_key(home: &Path) -> PathBuf {
     home.join("keys/bob.key")
-}
-
-fn moorctl(fleet: &Fleet, args: &[&str]) -> Output {
-    let mut all = vec!["--yes"];
-    all.extend(args);
-    fleet.moorctl(&all).unwrap()
 }
 
 #[test]

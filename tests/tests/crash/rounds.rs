@@ -1,10 +1,11 @@
-//! A few random rounds; `cargo xtask crash --rounds N` plays more.
+//! A few rounds that once were random; `cargo xtask crash --rounds N` plays others.
 
 use moorline_tests::crash::rounds::{Options, run};
 
+/// What fails here fails again: the suite plays the same orders and places every time.
+const SEED: u64 = 20_261_121;
+
 #[test]
 fn random_operations_survive_random_deaths() {
-    let seed = std::env::var("MOORLINE_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| getrandom::u64().unwrap());
-    println!("seed {seed}");
-    run(Options { rounds: 3, seed }, |line| println!("{line}")).unwrap();
+    run(Options { rounds: 3, seed: SEED }, |line| println!("{line}")).unwrap();
 }
