@@ -3,4 +3,5 @@
 //! They are programs, never timed tests: a machine's mood is no fault of the code. See [`apply`].
 
 pub mod apply;
+pub mod host;
 pub mod journal;

@@ -4,22 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use moorline_agent::config::Policy;
-use moorline_agent::db::Db;
+use anyhow::{Context as _, Result, ensure};
+use moorline_agent::driver::Driver as _;
 use moorline_agent::driver::sim::SimDriver;
-use moorline_agent::driver::{Driver as _, Ownership};
-use moorline_agent::identity::StateDir;
-use moorline_agent::intake::judge::Own;
-use moorline_agent::intake::{self, Intake};
 use moorline_agent::journal::Journal as _;
 use moorline_agent::journal::file::FileJournal;
 use moorline_agent::lane::Lanes;
-use moorline_agent::ledger::Ledger;
 use moorline_agent::ops::{Answer, Handle, Ops, Parts};
 use moorline_agent::reconcile::{self, Reconciler};
-use moorline_agent::trust::TrustStore;
-use moorline_common::id::{ClusterId, HostName, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
+use moorline_common::id::{IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
 use moorline_common::op::OpStatement;
 use moorline_common::sign::{PrivateKey, Signed};
 use moorline_common::statement::HostBinding;
@@ -30,6 +23,7 @@ use uuid::Uuid;
 
 use super::median;
 use crate::apply::now;
+use crate::host;
 
 /// A host with an operator who orders, without a hub.
 pub struct Host {
@@ -47,43 +41,9 @@ impl Host {
     /// # Errors
     /// The disk's.
     pub async fn start(dir: &Path) -> Result<Self> {
-        let state_dir = StateDir(dir.to_owned());
-        state_dir.ensure()?;
-        let keys = state_dir.ensure_keys()?;
-        let cluster = ClusterId::parse("bench")?;
-        let (operator, root_key) = (PrivateKey::from_seed(&[1; 32]), PrivateKey::from_seed(&[2; 32]));
-        let at = UnixSeconds(now().as_secs());
-        let operators = [("ann".to_owned(), operator.public())];
-        let root = TrustRoot::first(cluster.clone(), &operators, &root_key.public(), at, at.plus(1_000_000));
-        let signed = Signed::seal(&root, &[&root_key])?;
-        let binding = HostBinding {
-            cluster: cluster.clone(),
-            host_id: keys.host_id(),
-            host_key: keys.host_key.public(),
-            sealing_key: keys.sealing_key(),
-            host_epoch: keys.epoch.clone(),
-            name: HostName::parse("bench")?,
-            labels: Default::default(),
-            generation_floors: Default::default(),
-            serial: 1,
-            issued_at: at,
-        };
-        let db = Db::open(dir)?;
-        let ledger = Ledger::new(db.clone());
-        let mut intake = Intake::open(intake::Parts {
-            ledger: ledger.clone(),
-            trust_store: TrustStore::new(db),
-            root_pin: TrustRoot::pin(signed.envelope()),
-            own: Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() },
-            policy: Policy::default(),
-            engine_sockets: Vec::new(),
-            quarantine: None,
-        })?;
-        intake.root(signed.envelope().to_json()).await.map_err(|r| anyhow!("{}", r.fault))?;
-        let bound = Signed::seal(&binding, &[&operator])?;
-        intake.binding(bound.envelope().to_json()).await.map_err(|r| anyhow!("{}", r.fault))?;
-        let driver = Arc::new(SimDriver::new(dir, Ownership { cluster, host_id: keys.host_id() }));
-        let journal = FileJournal::open(&dir.join("journal"), keys.epoch.clone())?.journal;
+        let host = host::Host::new(dir, "bench", Vec::new()).await?;
+        let driver = Arc::new(SimDriver::new(dir, host.ownership()));
+        let host::Host { operator, root, binding, intake, ledger, journal } = host;
         let lanes = Lanes::new(driver.parallelism());
         let parts =
             reconcile::Parts { driver: driver.clone(), journal: journal.clone(), ledger, lanes: lanes.clone(), target: intake.target() };
