@@ -61,7 +61,7 @@ pub enum Act {
     Converge,
     /// Lifts the hold on a resource.
     Release,
-    /// Sets the host's memory of time to when this was signed.
+    /// Sets the host's memory of time to its wall clock, which must lie in the order's window.
     TimeReset,
     /// Takes an operation back that has not begun.
     Cancel {

@@ -45,7 +45,7 @@ impl Class {
     }
 
     /// For how long an order of this class is valid when the operator says nothing, in seconds: 15 minutes for what
-    /// cannot be undone, an hour for the rest. It is what a hostile hub can delay it by.
+    /// disrupts or destroys, an hour for the rest. It is what a hostile hub can delay it by.
     #[must_use]
     pub const fn window_default_s(self) -> u64 {
         match self {

@@ -28,6 +28,9 @@ pub use act::ExecArgs;
 const EXEC_EXAMPLE: &str = "The command stands after `--`: moorctl op exec shop-17/edge-db-1 -- pg_dumpall -U app\n\
     It is no shell: moorctl op exec shop-17/edge-db-1 -- sh -c 'echo $HOME'";
 
+/// What `kill` does and does not hold.
+const KILL_NOTE: &str = "The signal goes to the container's first process. SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH and SIGCONT hold nothing.";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum OpVerb {
@@ -51,7 +54,8 @@ pub enum OpVerb {
         #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
         timeout: Option<Duration>,
     },
-    /// Send a signal to a container's first process
+    /// Send a signal to a container; it is held until other content is pushed or `op release`
+    #[command(after_help = KILL_NOTE)]
     Kill {
         /// Where
         #[command(flatten)]
@@ -69,7 +73,7 @@ pub enum OpVerb {
     Exec(ExecArgs),
     /// Pull an image
     Pull(OnOne),
-    /// Remove a container or a volume for good
+    /// Remove a container or a volume for good; it is held until other content is pushed or `op release`
     Destroy {
         /// Where
         #[command(flatten)]
@@ -183,7 +187,7 @@ pub struct OrderArgs {
     /// What makes two orders the same one: it is done at most once for a key [default: a new one]
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// How long it may wait before it begins [default: 1h, for what cannot be undone 15m]
+    /// How long it may wait before it begins [default: 1h, 15m for what disrupts or destroys]
     #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
     pub expires: Option<Duration>,
     /// The one that is meant of those that have borne its name: a container's id, or `any` [default: for what disrupts or

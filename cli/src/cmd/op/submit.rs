@@ -146,7 +146,9 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
     let text = match code {
         Code::Expired => "nothing was done: sign it again, with a longer --expires if the host may be away for long".to_owned(),
         Code::NotYetValid | Code::ClockUnsound => format!("set the clocks of the host and of this machine, {anew}"),
-        Code::Busy => format!("wait until others have ended (`moorctl op ls --open`), {anew}"),
+        Code::Busy => format!(
+            "wait until others have ended (`moorctl op ls --open`), and resolve those that are indeterminate (`moorctl op resolve`), {anew}"
+        ),
         Code::DiskFull => format!("free the disk of the agent's state folder, {anew}"),
         Code::EngineUnreachable => format!("start the engine on the host, {anew}"),
         Code::RootBehind | Code::Waiting => format!("wait until the host has caught up (`moorctl status`), {anew}"),
