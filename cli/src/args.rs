@@ -125,4 +125,15 @@ mod tests {
             assert!(said.contains("number of a generation") && !said.contains("digit found"), "{said}");
         }
     }
+
+    #[test]
+    fn what_is_only_saved_is_not_waited_for() {
+        for line in
+            [&["moorctl", "push", "-f", "edge.yaml"][..], &["moorctl", "rollback", "edge", "--to", "3"], &["moorctl", "down", "edge"]]
+        {
+            assert!(Cli::try_parse_from([line, &["--save", "edge.json"]].concat()).is_ok(), "{line:?}");
+            let said = Cli::try_parse_from([line, &["--save", "edge.json", "--wait"]].concat()).unwrap_err().to_string();
+            assert!(said.contains("--wait") && said.contains("cannot be used with"), "{said}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ pub struct DownArgs {
     #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     pub message: String,
     /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "wait")]
     pub save: Option<PathBuf>,
     /// How the wait goes
     #[command(flatten)]

@@ -37,7 +37,7 @@ pub struct PushArgs {
     #[arg(long, default_value = "30d", value_name = "SPAN", value_parser = clock::parse_span)]
     pub deliver_within: Duration,
     /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "wait")]
     pub save: Option<PathBuf>,
     /// How the wait goes
     #[command(flatten)]

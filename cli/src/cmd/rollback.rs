@@ -23,7 +23,7 @@ pub struct RollbackArgs {
     #[arg(long, value_name = "GENERATION", value_parser = parse_generation)]
     pub to: u64,
     /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "wait")]
     pub save: Option<PathBuf>,
     /// How the wait goes
     #[command(flatten)]
