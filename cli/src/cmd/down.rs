@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Base, Order};
+use super::deploy::{self, Aim, Base, Order};
 use super::push::WaitArgs;
 use crate::error::Failure;
 use crate::render::Ui;
@@ -42,15 +42,13 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     if !current.facts.down {
         ui.confirm(&format!("Tear down `{topology}` on {} host(s)? Containers and networks go, volumes stay.", current.facts.hosts))?;
     }
+    let aim = Aim { topology, source: None, accept_older_hub: false, wait: args.wait.limit() };
     let order = Order {
-        topology,
-        source: None,
+        aim,
         message: args.message,
         deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
         base: Base::Newest,
         force: false,
-        accept_older_hub: false,
-        wait: args.wait.limit(),
         save: args.save,
     };
     deploy::run(&client, ui, order).await

@@ -7,7 +7,7 @@ use clap::Args;
 use moorline_common::id::Generation;
 
 use super::Env;
-use super::deploy::{self, Base, Order};
+use super::deploy::{self, Aim, Base, Order};
 use crate::args::parse_generation;
 use crate::clock;
 use crate::desired;
@@ -80,16 +80,7 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         (None, Some(pushed)) => Base::Generation(pushed),
         (None, None) => Base::Unknown,
     };
-    let order = Order {
-        topology,
-        source: Some(source),
-        message: args.message,
-        deliver_within: args.deliver_within,
-        base,
-        force: args.force,
-        accept_older_hub: args.accept_older_hub,
-        wait: args.wait.limit(),
-        save: args.save,
-    };
+    let aim = Aim { topology, source: Some(source), accept_older_hub: args.accept_older_hub, wait: args.wait.limit() };
+    let order = Order { aim, message: args.message, deliver_within: args.deliver_within, base, force: args.force, save: args.save };
     deploy::run(&client, ui, order).await
 }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Env;
-use super::deploy::{self, Base, Order, Scene};
+use super::deploy::{self, Aim, Scene};
 use super::push::WaitArgs;
 use crate::client::Client;
 use crate::clock;
@@ -265,16 +265,11 @@ async fn submit(env: &Env, ui: &mut Ui, args: SubmitArgs) -> Result<u8, Failure>
     if let Some(lacks) = understood.lacks {
         return Err(lacks.with_remedy(Saved::more_signers(&args.file)));
     }
-    let order = Order {
+    let aim = Aim {
         topology: understood.statement.topology.clone(),
         source: understood.source,
-        message: String::new(),
-        deliver_within: std::time::Duration::from_secs(understood.statement.deliver_within_s),
-        base: Base::Generation(saved.base),
-        force: false,
         accept_older_hub: false,
         wait: args.wait.limit(),
-        save: None,
     };
-    deploy::submit(&client, ui, order, saved.base, &understood.signed, understood.desired).await
+    deploy::submit(&client, ui, &aim, saved.base, &understood.signed, understood.desired).await
 }

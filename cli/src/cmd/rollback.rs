@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Base, Order};
+use super::deploy::{self, Aim, Base, Order};
 use super::push::WaitArgs;
 use crate::args::parse_generation;
 use crate::desired;
@@ -52,15 +52,18 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         let message = format!("generation {to} of `{topology}` tore it down");
         return Err(Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy("to tear it down again: `moorctl down`"));
     }
-    let order = Order {
+    let aim = Aim {
         source: Some(desired::parse(&format!("{topology}@{to}"), statement.source.as_bytes())?),
         topology,
+        accept_older_hub: false,
+        wait: args.wait.limit(),
+    };
+    let order = Order {
+        aim,
         message: format!("rollback to generation {to}"),
         deliver_within: Duration::from_secs(statement.deliver_within_s),
         base: Base::Newest,
         force: false,
-        accept_older_hub: false,
-        wait: args.wait.limit(),
         save: args.save,
     };
     deploy::run(&client, ui, order).await

@@ -1,0 +1,350 @@
+//! What `push`, `rollback` and `down` share: slice, compare, sign, hand in, wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{Generation, TopologyId};
+use moorline_common::topology::HostSpec;
+use serde::Serialize;
+
+use super::revision_file;
+use crate::approve;
+use crate::client::{Client, HostView, RevisionView};
+use crate::clock;
+use crate::desired::{Desired, Source};
+use crate::error::Failure;
+use crate::progress::{self, Goal, HostStanding};
+use crate::render::{Format, Ui};
+use crate::revision::{self, ChangeKind, Draft, HostChange, Previous, SignedRevision};
+use crate::signers::Signers;
+
+#[cfg(test)]
+mod tests;
+mod told;
+
+pub use told::author;
+use told::{base_moved, never_pushed, not_taken};
+
+/// What a new revision is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// Whatever is the newest.
+    Newest,
+    /// This generation.
+    Generation(Generation),
+    /// Not known: this machine never pushed the topology.
+    Unknown,
+}
+
+/// What handing in a signed revision is about.
+pub struct Aim {
+    /// The topology.
+    pub topology: TopologyId,
+    /// The file; `None` tears the topology down.
+    pub source: Option<Source>,
+    /// Whether to go on from what the hub shows although this machine has seen a newer revision.
+    pub accept_older_hub: bool,
+    /// How long to wait until every host is there; `None` does not wait.
+    pub wait: Option<Duration>,
+}
+
+/// What shall become the newest revision.
+pub struct Order {
+    /// Of which topology.
+    pub aim: Aim,
+    /// Why, in the operator's words.
+    pub message: String,
+    /// How long its slices may wait for delivery.
+    pub deliver_within: Duration,
+    /// The generation that the file was made from.
+    pub base: Base,
+    /// Whether to push although no host changes.
+    pub force: bool,
+    /// Where to write the signed revision instead of handing it in.
+    pub save: Option<PathBuf>,
+}
+
+impl Aim {
+    /// The newest revision as the hub shows it, checked against what this machine has seen unless the operator accepts less.
+    async fn newest(&self, client: &Client, with_slices: bool) -> Result<Option<RevisionView>, Failure> {
+        if self.accept_older_hub {
+            client.shown(&self.topology, with_slices).await
+        } else {
+            client.current(&self.topology, with_slices).await
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Serialize)]
+struct Outcome {
+    topology: String,
+    generation: u64,
+    base_generation: u64,
+    /// Whether a new revision was made.
+    pushed: bool,
+    down: bool,
+    hosts: Vec<HostChange>,
+    /// Entries whose hosts are not bound yet.
+    awaiting: Vec<String>,
+    /// Hosts that were approved during the push and could not be given their slices.
+    without_slice: Vec<String>,
+    /// Where each host was when the wait ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited: Option<Vec<HostStanding>>,
+}
+
+/// A topology as the hub has it, with the hosts.
+pub struct Scene {
+    /// The newest revision, if there is one.
+    pub current: Option<RevisionView>,
+    /// What it says per host.
+    pub previous: Previous,
+    /// All hosts.
+    pub hosts: Vec<HostView>,
+}
+
+/// Fetches and verifies the hosts for which a new revision is compared with `current`.
+///
+/// # Errors
+/// What calls can fail with.
+pub async fn scene(client: &Client, ui: &mut Ui, topology: &TopologyId, current: Option<RevisionView>) -> Result<Scene, Failure> {
+    let hosts = client.hosts(None).await?;
+    for host in hosts.iter().filter(|h| h.doubt.is_some()) {
+        ui.warn(&format!("host `{}` is left out: {}", host.name, host.doubt.as_ref().map(ToString::to_string).unwrap_or_default()));
+    }
+    if let Some(fault) = current.as_ref().and_then(|c| c.doubt.as_ref()) {
+        ui.warn(&format!("the newest revision of `{topology}` does not verify and cannot be compared: {fault}"));
+    }
+    let previous = Previous::of(current.as_ref(), &hosts, &client.root);
+    Ok(Scene { current, previous, hosts })
+}
+
+/// What every host gets: what the file says, nothing for hosts that leave.
+///
+/// # Errors
+/// When the file has problems with these hosts.
+pub fn wanted(ui: &mut Ui, topology: &TopologyId, source: Option<&Source>, scene: &Scene) -> Result<Desired, Failure> {
+    let mut desired = match source {
+        Some(source) => source.slice(&scene.hosts)?,
+        None => Desired::default(),
+    };
+    let (leaves, kept) = revision::leaving(topology, &desired.hosts, &scene.previous, &scene.hosts, &revision::empty_hash()?);
+    desired.hosts.extend(leaves.into_iter().map(|host| (host, HostSpec::default())));
+    for host in kept {
+        ui.warn(&format!("host `{host}` keeps what it has: the hub shows no binding of it that verifies"));
+    }
+    Ok(desired)
+}
+
+/// Makes the new revision and hands it in.
+///
+/// # Errors
+/// [`Code::BaseMoved`] with the difference; what signing, pushing and waiting can fail with.
+pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failure> {
+    client.require_signable()?;
+    let (aim, signers) = (&order.aim, Signers::of(client)?);
+    let current = aim.newest(client, true).await?;
+    let scene = scene(client, ui, &aim.topology, current).await?;
+    let desired = wanted(ui, &aim.topology, aim.source.as_ref(), &scene)?;
+    let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
+    let newest = scene.previous.generation;
+    if !order.force && is_unchanged(aim.source.as_ref(), &scene.previous, &changes) {
+        let sha = scene.current.as_ref().and_then(|c| c.source.as_ref()).map(|s| s.envelope().payload_sha256()).unwrap_or_default();
+        client.note_pushed(&aim.topology, newest, &sha, aim.accept_older_hub)?;
+        let outcome = outcome(aim, newest, newest, desired.pending, changes);
+        return finish(client, ui, aim, outcome).await;
+    }
+    require_signed(&order, &scene)?;
+    let base = match (order.base, &scene.current) {
+        (Base::Generation(base), _) => base,
+        // What was torn down leaves nothing to overwrite.
+        (Base::Unknown, Some(current)) if !is_torn_down(current) => return Err(never_pushed(client, aim, current)),
+        (Base::Newest | Base::Unknown, _) => newest,
+    };
+    if base != newest {
+        return Err(base_moved(client, aim, base, scene.current.as_ref()).await);
+    }
+    let draft = Draft {
+        topology: aim.topology.clone(),
+        generation: base.next(),
+        source: aim.source.as_ref().map_or_else(|| scene.previous.source.clone().unwrap_or_default(), |s| s.text.clone()),
+        down: aim.source.is_none(),
+        message: order.message.clone(),
+        deliver_within_s: order.deliver_within.as_secs(),
+        hosts: desired.hosts.clone(),
+    };
+    let signed = revision::seal(&client.root, &signers, &draft, &scene.hosts, clock::now())?;
+    let verified = revision::verify(&client.root, &signed, &revision::bindings(&scene.hosts));
+    if let Some(file) = &order.save {
+        return revision_file::write(client, ui, file, base, &signed, &scene, verified);
+    }
+    verified?;
+    hand_in(client, aim, base, &signed).await?;
+    let mut outcome = outcome(aim, base, draft.generation, desired.pending, changes);
+    if aim.source.is_some() {
+        outcome.without_slice = late_hosts(client, ui, &signers, &scene).await;
+    }
+    finish(client, ui, aim, outcome).await
+}
+
+/// Hands in a revision that has all its signatures.
+///
+/// # Errors
+/// [`Code::BaseMoved`] with the difference; whatever else the hub refuses.
+async fn hand_in(client: &Client, aim: &Aim, base: Generation, signed: &SignedRevision) -> Result<(), Failure> {
+    let Err(failure) = client.push(base, signed, aim.accept_older_hub).await else { return Ok(()) };
+    let moved = match failure.is(Code::BaseMoved) {
+        true => aim.newest(client, false).await.ok().flatten().filter(|c| c.facts.generation != base),
+        false => None,
+    };
+    Err(match moved {
+        Some(current) => base_moved(client, aim, base, Some(&current)).await,
+        None => not_taken(failure, aim, signed.generation),
+    })
+}
+
+/// Hands in a revision that was signed before, on whichever machines: what its hosts get is `desired`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn submit(
+    client: &Client,
+    ui: &mut Ui,
+    aim: &Aim,
+    base: Generation,
+    signed: &SignedRevision,
+    desired: Desired,
+) -> Result<u8, Failure> {
+    let current = aim.newest(client, true).await?;
+    let known = current.as_ref().filter(|c| c.facts.generation == signed.generation).and_then(|c| c.source.as_ref());
+    let is_known = known.is_some_and(|s| s.envelope().payload == signed.source.payload);
+    if !is_known && current.as_ref().map_or(Generation(0), |c| c.facts.generation) != base {
+        return Err(base_moved(client, aim, base, current.as_ref()).await.with_remedy(
+            "merge the difference above into your file, then save and sign it anew: what was signed names the generation it follows",
+        ));
+    }
+    let scene = scene(client, ui, &aim.topology, current).await?;
+    revision::verify(&client.root, signed, &revision::bindings(&scene.hosts))?;
+    let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
+    if is_known {
+        // The answer to an earlier try was lost, or another machine handed it in: what this one pushes next is made from it.
+        let generation = signed.generation;
+        client.note_pushed(&aim.topology, generation, &signed.source.payload_sha256(), aim.accept_older_hub)?;
+        let outcome = outcome(aim, generation, generation, desired.pending, changes);
+        return finish(client, ui, aim, outcome).await;
+    }
+    // Before it is handed in: after that, nothing that is wrong here may hide that it was.
+    let late = late_names(aim.source.as_ref(), &scene, &desired)?;
+    hand_in(client, aim, base, signed).await?;
+    let outcome = Outcome { without_slice: late, ..outcome(aim, base, signed.generation, desired.pending, changes) };
+    finish(client, ui, aim, outcome).await
+}
+
+/// The names of the hosts that `source` means and `desired` does not have: they were approved after the revision was saved.
+fn late_names(source: Option<&Source>, scene: &Scene, desired: &Desired) -> Result<Vec<String>, Failure> {
+    let Some(source) = source else { return Ok(Vec::new()) };
+    let late = source.slice(&scene.hosts)?.hosts.into_keys().filter(|host| !desired.hosts.contains_key(host));
+    let named = |id| scene.hosts.iter().find(|h| h.host_id == id).map(|h| h.name.to_string());
+    Ok(late.filter_map(named).collect())
+}
+
+/// Hosts that were bound between our look at them and the push: their approval saw the revision before, so
+/// they are given their slices of this one here. The push stands whatever becomes of them: gives the names of
+/// those that could not be given theirs.
+async fn late_hosts(client: &Client, ui: &mut Ui, signers: &Signers, scene: &Scene) -> Vec<String> {
+    let known: BTreeSet<_> = scene.hosts.iter().filter(|h| h.bound().is_some()).map(|h| &h.host_id).collect();
+    let hosts = match client.hosts(None).await {
+        Ok(hosts) => hosts,
+        Err(failure) => {
+            ui.warn(&format!("pushed; whether hosts were approved meanwhile could not be seen: {failure}"));
+            return Vec::new();
+        }
+    };
+    let mut without = Vec::new();
+    for host in hosts.iter().filter(|h| h.bound().is_some() && !known.contains(&h.host_id)) {
+        if let Err(failure) = approve::give_slices(client, ui, signers, host).await {
+            ui.warn(&format!("pushed, but host `{}`, approved meanwhile, did not get its slice: {failure}", host.name));
+            without.push(host.name.to_string());
+        }
+    }
+    without
+}
+
+fn outcome(aim: &Aim, base: Generation, generation: Generation, awaiting: Vec<String>, hosts: Vec<HostChange>) -> Outcome {
+    Outcome {
+        topology: aim.topology.to_string(),
+        generation: generation.0,
+        base_generation: base.0,
+        pushed: generation != base,
+        down: aim.source.is_none(),
+        hosts,
+        awaiting,
+        without_slice: Vec::new(),
+        waited: None,
+    }
+}
+
+/// Refuses to build on a generation behind which nothing verifies, unless the operator names it: a hub that is
+/// not honest could burn through the numbers.
+fn require_signed(order: &Order, scene: &Scene) -> Result<(), Failure> {
+    let newest = scene.previous.generation;
+    let signed = newest == Generation(0) || scene.previous.source.is_some() || scene.previous.slices.values().any(Option::is_some);
+    if signed || order.base == Base::Generation(newest) {
+        return Ok(());
+    }
+    let message = format!("the hub shows generation {newest} of `{}`, and nothing of it that verifies", order.aim.topology);
+    Err(Failure::from(Fault::new(Code::UnknownKey, message))
+        .with_remedy(format!("if you know why (its signer left the trust root), push with --base {newest}")))
+}
+
+/// Whether a new revision would say what the newest says already, to every host and to those to come.
+fn is_unchanged(source: Option<&Source>, previous: &Previous, changes: &[HostChange]) -> bool {
+    if previous.generation == Generation(0) {
+        return false;
+    }
+    let same_hosts = changes.iter().all(|c| c.change == ChangeKind::Unchanged);
+    match (source, &previous.source) {
+        (Some(source), Some(text)) => same_hosts && !previous.down && source.means_the_same_as(text),
+        // Torn down already; hosts that are still at it are on their way.
+        (None, _) => previous.down,
+        (Some(_), None) => false,
+    }
+}
+
+/// Shows what came of it, and waits if that is asked for.
+async fn finish(client: &Client, ui: &mut Ui, aim: &Aim, mut outcome: Outcome) -> Result<u8, Failure> {
+    if ui.format == Format::Table {
+        ui.text(&told::words(&outcome))?;
+    }
+    let mut failure = None;
+    if let Some(timeout) = aim.wait {
+        let hosts: BTreeMap<_, _> = outcome.hosts.iter().map(|c| (c.host_id.clone(), c.to.clone())).collect();
+        let goal = Goal { topology: aim.topology.clone(), generation: Generation(outcome.generation), hosts };
+        match progress::wait(client, ui, &goal, timeout).await {
+            Ok(waited) => {
+                if ui.format == Format::Table {
+                    ui.text(&told::standing_words(&waited.standings))?;
+                }
+                outcome.waited = Some(waited.standings);
+                failure = waited.failure;
+            }
+            // What was pushed is pushed: the result says so, whatever ended the wait.
+            Err(broken) => failure = Some(broken.while_doing("waiting for the hosts")),
+        }
+    }
+    if ui.format != Format::Table {
+        ui.result(&outcome, String::new)?;
+    }
+    for host in &outcome.without_slice {
+        ui.warn(&format!("host `{host}` has no slice of this generation yet: `moorctl host approve {host}` gives it one"));
+    }
+    failure.map_or(Ok(0), Err)
+}
+
+/// Whether an operator signed that it is torn down.
+fn is_torn_down(current: &RevisionView) -> bool {
+    current.source.as_ref().is_some_and(|s| s.statement().down)
+}
