@@ -1,9 +1,9 @@
-//! A few rounds that once were random; `cargo xtask crash --rounds N` plays others.
+//! A few rounds, always the same ones; `cargo xtask crash --rounds N` plays others.
 
 use moorline_tests::crash::rounds::{Options, run};
 
 /// What fails here fails again: the suite plays the same orders and places every time.
-const SEED: u64 = 20_261_121;
+const SEED: u64 = 10;
 
 #[test]
 fn random_operations_survive_random_deaths() {
