@@ -39,7 +39,8 @@ pub struct EvilHub {
 struct Shared {
     session: Mutex<Option<mpsc::Sender<Result<pb::HubMessage, Status>>>>,
     received: Mutex<Vec<pb::agent_message::Kind>>,
-    witnessed: Mutex<u64>,
+    /// Number and hash of the newest record of the agent's journal that this hub claims to have seen.
+    witnessed: Mutex<(u64, Vec<u8>)>,
 }
 
 impl EvilHub {
@@ -115,9 +116,9 @@ impl EvilHub {
         wait_for("the agent answers an order", SOON, || Ok(lock(&self.shared.received).iter().skip(before).find_map(answer)))
     }
 
-    /// From now on sessions begin with this claim about the agent's journal.
-    pub fn claim_to_have_seen(&self, seq: u64) {
-        *lock(&self.shared.witnessed) = seq;
+    /// From now on sessions begin with this claim about the agent's journal: that its record `seq` is `head`.
+    pub fn claim_to_have_seen(&self, seq: u64, head: &[u8]) {
+        *lock(&self.shared.witnessed) = (seq, head.to_owned());
     }
 
     /// Ends the session; the agent dials anew.
@@ -196,12 +197,13 @@ impl AgentGateway for Gateway {
     async fn session(&self, request: Request<Streaming<pb::AgentMessage>>) -> Result<Response<Self::SessionStream>, Status> {
         let mut messages = request.into_inner();
         let (sender, receiver) = mpsc::channel(QUEUE);
+        let (witnessed_journal_seq, witnessed_journal_head) = lock(&self.0.witnessed).clone();
         let welcome = pb::Welcome {
             protocol_version: 1,
             heartbeat_interval_ms: HEARTBEAT_MS,
             hub_version: "0.1.0".to_owned(),
-            witnessed_journal_seq: *lock(&self.0.witnessed),
-            ..pb::Welcome::default()
+            witnessed_journal_seq,
+            witnessed_journal_head,
         };
         let welcome = pb::HubMessage { kind: Some(pb::hub_message::Kind::Welcome(welcome)) };
         sender.send(Ok(welcome)).await.map_err(|_| Status::internal("session"))?;

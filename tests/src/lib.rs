@@ -12,6 +12,7 @@
 //! | [`image`] | the image that tests and demo run, made without a registry |
 //! | [`proxy`] | a recording proxy in front of the engine's socket |
 //! | [`crash`] | killing an agent anywhere, and checking what it did against what the engine saw |
+//! | [`faults`] | system calls of a program that fail or take long |
 //! | [`evil`] | a hub that sends whatever a test tells it to |
 //! | [`demo`] | the guided tour behind `cargo demo` |
 //!
@@ -23,6 +24,7 @@ pub mod crash;
 pub mod demo;
 pub mod engine;
 pub mod evil;
+pub mod faults;
 pub mod fleet;
 pub mod image;
 pub mod limits;

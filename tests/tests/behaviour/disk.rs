@@ -1,17 +1,17 @@
 //! A disk that is full, or that fails: what was acknowledged is kept, how things end is recorded, and the agent says what is wrong.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 
-use moorline_tests::engine;
+use moorline_tests::faults::Faults;
 use moorline_tests::fleet::{Drive, Fleet, text};
 use moorline_tests::limits::SOON;
 use moorline_tests::operator::Operator;
 use moorline_tests::wait::{wait_for, wait_until};
 use nix::unistd::Uid;
 
-use crate::ops::{done, op};
+use crate::ops::{done, op, stage};
 use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet};
 
 /// So large is the disk of the agent's state folder; the journal keeps 4 MiB of it free.
@@ -73,12 +73,6 @@ impl Drop for SmallDisk {
     }
 }
 
-/// How far an operation is, as the hub knows.
-fn state_of(fleet: &Fleet, id: &str) -> anyhow::Result<String> {
-    let shown = fleet.moorctl(&["op", "show", id, "-o", "json"])?.ok()?.json()?;
-    Ok(shown["state"].as_str().unwrap_or_default().to_owned())
-}
-
 #[test]
 fn on_a_full_disk_nothing_new_begins_and_what_began_is_told_to_its_end() {
     let Some(mut small) = SmallDisk::start("fulldisk") else { return };
@@ -87,7 +81,7 @@ fn on_a_full_disk_nothing_new_begins_and_what_began_is_told_to_its_end() {
     let long = done(small.fleet(), &["exec", &on("site"), "--no-wait", "--", "sleep", "20"]);
     let long = long["op_id"].as_str().unwrap().to_owned();
     let fleet = small.fleet.as_ref().unwrap();
-    wait_until("it runs", SOON, || Ok(["started", "task_running"].contains(&state_of(fleet, &long)?.as_str()))).unwrap();
+    wait_until("it runs", SOON, || Ok(["started", "task_running"].contains(&stage(fleet, &long)?.as_str()))).unwrap();
 
     small.fill();
     // What the journal had taken before lasts for a while.
@@ -102,7 +96,7 @@ fn on_a_full_disk_nothing_new_begins_and_what_began_is_told_to_its_end() {
     assert!(fleet.logs().unwrap()[HOST].contains("free the disk"), "the log says what is wrong");
 
     // Its end is recorded, and its receipt arrives and is verified.
-    wait_until("what began before ends", SOON, || Ok(state_of(fleet, &long)? == "succeeded")).unwrap();
+    wait_until("what began before ends", SOON, || Ok(stage(fleet, &long)? == "succeeded")).unwrap();
     let shown = op(fleet, &["show", &long, "-o", "json"]).ok().unwrap().json().unwrap();
     assert_eq!((shown["receipt"]["outcome"].as_str(), shown["receipt_doubt"].is_null()), (Some("succeeded"), true), "{shown}");
     // An agent starts on a full disk, too, and still says why it takes nothing on.
@@ -119,38 +113,6 @@ fn on_a_full_disk_nothing_new_begins_and_what_began_is_told_to_its_end() {
     assert_eq!(sim_containers(fleet, HOST), ["edge-site-1"]);
 }
 
-/// A program that makes system calls of another one fail; it ends with that one.
-struct Faults(Child);
-
-impl Faults {
-    /// From now on `call` on `file` fails in the agent with an input/output error. `None`, with a line that says so, without
-    /// `strace` where nothing is required.
-    fn inject(agent: u32, call: &str, file: &Path) -> Option<Self> {
-        let log = file.with_extension("strace");
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-e", &format!("trace={call}"), "-e", &format!("inject={call}:error=EIO"), "-P"]).arg(file);
-        strace.arg("-p").arg(agent.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-        let child = match strace.stderr(std::fs::File::create(&log).unwrap()).spawn() {
-            Ok(child) => child,
-            Err(error) => {
-                assert!(!engine::is_required(), "no disk fails without strace: {error}; install it");
-                println!("skipped: strace cannot be started: {error}");
-                return None;
-            }
-        };
-        let faults = Self(child);
-        wait_until("strace has every thread", SOON, || Ok(std::fs::read_to_string(&log)?.contains("attached"))).unwrap();
-        Some(faults)
-    }
-}
-
-impl Drop for Faults {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// That an agent whose journal cannot be written by `call` stops and says so, and that the next one knows all that was
 /// acknowledged and does what was not.
 fn stops_and_recovers(name: &str, call: &str) {
@@ -160,7 +122,9 @@ fn stops_and_recovers(name: &str, call: &str) {
     let before = done(&fleet, &["restart", &on, "--key", "before"]);
     let journal = fleet.agent_dir(HOST).join("journal");
     let segment = journal.join("00000000000000000001.jsonl");
-    let Some(faults) = Faults::inject(fleet.agent_id(HOST).unwrap(), call, &segment) else { return };
+    let Some(faults) = Faults::inject(fleet.agent_id(HOST).unwrap(), call, "error=EIO", &segment).unwrap() else {
+        return println!("skipped: there is no strace");
+    };
     let during = done(&fleet, &["stop", &on, "--no-wait"]);
     let id = during["op_id"].as_str().unwrap().to_owned();
     let ended = wait_for("the agent stops by itself", SOON, || fleet.agent_ended(HOST)).unwrap();
@@ -174,7 +138,7 @@ fn stops_and_recovers(name: &str, call: &str) {
     assert_eq!(sim_containers(&fleet, HOST), ["edge-site-1"]);
 
     fleet.start_agent(HOST).unwrap();
-    wait_until("what was not acknowledged is done", SOON, || Ok(state_of(&fleet, &id)? == "succeeded")).unwrap();
+    wait_until("what was not acknowledged is done", SOON, || Ok(stage(&fleet, &id)? == "succeeded")).unwrap();
     assert!(!journal.join("failed").exists());
     fleet.agent(HOST, &["journal", "verify"]).unwrap().ok().unwrap();
     let shown = fleet.agent(HOST, &["journal", "show"]).unwrap().ok().unwrap();

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod damage;
 #[cfg(test)]
 mod demo;
@@ -43,6 +45,8 @@ mod scope;
 mod setup;
 #[cfg(test)]
 mod shown;
+#[cfg(test)]
+mod snapshot;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]

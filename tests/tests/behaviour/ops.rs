@@ -17,6 +17,12 @@ pub fn done(fleet: &Fleet, line: &[&str]) -> Value {
     op(fleet, &[&["-o", "json"], line].concat()).ok().unwrap().json().unwrap()
 }
 
+/// How far an operation is, as the hub knows.
+pub fn stage(fleet: &Fleet, id: &str) -> anyhow::Result<String> {
+    let shown = fleet.moorctl(&["op", "show", id, "-o", "json"])?.ok()?.json()?;
+    Ok(shown["state"].as_str().unwrap_or_default().to_owned())
+}
+
 /// How a simulated container is.
 fn state(fleet: &Fleet, name: &str) -> String {
     let world: Value = serde_json::from_slice(&crate::setup::sim_world(fleet, HOST)).unwrap();

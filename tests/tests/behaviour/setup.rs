@@ -88,6 +88,12 @@ pub fn sim_containers(fleet: &Fleet, host: &str) -> Vec<String> {
     world["containers"].as_object().map(|c| c.keys().cloned().collect()).unwrap_or_default()
 }
 
+/// The journal of [`HOST`], oldest record first.
+pub fn journal(fleet: &Fleet) -> Vec<serde_json::Value> {
+    let exported = fleet.agent(HOST, &["journal", "export"]).unwrap().ok().unwrap();
+    exported.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 /// Writes one statement into a SQLite file that a program may have open; returns the changed rows.
 pub fn sqlite(path: &Path, sql: &str) -> usize {
     let connection = rusqlite::Connection::open(path).unwrap();
