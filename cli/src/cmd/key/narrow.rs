@@ -74,11 +74,7 @@ pub(super) async fn run(
         explain(ui, &held, args.no_resign);
         ui.confirm(if args.no_resign { "Let the above stand still?" } else { "Sign the above anew?" })?;
     }
-    let made = next::make(&client, ui, &args.root, |root| {
-        *root = after;
-        Ok(())
-    });
-    let view = match made.await? {
+    let view = match next::put(&client, ui, &args.root, &after).await? {
         Became::InForce(root) => {
             client.root = root;
             next::view(&client.root)

@@ -59,22 +59,27 @@ pub(super) async fn make(
     args: &RootArgs,
     change: impl FnOnce(&mut TrustRoot) -> Result<(), Failure>,
 ) -> Result<Became, Failure> {
-    require_fair_clock(client.facts.clock_offset_ms, client.accept_clock)?;
     let mut next = successor(&client.root);
     change(&mut next)?;
+    put(client, ui, args, &next).await
+}
+
+/// Signs `next`, a successor that was changed already, and hands it in or writes it.
+pub(super) async fn put(client: &Client, ui: &mut Ui, args: &RootArgs, next: &TrustRoot) -> Result<Became, Failure> {
+    require_fair_clock(client.facts.clock_offset_ms, client.accept_clock)?;
     next.check().map_err(|f| Failure::from(f).with_remedy("correct what the message names; nothing was signed"))?;
-    if !one_key_pushes(&next) && one_key_pushes(&client.root) {
+    if !one_key_pushes(next) && one_key_pushes(&client.root) {
         ui.note(
             "no single key can sign slices any more: from now on, push with --sign-with FILE, or with --save FILE and \
              `moorctl revision sign FILE` on the other operators' machines",
         );
     }
-    let keys = root_keys(client, &next, args)?;
-    let signed = Signed::seal(&next, &keys.iter().collect::<Vec<_>>())?;
+    let keys = root_keys(client, next, args)?;
+    let signed = Signed::seal(next, &keys.iter().collect::<Vec<_>>())?;
     if let Some(file) = &args.save {
         save(client, file, signed.envelope())?;
-        ui.note(&missing(&client.root, &next, signed.envelope(), file));
-        return Ok(Became::Saved(RootView { saved: Some(file.clone()), ..view(&next) }));
+        ui.note(&missing(&client.root, next, signed.envelope(), file));
+        return Ok(Became::Saved(RootView { saved: Some(file.clone()), ..view(next) }));
     }
     client.root.verify_next(signed.envelope().clone()).map_err(more_keys)?;
     Ok(Became::InForce(client.put_next_root(signed.envelope()).await?))

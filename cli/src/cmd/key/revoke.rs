@@ -77,7 +77,7 @@ pub(super) async fn run(args: RevokeArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
         ui.confirm(&question(&name, revoked, &held, args.no_resign))?;
     }
     if !revoked {
-        match next::make(&client, ui, &args.root, |root| edit::revoke(root, &id)).await? {
+        match next::put(&client, ui, &args.root, &after).await? {
             Became::InForce(root) => client.root = root,
             Became::Saved(view) => {
                 ui.note("once it is submitted, the same `moorctl key revoke` signs anew what stood by the key alone");
