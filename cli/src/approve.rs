@@ -18,7 +18,7 @@ use crate::error::{EXIT_USAGE, Failure, LocalCode};
 use crate::home::{Home, Pending};
 use crate::limits::RETRIES;
 use crate::render::Ui;
-use crate::revision::{Draft, sign_slice};
+use crate::revision::{Draft, Pen};
 use crate::signers::Signers;
 
 /// Checks that a joined host is the one that was meant: by the MAC if this machine made the token, by
@@ -259,7 +259,7 @@ pub async fn give_slices(
             deliver_within_s: statement.deliver_within_s,
             hosts: BTreeMap::new(),
         };
-        let slice = sign_slice(&client.root, signers, &draft, binding, &one.spec, clock::now())?;
+        let slice = Pen { root: &client.root, signers, now: clock::now() }.sign_slice(&draft, binding, &one.spec)?;
         match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {
             Ok(()) => return Ok(given),
             // A push or another approval was faster and took the host along.

@@ -21,7 +21,7 @@ use crate::error::Failure;
 use crate::limits::RETRIES;
 use crate::progress::Goal;
 use crate::render::Ui;
-use crate::revision::{self, Draft, Previous};
+use crate::revision::{self, Draft, Pen, Previous};
 use crate::signers::Signers;
 
 /// The trust root under which a key counted last, and the one in force.
@@ -225,7 +225,7 @@ impl Roots {
             deliver_within_s: held.source.deliver_within_s,
             hosts: held.hosts.clone(),
         };
-        let signed = revision::sign(&self.now.root, signers, &draft, hosts, clock::now())?;
+        let signed = Pen { root: &self.now.root, signers, now: clock::now() }.sign(&draft, hosts)?;
         self.now.push_the_same(held.generation, &signed).await?;
         let goal = Goal {
             topology: draft.topology,

@@ -188,32 +188,78 @@ pub fn changes(wanted: &BTreeMap<HostId, HostSpec>, previous: &Previous, hosts: 
     Ok(changes)
 }
 
-/// Signs one slice.
-///
-/// # Errors
-/// [`Code::InvalidArgument`] for content without a canonical form.
-fn seal_slice(
-    root: &TrustRoot,
-    signers: &Signers,
-    draft: &Draft,
-    binding: &HostBinding,
-    spec: &HostSpec,
-    now: UnixSeconds,
-) -> Result<SignedSlice, Failure> {
-    let content = serde_json::to_value(spec).map_err(|e| Fault::new(Code::InvalidArgument, e.to_string()))?;
-    let hash = content_hash(spec)?;
-    let statement = SliceStatement {
-        cluster: root.cluster.clone(),
-        topology: draft.topology.clone(),
-        generation: draft.generation,
-        host_id: binding.host_id.clone(),
-        content,
-        version_hash: hash.clone(),
-        issued_at: now,
-        deliver_by: now.plus(draft.deliver_within_s),
-        fallback: None,
-    };
-    Ok(SignedSlice { envelope: signers.seal(&statement)?.envelope().clone(), hash })
+/// What signs: whose keys, by which trust root, and when.
+#[derive(Clone, Copy)]
+pub struct Pen<'a> {
+    /// The trust root in force.
+    pub root: &'a TrustRoot,
+    /// Whose keys.
+    pub signers: &'a Signers,
+    /// The time that statements are signed at.
+    pub now: UnixSeconds,
+}
+
+impl Pen<'_> {
+    /// Signs a revision. More keys may have to sign it before agents take it: see [`verify`].
+    ///
+    /// # Errors
+    /// A host without a verified binding; content without a canonical form.
+    pub fn seal(&self, draft: &Draft, hosts: &[HostView]) -> Result<SignedRevision, Failure> {
+        let statement = TopologyStatement {
+            cluster: self.root.cluster.clone(),
+            topology: draft.topology.clone(),
+            generation: draft.generation,
+            source: draft.source.clone(),
+            down: draft.down,
+            issued_at: self.now,
+            deliver_within_s: draft.deliver_within_s,
+            message: draft.message.clone(),
+        };
+        let source = self.signers.seal(&statement)?.envelope().clone();
+        let bindings = bindings(hosts);
+        let mut slices = BTreeMap::new();
+        for (host_id, spec) in &draft.hosts {
+            slices.insert(host_id.clone(), self.seal_slice(draft, bound(&bindings, host_id)?, spec)?);
+        }
+        Ok(SignedRevision { topology: draft.topology.clone(), generation: draft.generation, source, slices })
+    }
+
+    /// Signs a revision, and verifies every statement as agents will.
+    ///
+    /// # Errors
+    /// What agents would refuse it with; a host without a verified binding.
+    pub fn sign(&self, draft: &Draft, hosts: &[HostView]) -> Result<SignedRevision, Failure> {
+        let signed = self.seal(draft, hosts)?;
+        verify(self.root, &signed, &bindings(hosts))?;
+        Ok(signed)
+    }
+
+    /// Signs one slice, and verifies it as the host's agent will.
+    ///
+    /// # Errors
+    /// [`Code::OutOfScope`] and other codes that the agent would refuse it with.
+    pub fn sign_slice(&self, draft: &Draft, binding: &HostBinding, spec: &HostSpec) -> Result<SignedSlice, Failure> {
+        let slice = self.seal_slice(draft, binding, spec)?;
+        verify_slice(self.root, &slice, binding)?;
+        Ok(slice)
+    }
+
+    fn seal_slice(&self, draft: &Draft, binding: &HostBinding, spec: &HostSpec) -> Result<SignedSlice, Failure> {
+        let content = serde_json::to_value(spec).map_err(|e| Fault::new(Code::InvalidArgument, e.to_string()))?;
+        let hash = content_hash(spec)?;
+        let statement = SliceStatement {
+            cluster: self.root.cluster.clone(),
+            topology: draft.topology.clone(),
+            generation: draft.generation,
+            host_id: binding.host_id.clone(),
+            content,
+            version_hash: hash.clone(),
+            issued_at: self.now,
+            deliver_by: self.now.plus(draft.deliver_within_s),
+            fallback: None,
+        };
+        Ok(SignedSlice { envelope: self.signers.seal(&statement)?.envelope().clone(), hash })
+    }
 }
 
 /// Verifies a signed slice as the agent of the host of `binding` will.
@@ -222,57 +268,6 @@ fn verify_slice(root: &TrustRoot, slice: &SignedSlice, binding: &HostBinding) ->
     verified
         .map(Verified::into_statement)
         .map_err(|f| Failure::from(f).while_doing(format_args!("signing the slice of host `{}`", binding.name)))
-}
-
-/// Signs one slice, and verifies it as the host's agent will.
-///
-/// # Errors
-/// [`Code::OutOfScope`] and other codes that the agent would refuse it with.
-pub fn sign_slice(
-    root: &TrustRoot,
-    signers: &Signers,
-    draft: &Draft,
-    binding: &HostBinding,
-    spec: &HostSpec,
-    now: UnixSeconds,
-) -> Result<SignedSlice, Failure> {
-    let slice = seal_slice(root, signers, draft, binding, spec, now)?;
-    verify_slice(root, &slice, binding)?;
-    Ok(slice)
-}
-
-/// Signs a revision. More keys may have to sign it before agents take it: see [`verify`].
-///
-/// # Errors
-/// A host without a verified binding; content without a canonical form.
-pub fn seal(root: &TrustRoot, signers: &Signers, draft: &Draft, hosts: &[HostView], now: UnixSeconds) -> Result<SignedRevision, Failure> {
-    let statement = TopologyStatement {
-        cluster: root.cluster.clone(),
-        topology: draft.topology.clone(),
-        generation: draft.generation,
-        source: draft.source.clone(),
-        down: draft.down,
-        issued_at: now,
-        deliver_within_s: draft.deliver_within_s,
-        message: draft.message.clone(),
-    };
-    let source = signers.seal(&statement)?.envelope().clone();
-    let bindings = bindings(hosts);
-    let mut slices = BTreeMap::new();
-    for (host_id, spec) in &draft.hosts {
-        slices.insert(host_id.clone(), seal_slice(root, signers, draft, bound(&bindings, host_id)?, spec, now)?);
-    }
-    Ok(SignedRevision { topology: draft.topology.clone(), generation: draft.generation, source, slices })
-}
-
-/// Signs a revision, and verifies every statement as agents will.
-///
-/// # Errors
-/// What agents would refuse it with; a host without a verified binding.
-pub fn sign(root: &TrustRoot, signers: &Signers, draft: &Draft, hosts: &[HostView], now: UnixSeconds) -> Result<SignedRevision, Failure> {
-    let signed = seal(root, signers, draft, hosts, now)?;
-    verify(root, &signed, &bindings(hosts))?;
-    Ok(signed)
 }
 
 /// Verifies every statement of a revision as agents will.
@@ -355,6 +350,10 @@ pub(crate) mod tests {
         }
     }
 
+    fn pen<'a>(root: &'a TrustRoot, signers: &'a Signers) -> Pen<'a> {
+        Pen { root, signers, now: UnixSeconds(100) }
+    }
+
     fn spec(image: &str) -> HostSpec {
         serde_json::from_value(serde_json::json!({"docker": {"services": {"site": {"image": image}}}})).unwrap()
     }
@@ -394,7 +393,7 @@ pub(crate) mod tests {
         let hosts = [host(10, "a"), host(11, "b"), host(12, "c"), host(13, "d")];
         let id = |n: usize| hosts[n].host_id.clone();
         let first = draft(1, BTreeMap::from([(id(0), spec("x")), (id(1), spec("x")), (id(2), spec("x"))]));
-        let signed = sign(&trust(), &keys().1.into(), &first, &hosts, UnixSeconds(100)).unwrap();
+        let signed = pen(&trust(), &keys().1.into()).sign(&first, &hosts).unwrap();
         let before = previous(&signed, &hosts);
         let mut wanted = BTreeMap::from([(id(0), spec("x")), (id(1), spec("y")), (id(3), spec("x"))]);
         let (leaves, stuck) = leaving(&first.topology, &wanted, &before, &hosts, &empty_hash().unwrap());
@@ -409,7 +408,7 @@ pub(crate) mod tests {
     fn a_host_whose_binding_the_hub_withholds_is_not_torn_down() {
         let mut hosts = vec![host(10, "a"), host(11, "b")];
         let first = draft(1, hosts.iter().map(|h| (h.host_id.clone(), spec("x"))).collect());
-        let signed = sign(&trust(), &keys().1.into(), &first, &hosts, UnixSeconds(100)).unwrap();
+        let signed = pen(&trust(), &keys().1.into()).sign(&first, &hosts).unwrap();
         let before = previous(&signed, &hosts);
         hosts[0].binding = None;
         let gone = hosts.remove(1).host_id;
@@ -435,8 +434,8 @@ pub(crate) mod tests {
         let hosts = [host(10, "a")];
         let draft = draft(1, BTreeMap::from([(hosts[0].host_id.clone(), spec("x"))]));
         let stranger = PrivateKey::from_seed(&[9; 32]).into();
-        assert_eq!(sign(&trust(), &stranger, &draft, &hosts, UnixSeconds(1)).unwrap_err().code, "unknown_key");
+        assert_eq!(pen(&trust(), &stranger).sign(&draft, &hosts).unwrap_err().code, "unknown_key");
         let recovery = keys().0.into();
-        assert_eq!(sign(&trust(), &recovery, &draft, &hosts, UnixSeconds(1)).unwrap_err().code, "out_of_scope");
+        assert_eq!(pen(&trust(), &recovery).sign(&draft, &hosts).unwrap_err().code, "out_of_scope");
     }
 }

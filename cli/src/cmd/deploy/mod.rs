@@ -17,7 +17,7 @@ use crate::desired::{Desired, Source};
 use crate::error::Failure;
 use crate::progress::{self, Goal, HostStanding};
 use crate::render::{Format, Ui};
-use crate::revision::{self, ChangeKind, Draft, HostChange, Previous, SignedRevision};
+use crate::revision::{self, ChangeKind, Draft, HostChange, Pen, Previous, SignedRevision};
 use crate::signers::Signers;
 
 #[cfg(test)]
@@ -176,7 +176,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         deliver_within_s: order.deliver_within.as_secs(),
         hosts: desired.hosts.clone(),
     };
-    let signed = revision::seal(&client.root, &signers, &draft, &scene.hosts, clock::now())?;
+    let signed = Pen { root: &client.root, signers: &signers, now: clock::now() }.seal(&draft, &scene.hosts)?;
     let verified = revision::verify(&client.root, &signed, &revision::bindings(&scene.hosts));
     if let Some(file) = &order.save {
         return revision_file::write(client, ui, file, base, &signed, &scene, verified);

@@ -149,7 +149,7 @@ fn signed_elsewhere(client: &Client, aim: &Aim) -> SignedRevision {
         deliver_within_s: 60,
         hosts: BTreeMap::new(),
     };
-    revision::seal(&client.root, &keys().1.into(), &draft, &[], clock::now()).unwrap()
+    Pen { root: &client.root, signers: &keys().1.into(), now: clock::now() }.seal(&draft, &[]).unwrap()
 }
 
 #[tokio::test]
