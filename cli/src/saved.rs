@@ -115,8 +115,8 @@ mod tests {
 
     impl SavedFile for Note {
         const WHAT: &'static str = "note";
-        const VERBS: &'static str = "moorctl note";
-        const MADE_BY: &'static str = "moorctl note --save FILE";
+        const VERBS: &'static str = "moorctl revision";
+        const MADE_BY: &'static str = "moorctl push --save FILE";
         const BYTES_MAX: u64 = 32;
     }
 
@@ -143,6 +143,6 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         let other = Note::read(&path).err().unwrap();
         assert!(other.is(Code::BadEnvelope) && other.message.contains("is no saved note"), "{other}");
-        assert!(other.remedy.contains("moorctl note --save FILE"), "{other:?}");
+        assert!(other.remedy.contains("moorctl push --save FILE"), "{other:?}");
     }
 }
