@@ -218,7 +218,7 @@ impl Server {
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
         hub.stopping.cancel();
         closing.cancel();
-        let drained = async {
+        let draining = async {
             let ended = match early {
                 Some(ended) => ended,
                 None => serving.await,
@@ -226,23 +226,25 @@ impl Server {
             tasks.wait().await;
             ended
         };
-        let ended = tokio::time::timeout(limits::DRAIN_GRACE, drained).await;
+        let ended = tokio::time::timeout(limits::DRAIN_GRACE, draining).await;
         keeper::flush(&hub).await;
         let words = gone.as_ref().map_or_else(|| "stopped in order".to_owned(), ToString::to_string);
         hub.record(NewEvent::hub(Kind::HubStopped, words)).await;
         drop(lock);
-        if let Some(error) = gone {
-            return Err(error);
+        gone.map_or_else(|| drained(ended), Err)
+    }
+}
+
+/// How the hub stopped that was told to.
+fn drained(ended: Result<Result<(), tonic::transport::Error>, tokio::time::error::Elapsed>) -> Result<(), ServeError> {
+    match ended {
+        Ok(ended) => {
+            tracing::info!("drained");
+            ended.map_err(ServeError::Transport)
         }
-        match ended {
-            Ok(ended) => {
-                tracing::info!("drained");
-                ended.map_err(ServeError::Transport)
-            }
-            Err(_) => {
-                tracing::warn!(grace_s = limits::DRAIN_GRACE.as_secs(), "some calls did not end within the grace period and were cut");
-                Ok(())
-            }
+        Err(_) => {
+            tracing::warn!(grace_s = limits::DRAIN_GRACE.as_secs(), "some calls did not end within the grace period and were cut");
+            Ok(())
         }
     }
 }

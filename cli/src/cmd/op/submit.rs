@@ -139,6 +139,7 @@ fn not_taken(failure: Failure, statement: &OpStatement) -> Failure {
 }
 
 /// What an operator does about a refused or failed order; `None` where that does not differ from what else the code is about.
+#[expect(clippy::too_many_lines, reason = "a table: each code has its lines")]
 fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
     let key = &statement.idempotency_key;
     let anew = format!("then sign it again with --key {key}: with the same key it is done at most once");
