@@ -99,6 +99,7 @@ async fn what_is_refused_for_a_while_is_signed_again_with_the_same_key() {
     };
     let failure = hand_in(busy).await.unwrap_err();
     assert!(failure.code == "busy" && failure.remedy.contains("sign it again with --key "), "{failure:?}");
+    assert!(failure.remedy.contains("`moorctl op resolve`"), "what is indeterminate keeps the whole host waiting: {failure:?}");
     let late = hand_in(|order| op(order, "expired", None)).await.unwrap_err();
     assert!(late.code == "expired" && late.remedy.contains("sign it again") && !late.remedy.contains("push"), "{late:?}");
 }
@@ -174,6 +175,16 @@ async fn what_disrupts_is_asked_about_and_names_the_container_in_the_verified_re
     // A second order does not overwrite the first.
     let again = submit::order(&client, &mut ui, &host, kill(), resource(), &args).await.unwrap_err();
     assert!(again.code == "already_exists" && again.remedy.contains("--save"), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_host_whose_binding_is_in_doubt_gets_no_order_and_the_doubt_is_told() {
+    let (client, shown, _dir) = client().await;
+    shown.lock().unwrap().hosts = vec![shown_host(&binding(1), &host_key())];
+    let host = client.hosts(None).await.unwrap().remove(0);
+    assert_eq!(submit::bound(&host).unwrap_err().code, "unknown_key");
+    let unbound = crate::client::HostView { doubt: None, ..host };
+    assert_eq!(submit::bound(&unbound).unwrap_err().code, "not_approved");
 }
 
 #[tokio::test]
