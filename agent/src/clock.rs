@@ -2,9 +2,11 @@
 //! tokio's, which tests can set.
 
 use std::fs;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use moorline_common::id::UnixSeconds;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::limits::ISSUED_AHEAD_MAX_S;
 
@@ -43,10 +45,11 @@ impl Clock {
         if let Some(boot) = set::boot() {
             return boot;
         }
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let uptime_s = uptime.split(['.', ' ']).next().and_then(|s| s.parse().ok()).unwrap_or(0);
-        BootTime { boot_id, uptime_s, wall: self.wall() }
+        // No process outlives its boot.
+        static BOOT_ID: LazyLock<String> =
+            LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned());
+        let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(|t| t.tv_sec()).unwrap_or_default();
+        BootTime { boot_id: BOOT_ID.clone(), uptime_s: u64::try_from(uptime).unwrap_or_default(), wall: self.wall() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! An order comes in: what it is about is known, or it is refused, or accepted and put in its lane.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault, cut};
@@ -7,12 +8,14 @@ use moorline_common::id::{OpId, ResourceId};
 use moorline_common::op::{Act, BookError, Ended, Grant, KeyUse, OpEntry, OpStatement, Origin, Outcome, Receipt, State};
 use moorline_common::sign::{Envelope, Signed};
 use serde_json::json;
+use tokio::sync::oneshot;
 
+use super::carry::Came;
 use super::receipt;
 use super::{Alias, Answer, Op, Shared};
 use crate::driver::Driver;
 use crate::intake::gate::read_envelope;
-use crate::journal::{Entry, Journal, JournalError};
+use crate::journal::{Entry, Head, Journal, JournalError};
 use crate::lane::Place;
 use crate::ledger::FloorState;
 use crate::limits::{ALIASES_MAX, OPS_KEPT_MAX};
@@ -123,7 +126,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let mut entries = accepted(op);
         entries.push(Entry { fault: Some(Fault::new(fault.code, cut(&fault.message))), ..op.entry(State::Cancelled) });
         crate::crash::point("op.refuse-for-good");
-        match self.promise(entries).await {
+        match self.promise(self.parts.journal.append(entries)).await {
             Ok(()) => Ok(Answer::Known(op.id().clone())),
             Err(No::ForGood(error) | No::Unrecorded(error)) => {
                 tracing::warn!(op = %op.id(), %error, "the refusal could not be recorded");
@@ -250,19 +253,26 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         // The place comes first: what is full says so before anything is promised.
         let place = self.parts.lanes.place(&op.lane()).map_err(|busy| No::Unrecorded(Fault::new(Code::Busy, busy.to_string())))?;
         crate::crash::point("op.accept.before");
-        self.promise(accepted(op)).await?;
+        let recorded = self.parts.journal.append(accepted(op));
+        // Its first steps do not wait for the disk: what they record comes after its acceptance, and is nothing without that.
+        let (is_accepted, acceptance) = oneshot::channel();
+        self.spawn(op.clone(), place, Came::New(acceptance));
+        self.promise(recorded).await?;
+        // One that was taken back meanwhile does not listen.
+        let _ = is_accepted.send(());
         crate::crash::point("op.accept.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), class = %op.order.class, "accepted an order");
-        self.spawn(op.clone(), place, None);
         Ok(())
     }
 
     /// Records what is answered for. After a failed write nobody knows whether the next start finds the record: a refusal
     /// could be wrong, so there is no answer, and the agent is about to stop.
-    async fn promise(&self, entries: Vec<Entry>) -> Result<(), No> {
-        match self.append(entries).await {
+    async fn promise(&self, recorded: impl Future<Output = Result<Head, JournalError>>) -> Result<(), No> {
+        let recorded = recorded.await;
+        self.tell();
+        match recorded {
             Err(JournalError::Failed(_)) => std::future::pending().await,
-            recorded => recorded.map_err(|e| No::of(&e)),
+            recorded => recorded.map(drop).map_err(|e| No::of(&e)),
         }
     }
 
@@ -272,10 +282,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.parts.journal.read(|book| book.open().find(is_doubtful).map(|e| e.first.op_id.clone()))
     }
 
-    /// Lets an accepted operation wait for its turn. `begun` is what its records say when it began before this start.
-    pub(super) fn spawn(self: &Arc<Self>, op: Op, place: Place, begun: Option<OpEntry>) {
+    /// Lets an operation wait for its turn, and carries it out.
+    pub(super) fn spawn(self: &Arc<Self>, op: Op, place: Place, came: Came) {
         let (shared, over) = (self.clone(), self.over.clone());
-        self.running.spawn(async move { over.run_until_cancelled(shared.carry(op, place, begun)).await });
+        self.running.spawn(async move { over.run_until_cancelled(shared.carry(op, place, came)).await });
     }
 
     /// Takes back an operation that has not begun. All in one append: it is recorded whole or not at all.
@@ -316,7 +326,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let mut entries = accepted(op);
         entries.extend([op.entry(State::Started), end, op.entry(State::Succeeded)]);
         crate::crash::point("op.about.before");
-        self.promise(entries).await?;
+        self.promise(self.parts.journal.append(entries)).await?;
         crate::crash::point("op.about.after");
         tracing::info!(op = %op.id(), kind = op.order.act.kind(), "done");
         Ok(())

@@ -36,9 +36,41 @@ enum Stage {
     Doubt(Option<String>),
 }
 
+/// How far an operation has come when its task begins.
+pub(super) enum Came {
+    /// Its acceptance is being recorded; the sender is dropped if that fails.
+    New(oneshot::Receiver<()>),
+    /// It is accepted, and had not begun before this start.
+    Accepted,
+    /// It had begun before this start, as its records say.
+    Begun(Box<OpEntry>),
+}
+
+/// Whether an operation is on record, which may still be under way.
+struct Acceptance(Option<oneshot::Receiver<()>>);
+
+impl Acceptance {
+    fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Waits until that is known. Not to be asked again after `false`.
+    async fn holds(&mut self) -> bool {
+        let Some(recorded) = &mut self.0 else { return true };
+        let holds = recorded.await.is_ok();
+        self.0 = None;
+        holds
+    }
+}
+
 impl<D: Driver, J: Journal> Shared<D, J> {
     /// Waits for the turn of `op` and carries it out.
-    pub(super) async fn carry(self: Arc<Self>, op: Op, mut place: Place, begun: Option<OpEntry>) {
+    pub(super) async fn carry(self: Arc<Self>, op: Op, mut place: Place, came: Came) {
+        let (begun, mut acceptance) = match came {
+            Came::New(recorded) => (None, Acceptance(Some(recorded))),
+            Came::Accepted => (None, Acceptance(None)),
+            Came::Begun(entry) => (Some(entry), Acceptance(None)),
+        };
         let taken_back = self.waits(&op);
         let turn = loop {
             let wait = self.until_expiry(&op, begun.is_some()).await;
@@ -50,8 +82,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                     Some(turn) => break turn,
                     None => return,
                 },
+                holds = acceptance.holds(), if acceptance.is_open() => if !holds {
+                    self.waiting().remove(op.id());
+                    return;
+                },
                 // It is taken out of the line when its time is over, not when its turn comes.
-                () = tokio::time::sleep(wait) => {
+                () = tokio::time::sleep(wait), if !acceptance.is_open() => {
                     if self.end_if_expired(&op).await {
                         return;
                     }
@@ -61,7 +97,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.waiting().remove(op.id());
         let result = match begun {
             Some(entry) => self.carry_on(&op, &turn, &entry).await,
-            None => self.begin(&op, &turn).await,
+            None => self.begin(&op, &turn, acceptance).await,
         };
         match result {
             // It was cancelled at the same moment: whoever is first in the journal is right.
@@ -88,7 +124,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     /// Whether the operation waits no longer.
     async fn end_if_expired(&self, op: &Op) -> bool {
         let refused = match self.parts.gate.recheck(&op.order, op.by.as_ref(), &op.envelope).await {
-            // A clock that is wrong for now may be mended.
+            // A wrong clock may be mended before the order's time is over.
             Err(fault) if !may_mend(fault.code) => self.refuse(op, fault).await,
             Ok(_) | Err(_) => return self.state(op.id()) != Some(State::Queued),
         };
@@ -121,12 +157,16 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// The turn of an operation that has not begun.
-    async fn begin(self: &Arc<Self>, op: &Op, turn: &Turn) -> Result<(), JournalError> {
+    async fn begin(self: &Arc<Self>, op: &Op, turn: &Turn, mut acceptance: Acceptance) -> Result<(), JournalError> {
         crate::crash::point("op.turn");
         let mut failures = 0_u32;
         let (begin, seat) = loop {
             let Some(seat) = self.seat(turn).await else { return Ok(()) };
-            match self.prepare(op, &seat).await {
+            let prepared = self.prepare(op, &seat).await;
+            if prepared.is_err() && !acceptance.holds().await {
+                return Ok(());
+            }
+            match prepared {
                 Ok(begin) => break (begin, seat),
                 Err(Refused::ForGood(fault)) => return self.refuse(op, fault).await,
                 Err(Refused::ForNow(fault)) if may_mend(fault.code) && self.until_expiry(op, false).await <= OP_EXPIRY_SLACK => {

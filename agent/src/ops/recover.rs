@@ -9,6 +9,7 @@ use moorline_common::op::{OpEntry, Origin, State};
 use tokio::sync::oneshot;
 
 use super::admit::entry_of;
+use super::carry::Came;
 use super::{Op, Ops, Shared};
 use crate::driver::Driver;
 use crate::journal::{Entry, Journal, JournalError};
@@ -50,7 +51,7 @@ impl<D: Driver, J: Journal> Ops<D, J> {
             if has_begun {
                 let place = shared.parts.lanes.place_again(&op.lane());
                 crate::crash::point("op.recover.place");
-                shared.spawn(op, place, Some(entry));
+                shared.spawn(op, place, Came::Begun(Box::new(entry)));
                 crate::crash::point("op.recover.begun");
             } else {
                 shared.recovered().push(op);
@@ -72,7 +73,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let mut recovered = self.recovered();
         for op in recovered.drain(..) {
             let place = self.parts.lanes.place_again(&op.lane());
-            self.spawn(op, place, None);
+            self.spawn(op, place, Came::Accepted);
         }
     }
 
