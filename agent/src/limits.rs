@@ -140,6 +140,8 @@ pub const JOURNAL_RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 pub const JOURNAL_RESERVE_STEP: u64 = 1024 * 1024;
 /// Closed segments that are kept for audit.
 pub const JOURNAL_SEALED_MAX: usize = 64;
+/// Remains of writes that were cut short, of which the newest are kept.
+pub const JOURNAL_TORN_MAX: usize = 8;
 /// For so long a closed segment is kept for audit, in milliseconds: 400 days.
 pub const JOURNAL_SEALED_AGE_MS: u64 = 400 * 24 * 3600 * 1000;
 
@@ -174,6 +176,8 @@ pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;
 pub const OP_MARGIN: Duration = Duration::from_secs(30);
 /// For the engine to freeze a container's processes; well below [`OP_MARGIN`].
 pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An engine that answers every look for evidence with an error of its own is asked so often.
+pub const EVIDENCE_LOOKS: u32 = 5;
 /// Between two looks for evidence of an operation that may still be happening.
 pub const OP_LOOK: Duration = Duration::from_secs(1);
 /// The most bytes of each of a command's streams that are kept.

@@ -50,7 +50,7 @@ pub const ORDER_FILE_MAX: u64 = 16 * 1024 * 1024;
 /// version of the trust root.
 pub const REVISION_FILE_MAX: u64 = 256 * 1024 * 1024;
 /// The largest line of a journal, in bytes.
-pub const JOURNAL_LINE_MAX: usize = moorline_common::journal::LINE_MAX;
+pub const JOURNAL_LINE_MAX: usize = moorline_common::journal::PART_LINE_MAX;
 /// The largest segment of a journal, in bytes: it is held in memory while it is checked.
 pub const SEGMENT_MAX: usize = 1024 * 1024 * 1024;
 /// The cost of a key file's passphrase: scrypt with N = 2^17 and r = 8 takes 128 MiB and a good part of a second.

@@ -55,7 +55,7 @@ impl FileJournal {
     /// # Errors
     /// [`JournalError::Damaged`] when acknowledged history is damaged, [`JournalError::Unreadable`].
     pub fn open(dir: &Path, epoch: HostEpoch) -> Result<Opened, JournalError> {
-        Self::open_on(RealFs, dir, epoch)
+        Self::open_on(RealFs, dir, epoch, crate::crash::rotate_bytes())
     }
 
     /// Whether there is a journal in `dir`.
@@ -70,12 +70,12 @@ impl FileJournal {
         }
     }
 
-    /// As [`Self::open`], on any file system.
+    /// As [`Self::open`], on any file system, with segments of `rotate_at` bytes.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_on<F: Fs>(fs: F, dir: &Path, epoch: HostEpoch) -> Result<Opened, JournalError> {
-        let found = segment::open(fs, dir, Clock.wall_ms())?;
+    pub fn open_on<F: Fs>(fs: F, dir: &Path, epoch: HostEpoch, rotate_at: u64) -> Result<Opened, JournalError> {
+        let found = segment::open(fs, dir, Clock.wall_ms(), rotate_at)?;
         let shared = Arc::new(Shared { book: Mutex::new(found.scan.book.clone()), time_floor: Mutex::default() });
         let chain = Chain::new(epoch, found.scan.head, found.scan.tail, found.scan.book);
         let journal = start(found.segments, chain, shared)

@@ -30,6 +30,7 @@ struct Inner {
     delay: u32,
     full: bool,
     dead: bool,
+    failed: bool,
 }
 
 impl Default for MemoryJournal {
@@ -46,7 +47,8 @@ impl MemoryJournal {
 
     fn of(epoch: HostEpoch, records: Vec<Record>, book: Book, head: Head) -> Self {
         let chain = Chain::new(epoch.clone(), head.clone(), head.hash.clone(), book.clone());
-        let inner = Inner { epoch, records, book, head, chain, waiting: VecDeque::new(), delay: 0, full: false, dead: false };
+        let inner =
+            Inner { epoch, records, book, head, chain, waiting: VecDeque::new(), delay: 0, full: false, dead: false, failed: false };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -74,6 +76,11 @@ impl MemoryJournal {
     /// From now on nothing new begins.
     pub fn fill(&self, full: bool) {
         self.lock().full = full;
+    }
+
+    /// From now on every append fails as that of a disk does.
+    pub fn fail(&self) {
+        self.lock().failed = true;
     }
 
     /// A journal that goes on from what is durable. What is appended to this one no longer matters.
@@ -113,6 +120,9 @@ impl Inner {
     }
 
     fn stage(&mut self, entries: Vec<Entry>) -> Result<Head, JournalError> {
+        if self.failed {
+            return Err(JournalError::Failed("input/output error".to_owned()));
+        }
         if self.full && entries.iter().any(Entry::begins) {
             return Err(JournalError::Full("no space left on device".to_owned()));
         }

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::path::PathBuf;
 
-use moorline_common::fault::Fault;
+use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{ResourceId, UnixSeconds};
 use moorline_common::op::{Book, BookError, Event, Grant, HoldEffect, State};
 use serde_json::Value;
@@ -129,6 +129,22 @@ pub enum JournalError {
     /// A record that cannot follow the ones before it.
     #[error("the journal refuses a record: {0}")]
     Refused(#[source] BookError),
+}
+
+/// What a refusal means to the operator.
+impl From<&JournalError> for Fault {
+    fn from(error: &JournalError) -> Self {
+        let code = match error {
+            JournalError::Full(_) => Code::DiskFull,
+            JournalError::Busy => Code::Busy,
+            JournalError::TooLarge(_) => Code::TooLarge,
+            JournalError::Refused(BookError::NonceUsed { .. }) => Code::NonceUsed,
+            JournalError::Refused(BookError::KeyUsed { .. }) => Code::Conflict,
+            JournalError::Refused(_) => Code::TooLate,
+            JournalError::Failed(_) | JournalError::Damaged { .. } | JournalError::Unreadable { .. } => Code::Internal,
+        };
+        Self::new(code, error.to_string())
+    }
 }
 
 /// A durable, ordered list of records.

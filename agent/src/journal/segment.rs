@@ -10,18 +10,21 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use moorline_common::id::UnixSeconds;
+use moorline_common::id::{UnixSeconds, sha256_hex};
 use moorline_common::op::Book;
 
 use super::codec::{self, Rest, Scan};
 use super::fs::{Fs, FsFile};
 use super::{Head, JournalError};
-use crate::limits::{JOURNAL_READ_MAX, JOURNAL_RESERVE_BYTES, JOURNAL_RESERVE_STEP, JOURNAL_SEALED_AGE_MS, JOURNAL_SEALED_MAX};
+use crate::limits::{
+    JOURNAL_READ_MAX, JOURNAL_RESERVE_BYTES, JOURNAL_RESERVE_STEP, JOURNAL_SEALED_AGE_MS, JOURNAL_SEALED_MAX, JOURNAL_TORN_MAX,
+};
 use crate::plant::planted;
 
 const SUFFIX: &str = ".jsonl";
 const TEMPORARY: &str = ".tmp";
 const FAILED: &str = "failed";
+const TORN: &str = "torn-after-";
 
 /// The segment that is written to, and the folder around it.
 pub struct Segments<F: Fs> {
@@ -35,6 +38,8 @@ pub struct Segments<F: Fs> {
     beginning: u64,
     /// Up to here the file's space is taken already; `None` where the file system cannot do that.
     reserved: Option<u64>,
+    /// It is closed when so many bytes of records are in it.
+    rotate_at: u64,
 }
 
 /// What was found when the folder was opened.
@@ -70,7 +75,7 @@ pub fn list<F: Fs>(fs: &F, dir: &Path) -> io::Result<Vec<u64>> {
 ///
 /// # Errors
 /// [`JournalError::Damaged`], [`JournalError::Unreadable`].
-pub fn open<F: Fs>(fs: F, dir: &Path, at: u64) -> Result<Found<F>, JournalError> {
+pub fn open<F: Fs>(fs: F, dir: &Path, at: u64, rotate_at: u64) -> Result<Found<F>, JournalError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |e: io::Error| JournalError::Unreadable { path, reason: e.to_string() }
@@ -85,7 +90,7 @@ pub fn open<F: Fs>(fs: F, dir: &Path, at: u64) -> Result<Found<F>, JournalError>
     let known = list(&fs, dir).map_err(unreadable(dir))?;
     let Some(first) = known.last().copied() else {
         let empty = Chained { head: &Head::default(), tail: "", book: &Book::default() };
-        let (segments, tail) = begin(fs, dir, &empty, UnixSeconds(0), at).map_err(unreadable(dir))?;
+        let (segments, tail) = begin(fs, dir, &empty, UnixSeconds(0), at, rotate_at).map_err(unreadable(dir))?;
         let mut scan = codec::scan(&[], |_, _| {});
         (scan.tail, scan.rest) = (tail, Rest::Clean);
         return Ok(Found { segments, scan, torn: None, sealed_damage: None });
@@ -104,7 +109,7 @@ pub fn open<F: Fs>(fs: F, dir: &Path, at: u64) -> Result<Found<F>, JournalError>
     let torn = match &scan.rest {
         Rest::Damaged(what) => return Err(damaged(what.clone())),
         Rest::Clean => None,
-        Rest::Torn => Some(dir.join(format!("torn-after-{}", scan.head.seq))),
+        Rest::Torn => Some(dir.join(format!("{TORN}{}", scan.head.seq))),
     };
     if let Some(next) = scan.sealed {
         return Err(damaged(format!("it is closed, and the segment that begins with record {next} is missing")));
@@ -113,12 +118,17 @@ pub fn open<F: Fs>(fs: F, dir: &Path, at: u64) -> Result<Found<F>, JournalError>
         return Err(damaged("it bears another segment's name".to_owned()));
     }
     let sealed_damage = known.iter().rev().nth(1).and_then(|before| examine_sealed(&fs, dir, *before, &scan));
-    if let Some(aside) = &torn {
-        put_aside(&fs, aside, bytes.get(scan.good_bytes..).unwrap_or_default()).map_err(unreadable(aside))?;
-        crate::crash::point("journal.open.torn-kept");
-    }
+    let is_torn = torn.is_some();
+    let torn = match torn {
+        Some(aside) => {
+            let is_kept = put_aside(&fs, &aside, bytes.get(scan.good_bytes..).unwrap_or_default()).map_err(unreadable(&aside))?;
+            crate::crash::point("journal.open.torn-kept");
+            is_kept.then_some(aside)
+        }
+        None => None,
+    };
     let good = bytes.get(..scan.good_bytes).unwrap_or_default();
-    let segments = go_on(fs, dir, first, good, torn.is_some()).map_err(unreadable(&path))?;
+    let segments = go_on(fs, dir, first, good, is_torn, rotate_at).map_err(unreadable(&path))?;
     crate::crash::point("journal.open.after");
     Ok(Found { segments, scan, torn, sealed_damage })
 }
@@ -137,23 +147,57 @@ fn examine_sealed<F: Fs>(fs: &F, dir: &Path, first: u64, newest: &Scan) -> Optio
         Rest::Clean | Rest::Torn if prev != Some(scan.tail.as_str()) => {
             Some(format!("{} does not lead to the segment after it", path.display()))
         }
-        Rest::Clean | Rest::Torn => None,
+        Rest::Clean | Rest::Torn => {
+            let next = newest.header.as_ref().map_or(0, |h| h.first);
+            if scan.sealed.is_none()
+                && let Err(error) = close(fs, &path, &scan, next)
+            {
+                tracing::warn!(%error, "a segment stays without the line that closes it");
+            }
+            None
+        }
     }
 }
 
-/// Copies the remains of an interrupted write to a file of their own.
-fn put_aside<F: Fs>(fs: &F, aside: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Closes a segment that a crash kept open although its successor had begun: without that line a loss of the successor would
+/// not be noticed.
+fn close<F: Fs>(fs: &F, path: &Path, scan: &Scan, next: u64) -> io::Result<()> {
+    let mut file = fs.open(path)?;
+    file.truncate(u64::try_from(scan.good_bytes).map_err(io::Error::other)?)?;
+    file.append(&codec::seal(next, &scan.tail).unwrap_or_default())?;
+    file.sync()
+}
+
+/// Copies the remains of an interrupted write to a file of their own; `false` when the disk has no room for them: they were
+/// never acknowledged, and no reason not to start.
+fn put_aside<F: Fs>(fs: &F, aside: &Path, bytes: &[u8]) -> io::Result<bool> {
     if fs.read(aside, JOURNAL_READ_MAX)?.is_some() {
         fs.remove(aside)?;
     }
     let mut file = fs.create(aside)?;
-    file.append(bytes)?;
-    file.sync()
+    match file.append(bytes).and_then(|()| file.sync()) {
+        Ok(()) => Ok(true),
+        Err(error) if is_full(&error) => {
+            tracing::warn!(
+                bytes = bytes.len(),
+                sha256 = sha256_hex(bytes),
+                "the disk is full; the remains of a write that was cut short are dropped"
+            );
+            fs.remove(aside)?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the disk, or the owner's share of it, is full.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Opens a segment to write after its `good` bytes. After a failed write or flush the kernel may show bytes that the disk
 /// does not have: then they are written anew, to a new file.
-fn go_on<F: Fs>(fs: F, dir: &Path, first: u64, good: &[u8], cut: bool) -> io::Result<Segments<F>> {
+fn go_on<F: Fs>(fs: F, dir: &Path, first: u64, good: &[u8], cut: bool, rotate_at: u64) -> io::Result<Segments<F>> {
     let path = dir.join(file_name(first));
     let size = u64::try_from(good.len()).map_err(io::Error::other)?;
     let failed = dir.join(FAILED);
@@ -177,7 +221,12 @@ fn go_on<F: Fs>(fs: F, dir: &Path, first: u64, good: &[u8], cut: bool) -> io::Re
     let beginning =
         good.split_inclusive(|b| *b == b'\n').take_while(|line| !line.starts_with(b"{\"seq\":")).map(<[u8]>::len).sum::<usize>();
     let beginning = u64::try_from(beginning).map_err(io::Error::other)?;
-    Ok(Segments { fs, dir: dir.to_owned(), first, file, size, beginning, reserved: Some(size) })
+    let mut segments = Segments { fs, dir: dir.to_owned(), first, file, size, beginning, reserved: Some(size), rotate_at };
+    // A cut gives the reserve back, and a copy never had one. On a disk that is full by now nothing new begins.
+    match segments.make_room(0) {
+        Err(error) if !is_full(&error) => Err(error),
+        Ok(()) | Err(_) => Ok(segments),
+    }
 }
 
 /// What a new segment begins with.
@@ -187,8 +236,15 @@ struct Chained<'a> {
     book: &'a Book,
 }
 
-/// Makes a new segment: it gets its name when its beginning is durable. Returns the hash of its last line, too.
-fn begin<F: Fs>(fs: F, dir: &Path, chained: &Chained<'_>, time_floor: UnixSeconds, at: u64) -> io::Result<(Segments<F>, String)> {
+/// Makes a new segment, with its reserve: it gets its name when its beginning is durable. Returns the hash of its last line, too.
+fn begin<F: Fs>(
+    fs: F,
+    dir: &Path,
+    chained: &Chained<'_>,
+    time_floor: UnixSeconds,
+    at: u64,
+    rotate_at: u64,
+) -> io::Result<(Segments<F>, String)> {
     let first = chained.head.seq + 1;
     let (bytes, tail) = codec::beginning(chained.head, chained.tail, chained.book, time_floor, at)
         .ok_or_else(|| io::Error::other("the checkpoint holds an entry past the limit of a line"))?;
@@ -198,21 +254,23 @@ fn begin<F: Fs>(fs: F, dir: &Path, chained: &Chained<'_>, time_floor: UnixSecond
     }
     let size = u64::try_from(bytes.len()).map_err(io::Error::other)?;
     crate::crash::point("journal.begin.before");
-    let mut file = fs.create(&temporary)?;
-    let written = file.append(&bytes).and_then(|()| file.sync());
+    let file = fs.create(&temporary)?;
+    let mut segments = Segments { fs, dir: dir.to_owned(), first, file, size: 0, beginning: size, reserved: Some(0), rotate_at };
+    // With the reserve: how what has begun ends must find room in it, too.
+    let written = segments.make_room(bytes.len()).and_then(|()| segments.file.append(&bytes)).and_then(|()| segments.file.sync());
     if let Err(error) = written {
         // Its space is needed for what matters more.
-        let _ = fs.remove(&temporary);
+        let _ = segments.fs.remove(&temporary);
         return Err(error);
     }
     crate::crash::point("journal.begin.written");
-    fs.rename(&temporary, &dir.join(file_name(first)))?;
+    segments.size = size;
+    segments.fs.rename(&temporary, &dir.join(file_name(first)))?;
     crate::crash::point("journal.begin.named");
     if !planted("no flush of the folder") {
-        fs.sync_dir(dir)?;
+        segments.fs.sync_dir(dir)?;
     }
     crate::crash::point("journal.begin.after");
-    let segments = Segments { fs, dir: dir.to_owned(), first, file, size, beginning: size, reserved: Some(size) };
     Ok((segments, tail))
 }
 
@@ -229,9 +287,7 @@ impl<F: Fs> Segments<F> {
         }
         let end = wanted + JOURNAL_RESERVE_STEP;
         let taken = match self.file.reserve(reserved, end - reserved) {
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                self.file.reserve(reserved, wanted - reserved).map(|can| (can, wanted))
-            }
+            Err(error) if is_full(&error) => self.file.reserve(reserved, wanted - reserved).map(|can| (can, wanted)),
             other => other.map(|can| (can, end)),
         };
         let (can, end) = taken?;
@@ -265,7 +321,7 @@ impl<F: Fs> Segments<F> {
     /// Whether it is time for a new segment.
     #[must_use]
     pub fn is_large(&self) -> bool {
-        self.size.saturating_sub(self.beginning) >= crate::crash::rotate_bytes()
+        self.size.saturating_sub(self.beginning) >= self.rotate_at
     }
 
     /// Goes on in a new segment, closes this one, and removes the oldest. Returns the hash of the newest line. On a full
@@ -275,9 +331,13 @@ impl<F: Fs> Segments<F> {
     /// The file system's, other than a full disk.
     pub fn rotate(&mut self, head: &Head, tail: &str, book: &Book, time_floor: UnixSeconds, at: u64) -> io::Result<Option<String>> {
         let chained = Chained { head, tail, book };
-        let (next, new_tail) = match begin(self.fs.clone(), &self.dir, &chained, time_floor, at) {
+        if planted("seal before the new name") {
+            self.file.append(&codec::seal(head.seq + 1, tail).unwrap_or_default())?;
+            self.file.sync()?;
+        }
+        let (next, new_tail) = match begin(self.fs.clone(), &self.dir, &chained, time_floor, at, self.rotate_at) {
             Ok(begun) => begun,
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(None),
+            Err(error) if is_full(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         // From here on the new segment counts; the seal only tells that it must be there.
@@ -287,6 +347,8 @@ impl<F: Fs> Segments<F> {
         crate::crash::point("journal.seal.written");
         self.file.sync()?;
         crate::crash::point("journal.seal.after");
+        // Its reserve is the new one's now; what cannot be given back is merely kept.
+        let _ = self.file.truncate(self.size + u64::try_from(seal.len()).map_err(io::Error::other)?);
         *self = next;
         self.prune(at);
         crate::crash::point("journal.rotate.after");
@@ -303,6 +365,12 @@ impl<F: Fs> Segments<F> {
             if age > 0 && (age >= JOURNAL_SEALED_MAX || is_old) {
                 let _ = self.fs.remove(&path);
             }
+        }
+        let torn = |name: &String| name.strip_prefix(TORN).and_then(|after| after.parse().ok());
+        let mut torn: Vec<u64> = self.fs.list(&self.dir).unwrap_or_default().iter().filter_map(torn).collect();
+        torn.sort_unstable();
+        for after in torn.into_iter().rev().skip(JOURNAL_TORN_MAX) {
+            let _ = self.fs.remove(&self.dir.join(format!("{TORN}{after}")));
         }
     }
 }

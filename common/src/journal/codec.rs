@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Head, LINE_MAX};
+use super::{Head, LINE_MAX, PART_LINE_MAX};
 use crate::id::{UnixSeconds, sha256_hex};
 use crate::op::{Book, Part, Record};
 
@@ -53,14 +53,18 @@ struct Seal {
     prev: String,
 }
 
-/// A value as a line, without its line feed; `None` when it cannot be written.
+/// A record as a line, without its line feed; `None` when it is too large or cannot be written.
 #[must_use]
 pub fn encode<T: Serialize>(value: &T) -> Option<Vec<u8>> {
+    encode_within(value, LINE_MAX)
+}
+
+fn encode_within<T: Serialize>(value: &T, max: usize) -> Option<Vec<u8>> {
     let mut line = serde_json::to_vec(value).ok()?;
     line.pop(); // the closing brace
     let crc = crc32c::crc32c(&line);
     line.extend_from_slice(format!("{CRC_MEMBER}{crc:08x}\"}}").as_bytes());
-    (line.len() <= LINE_MAX).then_some(line)
+    (line.len() <= max).then_some(line)
 }
 
 /// The JSON object in a line; `None` when the checksum is wrong.
@@ -104,7 +108,7 @@ pub fn beginning(head: &Head, tail: &str, book: &Book, time_floor: UnixSeconds, 
     let mut prev = sha256_hex(&bytes);
     bytes.push(b'\n');
     for part in parts {
-        let line = encode(&PartLine { part, prev })?;
+        let line = encode_within(&PartLine { part, prev }, PART_LINE_MAX)?;
         prev = sha256_hex(&line);
         bytes.extend_from_slice(&line);
         bytes.push(b'\n');

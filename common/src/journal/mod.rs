@@ -7,8 +7,10 @@ mod walk;
 pub use codec::{Header, Rest, Scan, VERSION, beginning, begins, encode, scan, seal};
 pub use walk::{Damage, Walk, Walker};
 
-/// The largest line, in bytes.
+/// The largest line of a record, in bytes.
 pub const LINE_MAX: usize = 256 * 1024;
+/// The largest line of a checkpoint, in bytes: an operation is three records there.
+pub const PART_LINE_MAX: usize = 4 * LINE_MAX;
 
 /// The newest record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]

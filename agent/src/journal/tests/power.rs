@@ -52,6 +52,11 @@ impl LossyFs {
         self.0.lock().unwrap()
     }
 
+    /// How many segments were ever begun.
+    fn segments(&self) -> usize {
+        self.lock().files.len()
+    }
+
     fn step(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let mut disk = self.lock();
         disk.operations += 1;
@@ -146,7 +151,14 @@ impl FsFile for LossyFile {
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).unwrap();
-        self.fs.step()?.files[self.id].written.truncate(len);
+        let mut disk = self.fs.step()?;
+        let content = &mut disk.files[self.id];
+        content.written.truncate(len);
+        let freed = content.allocated.saturating_sub(len);
+        content.allocated -= freed;
+        if let Some(space) = &mut disk.space {
+            *space += freed;
+        }
         Ok(())
     }
 
@@ -169,13 +181,16 @@ impl FsFile for LossyFile {
     }
 }
 
+/// So few bytes that a segment is closed several times.
+const ROTATE_AT: u64 = 2_000;
+
 fn dir() -> &'static Path {
     Path::new("/journal")
 }
 
 /// Work for a journal: some operations and steps; after each append that was acknowledged, the head.
 async fn work(fs: &LossyFs, from: u128) -> Result<Head, JournalError> {
-    let journal = FileJournal::open_on(fs.clone(), dir(), epoch())?.journal;
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT)?.journal;
     let mut head = journal.head();
     for id in from..from + 6 {
         for entries in [
@@ -195,7 +210,7 @@ async fn work(fs: &LossyFs, from: u128) -> Result<Head, JournalError> {
 #[tokio::test]
 async fn waiting_appends_share_one_flush_and_none_is_answered_before_it() {
     let fs = LossyFs::default();
-    let journal = FileJournal::open_on(fs.clone(), dir(), epoch()).unwrap().journal;
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
     (fs.lock().holds_flushes, fs.lock().flushes) = (true, 0);
     let first = tokio::spawn(journal.append(vec![step("a", 1, State::Started)]));
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
@@ -221,7 +236,8 @@ async fn no_acknowledged_record_is_lost_wherever_the_power_goes() {
     let whole = LossyFs::default();
     work(&whole, 1).await.unwrap();
     let operations = whole.lock().operations;
-    assert!(operations > 40, "{operations}");
+    assert!(operations > 80, "{operations}");
+    assert!(whole.segments() > 2, "power goes in rotations, too");
     for dies_at in 0..=operations {
         for kept in [0, 1, 100, usize::MAX] {
             let fs = LossyFs::default();
@@ -231,7 +247,7 @@ async fn no_acknowledged_record_is_lost_wherever_the_power_goes() {
             // And again while it mends what the first cut left.
             for again in [3, 7, usize::MAX] {
                 after.lock().dies_at = Some(again);
-                match FileJournal::open_on(after.clone(), dir(), epoch()) {
+                match FileJournal::open_on(after.clone(), dir(), epoch(), ROTATE_AT) {
                     Ok(opened) => {
                         let head = opened.journal.head();
                         assert!(head.seq >= acknowledged.seq, "power cut at {dies_at}, {kept} kept: {head:?} < {acknowledged:?}");
@@ -248,7 +264,7 @@ async fn no_acknowledged_record_is_lost_wherever_the_power_goes() {
 
 #[test]
 fn a_power_cut_shows_each_planted_defect_of_the_flushes() {
-    for defect in ["no flush", "answer before the flush", "no flush of the folder"] {
+    for defect in ["no flush", "answer before the flush", "no flush of the folder", "seal before the new name"] {
         let _planted = crate::plant::plant(defect);
         let noticed = std::panic::catch_unwind(no_acknowledged_record_is_lost_wherever_the_power_goes);
         assert!(noticed.is_err(), "nothing notices `{defect}`");
@@ -258,7 +274,7 @@ fn a_power_cut_shows_each_planted_defect_of_the_flushes() {
 #[tokio::test]
 async fn after_a_failed_flush_nothing_is_acknowledged_and_what_the_kernel_shows_is_written_anew() {
     let fs = LossyFs::default();
-    let journal = FileJournal::open_on(fs.clone(), dir(), epoch()).unwrap().journal;
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
     journal.append(vec![op(1, State::Accepted)]).await.unwrap();
     fs.lock().fails_to_flush = true;
     assert!(matches!(journal.append(vec![op(1, State::Queued)]).await, Err(JournalError::Failed(_))));
@@ -267,16 +283,16 @@ async fn after_a_failed_flush_nothing_is_acknowledged_and_what_the_kernel_shows_
     assert!(matches!(journal.append(vec![op(2, State::Accepted)]).await, Err(JournalError::Failed(_))), "never again on this file");
     drop(journal);
     // The kernel still shows the record; a new file makes that true.
-    let opened = FileJournal::open_on(fs.clone(), dir(), epoch()).unwrap();
+    let opened = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap();
     assert_eq!(opened.journal.head().seq, 2);
     drop(opened);
-    assert_eq!(FileJournal::open_on(fs.after_power_cut(0), dir(), epoch()).unwrap().journal.head().seq, 2);
+    assert_eq!(FileJournal::open_on(fs.after_power_cut(0), dir(), epoch(), ROTATE_AT).unwrap().journal.head().seq, 2);
 }
 
 #[tokio::test]
 async fn on_a_full_disk_nothing_new_begins_and_what_began_still_ends() {
     let fs = LossyFs::default();
-    let journal = FileJournal::open_on(fs.clone(), dir(), epoch()).unwrap().journal;
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
     journal.append(vec![op(1, State::Accepted), op(1, State::Queued), op(1, State::Started)]).await.unwrap();
     fs.lock().space = Some(500_000);
     // What was taken from the disk before lasts for a while.
@@ -293,7 +309,64 @@ async fn on_a_full_disk_nothing_new_begins_and_what_began_still_ends() {
     let head = journal.append(vec![big]).await.unwrap();
     drop(journal);
     fs.lock().space = None;
-    let opened = FileJournal::open_on(fs.clone(), dir(), epoch()).unwrap();
+    let opened = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap();
     assert_eq!(opened.journal.head(), head);
     opened.journal.append(vec![op(50, State::Accepted)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn on_a_disk_that_fills_up_after_a_rotation_what_began_still_ends_and_closed_segments_keep_no_reserve() {
+    let fs = LossyFs::default();
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
+    for id in 1..9 {
+        journal.append(vec![op(id, State::Accepted), op(id, State::Queued), op(id, State::Started)]).await.unwrap();
+    }
+    let rotations = fs.segments();
+    assert!(rotations > 2);
+    {
+        let disk = fs.lock();
+        let newest = *disk.names.values().max().unwrap();
+        for (name, id) in disk.names.iter().filter(|(_, id)| **id != newest) {
+            assert_eq!(disk.files[*id].allocated, disk.files[*id].written.len(), "{}", name.display());
+        }
+    }
+    // The last record was an outcome, which asks for no room: the segment is new, and the disk is full from here on.
+    journal.append(vec![op(1, State::Succeeded)]).await.unwrap();
+    while fs.segments() == rotations {
+        journal.append(vec![step("s", 100, State::Started), step("s", 100, State::Succeeded)]).await.unwrap();
+    }
+    fs.lock().space = Some(0);
+    for id in 2..9 {
+        let big = Entry { params: Value::String("x".repeat(200_000)), ..op(id, State::Succeeded) };
+        journal.append(vec![big]).await.unwrap();
+    }
+    assert!(matches!(journal.append(vec![op(50, State::Accepted)]).await, Err(JournalError::Full(_))));
+}
+
+#[tokio::test]
+async fn on_a_full_disk_a_torn_write_keeps_nobody_from_starting() {
+    let fs = LossyFs::default();
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
+    let head = journal.append(vec![op(1, State::Accepted), op(1, State::Queued), op(1, State::Started)]).await.unwrap();
+    drop(journal);
+    let newest = *fs.lock().names.values().max().unwrap();
+    fs.lock().files[newest].written.extend(b"{\"seq\":4,\"bat");
+    fs.lock().space = Some(0);
+    let opened = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap();
+    assert_eq!((opened.journal.head(), opened.torn), (head, None));
+    assert!(fs.lock().names.keys().all(|name| !name.to_string_lossy().contains("torn")), "nothing half written is left");
+    opened.journal.append(vec![op(1, State::Succeeded)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_largest_operation_finds_room_in_a_checkpoint() {
+    let fs = LossyFs::default();
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
+    let large = |state| Entry { params: Value::String("x".repeat(crate::limits::JOURNAL_LINE_MAX - 2_000)), ..op(1, state) };
+    for state in [State::Accepted, State::Queued, State::Started, State::Succeeded] {
+        journal.append(vec![large(state)]).await.unwrap();
+    }
+    let head = journal.append(vec![op(2, State::Accepted)]).await.unwrap();
+    drop(journal);
+    assert_eq!(FileJournal::open_on(fs, dir(), epoch(), ROTATE_AT).unwrap().journal.head(), head);
 }
