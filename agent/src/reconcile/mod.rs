@@ -128,6 +128,8 @@ pub struct Reconciler<D, J> {
     touched: BTreeSet<ResourceId>,
     /// How steps ended that the journal has not taken yet.
     unrecorded: Vec<Entry>,
+    /// Their turns.
+    ended: Vec<Turn>,
     /// The newest observation, until it is shown together with what came of it.
     unpublished: Option<(Observed, UnixSeconds)>,
     /// No step begins any more.
@@ -167,6 +169,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             event_waits: false,
             touched: BTreeSet::new(),
             unrecorded: Vec::new(),
+            ended: Vec::new(),
             unpublished: None,
             stopping: CancellationToken::new(),
         };
@@ -299,13 +302,16 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.work.replan(plan.steps, held);
         if settled {
             self.dispatch(Vec::new()).await?;
+            self.leave_lanes();
             if self.unrecorded.is_empty() && self.books.settled(desired).await {
                 self.settled_push = Some(self.pushes);
             }
             return Ok(());
         }
         self.settled_push = None;
-        self.dispatch(Vec::new()).await
+        self.dispatch(Vec::new()).await?;
+        self.leave_lanes();
+        Ok(())
     }
 
     /// Whether an operation left `resource` as it is, to stay so. Nothing stays so when all of a topology goes.
@@ -336,7 +342,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                     Err(error @ JournalError::Failed(_)) => return Err(error),
                     Err(error) => tracing::warn!(%error, "the ends of steps are not recorded yet"),
                 }
-                let fault = Fault::new(Code::Internal, error.to_string());
+                let fault = Fault::from(&error);
                 for (step, ..) in ready {
                     self.retries.failed(&step.resource, &fault, false, Instant::now(), random());
                     self.work.finish(&step.resource, Err(fault.clone()));
@@ -401,9 +407,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         let now = Instant::now();
         let mut entries = Vec::with_capacity(ended.len());
-        let mut turns = Vec::with_capacity(ended.len());
         for Done { step, op_id, result, turn } in ended {
-            turns.push(turn);
+            self.ended.push(turn);
             entries.push(record::ended(&step, op_id, result.as_ref().err()));
             match result {
                 Ok(()) => {
@@ -416,11 +421,20 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         crate::crash::point("reconcile.ended.before");
         self.dispatch(entries).await?;
         crate::crash::point("reconcile.ended.after");
-        drop(turns);
+        self.leave_lanes();
         if !self.work.failed().is_empty() {
             self.publish().await;
         }
         Ok(())
+    }
+
+    /// Nothing else has its turn on a resource before the end of the step is recorded: the order in a lane is that of the journal.
+    fn leave_lanes(&mut self) {
+        if self.unrecorded.is_empty() {
+            self.ended.clear();
+        } else {
+            self.wants_look = true;
+        }
     }
 
     fn step_failed(&mut self, step: &Step, op_id: Uuid, error: &DriverError, now: Instant) {
