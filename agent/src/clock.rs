@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use moorline_common::id::UnixSeconds;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::limits::ISSUED_AHEAD_MAX_S;
+use crate::limits::{CLOCK_SKEW_ALARM_S, ISSUED_AHEAD_MAX_S};
 
 /// Reads the clocks. Copied freely.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,6 +50,35 @@ impl Clock {
             LazyLock::new(|| fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned());
         let uptime = clock_gettime(ClockId::CLOCK_BOOTTIME).map(|t| t.tv_sec()).unwrap_or_default();
         BootTime { boot_id: BOOT_ID.clone(), uptime_s: u64::try_from(uptime).unwrap_or_default(), wall: self.wall() }
+    }
+}
+
+/// How the wall clock contradicts what the host knows about time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Skew {
+    /// It is wrong.
+    #[error("the clock is {by_s} s behind what operators signed; set it")]
+    Behind {
+        /// Seconds.
+        by_s: u64,
+    },
+    /// It is wrong, or the host was off for long.
+    #[error(
+        "the clock is {by_s} s ahead of what this host knows about time; if it is right, the next order or push tells the host, and if not, set it"
+    )]
+    Ahead {
+        /// Seconds.
+        by_s: u64,
+    },
+}
+
+impl Skew {
+    /// What is worth an alarm; a host that has never heard of the time knows nothing.
+    #[must_use]
+    pub fn of(floor: UnixSeconds, wall: UnixSeconds) -> Option<Self> {
+        let by_s = floor.0.abs_diff(wall.0);
+        let is_wide = floor.0 > 0 && by_s > CLOCK_SKEW_ALARM_S;
+        is_wide.then_some(if wall < floor { Skew::Behind { by_s } } else { Skew::Ahead { by_s } })
     }
 }
 
@@ -194,6 +223,15 @@ mod tests {
         let floor = TimeFloor::default().advanced(UnixSeconds(u64::MAX), &boot("a", 10));
         assert_eq!(floor.at, UnixSeconds(900 + ISSUED_AHEAD_MAX_S));
         assert_eq!(floor.horizon(&boot("a", 10)), UnixSeconds(900 + 2 * ISSUED_AHEAD_MAX_S));
+    }
+
+    #[test]
+    fn a_clock_a_day_from_the_floor_is_worth_an_alarm() {
+        let skew = |floor: u64, wall: u64| Skew::of(UnixSeconds(floor), UnixSeconds(wall));
+        let day = CLOCK_SKEW_ALARM_S;
+        assert_eq!([skew(0, 10 * day), skew(day, 2 * day), skew(2 * day, day)], [None; 3]);
+        assert_eq!(skew(day, 2 * day + 1), Some(Skew::Ahead { by_s: day + 1 }));
+        assert_eq!(skew(2 * day + 1, day), Some(Skew::Behind { by_s: day + 1 }));
     }
 
     #[test]

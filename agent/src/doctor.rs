@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Skew};
 use crate::config::Config;
 use crate::db::Db;
 use crate::driver::Driver;
@@ -15,7 +15,7 @@ use crate::journal::codec::{self, Rest};
 use crate::journal::fs::RealFs;
 use crate::journal::segment;
 use crate::ledger::Ledger;
-use crate::limits::{CLOCK_SKEW_ALARM_S, EXPIRED_RENEWAL_MAX_S, JOURNAL_READ_MAX, OBSERVE_TIMEOUT};
+use crate::limits::{EXPIRED_RENEWAL_MAX_S, JOURNAL_READ_MAX, OBSERVE_TIMEOUT};
 use crate::link::transport;
 use crate::trust::Trust;
 use crate::{admin, files};
@@ -142,11 +142,11 @@ fn ledger(dir: &Path) -> Check {
         Err(error) => check(NAME, Outcome::Failed, error.to_string()),
         Ok(None) => check(NAME, Outcome::Warning, "there is no ledger yet"),
         Ok(Some(floor)) => {
-            let (floor, wall) = (floor.now(&Clock.boot()).0, Clock.wall().0);
-            if floor > 0 && floor.abs_diff(wall) > CLOCK_SKEW_ALARM_S && wall < floor {
-                check(NAME, Outcome::Failed, format!("the clock is {} s behind what operators signed; set it", floor - wall))
-            } else {
-                check(NAME, Outcome::Ok, "readable, and the clock is plausible")
+            let (floor, wall) = (floor.now(&Clock.boot()), Clock.wall());
+            match Skew::of(floor, wall) {
+                None => check(NAME, Outcome::Ok, "readable, and the clock is plausible"),
+                Some(skew @ Skew::Behind { .. }) => check(NAME, Outcome::Failed, skew.to_string()),
+                Some(skew @ Skew::Ahead { .. }) => check(NAME, Outcome::Warning, skew.to_string()),
             }
         }
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Sources};
-use crate::clock::Clock;
+use crate::clock::{Clock, Skew};
 use crate::config::{Config, Offline};
 use crate::db::{DbError, blocking};
 use crate::driver::{Driver, Ownership};
@@ -82,7 +82,8 @@ impl Host {
         let enrolment = state_dir.joined()?;
         state_dir.ensure()?;
         let lock = state_dir.lock()?;
-        let keys = state_dir.keys()?.ok_or(IdentityError::NotJoined)?;
+        let mut keys = state_dir.keys()?.ok_or(IdentityError::NotJoined)?;
+        state_dir.live_on(&mut keys)?;
         Ok(Self { _lock: lock, state_dir, enrolment, keys })
     }
 
@@ -282,9 +283,16 @@ async fn keep_house(ledger: Ledger, trust: watch::Receiver<Arc<Trust>>) {
         tokio::select! {
             _ = floor.tick() => {
                 let ledger = ledger.clone();
-                let saved = blocking(move || ledger.advance_time_floor(UnixSeconds(0), &Clock.boot())).await;
-                if let Err(error) = saved {
-                    tracing::error!(%error, "the time floor could not be saved");
+                let boot = Clock.boot();
+                let (wall, saved) = (boot.wall, blocking(move || {
+                    ledger.advance_time_floor(UnixSeconds(0), &boot)?;
+                    ledger.time_floor()
+                }).await);
+                match saved {
+                    Ok(floor) => if let Some(skew) = Skew::of(floor.at, wall) {
+                        tracing::error!(%skew, "the clock cannot be right");
+                    },
+                    Err(error) => tracing::error!(%error, "the time floor could not be saved"),
                 }
             }
             _ = daily.tick() => warn_of_expiry(&trust.borrow()),
@@ -317,7 +325,13 @@ async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> R
         if binding.is_none_or(|b| b.statement().host_epoch != quarantine.epoch) {
             return Ok(quarantined(dir, quarantine.reason));
         }
-        let aside = config.state.join(format!("journal.damaged-{}", Clock.wall().0));
+        let mut at = Clock.wall();
+        let aside_of = |at: UnixSeconds| config.state.join(format!("journal.damaged-{at}", at = at.0));
+        // A clock that stands at its beginning tells the same second again.
+        while aside_of(at).exists() {
+            at = at.plus(1);
+        }
+        let aside = aside_of(at);
         match std::fs::rename(&dir, &aside) {
             // Done already, before a crash.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

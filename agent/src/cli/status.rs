@@ -56,30 +56,9 @@ fn lines(s: &Status) -> Vec<String> {
     line("host id", s.host_id.clone());
     line("fingerprint", s.fingerprint.clone());
     if s.running {
-        line(
-            "hub",
-            match (&s.hub, &s.link_error) {
-                (Some(hub), _) => format!("connected to {hub} since {}", when(s.link_since)),
-                (None, Some(error)) => format!("not connected: {error}"),
-                (None, None) => "not connected yet".to_owned(),
-            },
-        );
-        line(
-            "trust",
-            match (s.root_version, s.binding_serial) {
-                (0, _) => "no trust root yet".to_owned(),
-                (root, 0) => format!("root {root}; awaiting approval (`moorctl host approve {}`)", s.name),
-                (root, binding) => format!("root {root}, binding {binding}"),
-            },
-        );
-        line(
-            "engine",
-            match s.engine {
-                EngineState::Unknown => "not looked at yet".to_owned(),
-                EngineState::Ready => s.engine_version.clone().unwrap_or_else(|| s.driver.clone()),
-                EngineState::Unreachable => format!("UNREACHABLE: {}", s.observe_error.as_deref().unwrap_or("no answer")),
-            },
-        );
+        line("hub", hub_words(s));
+        line("trust", trust_words(s));
+        line("engine", engine_words(s));
     }
     if let Some(warning) = expiry_words(s.root_expires, Clock.wall()) {
         line("warning", warning);
@@ -100,18 +79,7 @@ fn lines(s: &Status) -> Vec<String> {
         },
     );
     if s.running {
-        let state = match (s.enforcing, s.converging) {
-            (false, _) if s.topology.is_none() => "has no slice",
-            (false, _) if s.frozen.is_some() => "frozen: changes nothing until an operator signs its slice anew",
-            (false, _) => "waits for the hub to send the slice again",
-            (true, true) => "converging",
-            (true, false) => "enforcing",
-        };
-        let containers = match s.containers_wanted {
-            Some(wanted) => format!("{} of {wanted} wanted containers run, {} are there", s.containers_running, s.containers),
-            None => format!("{} of {} containers run", s.containers_running, s.containers),
-        };
-        line("state", format!("{state}; {containers}"));
+        line("state", state_words(s));
     }
     for (name, fault) in [("last error", &s.last_error), ("quarantine", &s.quarantine), ("frozen", &s.frozen)] {
         if let Some(fault) = fault {
@@ -128,6 +96,45 @@ fn lines(s: &Status) -> Vec<String> {
         line("drift", format!("{}: {} differs from the slice and is left as it is", drifted.resource, drifted.field));
     }
     out
+}
+
+fn hub_words(s: &Status) -> String {
+    match (&s.hub, &s.link_error) {
+        (Some(hub), _) => format!("connected to {hub} since {}", when(s.link_since)),
+        (None, Some(error)) => format!("not connected: {error}"),
+        (None, None) => "not connected yet".to_owned(),
+    }
+}
+
+fn trust_words(s: &Status) -> String {
+    match (s.root_version, s.binding_serial) {
+        (0, _) => "no trust root yet".to_owned(),
+        (root, 0) => format!("root {root}; awaiting approval (`moorctl host approve {}`)", s.name),
+        (root, binding) => format!("root {root}, binding {binding}"),
+    }
+}
+
+fn engine_words(s: &Status) -> String {
+    match s.engine {
+        EngineState::Unknown => "not looked at yet".to_owned(),
+        EngineState::Ready => s.engine_version.clone().unwrap_or_else(|| s.driver.clone()),
+        EngineState::Unreachable => format!("UNREACHABLE: {}", s.observe_error.as_deref().unwrap_or("no answer")),
+    }
+}
+
+fn state_words(s: &Status) -> String {
+    let state = match (s.enforcing, s.converging) {
+        (false, _) if s.topology.is_none() => "has no slice",
+        (false, _) if s.frozen.is_some() => "frozen: changes nothing until an operator signs its slice anew",
+        (false, _) => "waits for the hub to send the slice again",
+        (true, true) => "converging",
+        (true, false) => "enforcing",
+    };
+    let containers = match s.containers_wanted {
+        Some(wanted) => format!("{} of {wanted} wanted containers run, {} are there", s.containers_running, s.containers),
+        None => format!("{} of {} containers run", s.containers_running, s.containers),
+    };
+    format!("{state}; {containers}")
 }
 
 /// What the trust root's end means, when it is near or past.

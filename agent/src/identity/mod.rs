@@ -194,13 +194,25 @@ impl StateDir {
     /// # Errors
     /// [`IdentityError`].
     pub fn enter_quarantine(&self, keys: &mut HostKeys, reason: &str) -> Result<(), IdentityError> {
-        if self.quarantine()?.is_some() {
-            return Ok(());
+        if self.quarantine()?.is_none() {
+            // Written first: in the new life the records no longer show what was wrong with them.
+            self.write(QUARANTINE, &Quarantine { epoch: HostKeys::fresh_epoch()?, reason: reason.to_owned() })?;
         }
-        keys.epoch = HostKeys::fresh_epoch()?;
-        self.store_keys(keys)?;
-        // Written last: a crash in between only leads to yet another epoch.
-        self.write(QUARANTINE, &Quarantine { epoch: keys.epoch.clone(), reason: reason.to_owned() })
+        self.live_on(keys)
+    }
+
+    /// Goes on with the life that a quarantine began, which a crash may have kept from the keys.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn live_on(&self, keys: &mut HostKeys) -> Result<(), IdentityError> {
+        match self.quarantine()? {
+            Some(Quarantine { epoch, .. }) if epoch != keys.epoch => {
+                keys.epoch = epoch;
+                self.store_keys(keys)
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The id of the ledger that was made for this host; `None` before the first run.
@@ -306,6 +318,22 @@ mod tests {
         assert!(matches!(state.lock(), Err(IdentityError::Locked(_))));
         drop(held);
         assert!(state.lock().is_ok());
+    }
+
+    #[test]
+    fn a_quarantine_that_was_cut_off_goes_on_with_the_life_that_it_began() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir(dir.path().to_owned());
+        state.ensure().unwrap();
+        let mut keys = state.ensure_keys().unwrap();
+        let before = keys.epoch.clone();
+        let quarantine = Quarantine { epoch: HostKeys::fresh_epoch().unwrap(), reason: "it was lost".to_owned() };
+        state.write(QUARANTINE, &quarantine).unwrap();
+        state.live_on(&mut keys).unwrap();
+        assert_ne!(before, quarantine.epoch);
+        assert_eq!((&keys.epoch, &state.keys().unwrap().unwrap().epoch), (&quarantine.epoch, &quarantine.epoch));
+        state.enter_quarantine(&mut keys, "another reason").unwrap();
+        assert_eq!((state.quarantine().unwrap().unwrap(), &keys.epoch), (quarantine.clone(), &quarantine.epoch), "once for each");
     }
 
     #[test]
