@@ -48,6 +48,7 @@ pub struct FakeDriver {
     halfway: Arc<watch::Sender<bool>>,
     op_stuck: Arc<watch::Sender<bool>>,
     op_begun: Arc<Notify>,
+    adopted: Arc<Notify>,
 }
 
 /// What happens when a step begins.
@@ -75,6 +76,10 @@ pub struct Fake {
     pub lose_answer: bool,
     /// What was wanted when the newest operation took effect, by its order.
     pub wanted: BTreeSet<ResourceId>,
+    /// Called when an operation is prepared.
+    pub at_prepare: Option<Box<dyn FnMut() + Send>>,
+    /// How often one was.
+    pub prepared: usize,
 }
 
 impl FakeDriver {
@@ -108,6 +113,11 @@ impl FakeDriver {
     /// Returns when an operation has taken effect.
     pub async fn op_begun(&self) {
         tokio::time::timeout(DEADLINE, self.op_begun.notified()).await.unwrap();
+    }
+
+    /// Returns when somebody has looked for an operation's evidence.
+    pub async fn adopted(&self) {
+        tokio::time::timeout(DEADLINE, self.adopted.notified()).await.unwrap();
     }
 
     /// From now on replacements stop when the successor stands beside the old container, until `false` is set.
@@ -201,7 +211,12 @@ impl Driver for FakeDriver {
     }
 
     async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {
-        self.lock().op_error(order)?;
+        let mut fake = self.lock();
+        fake.prepared += 1;
+        fake.op_error(order)?;
+        if let Some(prepare) = &mut fake.at_prepare {
+            prepare();
+        }
         Ok(serde_json::json!({ "resource": order.resource }))
     }
 
@@ -229,6 +244,7 @@ impl Driver for FakeDriver {
     }
 
     async fn adopt(&self, order: &OpOrder, _evidence: &Value, task: Option<&str>, _age: Duration) -> Result<Found, DriverError> {
+        self.adopted.notify_one();
         let fake = self.lock();
         fake.op_error(order)?;
         let found = fake.found.get(order.resource.name()).cloned();
@@ -425,9 +441,14 @@ impl Operator {
     /// An intake that has accepted root and binding.
     pub async fn ready_intake(&self, db: &Db) -> Intake {
         let mut intake = self.intake(db);
+        self.introduce(&mut intake).await;
+        intake
+    }
+
+    /// Hands root and binding in.
+    pub async fn introduce(&self, intake: &mut Intake) {
         intake.root(self.root.envelope().to_json()).await.unwrap();
         intake.binding(self.binding(|_| {})).await.unwrap();
-        intake
     }
 }
 

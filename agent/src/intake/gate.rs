@@ -44,15 +44,6 @@ pub struct Clocks {
     pub reset: UnixSeconds,
 }
 
-/// What an order means for the time floor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timely {
-    /// The floor, once the order is believed.
-    pub floor: UnixSeconds,
-    /// What time it is.
-    pub now: UnixSeconds,
-}
-
 impl Clocks {
     /// Whether the wall clock and the floor are too far apart.
     #[must_use]
@@ -60,14 +51,23 @@ impl Clocks {
         self.wall.0.abs_diff(self.floor.0) > CLOCK_SKEW_ALARM_S
     }
 
-    /// Judges the window of a verified order.
+    /// What time it is by what the host believes once it has verified a statement of `from`: the wall clock, unless that
+    /// cannot be right.
+    #[must_use]
+    pub fn now(&self, from: UnixSeconds) -> UnixSeconds {
+        let believed = Clocks { floor: self.floor.max(from), ..*self };
+        if believed.is_unsound() { believed.floor } else { believed.floor.max(self.wall) }
+    }
+
+    /// Judges the window of a verified order, and tells the time floor once it is believed.
+    ///
     ///
     /// A clock set back revives nothing, as the floor stands. One set far ahead makes nothing expire, as the floor then
     /// counts alone; until it is mended, nothing of the classes R3 and above is done.
     ///
     /// # Errors
     /// [`Code::NotYetValid`], [`Code::ClockUnsound`] or [`Code::Expired`].
-    pub fn judge(&self, order: &Order) -> Result<Timely, Fault> {
+    pub fn judge(&self, order: &Order) -> Result<UnixSeconds, Fault> {
         let statement = &order.statement;
         let (from, until) = (statement.not_before, statement.expires_at);
         if from < self.reset || (order.act == Act::TimeReset && from <= self.reset) {
@@ -75,7 +75,7 @@ impl Clocks {
         }
         if order.act == Act::TimeReset {
             if from.0.saturating_sub(OP_SKEW_S) <= self.wall.0 && self.wall <= until {
-                return Ok(Timely { floor: from, now: self.wall });
+                return Ok(from);
             }
             return Err(Fault::new(Code::ClockUnsound, "this host's clock is not in the order's window; set the clock first"));
         }
@@ -90,7 +90,7 @@ impl Clocks {
             ));
         }
         let believed = Clocks { floor: self.floor.max(from), ..*self };
-        let now = if believed.is_unsound() { believed.floor } else { believed.floor.max(self.wall) };
+        let now = self.now(from);
         if believed.is_unsound() && order.class >= Class::R3 {
             return Err(Fault::new(
                 Code::ClockUnsound,
@@ -107,7 +107,7 @@ impl Clocks {
                 format!("the order's last moment was {} s ago; sign it again", now.0.saturating_sub(until.0)),
             ));
         }
-        Ok(Timely { floor: believed.floor, now })
+        Ok(believed.floor)
     }
 }
 
@@ -118,11 +118,11 @@ impl Gate {
     /// A [`Fault`] with the code of the first check that failed.
     pub async fn admit(&self, order: &Order) -> Result<(), Fault> {
         let (clocks, boot) = self.clocks().await?;
-        let timely = clocks.judge(order)?;
+        let floor = clocks.judge(order)?;
         // Elapsed time is known again after a restart; only what the order adds is worth a write.
-        if timely.floor.0 > clocks.floor.0.saturating_add(FLOOR_RAISE_KEPT_S) && order.act != Act::TimeReset {
+        if floor.0 > clocks.floor.0.saturating_add(FLOOR_RAISE_KEPT_S) && order.act != Act::TimeReset {
             let ledger = self.ledger.clone();
-            blocking(move || ledger.advance_time_floor(timely.floor, &boot)).await.map_err(|e| internal(&e))?;
+            blocking(move || ledger.advance_time_floor(floor, &boot)).await.map_err(|e| internal(&e))?;
         }
         Ok(())
     }
@@ -140,7 +140,7 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Self::admit`].
-    pub async fn recheck(&self, order: &Order, by: Option<&Arc<Trust>>, envelope: &Envelope) -> Result<Timely, Fault> {
+    pub async fn recheck(&self, order: &Order, by: Option<&Arc<Trust>>, envelope: &Envelope) -> Result<(), Fault> {
         let (clocks, _) = self.clocks().await?;
         // The same trust says the same of the same bytes.
         if by.is_some_and(|by| Arc::ptr_eq(by, &self.trust.borrow())) {
@@ -148,11 +148,8 @@ impl Gate {
         } else {
             self.verify(envelope.clone(), clocks)?;
         }
-        let timely = clocks.judge(order)?;
-        if !planted("policy only at the door") {
-            self.allows(order)?;
-        }
-        Ok(timely)
+        clocks.judge(order)?;
+        if planted("policy only at the door") { Ok(()) } else { self.allows(order) }
     }
 
     /// Whether the local policy of this host lets the order be done.
@@ -239,7 +236,7 @@ impl Gate {
             return Err(fault.clone());
         }
         // What mends a wrong floor is not judged by it.
-        let now = if order.act == Act::TimeReset { clocks.wall } else { clocks.wall.max(clocks.floor) };
+        let now = if order.act == Act::TimeReset { clocks.wall } else { clocks.now(order.statement.not_before) };
         check_root_expiry(roots_of(&self.trust.borrow())?.0.statement(), now)
     }
 }
@@ -286,9 +283,11 @@ mod tests {
         Order { class: act.class(&resource), intent: statement.intent().unwrap(), statement, act }
     }
 
+    /// What time it is when the order counts.
     fn judge(wall: u64, floor: u64, reset: u64, order: &Order) -> Result<u64, Code> {
         let clocks = Clocks { wall: UnixSeconds(wall), floor: UnixSeconds(floor), saved: UnixSeconds(floor), reset: UnixSeconds(reset) };
-        clocks.judge(order).map(|t| t.now.0).map_err(|f| f.code)
+        let now = if order.act == Act::TimeReset { clocks.wall } else { clocks.now(order.statement.not_before) };
+        clocks.judge(order).map(|_| now.0).map_err(|f| f.code)
     }
 
     #[test]

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{OpId, ResourceId};
-use moorline_common::op::{Act, BookError, Ended, Grant, KeyUse, OpEntry, OpStatement, Origin, Outcome, Receipt, State};
+use moorline_common::op::{Act, Ended, Grant, KeyUse, OpEntry, OpStatement, Origin, Outcome, Receipt, State};
 use moorline_common::sign::{Envelope, Signed};
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::carry::Came;
+use super::carry::{Came, doubt_in_the_way};
 use super::receipt;
 use super::{Alias, Answer, Op, Shared};
 use crate::driver::Driver;
@@ -31,7 +31,7 @@ enum No {
 
 impl No {
     fn of(error: &JournalError) -> Self {
-        let fault = refusal(error);
+        let fault = Fault::from(error);
         // The operation that it is about moved at the same moment.
         if fault.code == Code::TooLate { No::ForGood(fault) } else { No::Unrecorded(fault) }
     }
@@ -245,9 +245,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return Err(No::ForGood(Fault::new(Code::UnknownKind, what)));
         }
         if let Some(doubtful) = op.lane().is_host().then(|| self.in_doubt()).flatten() {
-            let what =
-                format!("operation {doubtful} is indeterminate, and what is for the whole host waits for all before it; resolve it first");
-            return Err(No::Unrecorded(Fault::new(Code::Busy, what)));
+            return Err(No::Unrecorded(Fault::new(Code::Busy, doubt_in_the_way(&doubtful))));
         }
         self.place_recovered();
         // The place comes first: what is full says so before anything is promised.
@@ -277,15 +275,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// An operation that holds its lane until an operator has spoken.
-    fn in_doubt(&self) -> Option<String> {
+    pub(super) fn in_doubt(&self) -> Option<String> {
         let is_doubtful = |e: &&OpEntry| e.state() == State::Indeterminate;
         self.parts.journal.read(|book| book.open().find(is_doubtful).map(|e| e.first.op_id.clone()))
     }
 
     /// Lets an operation wait for its turn, and carries it out.
     pub(super) fn spawn(self: &Arc<Self>, op: Op, place: Place, came: Came) {
-        let (shared, over) = (self.clone(), self.over.clone());
-        self.running.spawn(async move { over.run_until_cancelled(shared.carry(op, place, came)).await });
+        let (shared, over, taken_back) = (self.clone(), self.over.clone(), self.waits(&op));
+        self.running.spawn(async move { over.run_until_cancelled(shared.carry(op, place, came, taken_back)).await });
     }
 
     /// Takes back an operation that has not begun. All in one append: it is recorded whole or not at all.
@@ -379,18 +377,4 @@ pub(super) fn entry_of(entry: &OpEntry, state: State) -> Result<Entry, Fault> {
 
 fn too_late(target: &OpId, state: State, what: &str) -> Fault {
     Fault::new(Code::TooLate, format!("operation {target} is {state}: {what}"))
-}
-
-/// What the journal's refusal means to the operator.
-pub(super) fn refusal(error: &JournalError) -> Fault {
-    let code = match error {
-        JournalError::Full(_) => Code::DiskFull,
-        JournalError::Busy => Code::Busy,
-        JournalError::TooLarge(_) => Code::TooLarge,
-        JournalError::Refused(BookError::NonceUsed { .. }) => Code::NonceUsed,
-        JournalError::Refused(BookError::KeyUsed { .. }) => Code::Conflict,
-        JournalError::Refused(_) => Code::TooLate,
-        JournalError::Failed(_) | JournalError::Damaged { .. } | JournalError::Unreadable { .. } => Code::Internal,
-    };
-    Fault::new(code, error.to_string())
 }

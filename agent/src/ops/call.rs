@@ -190,7 +190,7 @@ pub(super) enum Refused {
 
 impl Refused {
     /// A clock that is wrong may be mended, and a disk, too; until the order's time is over.
-    fn by(fault: Fault) -> Self {
+    pub(super) fn by(fault: Fault) -> Self {
         if may_mend(fault.code) { Refused::ForNow(fault) } else { Refused::ForGood(fault) }
     }
 }

@@ -9,32 +9,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::fault::{Code, Fault};
 use moorline_common::op::{Act, OpEntry, State};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Begin, Refused, Since, failed, is_own, may_mend, plain};
+use super::advance::Stage;
+use super::call::{Begin, Refused, Since, may_mend, plain};
 use super::{Op, Shared};
 use crate::clock::Clock;
-use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
+use crate::driver::{Driver, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{Place, Seat, Turn};
 use crate::limits::{ENGINE_RETRY, OP_EXPIRY_SLACK};
 use crate::plant::planted;
-
-/// Where an operation is between its beginning and its end.
-enum Stage {
-    /// To be started, at the seat at which that was recorded: what waits for another one in between would begin past its last
-    /// moment, and count as long begun after a crash.
-    Start(Seat),
-    /// The engine knows it by this name.
-    Resume(String, Seat),
-    /// Nobody knows whether it began, or how far it came.
-    Doubt(Option<String>),
-}
 
 /// How far an operation has come when its task begins.
 pub(super) enum Came {
@@ -65,13 +55,12 @@ impl Acceptance {
 
 impl<D: Driver, J: Journal> Shared<D, J> {
     /// Waits for the turn of `op` and carries it out.
-    pub(super) async fn carry(self: Arc<Self>, op: Op, mut place: Place, came: Came) {
+    pub(super) async fn carry(self: Arc<Self>, op: Op, mut place: Place, came: Came, taken_back: CancellationToken) {
         let (begun, mut acceptance) = match came {
             Came::New(recorded) => (None, Acceptance(Some(recorded))),
             Came::Accepted => (None, Acceptance(None)),
             Came::Begun(entry) => (Some(entry), Acceptance(None)),
         };
-        let taken_back = self.waits(&op);
         let turn = loop {
             let wait = self.until_expiry(&op, begun.is_some()).await;
             tokio::select! {
@@ -86,6 +75,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                     self.waiting().remove(op.id());
                     return;
                 },
+                doubtful = self.in_doubt_at_last(), if op.lane().is_host() && begun.is_none() && !acceptance.is_open() => {
+                    let fault = Fault::new(Code::Busy, format!("{}; then sign it again", doubt_in_the_way(&doubtful)));
+                    self.waiting().remove(op.id());
+                    // One that was taken back at the same moment is refused by the journal.
+                    if let Err(error) = self.refuse(&op, fault).await {
+                        tracing::debug!(op = %op.id(), %error, "ended already");
+                    }
+                    return;
+                }
                 // It is taken out of the line when its time is over, not when its turn comes.
                 () = tokio::time::sleep(wait), if !acceptance.is_open() => {
                     if self.end_if_expired(&op).await {
@@ -113,12 +111,31 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.parts.reconciler.look();
     }
 
-    async fn until_expiry(&self, op: &Op, has_begun: bool) -> Duration {
+    /// Waits until an operation is indeterminate, and tells which.
+    async fn in_doubt_at_last(&self) -> String {
+        let mut news = self.news.subscribe();
+        loop {
+            if let Some(doubtful) = self.in_doubt() {
+                return doubtful;
+            }
+            if news.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub(super) async fn until_expiry(&self, op: &Op, has_begun: bool) -> Duration {
         if has_begun {
             return Duration::MAX / 4;
         }
-        let now = self.parts.gate.clocks().await.map_or_else(|_| Clock.wall(), |(clocks, _)| clocks.wall.max(clocks.floor));
+        let from = op.order.statement.not_before;
+        let now = self.parts.gate.clocks().await.map_or_else(|_| Clock.wall(), |(clocks, _)| clocks.now(from));
         Duration::from_secs(op.order.statement.expires_at.0.saturating_sub(now.0)) + OP_EXPIRY_SLACK
+    }
+
+    /// Whether what speaks against an operation may be mended in time.
+    pub(super) async fn is_over(&self, op: &Op, fault: &Fault) -> bool {
+        may_mend(fault.code) && self.until_expiry(op, false).await <= OP_EXPIRY_SLACK
     }
 
     /// Whether the operation waits no longer.
@@ -134,7 +151,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// Tells when an operation that waits is taken back.
-    fn waits(&self, op: &Op) -> CancellationToken {
+    pub(super) fn waits(&self, op: &Op) -> CancellationToken {
         self.waiting().entry(op.id().clone()).or_default().clone()
     }
 
@@ -147,7 +164,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// Records what a lane waits for, however long a full queue takes.
-    async fn record(&self, entry: Entry) -> Result<(), JournalError> {
+    pub(super) async fn record(&self, entry: Entry) -> Result<(), JournalError> {
         loop {
             match self.append(vec![entry.clone()]).await {
                 Err(JournalError::Busy) if !self.stopping.is_cancelled() => self.pause(ENGINE_RETRY.base).await,
@@ -162,31 +179,29 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let mut failures = 0_u32;
         let (begin, seat) = loop {
             let Some(seat) = self.seat(turn).await else { return Ok(()) };
-            let prepared = self.prepare(op, &seat).await;
+            let mut prepared = self.prepare(op, &seat).await;
+            if prepared.is_ok() {
+                // Time has passed with the engine.
+                prepared = self.recheck(op).await.map_err(Refused::by).and(prepared);
+            }
             if prepared.is_err() && !acceptance.holds().await {
                 return Ok(());
             }
             match prepared {
                 Ok(begin) => break (begin, seat),
                 Err(Refused::ForGood(fault)) => return self.refuse(op, fault).await,
-                Err(Refused::ForNow(fault)) if may_mend(fault.code) && self.until_expiry(op, false).await <= OP_EXPIRY_SLACK => {
-                    return self.refuse(op, fault).await;
-                }
+                Err(Refused::ForNow(fault)) if self.is_over(op, &fault).await => return self.refuse(op, fault).await,
                 Err(Refused::ForNow(fault)) => {
                     tracing::warn!(op = %op.id(), error = %fault.message, "waits");
                     drop(seat);
                     failures = failures.saturating_add(1);
-                    self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
+                    self.back_off(failures).await;
                 }
             }
             if self.state(op.id()) != Some(State::Queued) {
                 return Ok(());
             }
         };
-        // Time has passed with the engine.
-        if let Err(fault) = self.recheck(op).await {
-            return self.refuse(op, fault).await;
-        }
         if self.stopping.is_cancelled() {
             return Ok(());
         }
@@ -194,7 +209,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         if !planted("effect before its record") {
             match self.record(started(op, &begin)).await {
                 Err(error @ (JournalError::Full(_) | JournalError::TooLarge(_))) => {
-                    return self.refuse(op, super::admit::refusal(&error)).await;
+                    return self.refuse(op, Fault::from(&error)).await;
                 }
                 recorded => recorded?,
             }
@@ -219,200 +234,19 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.advance(op, turn, begin, Stage::Doubt(entry.last.task.clone())).await
     }
 
-    async fn advance(self: &Arc<Self>, op: &Op, turn: &Turn, mut begin: Begin, mut stage: Stage) -> Result<(), JournalError> {
-        let (mut failures, mut restarts) = (0_u32, 0_u32);
-        loop {
-            let doubt = Stage::Doubt;
-            if self.stopping.is_cancelled() && matches!(stage, Stage::Doubt(_)) {
-                // The next start goes on.
-                return Ok(());
-            }
-            stage = match stage {
-                Stage::Start(seat) => {
-                    crate::crash::point("op.effect.before");
-                    let begun = self.start(op, &seat, &begin).await;
-                    crate::crash::point("op.effect.after");
-                    match begun {
-                        Ok(Begun::Done(result)) => return self.end(op, result).await,
-                        Ok(Begun::Task(task)) => {
-                            crate::crash::point("op.task.before");
-                            self.record(Entry { task: Some(task.clone()), ..op.entry(State::TaskRunning) }).await?;
-                            crate::crash::point("op.task.after");
-                            Stage::Resume(task, seat)
-                        }
-                        Err(error) if error.kind == DriverErrorKind::Unreachable => {
-                            // The request may lie with an engine that stands still, and be read when that goes on.
-                            begin.since = Since::now();
-                            doubt(None)
-                        }
-                        Err(error) => return self.end(op, failed(&error)).await,
-                    }
-                }
-                Stage::Resume(task, seat) => match self.resume(&seat, &begin, &task).await {
-                    Ok(result) => return self.end(op, result).await,
-                    Err(error) if error.kind == DriverErrorKind::Unreachable => doubt(Some(task)),
-                    Err(error) => return self.end(op, failed(&error)).await,
-                },
-                Stage::Doubt(task) => match self.look_for_evidence(op, turn, &begin, task.as_deref()).await {
-                    Ok(Found::Done(result)) => return self.end(op, result).await,
-                    Ok(Found::Task(found)) => {
-                        crate::crash::point("op.found-task");
-                        if task.as_ref() != Some(&found) {
-                            self.record(Entry { task: Some(found.clone()), ..op.entry(State::TaskRunning) }).await?;
-                        }
-                        let Some(seat) = self.seat(turn).await else { return Ok(()) };
-                        Stage::Resume(found, seat)
-                    }
-                    Ok(Found::Made(found)) => {
-                        let Some(seat) = self.seat(turn).await else { return Ok(()) };
-                        if let Err(fault) = self.recheck(op).await {
-                            return self.too_late(op, &fault).await;
-                        }
-                        crate::crash::point("op.found-made");
-                        Stage::Resume(found, seat)
-                    }
-                    Ok(Found::Absent) if task.is_none() => {
-                        self.until_current(op).await;
-                        self.pause(ENGINE_RETRY.wait(restarts, getrandom::u64().unwrap_or(0))).await;
-                        restarts = restarts.saturating_add(1);
-                        let Some(seat) = self.seat(turn).await else { return Ok(()) };
-                        match self.again(op, &seat, &mut begin).await? {
-                            Ok(()) => Stage::Start(seat),
-                            Err(Refused::ForGood(fault)) => return self.too_late(op, &fault).await,
-                            Err(Refused::ForNow(fault))
-                                if may_mend(fault.code) && self.until_expiry(op, false).await <= OP_EXPIRY_SLACK =>
-                            {
-                                return self.too_late(op, &fault).await;
-                            }
-                            Err(Refused::ForNow(fault)) => {
-                                tracing::warn!(op = %op.id(), error = %fault.message, "waits to begin again");
-                                doubt(None)
-                            }
-                        }
-                    }
-                    Ok(Found::Absent) => return self.lose(op, "the engine no longer knows its task").await,
-                    Ok(Found::NotYet(wait)) => {
-                        self.pause(wait).await;
-                        doubt(task)
-                    }
-                    Ok(Found::Unknown(looked)) => return self.lose(op, &looked).await,
-                    Err(error) if error.kind == DriverErrorKind::Unreachable => {
-                        failures = failures.saturating_add(1);
-                        self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
-                        // A request may have lain with an engine that stood still: it has its time from when that answers.
-                        if task.is_none() {
-                            begin.since = Since::now();
-                        }
-                        doubt(task)
-                    }
-                    Err(error) => return self.lose(op, &error.message).await,
-                },
-            };
-        }
-    }
-
-    /// Records that it begins again: what it was to do is proven not to have happened, and everything that spoke for it is
-    /// looked at anew.
-    async fn again(&self, op: &Op, seat: &Seat, begin: &mut Begin) -> Result<Result<(), Refused>, JournalError> {
-        tracing::info!(op = %op.id(), "it did not happen; it begins again");
-        crate::crash::point("op.again.before");
-        let hold = begin.hold;
-        *begin = match self.prepare(op, seat).await {
-            Ok(anew) => Begin { hold, ..anew },
-            Err(refused) => return Ok(Err(refused)),
-        };
-        match self.record(started(op, begin)).await {
-            Ok(()) => {}
-            Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
-                return Ok(Err(Refused::ForNow(super::admit::refusal(&error))));
-            }
-            Err(error) => return Err(error),
-        }
-        // What the engine may still be doing counts from here.
-        begin.since = Since::now();
-        crate::crash::point("op.again.after");
-        Ok(Ok(()))
-    }
-
     /// Room at the driver; `None` when the agent stops.
-    async fn seat(&self, turn: &Turn) -> Option<Seat> {
+    pub(super) async fn seat(&self, turn: &Turn) -> Option<Seat> {
         self.stopping.run_until_cancelled(turn.seat()).await.filter(|_| !self.stopping.is_cancelled())
     }
 
-    /// Waits until the hub has said that it has seen no more than the records tell (those of a snapshot would lead to a second
-    /// time), or the operation's time is over.
-    async fn until_current(&self, op: &Op) {
-        while !self.current.is_cancelled() && !self.stopping.is_cancelled() {
-            let wait = self.until_expiry(op, false).await;
-            tokio::select! {
-                () = self.current.cancelled() => {}
-                () = self.stopping.cancelled() => {}
-                () = tokio::time::sleep(wait) => if self.recheck(op).await.is_err_and(|fault| !may_mend(fault.code)) {
-                    return;
-                }
-            }
-        }
+    /// Waits the longer the more often something has failed, or less when the agent stops.
+    pub(super) async fn back_off(&self, failures: u32) {
+        self.pause(ENGINE_RETRY.wait(failures, getrandom::u64().unwrap_or(0))).await;
     }
 
     /// Waits, or less when the agent stops.
-    async fn pause(&self, wait: Duration) {
+    pub(super) async fn pause(&self, wait: Duration) {
         self.stopping.run_until_cancelled(tokio::time::sleep(wait)).await;
-    }
-
-    /// Its beginning was recorded, it was proven not to have happened, and it may not any more.
-    async fn too_late(&self, op: &Op, fault: &Fault) -> Result<(), JournalError> {
-        let may_be_repeated = matches!(op.order.act, Act::Prune { .. } | Act::Pull) || is_own(&op.order.act);
-        let how = if may_be_repeated { "interrupted, and nobody knows how far it came" } else { "interrupted, and did not happen" };
-        let message = format!("{how}: {}", fault.message);
-        self.end(op, OpResult { fault: Some(Fault::new(fault.code, message)), result: Value::Null }).await
-    }
-
-    async fn end(&self, op: &Op, result: OpResult) -> Result<(), JournalError> {
-        if let Some(fault) = result.fault.as_ref().filter(|f| f.code == Code::Indeterminate) {
-            return self.lose(op, &fault.message).await;
-        }
-        let state = if result.fault.is_some() { State::Failed } else { State::Succeeded };
-        if op.order.act == Act::TimeReset && state == State::Succeeded {
-            self.parts.journal.set_time_floor(op.order.statement.not_before);
-        }
-        crate::crash::point("op.end.before");
-        let fault = result.fault.map(|f| Fault::new(f.code, cut(&f.message)));
-        if planted("end without a record") {
-            return Ok(());
-        }
-        let ended = Entry { fault, result: result.result, ..op.entry(state) };
-        match self.record(ended.clone()).await {
-            Err(JournalError::TooLarge(_)) => self.record(Entry { result: Value::Null, ..ended }).await?,
-            recorded => recorded?,
-        }
-        crate::crash::point("op.end.after");
-        tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), %state, "ended");
-        Ok(())
-    }
-
-    /// Nothing proves how it ended: its lane stops until an operator has looked.
-    async fn lose(&self, op: &Op, looked: &str) -> Result<(), JournalError> {
-        tracing::error!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), looked, "indeterminate");
-        let fault = Fault::new(Code::Indeterminate, cut(looked));
-        let (wake, woken) = oneshot::channel();
-        // Before it can be resolved.
-        self.blocked().insert(op.id().clone(), wake);
-        crate::crash::point("op.lost.before");
-        self.record(Entry { fault: Some(fault), ..op.entry(State::Indeterminate) }).await?;
-        crate::crash::point("op.lost.after");
-        if !planted("doubt frees the lane") {
-            self.stopping.run_until_cancelled(woken).await;
-        }
-        Ok(())
-    }
-
-    async fn wait_for_a_word(&self, op: &Op) -> Result<(), JournalError> {
-        let (wake, woken) = oneshot::channel();
-        self.blocked().insert(op.id().clone(), wake);
-        if self.state(op.id()) == Some(State::Indeterminate) {
-            self.stopping.run_until_cancelled(woken).await;
-        }
-        Ok(())
     }
 
     /// Whether what was accepted may still begin.
@@ -438,7 +272,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 }
 
+/// What an operation for the whole host does not wait for: it would hold up all that comes after it.
+pub(super) fn doubt_in_the_way(doubtful: &str) -> String {
+    format!("operation {doubtful} is indeterminate, and what is for the whole host waits for all before it; resolve that one first")
+}
+
 /// The record that must be durable before the effect begins, with what is compared with after a crash.
-fn started(op: &Op, begin: &Begin) -> Entry {
+pub(super) fn started(op: &Op, begin: &Begin) -> Entry {
     Entry { hold: begin.hold, params: json!({ "evidence": begin.evidence, "since": begin.since }), ..op.entry(State::Started) }
 }

@@ -4,7 +4,8 @@
 //! | module | what it does |
 //! |---|---|
 //! | `admit` | an order that came in: known, refused, or accepted and put in its lane |
-//! | `carry` | one operation from its turn to its end |
+//! | `carry` | one operation from its place in the line to its `started` record |
+//! | `advance` | from there to its end, by answers or evidence |
 //! | `call` | what it asks of the engine on the way |
 //! | `wanted` | what needs the slice: `converge`, and what `prune` leaves |
 //! | [`recover`] | after a start: every open operation goes on where its evidence says |
@@ -30,6 +31,7 @@ use crate::reconcile;
 use crate::trust::Trust;
 
 mod admit;
+mod advance;
 mod call;
 mod carry;
 pub mod receipt;
@@ -232,7 +234,8 @@ impl<D: Driver, J: Journal> Ops<D, J> {
                 command = self.commands.recv() => match command {
                     Some(Command::Take { json, reply }) => {
                         // One after the other: the order of acceptance is the order in the lanes.
-                        let answer = self.shared.take(&json).await;
+                        // A journal that has failed lets it wait for the end. What is on record nevertheless the next start puts back.
+                        let Some(answer) = shutdown.run_until_cancelled(self.shared.take(&json)).await else { break };
                         let _ = reply.send(answer);
                     }
                     Some(Command::Acknowledge { op_id, outcome }) => self.shared.acknowledge(&op_id, &outcome),

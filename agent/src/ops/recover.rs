@@ -71,7 +71,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     /// What had not begun before this start takes its place again, before anything newer does.
     pub(super) fn place_recovered(self: &Arc<Self>) {
         let mut recovered = self.recovered();
-        for op in recovered.drain(..) {
+        // What was taken back meanwhile needs no place.
+        for op in recovered.drain(..).filter(|op| self.state(op.id()) == Some(State::Queued)) {
             let place = self.parts.lanes.place_again(&op.lane());
             self.spawn(op, place, Came::Accepted);
         }

@@ -1,0 +1,129 @@
+//! What nobody knows the end of: it holds its lane, and nothing else.
+
+use super::*;
+
+/// The records of an order that only another version of the agent can read.
+async fn foreign(bench: &Bench, resource: &str, begun: bool) -> OpId {
+    let (json, id) = bench.order("start", resource, |order| order.kind = "levitate".to_owned());
+    let statement = Signed::<OpStatement>::from_json(&json).unwrap().peek().unwrap();
+    let grant = moorline_common::op::Grant {
+        envelope: String::from_utf8(json).unwrap(),
+        intent: statement.intent().unwrap(),
+        nonce: statement.nonce.to_string(),
+        nonce_until: statement.nonce_until(),
+    };
+    let step = |state| Entry {
+        kind: "levitate".into(),
+        idempotency_key: statement.idempotency_key.to_string(),
+        ..Entry::step(id.as_str().parse().unwrap(), statement.resource.clone(), "", state)
+    };
+    let mut entries = vec![Entry { grant: Some(grant), ..step(State::Accepted) }, step(State::Queued)];
+    entries.extend(begun.then(|| step(State::Started)));
+    bench.journal.append(entries).await.unwrap();
+    id
+}
+
+#[tokio::test]
+async fn an_open_operation_that_this_agent_cannot_read_lets_none_pass_before_an_operator_has_spoken() {
+    let mut bench = Bench::new().await;
+    bench.stop().await;
+    let (begun, waiting) = (foreign(&bench, WEB, true).await, foreign(&bench, DB, false).await);
+    bench.start().await;
+    assert_eq!((bench.state(&begun), bench.state(&waiting)), (Some(State::Indeterminate), Some(State::Cancelled)));
+    let refused = bench.receipt(&waiting);
+    assert_eq!((refused.outcome, refused.fault.unwrap().code), (Outcome::Refused, Code::UnknownKind));
+    assert_eq!(bench.receipt(&begun).outcome, Outcome::Indeterminate);
+    bench.heard(&waiting, "refused").await;
+    // Nor does the next start forget it.
+    bench.kill().await;
+    bench.start().await;
+    let (behind, beside) = (bench.accepted("restart", WEB, |_| {}).await, bench.accepted("restart", DB, |_| {}).await);
+    bench.reached(&beside, State::Succeeded).await;
+    assert_eq!(bench.state(&behind), Some(State::Queued));
+    let word = bench.operator.order("resolve", WEB, json!({ "op_id": begun, "outcome": "succeeded" }), |_| {});
+    assert!(matches!(bench.take(&word).await, Answer::Known(_)));
+    bench.reached(&behind, State::Succeeded).await;
+    assert_eq!(bench.receipt(&begun).outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn what_is_in_doubt_holds_its_lane_alone_until_an_operator_has_spoken() {
+    let mut bench = Bench::new().await;
+    bench.driver.with(|fake| fake.found.insert("edge-web-1".to_owned(), Found::Unknown("nobody can tell".to_owned())));
+    bench.driver.with(|fake| fake.lose_answer = true);
+    let lost = bench.accepted("restart", WEB, |_| {}).await;
+    bench.reached(&lost, State::Indeterminate).await;
+    let receipt = bench.receipt(&lost);
+    assert_eq!((receipt.outcome, receipt.fault.unwrap().code), (Outcome::Indeterminate, Code::Indeterminate));
+    let (behind, beside) = (bench.accepted("stop", WEB, |_| {}).await, bench.accepted("restart", DB, |_| {}).await);
+    bench.reached(&beside, State::Succeeded).await;
+    assert_eq!(bench.state(&behind), Some(State::Queued));
+    // Nor does a restart of the agent forget it.
+    bench.kill().await;
+    bench.start().await;
+    let (again, beside) = (bench.accepted("start", WEB, |_| {}).await, bench.accepted("restart", DB, |_| {}).await);
+    bench.reached(&beside, State::Succeeded).await;
+    assert_eq!((bench.state(&lost), bench.state(&behind)), (Some(State::Indeterminate), Some(State::Queued)));
+    let word = bench.operator.order("resolve", WEB, json!({ "op_id": lost, "outcome": "failed" }), |_| {});
+    assert!(matches!(bench.take(&word).await, Answer::Known(_)));
+    bench.reached(&again, State::Succeeded).await;
+    assert_eq!(bench.receipt(&lost).outcome, Outcome::Failed);
+    let web: Vec<String> = bench.effects().into_iter().filter(|e| e.ends_with(WEB)).collect();
+    assert_eq!(web, [format!("op:restart:{WEB}"), format!("op:stop:{WEB}"), format!("op:start:{WEB}")], "in the order of acceptance");
+}
+
+/// A restart of WEB whose end nobody will know, once the engine's answer is let go.
+async fn to_be_lost(bench: &Bench) -> OpId {
+    bench.driver.with(|fake| {
+        fake.found.insert("edge-web-1".to_owned(), Found::Unknown("nobody can tell".to_owned()));
+        fake.lose_answer = true;
+    });
+    bench.driver.hang_ops(true);
+    let lost = bench.accepted("restart", WEB, |_| {}).await;
+    bench.driver.op_begun().await;
+    lost
+}
+
+#[tokio::test]
+async fn what_is_for_the_whole_host_waits_for_no_doubt_and_so_holds_up_no_other_lane() {
+    let bench = Bench::new().await;
+    let lost = to_be_lost(&bench).await;
+    let prune = bench.accepted("prune", "host", |_| {}).await;
+    let behind = bench.accepted("restart", DB, |_| {}).await;
+    assert_eq!(bench.state(&behind), Some(State::Queued));
+    bench.driver.hang_ops(false);
+    bench.reached(&lost, State::Indeterminate).await;
+    bench.reached(&behind, State::Succeeded).await;
+    assert_eq!((bench.state(&prune), bench.receipt(&prune).fault.unwrap().code), (Some(State::Cancelled), Code::Busy));
+    assert_eq!(bench.refused(&bench.order("prune", "host", |_| {}).0).await, Code::Busy);
+
+    let mut bench = Bench::new().await;
+    let lost = to_be_lost(&bench).await;
+    let prune = bench.accepted("prune", "host", |_| {}).await;
+    bench.kill().await;
+    bench.driver.hang_ops(false);
+    bench.start().await;
+    bench.reached(&lost, State::Indeterminate).await;
+    bench.reached(&prune, State::Cancelled).await;
+    let beside = bench.accepted("stop", DB, |_| {}).await;
+    bench.reached(&beside, State::Succeeded).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_fails_to_tell_once_is_asked_again() {
+    let mut bench = Bench::new().await;
+    bench.driver.hang_ops(true);
+    let restart = bench.accepted("restart", WEB, |_| {}).await;
+    bench.driver.op_begun().await;
+    bench.kill().await;
+    bench.driver.hang_ops(false);
+    bench.driver.with(|fake| {
+        fake.found.insert("edge-web-1".to_owned(), Found::Done(crate::driver::OpResult::default()));
+        fake.fail.insert("edge-web-1".to_owned(), DriverErrorKind::Retryable);
+    });
+    bench.start().await;
+    bench.driver.adopted().await;
+    bench.driver.with(|fake| fake.fail.clear());
+    bench.reached(&restart, State::Succeeded).await;
+    assert_eq!(bench.effects().len(), 1);
+}
