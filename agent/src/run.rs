@@ -393,6 +393,21 @@ mod tests {
     use crate::testing::{FakeDriver, Operator, config, enrol, services, until};
     use tokio::task::JoinHandle;
 
+    #[tokio::test(start_paused = true)]
+    async fn the_time_that_passes_is_saved_for_the_next_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let (operator, db) = (Operator::new(dir.path()), Db::open(dir.path()).unwrap());
+        let clocks = crate::clock::set::Clocks::new(UnixSeconds(crate::testing::NOW));
+        let intake = operator.ready_intake(&db).await;
+        let ledger = Ledger::new(db);
+        let house = tokio::spawn(keep_house(ledger.clone(), intake.trust()));
+        tokio::time::sleep(10 * FLOOR_SAVE_INTERVAL).await;
+        house.abort();
+        clocks.reboot();
+        let known = ledger.time_floor().unwrap().now(&Clock.boot());
+        assert!(known >= UnixSeconds(crate::testing::NOW).plus(9 * FLOOR_SAVE_INTERVAL.as_secs()), "{known:?}");
+    }
+
     #[tokio::test]
     async fn a_journal_that_the_disk_does_not_give_ends_the_agent_and_begins_no_new_life() {
         let dir = tempfile::tempdir().unwrap();

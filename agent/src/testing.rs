@@ -78,7 +78,9 @@ pub struct Fake {
     pub wanted: BTreeSet<ResourceId>,
     /// Called when an operation is prepared.
     pub at_prepare: Option<Box<dyn FnMut() + Send>>,
-    /// How often one was.
+    /// How long ago each operation had begun whose evidence was looked for.
+    pub ages: Vec<Duration>,
+    /// How often one was prepared.
     pub prepared: usize,
 }
 
@@ -243,9 +245,10 @@ impl Driver for FakeDriver {
         Ok(OpResult::default())
     }
 
-    async fn adopt(&self, order: &OpOrder, _evidence: &Value, task: Option<&str>, _age: Duration) -> Result<Found, DriverError> {
+    async fn adopt(&self, order: &OpOrder, _evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {
         self.adopted.notify_one();
-        let fake = self.lock();
+        let mut fake = self.lock();
+        fake.ages.push(age);
         fake.op_error(order)?;
         let found = fake.found.get(order.resource.name()).cloned();
         Ok(found.unwrap_or_else(|| task.map_or(Found::Absent, |task| Found::Task(task.to_owned()))))

@@ -370,6 +370,16 @@ mod tests {
         PrivateKey::from_seed(&[seed; 32])
     }
 
+    #[test]
+    fn a_signature_by_no_key_at_all_is_none() {
+        // By the neutral element every message is signed, if it is let through.
+        let mut neutral = [0; 32];
+        neutral[0] = 1;
+        let signature = [neutral, [0; 32]].concat();
+        assert!(!verify_raw(&neutral, b"anything", &signature));
+        assert!(!verify_raw(&key(1).public(), b"anything", &signature));
+    }
+
     fn report() -> ObservedReport {
         ObservedReport {
             host_id: HostId::of_key(&key(1).public()),

@@ -255,8 +255,11 @@ impl Db {
     /// # Errors
     /// Those of `work`, [`DbError`].
     pub fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, DbError>) -> Result<T, DbError> {
-        let done = Self::transact(&mut self.lock(), work);
+        let mut connection = self.lock();
+        let done = Self::transact(&mut connection, work);
+        // Before anybody can read it.
         self.writes.fetch_add(1, Ordering::SeqCst);
+        drop(connection);
         self.noting(done)
     }
 

@@ -41,6 +41,24 @@ impl Bench {
 }
 
 #[tokio::test]
+async fn a_binding_for_another_sealing_key_is_refused() {
+    let mut bench = ready().await;
+    let other = bench.operator.binding(|b| (b.serial, b.sealing_key) = (2, [9; 32]));
+    assert_eq!(bench.intake.binding(other).await.unwrap_err().fault.code, Code::BadContent);
+}
+
+#[tokio::test]
+async fn an_order_for_the_life_before_the_last_is_refused_also_when_the_old_binding_is_all_there_is() {
+    let bench = ready().await;
+    let order = bench.operator.order("restart", "docker/container/edge-web-1", json!({}), |_| {});
+    let envelope = || gate::read_envelope(&order).unwrap();
+    assert!(bench.intake.gate().read(envelope()).await.is_ok());
+    let own = Own { epoch: HostEpoch::parse("f".repeat(32)).unwrap(), ..bench.intake.gate().own().clone() };
+    let gate = gate::Gate { own, ..bench.intake.gate() };
+    assert_eq!(gate.read(envelope()).await.unwrap_err().code, Code::WrongEpoch);
+}
+
+#[tokio::test]
 async fn an_accepted_slice_is_durable_before_the_reconciler_sees_it() {
     let mut bench = ready().await;
     let mut target = bench.intake.target();

@@ -152,3 +152,79 @@ async fn a_swapped_dropped_or_repeated_line_is_damage() {
         }
     }
 }
+
+/// A line with another content, and the checksum of that.
+fn forged(line: &[u8], change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
+    let mut value: serde_json::Value = serde_json::from_slice(line).unwrap();
+    value.as_object_mut().unwrap().remove("crc");
+    change(&mut value);
+    let mut line = codec::encode(&value).unwrap();
+    line.push(b'\n');
+    line
+}
+
+#[tokio::test]
+async fn a_line_that_was_written_anew_with_its_checksum_breaks_the_chain() {
+    let (_dir, path) = written().await;
+    let all = fs::read(&path).unwrap();
+    let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
+    let same = forged(lines[2], |_| {});
+    assert_eq!(codec::scan(&[lines[0], lines[1], &same].concat(), |_, _| {}).head.seq, 2, "the line is one that would be believed");
+    for n in 1..lines.len() - 1 {
+        let other = forged(lines[n], |line| line["kind"] = "remove-network".into());
+        let mut wrong = lines.clone();
+        wrong[n] = &other;
+        let scan = codec::scan(&wrong.concat(), |_, _| {});
+        assert!(matches!(scan.rest, codec::Rest::Damaged(_)), "line {n}");
+        assert!(scan.head.seq <= u64::try_from(n).unwrap(), "line {n}: {:?}", scan.head);
+    }
+}
+
+#[tokio::test]
+async fn a_segment_with_the_name_of_another_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path()).journal;
+    fill(&journal, dir.path(), 1).await;
+    drop(journal);
+    let newest = *segment::list(&fs_of(), dir.path()).unwrap().last().unwrap();
+    let first = fs::read(dir.path().join(file_name(1))).unwrap();
+    // Without its last line, which says that it has a successor.
+    let open_end = first[..first.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+    fs::write(dir.path().join(file_name(newest)), &first[..open_end]).unwrap();
+    let Err(JournalError::Damaged { what, .. }) = FileJournal::open(dir.path(), epoch()) else { panic!("it was opened") };
+    assert!(what.contains("another segment's name"), "{what}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_forgets_something_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path()).journal;
+    for id in 1..4 {
+        journal.append([State::Accepted, State::Queued, State::Started, State::Succeeded].map(|s| op(id, s)).to_vec()).await.unwrap();
+    }
+    fill(&journal, dir.path(), 1).await;
+    drop(journal);
+    let newest = dir.path().join(file_name(*segment::list(&fs_of(), dir.path()).unwrap().last().unwrap()));
+    let all = fs::read(&newest).unwrap();
+    let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
+    let keys = lines.iter().position(|line| line.windows(7).any(|w| w == b"\"key-2\"")).unwrap();
+    // Everything after it is chained anew, as only somebody who means it does.
+    let (mut wrong, mut prev) = (lines[..keys].concat(), None);
+    for line in &lines[keys..] {
+        let line = forged(line, |value| {
+            if let Some(keys) = value.pointer_mut("/part/keys").and_then(serde_json::Value::as_object_mut) {
+                keys.remove("key-2");
+            }
+            if let Some(prev) = prev.take() {
+                value["prev"] = serde_json::Value::String(prev);
+            }
+        });
+        prev = Some(moorline_common::id::sha256_hex(&line[..line.len() - 1]));
+        wrong.extend(line);
+    }
+    assert_ne!(wrong, all);
+    assert_eq!(codec::scan(&wrong, |_, _| {}).rest, codec::Rest::Clean, "sound by itself");
+    fs::write(&newest, &wrong).unwrap();
+    let walk = reader::walk(dir.path(), |_, _| {}).unwrap();
+    assert!(walk.damage.iter().any(|d| format!("{d:?}").contains("checkpoint")), "{:?}", walk.damage);
+}

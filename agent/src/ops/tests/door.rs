@@ -196,6 +196,29 @@ async fn an_acceptance_that_is_not_recorded_has_no_effect_and_leaves_the_lane_fr
     bench.reached(&id, State::Succeeded).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_taken_back_stays_so_also_when_a_restart_forgets_what_time_has_passed() {
+    let clocks = set::Clocks::new(Clock.wall());
+    let mut bench = Bench::new().await;
+    let turn = bench.in_the_way(WEB).await;
+    let now = Clock.wall();
+    let (json, first) = bench.order("restart", WEB, |_| {});
+    assert_eq!(bench.take(&json).await, Answer::Known(first.clone()));
+    bench.take(&bench.operator.order("cancel", WEB, json!({ "op_id": first }), |_| {})).await;
+    bench.heard(&first, "cancelled").await;
+    drop(turn);
+    tokio::time::sleep(Duration::from_secs(1500)).await;
+    // Nothing of this is saved: the next order tells no later time than the first.
+    let other = bench.accepted("restart", DB, |o| (o.not_before, o.expires_at) = (now, now.plus(3000))).await;
+    bench.reached(&other, State::Succeeded).await;
+    bench.kill().await;
+    clocks.reboot();
+    clocks.set_wall(now.plus(1));
+    bench.start().await;
+    assert_eq!(bench.refused(&json).await, Code::NonceUsed);
+    assert_eq!(bench.effects(), [format!("op:restart:{DB}")]);
+}
+
 #[tokio::test]
 async fn the_same_key_again_gets_no_signed_word_on_an_order_that_ended_before_it_began() {
     let bench = Bench::new().await;

@@ -109,6 +109,22 @@ async fn what_is_for_the_whole_host_waits_for_no_doubt_and_so_holds_up_no_other_
     bench.reached(&beside, State::Succeeded).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_request_that_lay_with_a_standing_engine_has_its_time_from_when_that_is_known() {
+    let _clocks = set::Clocks::new(Clock.wall());
+    let bench = Bench::new().await;
+    bench.driver.with(|fake| fake.found.insert("edge-web-1".to_owned(), Found::Done(crate::driver::OpResult::default())));
+    bench.driver.with(|fake| fake.lose_answer = true);
+    bench.driver.hang_ops(true);
+    let restart = bench.accepted("restart", WEB, |_| {}).await;
+    bench.driver.op_begun().await;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    bench.driver.hang_ops(false);
+    bench.reached(&restart, State::Succeeded).await;
+    let ages = bench.driver.with(|fake| fake.ages.clone());
+    assert!(!ages.is_empty() && ages.iter().all(|age| *age < crate::limits::OP_MARGIN), "{ages:?}");
+}
+
 #[tokio::test]
 async fn an_engine_that_fails_to_tell_once_is_asked_again() {
     let mut bench = Bench::new().await;

@@ -209,18 +209,22 @@ async fn an_order_that_expires_while_the_engine_is_asked_does_not_begin() {
     assert_eq!(bench.effects().len(), 0);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_engine_that_is_away_while_an_order_is_being_recorded_is_asked_again() {
+    let _clocks = set::Clocks::new(Clock.wall());
     let bench = Bench::new().await;
     bench.driver.with(|fake| fake.unreachable = true);
-    bench.journal.delay(200);
+    bench.journal.delay(10_000);
     let (json, id) = bench.order("restart", WEB, |_| {});
     let ops = bench.agent().ops.clone();
     let taken = tokio::spawn(async move { ops.take(json).await });
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
+    for _ in 0..10 {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::advance(Duration::from_secs(10)).await;
     }
-    assert!(!taken.is_finished(), "it has been looked at before it is on record");
+    assert!(!taken.is_finished() && bench.driver.with(|fake| fake.prepared) > 0, "it has been looked at before it is on record");
     bench.driver.with(|fake| fake.unreachable = false);
     bench.journal.delay(0);
     assert_eq!(taken.await.unwrap(), Some(Answer::Known(id.clone())));
