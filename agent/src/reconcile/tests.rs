@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use moorline_common::fault::Code;
 use moorline_common::id::{Generation, TopologyId};
 use moorline_common::observe::ContainerState;
 use moorline_common::statement::SliceStatement;

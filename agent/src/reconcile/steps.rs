@@ -1,0 +1,151 @@
+//! Steps on their way: begun by a durable record in their lanes, and ended by one.
+
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::ResourceId;
+use moorline_common::plan::Step;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::record::{random, retryable};
+use super::{Done, Reconciler, record};
+use crate::driver::{Driver, DriverError, DriverErrorKind};
+use crate::journal::{Entry, Journal, JournalError};
+use crate::lane::{self, Turn};
+use crate::limits::{STEP_TIMEOUT, STEPS_MAX, WORKING_LOOK};
+
+impl<D: Driver, J: Journal> Reconciler<D, J> {
+    /// Starts every step that may run: one durable append of what has ended and what begins, then the lanes.
+    pub(super) async fn dispatch(&mut self, ended: Vec<Entry>) -> Result<(), JournalError> {
+        self.unrecorded.extend(ended);
+        let mut entries = self.unrecorded.clone();
+        let ready = self.take_turns();
+        entries.extend(ready.iter().map(|(step, op_id, _)| record::started(step, *op_id)));
+        if entries.is_empty() {
+            return Ok(());
+        }
+        crate::crash::point("reconcile.append.before");
+        match self.journal.append(entries).await {
+            Ok(_) => self.unrecorded.clear(),
+            Err(error @ JournalError::Failed(_)) => return Err(error),
+            Err(error) => {
+                // Not recorded, so not begun. There is always room for how things end.
+                match self.journal.append(self.unrecorded.clone()).await {
+                    Ok(_) => self.unrecorded.clear(),
+                    Err(error @ JournalError::Failed(_)) => return Err(error),
+                    Err(error) => tracing::warn!(%error, "the ends of steps are not recorded yet"),
+                }
+                let fault = Fault::from(&error);
+                for (step, ..) in ready {
+                    self.retries.failed(&step.resource, &fault, false, Instant::now(), random());
+                    self.work.finish(&step.resource, Err(fault.clone()));
+                }
+                return Ok(());
+            }
+        }
+        if !ready.is_empty() {
+            self.books.expect_success();
+            self.next_look = Instant::now() + WORKING_LOOK;
+            self.publish().await;
+        }
+        crate::crash::point("reconcile.append.after");
+        for (step, op_id, turn) in ready {
+            self.submit(step, op_id, turn);
+        }
+        Ok(())
+    }
+
+    /// Every step that may run now, with its turn. A step whose lane is taken keeps a place there, and is planned anew
+    /// when the turn comes.
+    fn take_turns(&mut self) -> Vec<(Step, Uuid, Turn)> {
+        let (mut ready, worked) = (Vec::new(), self.turns.worked());
+        // Once it is to stop nothing begins, also not in a lane that an operation has just left in doubt.
+        let at_once = if self.stopping.is_cancelled() { 0 } else { STEPS_MAX };
+        for step in self.work.take_ready(at_once) {
+            let is_held = self.desired.as_ref().is_some_and(|d| self.is_held(d, &step.resource));
+            // An operation may have worked on it since the plan was made.
+            let is_stale = is_held || worked.contains(&step.resource) || worked.contains(&ResourceId::host());
+            self.wants_look |= is_stale;
+            match (!is_stale).then(|| self.turns.take(&step.resource)).flatten() {
+                Some(turn) => ready.push((step, Uuid::now_v7(), turn)),
+                None => self.work.finish(&step.resource, Err(Fault::new(Code::Waiting, "operations on it come first"))),
+            }
+        }
+        ready
+    }
+
+    fn submit(&mut self, step: Step, op_id: Uuid, turn: Turn) {
+        self.touched.insert(step.resource.clone());
+        tracing::info!(op = %op_id, resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
+        let (driver, copy) = (self.driver.clone(), step.clone());
+        let job = async move {
+            crate::crash::point("reconcile.step.before");
+            let applied = lane::within(STEP_TIMEOUT, driver.apply(&copy)).await;
+            crate::crash::point("reconcile.step.after");
+            applied.unwrap_or_else(|| Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))))
+        };
+        let done = self.done.0.clone();
+        tokio::spawn(async move {
+            let result = turn.work(job).await.unwrap_or_else(|_| Err(retryable("the step panicked".to_owned())));
+            // The reconciler is gone only when the agent stops.
+            let _ = done.send(Done { step, op_id, result, turn });
+        });
+    }
+
+    /// Takes the ends of steps: this one and all that have come in the meantime.
+    pub(super) async fn finish(&mut self, first: Done) -> Result<(), JournalError> {
+        let mut ended = vec![first];
+        while let Ok(done) = self.done.1.try_recv() {
+            ended.push(done);
+        }
+        let now = Instant::now();
+        let mut entries = Vec::with_capacity(ended.len());
+        for Done { step, op_id, result, turn } in ended {
+            self.ended.push(turn);
+            entries.push(record::ended(&step, op_id, result.as_ref().err()));
+            match result {
+                Ok(()) => {
+                    self.retries.succeeded(&step.resource, now);
+                    self.work.finish(&step.resource, Ok(()));
+                }
+                Err(error) => self.step_failed(&step, op_id, &error, now),
+            }
+        }
+        crate::crash::point("reconcile.ended.before");
+        self.dispatch(entries).await?;
+        crate::crash::point("reconcile.ended.after");
+        self.leave_lanes();
+        if !self.work.failed().is_empty() {
+            self.publish().await;
+        }
+        Ok(())
+    }
+
+    /// Nothing else has its turn on a resource before the end of the step is recorded: the order in a lane is that of the journal.
+    pub(super) fn leave_lanes(&mut self) {
+        if self.unrecorded.is_empty() {
+            self.ended.clear();
+        } else {
+            self.wants_look = true;
+        }
+    }
+
+    fn step_failed(&mut self, step: &Step, op_id: Uuid, error: &DriverError, now: Instant) {
+        let fault = Fault::new(error.code, cut(&error.message));
+        tracing::warn!(op = %op_id, resource = %step.resource, code = %fault.code, error = %fault.message, "a step failed");
+        match error.kind {
+            // No fault of the resource's: the next look tells, and everything waits for the engine.
+            DriverErrorKind::Unreachable => {
+                self.work.finish(&step.resource, Err(fault));
+                self.work.stop();
+            }
+            DriverErrorKind::Conflict | DriverErrorKind::NotFound => {
+                self.retries.failed(&step.resource, &fault, true, now, random());
+                self.work.finish(&step.resource, Err(fault));
+            }
+            DriverErrorKind::Retryable | DriverErrorKind::Permanent | DriverErrorKind::Unauthorized => {
+                self.retries.failed(&step.resource, &fault, false, now, random());
+                self.work.finish(&step.resource, Err(fault));
+            }
+        }
+    }
+}
