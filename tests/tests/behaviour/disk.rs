@@ -24,11 +24,13 @@ struct SmallDisk {
     operator: Operator,
     disk: PathBuf,
     root: PathBuf,
+    rotate_bytes: &'static str,
 }
 
 impl SmallDisk {
-    /// `None`, with a line that says so, for whoever must not mount anything.
-    fn start(name: &str) -> Option<Self> {
+    /// A segment of the journal is closed after `rotate_bytes`. `None`, with a line that says so, for whoever must not mount
+    /// anything.
+    fn start(name: &str, rotate_bytes: &'static str) -> Option<Self> {
         if !Uid::effective().is_root() {
             println!("skipped: only root may mount a small disk");
             return None;
@@ -39,12 +41,19 @@ impl SmallDisk {
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "moorline-test"]).arg(&disk).status().unwrap();
         assert!(mounted.success());
         let operator = fleet.operator().unwrap();
-        let mut small = Self { fleet: Some(fleet), operator, disk, root };
+        let mut small = Self { fleet: Some(fleet), operator, disk, root, rotate_bytes };
         let elsewhere = small.root.join("engine");
         std::fs::create_dir(&elsewhere).unwrap();
         std::os::unix::fs::symlink(elsewhere, small.disk.join("sim")).unwrap();
         small.fleet().add_host(HOST, Drive::Sim, &[]).unwrap();
+        small.restart_agent();
         Some(small)
+    }
+
+    fn restart_agent(&mut self) {
+        let rotate_bytes = self.rotate_bytes;
+        self.fleet().kill_agent(HOST).unwrap();
+        self.fleet().start_agent_with(HOST, &[("MOORLINE_JOURNAL_ROTATE_BYTES", rotate_bytes)]).unwrap();
     }
 
     fn fleet(&mut self) -> &mut Fleet {
@@ -75,7 +84,19 @@ impl Drop for SmallDisk {
 
 #[test]
 fn on_a_full_disk_nothing_new_begins_and_what_began_is_told_to_its_end() {
-    let Some(mut small) = SmallDisk::start("fulldisk") else { return };
+    fills_up("fulldisk", "16777216");
+}
+
+#[test]
+fn a_new_segment_of_the_journal_has_room_for_how_things_end_too() {
+    // Every write closes a segment: what is to be told to its end began in another one.
+    fills_up("fullsegment", "1");
+}
+
+/// That an agent whose disk is full takes on nothing new, records and tells how what it had begun ends, and goes on when there
+/// is room again.
+fn fills_up(name: &str, rotate_bytes: &'static str) {
+    let Some(mut small) = SmallDisk::start(name, rotate_bytes) else { return };
     small.fleet().push(&services("edge", &["site", "db"], "hello"), &["--wait"]).unwrap().ok().unwrap();
     let on = |name: &str| format!("{HOST}/edge-{name}-1");
     let long = done(small.fleet(), &["exec", &on("site"), "--no-wait", "--", "sleep", "20"]);
@@ -100,8 +121,7 @@ fn on_a_full_disk_nothing_new_begins_and_what_began_is_told_to_its_end() {
     let shown = op(fleet, &["show", &long, "-o", "json"]).ok().unwrap().json().unwrap();
     assert_eq!((shown["receipt"]["outcome"].as_str(), shown["receipt_doubt"].is_null()), (Some("succeeded"), true), "{shown}");
     // An agent starts on a full disk, too, and still says why it takes nothing on.
-    small.fleet().kill_agent(HOST).unwrap();
-    small.fleet().start_agent(HOST).unwrap();
+    small.restart_agent();
     wait_until("it is back", SOON, || Ok(small.operator.host(HOST)?.connected)).unwrap();
     let fleet = small.fleet.as_ref().unwrap();
     assert_says(&refused(fleet), &["[disk_full]"]);
