@@ -3,7 +3,9 @@
 
 use moorline_common::id::{Generation, HostId, TopologyId, UnixSeconds};
 use moorline_common::sign::{Envelope, PrivateKey, Signed};
-use moorline_common::statement::SliceStatement;
+use moorline_common::statement::{Fallback, SliceStatement};
+use moorline_proto::v1 as pb;
+use moorline_proto::v1::hub_message::Kind;
 use moorline_tests::evil::EvilHub;
 use moorline_tests::fleet::Fleet;
 use moorline_tests::limits::SOON;
@@ -92,6 +94,29 @@ fn a_hostile_hub_is_refused_with_a_code_of_its_own_for_each_trick_and_the_host_i
     fleet.start_hub().unwrap();
     let operator = fleet.operator().unwrap();
     fleet.wait_converged(&operator, HOST, "edge", 2).unwrap();
+}
+
+/// No host goes back by itself yet, so the window in which a fallback could be used is never open.
+#[test]
+fn a_fallback_that_an_operator_named_brings_nothing_back_by_the_hubs_word() {
+    let (mut fleet, operator) = sim_fleet("fallback");
+    fleet.push(&services("edge", &["site"], "one"), &["--wait"]).unwrap().ok().unwrap();
+    fleet.push(&services("edge", &["site"], "two"), &["--wait"]).unwrap().ok().unwrap();
+    let (older, current) = (slice(&operator, "edge", 1), statement(&slice(&operator, "edge", 2)));
+    let fallback = Fallback { generation: Generation(1), version_hash: statement(&older).version_hash };
+    let next = SliceStatement { generation: Generation(3), fallback: Some(fallback), ..current };
+    let next = signed(&next, &fleet.operator_key().unwrap());
+    drop(operator);
+    fleet.stop_hub().unwrap();
+
+    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
+    evil.wait_for_agent().unwrap();
+    let world = sim_world(&fleet, HOST);
+    evil.send(Kind::Slice(pb::Envelope { json: next })).unwrap();
+    wait_until("the host takes what an operator signed", SOON, || Ok(evil.heartbeat().is_some_and(|beat| beat.generation == 3))).unwrap();
+    assert_eq!(evil.refusal_of_slice(older.to_json()).unwrap(), "generation_regressed");
+    assert_eq!(evil.heartbeat().unwrap().generation, 3);
+    assert_eq!(sim_world(&fleet, HOST), world, "the host is as it was");
 }
 
 #[test]
