@@ -113,15 +113,11 @@ pub fn open_intake(config: &Config, host: &mut Host) -> Result<Intake, RunError>
         ledger: Ledger::new(db.clone()),
         trust_store: TrustStore::new(db),
         root_pin: host.enrolment.root_pin.clone(),
-        own: own(&host.keys),
+        own: Own::of(&host.keys),
         policy: config.policy.clone(),
         engine_sockets: socket_paths(&config.docker_socket),
         quarantine: None,
     })?)
-}
-
-fn own(keys: &HostKeys) -> Own {
-    Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() }
 }
 
 /// Runs the agent on `driver` until `shutdown`.
@@ -133,7 +129,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     let (ledger, trust_store) = (Ledger::new(db.clone()), TrustStore::new(db));
     let (journal, quarantine) = open_journal(&config, &mut host, &trust_store).await?;
     let keys = Arc::new(host.keys);
-    let own = own(&keys);
+    let own = Own::of(&keys);
     let mut intake = Intake::open(intake::Parts {
         ledger: ledger.clone(),
         trust_store: trust_store.clone(),

@@ -433,7 +433,7 @@ impl Operator {
             ledger: Ledger::new(db.clone()),
             trust_store: TrustStore::new(db.clone()),
             root_pin: self.pin(),
-            own: Own { host_id: self.keys.host_id(), epoch: self.keys.epoch.clone(), sealing_key: self.keys.sealing_key() },
+            own: Own::of(&self.keys),
             policy,
             engine_sockets: vec!["/var/run/docker.sock".into(), "/run/docker.sock".into()],
             quarantine: None,

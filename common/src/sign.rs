@@ -194,11 +194,12 @@ impl Envelope {
 /// The point of a public key. Finding it takes a sixth of the time of a whole verification, and the keys of a cluster are few.
 fn verifying_key(public: &[u8; 32]) -> Result<VerifyingKey, ()> {
     static KNOWN: Mutex<BTreeMap<[u8; 32], VerifyingKey>> = Mutex::new(BTreeMap::new());
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(key) = known.get(public) {
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(key) = known().get(public) {
         return Ok(*key);
     }
     let key = VerifyingKey::from_bytes(public).map_err(|_| ())?;
+    let mut known = known();
     if known.len() >= KEYS_KNOWN_MAX {
         known.clear();
     }

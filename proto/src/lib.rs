@@ -5,7 +5,15 @@ pub mod convert;
 pub mod transport;
 
 /// The generated messages and services. Nothing past a service module should see these.
-#[allow(missing_docs, clippy::all, clippy::unwrap_used, clippy::expect_used, clippy::wildcard_enum_match_arm, clippy::as_conversions)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::as_conversions,
+    clippy::too_many_lines
+)]
 pub mod v1 {
     tonic::include_proto!("moorline.v1");
 }

@@ -15,6 +15,7 @@ use moorline_common::trust::TrustRoot;
 
 use super::policy::{self, Resolve};
 use crate::config::Policy;
+use crate::identity::HostKeys;
 use crate::ledger::{Floor, FloorState};
 use crate::trust::Trust;
 
@@ -27,6 +28,14 @@ pub struct Own {
     pub epoch: HostEpoch,
     /// Its X25519 public key.
     pub sealing_key: [u8; 32],
+}
+
+impl Own {
+    /// The host with these keys.
+    #[must_use]
+    pub fn of(keys: &HostKeys) -> Self {
+        Self { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() }
+    }
 }
 
 /// What becomes of a statement that was not refused.

@@ -293,7 +293,7 @@ impl Agent {
             gate: intake.gate(),
             reconciler: handle.clone(),
         });
-        let own = Own { host_id: operator.keys.host_id(), epoch: operator.keys.epoch.clone(), sealing_key: operator.keys.sealing_key() };
+        let own = Own::of(&operator.keys);
         let hubs = hubs.iter().map(|h| (*h).to_owned()).collect();
         let enrolment = Enrolment { hubs, ca_spki: authority.spki(), ..enrolment(&operator) };
         let keys = Arc::new(state_dir.keys().unwrap().unwrap());

@@ -47,7 +47,7 @@ impl Stage {
 
     /// Every receipt is there to be sent, until the hub has heard of it.
     pub(super) fn check_receipts(&self) -> Result<(), String> {
-        let own = Own { host_id: CLUSTER.keys.host_id(), epoch: CLUSTER.keys.epoch.clone(), sealing_key: CLUSTER.keys.sealing_key() };
+        let own = Own::of(&CLUSTER.keys);
         let told = self.agent.as_ref().unwrap().ops.standings(&self.journal, &own, 0).list;
         let ends = self.known().ends();
         for (id, state, heard) in ends {

@@ -148,11 +148,7 @@ impl Bench {
     }
 
     fn own(&self) -> Own {
-        Own {
-            host_id: self.operator.keys.host_id(),
-            epoch: self.operator.keys.epoch.clone(),
-            sealing_key: self.operator.keys.sealing_key(),
-        }
+        Own::of(&self.operator.keys)
     }
 
     fn order(&self, kind: &str, resource: &str, change: impl FnOnce(&mut OpStatement)) -> (Vec<u8>, OpId) {
