@@ -83,6 +83,12 @@ impl FileJournal {
         Ok(Opened { journal, torn: found.torn, sealed_damage: found.sealed_damage })
     }
 
+    /// The newest durable record, as it changes.
+    #[must_use]
+    pub fn heads(&self) -> watch::Receiver<Head> {
+        self.head.clone()
+    }
+
     fn last_failure(&self) -> JournalError {
         self.failure.borrow().clone().unwrap_or_else(|| JournalError::Failed("its writer has ended".to_owned()))
     }

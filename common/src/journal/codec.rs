@@ -3,6 +3,7 @@
 //! A line is one JSON object. Its last member is `crc`: the CRC-32C, in hex, of all bytes before that member. `prev`
 //! chains it to the line before. A segment begins with a header and the checkpoint that it announces; records follow.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ use crate::op::{Book, Part, Record};
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
+
+/// Bytes of most lines, with room.
+const LINE_USUAL: usize = 512;
 
 const CRC_MEMBER: &str = ",\"crc\":\"";
 /// `,"crc":"` + 8 digits + `"}`.
@@ -60,10 +64,12 @@ pub fn encode<T: Serialize>(value: &T) -> Option<Vec<u8>> {
 }
 
 fn encode_within<T: Serialize>(value: &T, max: usize) -> Option<Vec<u8>> {
-    let mut line = serde_json::to_vec(value).ok()?;
+    let mut line = Vec::with_capacity(LINE_USUAL);
+    serde_json::to_writer(&mut line, value).ok()?;
     line.pop(); // the closing brace
     let crc = crc32c::crc32c(&line);
-    line.extend_from_slice(format!("{CRC_MEMBER}{crc:08x}\"}}").as_bytes());
+    // A vector takes all that is written to it.
+    let _ = write!(line, "{CRC_MEMBER}{crc:08x}\"}}");
     (line.len() <= max).then_some(line)
 }
 

@@ -141,6 +141,7 @@ impl Book {
     pub fn fold(&mut self, record: &Arc<Record>) -> Result<(), BookError> {
         let entry = self.ops.get(&record.op_id);
         self.check(record, entry)?;
+        let is_known = entry.is_some();
         let origin = record.origin();
         match record.event() {
             Event::Accept => {
@@ -151,7 +152,7 @@ impl Book {
                 }
                 self.insert(record);
             }
-            Event::Start if !self.ops.contains_key(&record.op_id) => self.insert(record),
+            Event::Start if !is_known => self.insert(record),
             Event::Acknowledge => drop(self.ops.remove(&record.op_id)),
             event @ (Event::Queue
             | Event::Start

@@ -69,7 +69,7 @@ impl Host {
             ledger: ledger.clone(),
             trust_store: TrustStore::new(db),
             root_pin: TrustRoot::pin(signed.envelope()),
-            own: Own { host_id: keys.host_id(), epoch: keys.epoch.clone(), sealing_key: keys.sealing_key() },
+            own: Own::of(&keys),
             policy: Policy::default(),
             engine_sockets,
             quarantine: None,

@@ -36,6 +36,23 @@ pub fn epoch() -> Result<HostEpoch> {
     Ok(HostEpoch::parse("0".repeat(32))?)
 }
 
+/// What a lane records: operations that begin and end, one after the other.
+#[derive(Default)]
+struct Lane {
+    begun: Option<Entry>,
+}
+
+impl Lane {
+    fn next(&mut self, n: usize) -> Result<Entry> {
+        if let Some(begun) = self.begun.take() {
+            return Ok(Entry { state: State::Succeeded, ..begun });
+        }
+        let entry = entry(n)?;
+        self.begun = Some(entry.clone());
+        Ok(entry)
+    }
+}
+
 fn entry(n: usize) -> Result<Entry> {
     let resource = ResourceId::parse(format!("docker/container/bench-{}", n % 64))?;
     Ok(Entry::step(Uuid::now_v7(), resource, "create-container", State::Started))
@@ -50,9 +67,10 @@ pub async fn alone(dir: &Path, appends: usize) -> Result<(Duration, Duration)> {
     let journal = FileJournal::open(&dir.join("alone"), epoch()?)?.journal;
     let mut bare = File::create(dir.join("alone.bare"))?;
     let line = line();
+    let mut lane = Lane::default();
     let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
     for n in 0..appends {
-        let entry = entry(n)?;
+        let entry = lane.next(n)?;
         let begun = Instant::now();
         journal.append(vec![entry]).await?;
         ours += begun.elapsed();
@@ -75,8 +93,9 @@ pub async fn together(dir: &Path, writers: usize, each: usize) -> Result<Duratio
     for writer in 0..writers {
         let journal = journal.clone();
         tasks.push(tokio::spawn(async move {
+            let mut lane = Lane::default();
             for n in 0..each {
-                journal.append(vec![entry(writer * each + n)?]).await?;
+                journal.append(vec![lane.next(writer * each + n)?]).await?;
             }
             anyhow::Ok(())
         }));
