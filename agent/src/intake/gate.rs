@@ -225,7 +225,7 @@ impl Gate {
         if planted("epoch not checked") {
             binding.to_mut().host_epoch = signed.peek()?.host_epoch;
         }
-        let (_, order) = root.statement().verify_op(signed, &binding)?;
+        let order = root.statement().verify_op(signed, &binding)?;
         self.check_standing(&order, clocks)?;
         Ok((order, trust))
     }

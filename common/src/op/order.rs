@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Act, Class};
-use crate::canonical::to_canonical;
+use crate::canonical::value_to_canonical;
 use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, Generation, HostEpoch, HostId, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds, sha256_hex};
 use crate::observe::ContainerState;
@@ -107,7 +107,7 @@ impl OpStatement {
             "params": self.params,
             "precondition": self.precondition,
         });
-        let bytes = to_canonical(&intent).map_err(|e| Fault::new(Code::BadParams, e.to_string()))?;
+        let bytes = value_to_canonical(&intent).map_err(|e| Fault::new(Code::BadParams, e.to_string()))?;
         Ok(sha256_hex(&bytes))
     }
 

@@ -6,7 +6,7 @@ use super::{ROOT_ROLE, Role, TrustRoot, check_host, threshold};
 use crate::fault::{Code, Fault};
 use crate::id::{HostName, KeyId};
 use crate::op::{Act, Class, OpStatement, Order};
-use crate::sign::{PayloadType, Signed, Verified};
+use crate::sign::{PayloadType, Signed};
 use crate::statement::HostBinding;
 
 impl Role {
@@ -26,7 +26,7 @@ impl TrustRoot {
     ///
     /// # Errors
     /// A [`Fault`] with the code of the first check that failed.
-    pub fn verify_op(&self, signed: Signed<OpStatement>, binding: &HostBinding) -> Result<(Verified<OpStatement>, Order), Fault> {
+    pub fn verify_op(&self, signed: Signed<OpStatement>, binding: &HostBinding) -> Result<Order, Fault> {
         let signers = self.live_signers(signed.envelope())?;
         let op = signed.into_verified(signers)?;
         let statement = op.statement();
@@ -44,14 +44,13 @@ impl TrustRoot {
         let act = statement.act()?;
         let class = act.class(&statement.resource);
         self.check_op_scope(op.signers(), &act, class, &binding.name)?;
-        let order = Order { intent: statement.intent()?, statement: statement.clone(), act, class };
-        Ok((op, order))
+        Ok(Order { intent: statement.intent()?, statement: op.into_statement(), act, class })
     }
 
     /// Some role must reach the operation by its own threshold, and the signers of all such roles together must be as
     /// many as the class asks for.
     fn check_op_scope(&self, signers: &BTreeSet<KeyId>, act: &Act, class: Class, host: &HostName) -> Result<(), Fault> {
-        let mut refusal = Fault::new(Code::OutOfScope, format!("no role of the signers may sign `{}` for host {host}", act.kind()));
+        let mut refusal = None;
         let mut able: BTreeSet<&KeyId> = BTreeSet::new();
         let mut is_met = false;
         for (name, role) in self.roles.iter().filter(|(name, _)| *name != ROOT_ROLE) {
@@ -59,20 +58,21 @@ impl TrustRoot {
                 continue;
             }
             if role.max_class < class {
-                if refusal.code == Code::OutOfScope {
-                    refusal =
-                        Fault::new(Code::ClassDenied, format!("role `{name}` signs operations up to {}, this is {class}", role.max_class));
-                }
+                let most = role.max_class;
+                refusal.get_or_insert_with(|| {
+                    Fault::new(Code::ClassDenied, format!("role `{name}` signs operations up to {most}, this is {class}"))
+                });
                 continue;
             }
             able.extend(role.keys.intersection(signers));
             match threshold(role, signers, name) {
                 Ok(()) => is_met = true,
-                Err(fault) => refusal = fault,
+                Err(fault) => refusal = Some(fault),
             }
         }
         if !is_met {
-            return Err(refusal);
+            let no_role = || Fault::new(Code::OutOfScope, format!("no role of the signers may sign `{}` for host {host}", act.kind()));
+            return Err(refusal.unwrap_or_else(no_role));
         }
         let needed = self.class_threshold(class);
         if able.len() < usize::try_from(needed).unwrap_or(usize::MAX) {
@@ -174,7 +174,7 @@ mod tests {
     fn verify(statement: &OpStatement, signers: &[u8], host: &str) -> Result<Class, Code> {
         let keys: Vec<PrivateKey> = signers.iter().map(|&s| key(s)).collect();
         let signed = Signed::seal(statement, &keys.iter().collect::<Vec<_>>()).unwrap();
-        root().verify_op(signed, &binding(host)).map(|(_, order)| order.class).map_err(|f| f.code)
+        root().verify_op(signed, &binding(host)).map(|order| order.class).map_err(|f| f.code)
     }
 
     #[test]

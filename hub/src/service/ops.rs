@@ -54,7 +54,8 @@ async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent
         return Err(Fault::new(Code::NotFound, format!("host {host} is not bound; `moorctl host approve` binds it")));
     };
     let binding = Signed::<HostBinding>::from_json(&binding)?.peek()?;
-    let (verified, order) = root.verify_op(signed, &binding)?;
+    let envelope = signed.envelope().clone();
+    let order = root.verify_op(signed, &binding)?;
     let statement = &order.statement;
     if record.host_epoch != binding.host_epoch.as_str() {
         return Err(Fault::new(
@@ -72,7 +73,7 @@ async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent
     if statement.not_before > now.plus(OP_SKEW_S) {
         return Err(Fault::new(Code::NotYetValid, "the order was signed in the future; check this machine's clock and the hub's"));
     }
-    let payload_sha256 = verified.envelope().payload_sha256();
+    let payload_sha256 = envelope.payload_sha256();
     let reason = if statement.reason.is_empty() { String::new() } else { format!(": {}", statement.reason) };
     let words = format!("{} `{}` on {} ({}){reason}", statement.op_id, statement.kind, statement.resource, order.class);
     let event = NewEvent::new(Kind::OpSubmitted, actor.clone(), words).host(record.name.as_str()).body(&payload_sha256);
@@ -83,7 +84,7 @@ async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent
         resource: statement.resource.clone(),
         kind: statement.kind.clone(),
         class: order.class,
-        envelope: verified.envelope().to_json(),
+        envelope: envelope.to_json(),
         payload_sha256,
         root_version: statement.root_version,
         expires_at: statement.expires_at,
