@@ -286,7 +286,7 @@ async fn keep_house(ledger: Ledger, trust: watch::Receiver<Arc<Trust>>) {
                 }).await);
                 match saved {
                     Ok(floor) => if let Some(skew) = Skew::of(floor.at, wall) {
-                        tracing::error!(%skew, "the clock cannot be right");
+                        tracing::error!(%skew, "the clock is far from what this host knows about time");
                     },
                     Err(error) => tracing::error!(%error, "the time floor could not be saved"),
                 }

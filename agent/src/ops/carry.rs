@@ -133,7 +133,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         Duration::from_secs(op.order.statement.expires_at.0.saturating_sub(now.0)) + OP_EXPIRY_SLACK
     }
 
-    /// Whether what speaks against an operation may be mended in time.
+    /// Whether the time is over in which what speaks against an operation could be mended.
     pub(super) async fn is_over(&self, op: &Op, fault: &Fault) -> bool {
         may_mend(fault.code) && self.until_expiry(op, false).await <= OP_EXPIRY_SLACK
     }
