@@ -166,6 +166,16 @@ impl AtHub {
         }
     }
 
+    async fn receipt(&mut self) -> pb::Envelope {
+        let deadline = tokio::time::Instant::now() + WAIT;
+        loop {
+            assert!(tokio::time::Instant::now() < deadline, "no receipt");
+            if let Up::Receipt(receipt) = self.next().await {
+                return receipt;
+            }
+        }
+    }
+
     async fn send(&self, kind: Down) {
         self.to_agent.send(Ok(pb::HubMessage { kind: Some(kind) })).await.unwrap();
     }
@@ -395,6 +405,19 @@ async fn an_observation_that_no_report_can_hold_goes_cut_and_heartbeats_go_on() 
     assert!(report.containers.is_empty() && report.engine == EngineState::Ready);
     session.heartbeat(|b| b.observed_digest == report.digest()).await;
     assert_eq!(agent.reconciler.state().borrow().observed.containers.len(), 3000, "the agent itself knows all");
+}
+
+#[tokio::test]
+async fn a_receipt_that_the_hub_took_and_did_not_acknowledge_comes_again_in_the_same_session() {
+    let (_authority, _hub, agent, mut session) = connected().await;
+    let order = agent.operator.order("restart", "docker/container/edge-web-1", serde_json::json!({}), |_| {});
+    session.send(Down::Op(pb::Envelope { json: order })).await;
+    let first = session.receipt().await;
+    // As if so much time had passed.
+    tokio::time::pause();
+    tokio::time::advance(crate::limits::RECEIPTS_AGAIN).await;
+    tokio::time::resume();
+    assert_eq!(session.receipt().await, first);
 }
 
 #[tokio::test]

@@ -112,7 +112,9 @@ async fn what_ran_when_the_engine_ended_is_never_run_again() {
     let Begun::Task(made) = driver.start(&exec, &noted[0]).await.unwrap() else { panic!("a command is a task") };
     // It runs, and the engine ends under it.
     let cut_short = async {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while bench.docker.inspect_exec(&running).await.unwrap().running != Some(true) {
+            assert!(tokio::time::Instant::now() < deadline, "the command does not run");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         tokio::task::block_in_place(|| own.stop());
