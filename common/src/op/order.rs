@@ -1,10 +1,9 @@
 //! The order: what an operator signs.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Act, Class};
-use crate::canonical::value_to_canonical;
 use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, Generation, HostEpoch, HostId, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds, sha256_hex};
 use crate::observe::ContainerState;
@@ -94,20 +93,20 @@ impl OpStatement {
         Ok(act)
     }
 
-    /// Lowercase hex SHA-256 of what is to be done: two orders of one key and one intent are the same order.
+    /// Lowercase hex SHA-256 of what is to be done, in canonical JSON: two orders of one key and one intent are the same order.
     ///
     /// # Errors
     /// [`Code::BadParams`] when the parameters have no canonical form.
     pub fn intent(&self) -> Result<String, Fault> {
-        let intent = json!({
-            "host_id": self.host_id,
-            "resource": self.resource,
-            "incarnation": self.incarnation,
-            "kind": self.kind,
-            "params": self.params,
-            "precondition": self.precondition,
-        });
-        let bytes = value_to_canonical(&intent).map_err(|e| Fault::new(Code::BadParams, e.to_string()))?;
+        let intent = Intent {
+            host_id: &self.host_id,
+            incarnation: self.incarnation.as_deref(),
+            kind: &self.kind,
+            params: &self.params,
+            precondition: self.precondition.as_ref(),
+            resource: &self.resource,
+        };
+        let bytes = serde_json::to_vec(&intent).map_err(|e| Fault::new(Code::BadParams, e.to_string()))?;
         Ok(sha256_hex(&bytes))
     }
 
@@ -116,6 +115,17 @@ impl OpStatement {
     pub fn nonce_until(&self) -> UnixSeconds {
         self.expires_at.plus(OP_SKEW_S)
     }
+}
+
+/// What is to be done. In the order of the alphabet, as canonical JSON has its fields; those of a [`Value`] are sorted.
+#[derive(Serialize)]
+struct Intent<'a> {
+    host_id: &'a HostId,
+    incarnation: Option<&'a str>,
+    kind: &'a str,
+    params: &'a Value,
+    precondition: Option<&'a Precondition>,
+    resource: &'a ResourceId,
 }
 
 /// An order that was verified and understood; see [`crate::trust::TrustRoot::verify_op`].

@@ -11,7 +11,7 @@ use crate::statement::HostBinding;
 
 impl Role {
     fn reaches_op(&self, act: &Act, host: &HostName) -> bool {
-        let is_named = self.kinds.contains(PayloadType::Op.word()) || self.kinds.contains(&format!("op.{}", act.kind()));
+        let is_named = self.kinds.iter().any(|k| k == PayloadType::Op.word() || k.strip_prefix("op.") == Some(act.kind()));
         is_named && self.reaches_host(host)
     }
 
@@ -105,7 +105,8 @@ mod tests {
 
     use super::super::RootKey;
     use super::*;
-    use crate::id::{ClusterId, HostEpoch, HostId, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
+    use crate::canonical::to_canonical;
+    use crate::id::{ClusterId, HostEpoch, HostId, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds, sha256_hex};
     use crate::sign::PrivateKey;
 
     fn key(seed: u8) -> PrivateKey {
@@ -241,5 +242,11 @@ mod tests {
         assert_eq!(one.intent(), other.intent());
         other.incarnation = Some("x".to_owned());
         assert_ne!(one.intent(), other.intent());
+        other.params = serde_json::from_str(r#"{"b":{"z":1,"y":"\u0001/é"},"a":null}"#).unwrap();
+        let canonical = to_canonical(&json!({
+            "host_id": other.host_id, "resource": other.resource, "incarnation": "x",
+            "kind": "stop", "params": other.params, "precondition": null,
+        }));
+        assert_eq!(other.intent().unwrap(), sha256_hex(&canonical.unwrap()));
     }
 }
