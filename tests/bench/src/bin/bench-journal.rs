@@ -85,14 +85,15 @@ fn run(args: &Args) -> Result<()> {
     let (check, signature) = host.check(2_000)?;
     let ratio = check.div_duration_f64(signature);
     writeln!(out, "an order's envelope is checked in {check:.1?}: {ratio:.2} x one bare ed25519 verification ({signature:.1?})")?;
-    aim("envelope", check <= Duration::from_micros(60));
+    // A processor that is slowed down slows both: 60 µs are 1.36 verifications at the speed that the aim is meant for.
+    aim("envelope", check <= Duration::from_micros(60) || ratio <= 1.36);
 
     let (mut ratios, mut taken) = (Vec::new(), Duration::ZERO);
     for _ in 0..args.rounds {
-        let flush = journal::one_flush(&dir.join("flush"), 100)?;
         // As a session does it: in a task of the runtime.
-        let host = host.clone();
-        taken = runtime.block_on(async { tokio::spawn(async move { host.until_started(50).await }).await })??;
+        let (host, bare) = (host.clone(), dir.join("flush"));
+        let (order, flush) = runtime.block_on(async { tokio::spawn(async move { host.until_started(&bare, 50).await }).await })??;
+        taken = order;
         ratios.push(taken.div_duration_f64(flush));
     }
     let (middle, text) = spread(ratios);

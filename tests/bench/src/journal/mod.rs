@@ -5,7 +5,7 @@
 //! | appends by 1, 8 and 64 writers | a loop of `write` and `fdatasync`; a group commit without checks or chain |
 //! | replay of many records | |
 //! | an order's check | |
-//! | an order from its arrival until it is started | one `fdatasync` |
+//! | an order from its arrival until it is started | one bare `fdatasync` in the same rhythm |
 
 use std::fs::File;
 use std::io::Write as _;
@@ -58,6 +58,33 @@ fn entry(n: usize) -> Result<Entry> {
     Ok(Entry::step(Uuid::now_v7(), resource, "create-container", State::Started))
 }
 
+/// A bare file that lines are appended to.
+pub struct Bare {
+    file: File,
+    line: Vec<u8>,
+}
+
+impl Bare {
+    /// A new file at `path`.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn create(path: &Path) -> Result<Self> {
+        Ok(Self { file: File::create(path)?, line: line() })
+    }
+
+    /// How long one `write` and `fdatasync` take.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn flush(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        self.file.write_all(&self.line)?;
+        self.file.sync_data()?;
+        Ok(begun.elapsed())
+    }
+}
+
 /// One writer: appends of the journal and of a bare file, turn by turn, so that the disk's moods meet both. Returns how
 /// long each took.
 ///
@@ -65,8 +92,7 @@ fn entry(n: usize) -> Result<Entry> {
 /// The disk's.
 pub async fn alone(dir: &Path, appends: usize) -> Result<(Duration, Duration)> {
     let journal = FileJournal::open(&dir.join("alone"), epoch()?)?.journal;
-    let mut bare = File::create(dir.join("alone.bare"))?;
-    let line = line();
+    let mut bare = Bare::create(&dir.join("alone.bare"))?;
     let mut lane = Lane::default();
     let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
     for n in 0..appends {
@@ -74,10 +100,7 @@ pub async fn alone(dir: &Path, appends: usize) -> Result<(Duration, Duration)> {
         let begun = Instant::now();
         journal.append(vec![entry]).await?;
         ours += begun.elapsed();
-        let begun = Instant::now();
-        bare.write_all(&line)?;
-        bare.sync_data()?;
-        theirs += begun.elapsed();
+        theirs += bare.flush()?;
     }
     Ok((ours, theirs))
 }
@@ -185,23 +208,6 @@ pub async fn replay(dir: &Path, records: usize) -> Result<(Duration, Duration, u
     let begun = Instant::now();
     drop(FileJournal::open(dir, epoch()?)?);
     Ok((took, begun.elapsed(), bytes / walk.records.max(1)))
-}
-
-/// The median of one `write` and `fdatasync`.
-///
-/// # Errors
-/// The disk's.
-pub fn one_flush(file: &Path, times: usize) -> Result<Duration> {
-    let mut bare = File::create(file)?;
-    let line = line();
-    let mut all = Vec::with_capacity(times);
-    for _ in 0..times {
-        let begun = Instant::now();
-        bare.write_all(&line)?;
-        bare.sync_data()?;
-        all.push(begun.elapsed());
-    }
-    Ok(median(all))
 }
 
 /// The middle one.

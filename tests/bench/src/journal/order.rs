@@ -7,23 +7,31 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use moorline_agent::driver::Driver as _;
 use moorline_agent::driver::sim::SimDriver;
-use moorline_agent::journal::Journal as _;
 use moorline_agent::journal::file::FileJournal;
+use moorline_agent::journal::{Head, Journal as _};
 use moorline_agent::lane::Lanes;
 use moorline_agent::ops::{Answer, Handle, Ops, Parts};
 use moorline_agent::reconcile::{self, Reconciler};
 use moorline_common::id::{IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
-use moorline_common::op::OpStatement;
+use moorline_common::op::{OpEntry, OpStatement};
 use moorline_common::sign::{PrivateKey, Signed, verify_raw};
 use moorline_common::statement::HostBinding;
 use moorline_common::trust::TrustRoot;
 use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::median;
+use super::{Bare, median};
 use crate::apply::now;
 use crate::host;
+
+/// Longer than what follows an operation takes: a look at the simulated engine.
+const REST: Duration = Duration::from_millis(5);
+
+/// An operation on a host at rest is over long before.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A host with an operator who orders, without a hub.
 pub struct Host {
@@ -99,28 +107,38 @@ impl Host {
         Ok((median(checks), median(signatures)))
     }
 
-    /// The median time from the arrival of an order until its `started` record is durable.
+    /// The median time from the arrival of an order until its `started` record is durable, and that of one bare `write` and
+    /// `fdatasync` to `bare`, turn by turn: each finds the host and its disk at rest.
     ///
     /// # Errors
     /// When an order is refused.
-    pub async fn until_started(&self, times: usize) -> Result<Duration> {
-        let mut all = Vec::with_capacity(times);
+    pub async fn until_started(&self, bare: &Path, times: usize) -> Result<(Duration, Duration)> {
+        let (mut orders, mut flushes) = (Vec::with_capacity(times), Vec::with_capacity(times));
+        let mut bare = Bare::create(bare)?;
         for n in 0..times {
+            tokio::time::sleep(REST).await;
+            flushes.push(bare.flush()?);
+            tokio::time::sleep(REST).await;
             let (op_id, json) = self.order("release", &format!("docker/container/bench-{n}"))?;
             let mut heads = self.journal.heads();
             let begun = Instant::now();
             let answer = self.ops.take(json).await.context("the operations have stopped")?;
             ensure!(answer == Answer::Known(op_id.clone()), "{answer:?}");
-            while !self.journal.read(|book| book.ops().get(op_id.as_str()).is_some_and(|e| e.started.is_some())) {
-                heads.changed().await?;
-            }
-            all.push(begun.elapsed());
-            // The next one finds the host idle.
-            while !self.journal.read(|book| book.ops().get(op_id.as_str()).is_none_or(|e| e.state().is_terminal())) {
-                heads.changed().await?;
-            }
+            self.until(&mut heads, &op_id, |e| e.started.is_some()).await?;
+            orders.push(begun.elapsed());
+            self.until(&mut heads, &op_id, |e| e.state().is_terminal()).await?;
         }
-        Ok(median(all))
+        Ok((median(orders), median(flushes)))
+    }
+}
+
+impl Host {
+    async fn until(&self, heads: &mut watch::Receiver<Head>, op_id: &OpId, is_so: impl Fn(&OpEntry) -> bool) -> Result<()> {
+        let is_so = || self.journal.read(|book| book.ops().get(op_id.as_str()).is_some_and(&is_so));
+        while !is_so() {
+            timeout(PATIENCE, heads.changed()).await.with_context(|| format!("operation {op_id} stands still"))??;
+        }
+        Ok(())
     }
 }
 
