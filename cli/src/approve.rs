@@ -232,7 +232,7 @@ pub async fn give_slices(
     signers: &Signers,
     host: &HostView,
 ) -> Result<Option<(TopologyId, Generation)>, Failure> {
-    let binding = host.bound().ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;
+    let binding = host.require_bound()?;
     let mut tries = 0;
     loop {
         tries += 1;

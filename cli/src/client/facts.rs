@@ -331,6 +331,25 @@ impl HostView {
     pub fn bound(&self) -> Option<&HostBinding> {
         self.binding.as_ref().map(Verified::statement)
     }
+
+    /// The verified binding of a host that must have one.
+    ///
+    /// # Errors
+    /// Why what the hub shows does not verify; [`Code::NotApproved`] when it shows none.
+    pub fn require_bound(&self) -> Result<&HostBinding, Fault> {
+        self.verified().map(Verified::statement)
+    }
+
+    /// The same, with its envelope.
+    ///
+    /// # Errors
+    /// As [`Self::require_bound`].
+    pub fn verified(&self) -> Result<&Verified<HostBinding>, Fault> {
+        self.binding.as_ref().ok_or_else(|| {
+            let doubt = self.doubt.clone();
+            doubt.unwrap_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", self.name)))
+        })
+    }
 }
 
 impl TryFrom<pb::Revision> for RevisionFacts {

@@ -302,9 +302,7 @@ impl Client {
     /// # Errors
     /// When the host has no verified binding, the signature is wrong, or the call fails.
     pub async fn report(&self, host: &HostView) -> Result<Option<ReportView>, Failure> {
-        let Some(binding) = host.bound() else {
-            return Err(Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)).into());
-        };
+        let binding = host.require_bound()?;
         let request = pb::GetReportRequest { host_id: host.host_id.to_string() };
         let answer = match self.hub.call(|mut rpc| async move { rpc.get_report(request).await }).await {
             Ok(answer) => answer,

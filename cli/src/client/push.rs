@@ -10,22 +10,13 @@ use crate::error::Failure;
 use crate::revision::SignedRevision;
 
 impl Client {
-    /// Pushes a signed revision. `lower` accepts that this machine has seen a newer one, once the hub has taken this.
-    ///
-    /// # Errors
-    /// [`Code::BaseMoved`] and whatever else the hub refuses.
-    pub async fn push(&self, base: Generation, revision: &SignedRevision, lower: bool) -> Result<(), Failure> {
-        self.hand_in(base, revision).await?;
-        self.note_pushed(&revision.topology, revision.generation, &revision.source.payload_sha256(), lower)
-    }
-
     /// Pushes a revision that says what the one before it says. This machine's next push is made from it only if it was made
     /// from that one: else what others changed since would be overwritten unseen.
     ///
     /// # Errors
-    /// As [`Self::push`].
+    /// As [`Self::push`]; when the floors cannot be written.
     pub async fn push_the_same(&self, base: Generation, revision: &SignedRevision) -> Result<(), Failure> {
-        self.hand_in(base, revision).await?;
+        self.push(base, revision).await?;
         self.context.update_floors(|floors| {
             let pushed = floors.topologies.get(&revision.topology).map(|f| f.pushed).unwrap_or_default();
             floor::note_pushed(floors, &revision.topology, revision.generation, &revision.source.payload_sha256(), false);
@@ -36,7 +27,11 @@ impl Client {
         })
     }
 
-    async fn hand_in(&self, base: Generation, revision: &SignedRevision) -> Result<(), Failure> {
+    /// Pushes a signed revision.
+    ///
+    /// # Errors
+    /// [`Code::BaseMoved`] and whatever else the hub refuses.
+    pub async fn push(&self, base: Generation, revision: &SignedRevision) -> Result<(), Failure> {
         let request = pb::PushRequest {
             topology: revision.topology.to_string(),
             base_generation: base.0,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Aim, Base, Order};
+use super::deploy::{self, Aim, Base, Order, Verb};
 use super::push::WaitArgs;
 use crate::error::Failure;
 use crate::render::Ui;
@@ -42,7 +42,7 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     if !current.facts.down {
         ui.confirm(&format!("Tear down `{topology}` on {} host(s)? Containers and networks go, volumes stay.", current.facts.hosts))?;
     }
-    let aim = Aim { topology, source: None, accept_older_hub: false, wait: args.wait.limit() };
+    let aim = Aim { verb: Verb::Down, topology, source: None, accept_older_hub: false, wait: args.wait.limit() };
     let order = Order {
         aim,
         message: args.message,

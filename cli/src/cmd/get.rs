@@ -77,7 +77,7 @@ async fn topology(client: &Client, ui: &mut Ui, name: &TopologyId, generation: G
 
 async fn slice(client: &Client, ui: &mut Ui, name: &HostName) -> Result<(), Failure> {
     let host = client.host(name).await?;
-    let binding = host.bound().ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{name}` has no verified binding")))?;
+    let binding = host.require_bound()?;
     let target = host.target.as_ref().ok_or_else(|| Fault::new(Code::NotFound, format!("no topology names host `{name}`")))?;
     let view = client.revision(&target.topology, target.generation, true).await?;
     let (_, envelope) = view

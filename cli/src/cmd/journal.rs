@@ -1,10 +1,8 @@
 //! `moorctl journal`: what a host has done, by its own records. The hub only passes them on: checksums, chain, order and
 //! checkpoints are checked here, and that the record which heartbeats named is among them with that very hash.
 
-use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
@@ -17,6 +15,7 @@ use super::Env;
 use crate::client::HostView;
 use crate::clock;
 use crate::error::Failure;
+use crate::home::files;
 use crate::limits::{JOURNAL_LINE_MAX, SEGMENT_MAX};
 use crate::render::{Format, Ui};
 
@@ -100,7 +99,7 @@ pub async fn run(args: JournalArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
         if f.is(Code::Waiting) { f.with_remedy("let the host connect, or run `moorline-agent journal verify` there") } else { f }
     })?;
     let mut reader = Reader::new(noted, args.op.clone(), !args.verify && ui.format != Format::Table);
-    let mut saved = args.save.as_deref().map(create).transpose()?;
+    let mut saved = args.save.as_deref().map(|path| files::create_new(path).map(BufWriter::new)).transpose()?;
     while let Some(part) = lines.next().await? {
         if let (Some(file), Some(path)) = (&mut saved, &args.save) {
             file.write_all(&part).map_err(|e| Failure::file("write", path, &e))?;
@@ -148,12 +147,6 @@ pub async fn run(args: JournalArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
     Err(Failure::from(fault).with_remedy(
         "keep the lines with --save and compare them with `moorline-agent journal verify` on the host: either the host or the hub does not tell the truth",
     ))
-}
-
-fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
-    // Records tell much of a host: they are for whoever asked.
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.map(BufWriter::new).map_err(|e| Failure::file("write", path, &e))
 }
 
 /// The record that the hub has seen in heartbeats of this life of the host.

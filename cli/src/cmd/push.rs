@@ -7,7 +7,7 @@ use clap::Args;
 use moorline_common::id::Generation;
 
 use super::Env;
-use super::deploy::{self, Aim, Base, Order};
+use super::deploy::{self, Aim, Base, Order, Verb};
 use crate::args::parse_generation;
 use crate::clock;
 use crate::desired;
@@ -80,7 +80,7 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         (None, Some(pushed)) => Base::Generation(pushed),
         (None, None) => Base::Unknown,
     };
-    let aim = Aim { topology, source: Some(source), accept_older_hub: args.accept_older_hub, wait: args.wait.limit() };
+    let aim = Aim { verb: Verb::Push, topology, source: Some(source), accept_older_hub: args.accept_older_hub, wait: args.wait.limit() };
     let order = Order { aim, message: args.message, deliver_within: args.deliver_within, base, force: args.force, save: args.save };
     deploy::run(&client, ui, order).await
 }

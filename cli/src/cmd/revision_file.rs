@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Env;
-use super::deploy::{self, Aim, Scene};
+use super::deploy::{self, Aim, Scene, Verb};
 use super::push::WaitArgs;
 use crate::client::Client;
 use crate::clock;
@@ -266,6 +266,7 @@ async fn submit(env: &Env, ui: &mut Ui, args: SubmitArgs) -> Result<u8, Failure>
         return Err(lacks.with_remedy(Saved::more_signers(&args.file)));
     }
     let aim = Aim {
+        verb: Verb::Submit,
         topology: understood.statement.topology.clone(),
         source: understood.source,
         accept_older_hub: false,

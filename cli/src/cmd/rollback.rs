@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Aim, Base, Order};
+use super::deploy::{self, Aim, Base, Order, Verb};
 use super::push::WaitArgs;
 use crate::args::parse_generation;
 use crate::desired;
@@ -53,6 +53,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         return Err(Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy("to tear it down again: `moorctl down`"));
     }
     let aim = Aim {
+        verb: Verb::Rollback,
         source: Some(desired::parse(&format!("{topology}@{to}"), statement.source.as_bytes())?),
         topology,
         accept_older_hub: false,

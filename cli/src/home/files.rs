@@ -51,19 +51,31 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     result.map_err(|e| failed(&e))
 }
 
-/// Writes `bytes` to a new file, 0600: what others have signed is not overwritten unseen.
+/// Makes a new file, 0600, for what an operator asked to `--save`: nothing is overwritten unseen.
 ///
 /// # Errors
-/// [`Code::AlreadyExists`] when there is such a file; when it cannot be written.
-pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
+/// [`Code::AlreadyExists`] when there is such a file; when it cannot be made.
+pub fn create_new(path: &Path) -> Result<File, Failure> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|e| {
         if e.kind() != io::ErrorKind::AlreadyExists {
             return Failure::file("write", path, &e);
         }
-        let message = format!("{} exists already, and may hold the signatures of others; nothing was written", path.display());
+        let message = format!("{} exists already; nothing was written", path.display());
         Failure::from(Fault::new(Code::AlreadyExists, message)).with_remedy("name another file with --save, or remove this one first")
-    })?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Failure::file("write", path, &e))
+    })
+}
+
+/// Writes `bytes` to a new file, 0600. What could not be written whole does not stay.
+///
+/// # Errors
+/// As [`create_new`]; when it cannot be written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let mut file = create_new(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| File::open(folder_of(path))?.sync_all());
+    written.map_err(|e| {
+        let _ = fs::remove_file(path);
+        Failure::file("write", path, &e)
+    })
 }
 
 /// Reads a file; `None` when there is none.
@@ -92,9 +104,8 @@ fn read_if_there(path: &Path, max: u64) -> Result<Option<Zeroizing<Vec<u8>>>, Fa
     let mut bytes = Zeroizing::new(Vec::new());
     file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
-        return Err(
-            Failure::local(format!("{} is larger than {max} bytes", path.display())).with_remedy("check that it is the file you mean")
-        );
+        let message = format!("{} is larger than {max} bytes", path.display());
+        return Err(Failure::from(Fault::new(Code::TooLarge, message)).with_remedy("check that it is the file you mean"));
     }
     Ok(Some(bytes))
 }

@@ -185,6 +185,8 @@ fn two_recovery_keys_sign_one_root_on_two_machines() {
     assert_says(&short, &["threshold_not_met", "--save FILE"]);
     let said = fleet.moorctl(&["key", "threshold", "root", "2", "--save", saved]).unwrap().ok().unwrap();
     assert_says(&said, &["asks for 1 more of: vault"]);
+    let again = fleet.moorctl(&["key", "threshold", "root", "2", "--save", saved]).unwrap().expect_code(1).unwrap();
+    assert_says(&again, &["[already_exists]", "nothing was written"]);
     assert_says(&fleet.moorctl(&["key", "submit", saved]).unwrap().expect_code(1).unwrap(), &["threshold_not_met"]);
     let vault_key = text(&vault_key).unwrap();
     assert_says(&in_vault(&["key", "sign", saved, "--recovery-key", vault_key]).expect_code(1).unwrap(), &["needs_confirmation"]);

@@ -38,8 +38,23 @@ pub enum Base {
     Unknown,
 }
 
+/// By which verb a revision comes to the hub: what an operator does when that is refused depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// `push`, of a file of the operator's.
+    Push,
+    /// `rollback`, to what stood before.
+    Rollback,
+    /// `down`.
+    Down,
+    /// `revision submit`, of what was signed before.
+    Submit,
+}
+
 /// What handing in a signed revision is about.
 pub struct Aim {
+    /// The verb.
+    pub verb: Verb,
     /// The topology.
     pub topology: TopologyId,
     /// The file; `None` tears the topology down.
@@ -52,7 +67,7 @@ pub struct Aim {
 
 /// What shall become the newest revision.
 pub struct Order {
-    /// Of which topology.
+    /// What it is about.
     pub aim: Aim,
     /// Why, in the operator's words.
     pub message: String,
@@ -80,16 +95,18 @@ impl Aim {
 /// What came of it.
 #[derive(Serialize)]
 struct Outcome {
+    #[serde(skip)]
+    verb: Verb,
     topology: String,
     generation: u64,
     base_generation: u64,
-    /// Whether a new revision was made.
+    /// Whether the hub took a new revision.
     pushed: bool,
     down: bool,
     hosts: Vec<HostChange>,
     /// Entries whose hosts are not bound yet.
     awaiting: Vec<String>,
-    /// Hosts that were approved during the push and could not be given their slices.
+    /// Hosts that were approved too late to get their slices of it.
     without_slice: Vec<String>,
     /// Where each host was when the wait ended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,9 +169,12 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
     let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
     let newest = scene.previous.generation;
     if !order.force && is_unchanged(aim.source.as_ref(), &scene.previous, &changes) {
+        if let Some(file) = &order.save {
+            return Err(told::nothing_to_sign(aim, newest, file));
+        }
         let sha = scene.current.as_ref().and_then(|c| c.source.as_ref()).map(|s| s.envelope().payload_sha256()).unwrap_or_default();
         client.note_pushed(&aim.topology, newest, &sha, aim.accept_older_hub)?;
-        let outcome = outcome(aim, newest, newest, desired.pending, changes);
+        let outcome = Outcome { pushed: false, ..outcome(aim, newest, newest, desired.pending, changes) };
         return finish(client, ui, aim, outcome).await;
     }
     require_signed(&order, &scene)?;
@@ -182,7 +202,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         return revision_file::write(client, ui, file, base, &signed, &scene, verified);
     }
     verified?;
-    hand_in(client, aim, base, &signed).await?;
+    hand_in(client, ui, aim, base, &signed).await?;
     let mut outcome = outcome(aim, base, draft.generation, desired.pending, changes);
     if aim.source.is_some() {
         outcome.without_slice = late_hosts(client, ui, &signers, &scene).await;
@@ -190,12 +210,19 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
     finish(client, ui, aim, outcome).await
 }
 
-/// Hands in a revision that has all its signatures.
+/// Hands in a revision that has all its signatures, and notes that this machine did.
 ///
 /// # Errors
 /// [`Code::BaseMoved`] with the difference; whatever else the hub refuses.
-async fn hand_in(client: &Client, aim: &Aim, base: Generation, signed: &SignedRevision) -> Result<(), Failure> {
-    let Err(failure) = client.push(base, signed, aim.accept_older_hub).await else { return Ok(()) };
+async fn hand_in(client: &Client, ui: &mut Ui, aim: &Aim, base: Generation, signed: &SignedRevision) -> Result<(), Failure> {
+    let Err(failure) = client.push(base, signed).await else {
+        let (generation, sha) = (signed.generation, signed.source.payload_sha256());
+        if let Err(failure) = client.note_pushed(&aim.topology, generation, &sha, aim.accept_older_hub) {
+            // The hub has it: nothing that is wrong here may hide that.
+            ui.warn(&format!("pushed, but this machine could not note it, and its next push needs `--base {generation}`: {failure}"));
+        }
+        return Ok(());
+    };
     let moved = match failure.is(Code::BaseMoved) {
         true => aim.newest(client, false).await.ok().flatten().filter(|c| c.facts.generation != base),
         false => None,
@@ -222,33 +249,35 @@ pub async fn submit(
     let known = current.as_ref().filter(|c| c.facts.generation == signed.generation).and_then(|c| c.source.as_ref());
     let is_known = known.is_some_and(|s| s.envelope().payload == signed.source.payload);
     if !is_known && current.as_ref().map_or(Generation(0), |c| c.facts.generation) != base {
-        return Err(base_moved(client, aim, base, current.as_ref()).await.with_remedy(
-            "merge the difference above into your file, then save and sign it anew: what was signed names the generation it follows",
-        ));
+        return Err(base_moved(client, aim, base, current.as_ref()).await);
     }
     let scene = scene(client, ui, &aim.topology, current).await?;
     revision::verify(&client.root, signed, &revision::bindings(&scene.hosts))?;
     let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
+    // Before it is handed in: after that, nothing that is wrong here may hide that it was.
+    let mut late = late_names(aim.source.as_ref(), &scene.hosts, &desired)?;
     if is_known {
         // The answer to an earlier try was lost, or another machine handed it in: what this one pushes next is made from it.
-        let generation = signed.generation;
-        client.note_pushed(&aim.topology, generation, &signed.source.payload_sha256(), aim.accept_older_hub)?;
-        let outcome = outcome(aim, generation, generation, desired.pending, changes);
-        return finish(client, ui, aim, outcome).await;
+        client.note_pushed(&aim.topology, signed.generation, &signed.source.payload_sha256(), aim.accept_older_hub)?;
+    } else {
+        hand_in(client, ui, aim, base, signed).await?;
+        late = later_names(client, aim, &desired).await.unwrap_or(late);
     }
-    // Before it is handed in: after that, nothing that is wrong here may hide that it was.
-    let late = late_names(aim.source.as_ref(), &scene, &desired)?;
-    hand_in(client, aim, base, signed).await?;
-    let outcome = Outcome { without_slice: late, ..outcome(aim, base, signed.generation, desired.pending, changes) };
-    finish(client, ui, aim, outcome).await
+    let made = outcome(aim, base, signed.generation, desired.pending, changes);
+    finish(client, ui, aim, Outcome { pushed: !is_known, without_slice: late, ..made }).await
 }
 
 /// The names of the hosts that `source` means and `desired` does not have: they were approved after the revision was saved.
-fn late_names(source: Option<&Source>, scene: &Scene, desired: &Desired) -> Result<Vec<String>, Failure> {
+fn late_names(source: Option<&Source>, hosts: &[HostView], desired: &Desired) -> Result<Vec<String>, Failure> {
     let Some(source) = source else { return Ok(Vec::new()) };
-    let late = source.slice(&scene.hosts)?.hosts.into_keys().filter(|host| !desired.hosts.contains_key(host));
-    let named = |id| scene.hosts.iter().find(|h| h.host_id == id).map(|h| h.name.to_string());
+    let late = source.slice(hosts)?.hosts.into_keys().filter(|host| !desired.hosts.contains_key(host));
+    let named = |id| hosts.iter().find(|h| h.host_id == id).map(|h| h.name.to_string());
     Ok(late.filter_map(named).collect())
+}
+
+/// The same by what the hub shows now: some may have been approved while the revision was handed in.
+async fn later_names(client: &Client, aim: &Aim, desired: &Desired) -> Result<Vec<String>, Failure> {
+    late_names(aim.source.as_ref(), &client.hosts(None).await?, desired)
 }
 
 /// Hosts that were bound between our look at them and the push: their approval saw the revision before, so
@@ -275,10 +304,11 @@ async fn late_hosts(client: &Client, ui: &mut Ui, signers: &Signers, scene: &Sce
 
 fn outcome(aim: &Aim, base: Generation, generation: Generation, awaiting: Vec<String>, hosts: Vec<HostChange>) -> Outcome {
     Outcome {
+        verb: aim.verb,
         topology: aim.topology.to_string(),
         generation: generation.0,
         base_generation: base.0,
-        pushed: generation != base,
+        pushed: true,
         down: aim.source.is_none(),
         hosts,
         awaiting,

@@ -11,6 +11,7 @@ const FILE: &str = "topology: edge\nhosts:\n  a: { docker: { services: { site: {
 
 fn aim(text: Option<&str>) -> Aim {
     Aim {
+        verb: Verb::Push,
         topology: TopologyId::parse("edge").unwrap(),
         source: text.map(|t| desired::parse("edge.yaml", t.as_bytes()).unwrap()),
         accept_older_hub: false,
@@ -179,7 +180,7 @@ async fn a_saved_revision_that_the_hub_has_already_is_what_the_next_push_is_made
     known.source = Some((&signed.source).into());
     shown.lock().unwrap().revision = Some(known);
     let edge = aim.topology.clone();
-    assert_eq!(submit(&client, &mut ui, &aim, Generation(0), &signed, Desired::default()).await.unwrap(), 0);
+    assert_eq!(submit(&client, &mut ui, &aim, Generation(0), &signed, Desired::default()).await.unwrap(), 0, "it takes no pushes");
     assert_eq!(client.context.floors().unwrap().topologies[&edge].pushed, Generation(1));
 }
 
@@ -194,4 +195,34 @@ async fn a_late_host_that_gets_no_slice_is_named_and_the_push_stands() {
     assert_eq!(late_hosts(&client, &mut ui, &keys().1.into(), &scene(Vec::new())).await, ["shop-17"]);
     let known = client.hosts(None).await.unwrap();
     assert!(late_hosts(&client, &mut ui, &keys().1.into(), &scene(known)).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_is_asked_for_and_has_nothing_to_say_is_an_error() {
+    let (client, shown, dir) = client().await;
+    write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+    shown.lock().unwrap().revision = Some(shown_revision(3, 3, FILE, &keys().1));
+    let file = dir.path().join("revision.json");
+    let mut ui = Ui::new(Format::Json, false);
+    let save = |verb| Order { aim: Aim { verb, ..aim(Some(FILE)) }, save: Some(file.clone()), ..order(None) };
+    let refused = run(&client, &mut ui, save(Verb::Push)).await.unwrap_err();
+    assert!(refused.is(Code::AlreadyExists) && refused.message.contains("nothing to sign"), "{refused:?}");
+    assert!(refused.remedy.contains("--force"), "{refused:?}");
+    assert!(!run(&client, &mut ui, save(Verb::Rollback)).await.unwrap_err().remedy.contains("--force"));
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn whom_another_push_overtook_is_told_what_their_own_verb_does_next() {
+    let (client, shown, _dir) = client().await;
+    write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+    shown.lock().unwrap().revision = Some(shown_revision(3, 3, "topology: edge\nhosts: {}\n", &keys().1));
+    let mut ui = Ui::new(Format::Json, false);
+    for (verb, words) in
+        [(Verb::Push, "push -f edge.yaml --base 3"), (Verb::Rollback, "repeat the command"), (Verb::Submit, "sign it anew")]
+    {
+        let aim = Aim { verb, ..aim(Some(FILE)) };
+        let refused = run(&client, &mut ui, Order { aim, base: Base::Generation(Generation(2)), ..order(None) }).await.unwrap_err();
+        assert!(refused.is(Code::BaseMoved) && refused.remedy.contains(words), "{refused:?}");
+    }
 }

@@ -1,11 +1,13 @@
 //! How a push is told: what became of it, and why it was not made.
 
+use std::path::Path;
+
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::Generation;
 use moorline_common::trust::TrustRoot;
 use owo_colors::OwoColorize;
 
-use super::{Aim, Outcome};
+use super::{Aim, Outcome, Verb};
 use crate::client::{Client, RevisionView};
 use crate::clock;
 use crate::error::Failure;
@@ -20,10 +22,13 @@ pub(super) fn words(outcome: &Outcome) -> String {
     let mut text = if outcome.pushed {
         let verb = if outcome.down { "tearing down" } else { "pushed" };
         format!("{verb} {name} generation {}\n", outcome.generation)
+    } else if outcome.verb == Verb::Submit {
+        format!("{name} generation {} was handed in before\n", outcome.generation)
     } else if outcome.down {
         format!("{name} generation {} is down already\n", outcome.generation)
     } else {
-        format!("nothing changed: {name} generation {} says the same (--force pushes all the same)\n", outcome.generation)
+        let force = if outcome.verb == Verb::Push { " (--force pushes all the same)" } else { "" };
+        format!("nothing changed: {name} generation {} says the same{force}\n", outcome.generation)
     };
     let counts: Vec<String> = [
         (ChangeKind::Added, "added"),
@@ -64,7 +69,19 @@ pub(super) fn standing_words(standings: &[HostStanding]) -> String {
 pub(super) fn not_taken(failure: Failure, aim: &Aim, generation: Generation) -> Failure {
     let stands = failure.is(Code::BaseMoved);
     let failure = failure.while_doing(format_args!("pushing `{}` generation {generation}", aim.topology));
-    if stands { failure.with_remedy("nobody pushed meanwhile: look at the hosts with `moorctl status`, then push again") } else { failure }
+    if stands { failure.with_remedy("nobody pushed meanwhile: look at the hosts with `moorctl status`, then try again") } else { failure }
+}
+
+/// Why a file that was asked for is not written.
+pub(super) fn nothing_to_sign(aim: &Aim, newest: Generation, file: &Path) -> Failure {
+    let state = if aim.source.is_none() { "is down already" } else { "says the same already" };
+    let message =
+        format!("`{}` generation {newest} {state}: there is nothing to sign, and {} was not written", aim.topology, file.display());
+    let failure = Failure::from(Fault::new(Code::AlreadyExists, message));
+    match aim.verb {
+        Verb::Push => failure.with_remedy("with --force it is made all the same"),
+        Verb::Rollback | Verb::Down | Verb::Submit => failure.with_remedy("nothing is left to do"),
+    }
 }
 
 /// By whom and when a revision was pushed, and why.
@@ -107,7 +124,9 @@ pub(super) fn never_pushed(client: &Client, aim: &Aim, current: &RevisionView) -
 /// Says who moved the base, and shows what they changed.
 pub(super) async fn base_moved(client: &Client, aim: &Aim, base: Generation, current: Option<&RevisionView>) -> Failure {
     let Some(current) = current else {
-        return Fault::new(Code::BaseMoved, format!("`{}` has no generation {base}; the hub has none at all", aim.topology)).into();
+        let message = format!("`{}` has no generation {base}; the hub has none at all; nothing was pushed", aim.topology);
+        return Failure::from(Fault::new(Code::BaseMoved, message))
+            .with_remedy("look at the hub with `moorctl status`: it may be another one, or have lost its records");
     };
     let generation = current.facts.generation;
     let message =
@@ -121,13 +140,25 @@ pub(super) async fn base_moved(client: &Client, aim: &Aim, base: Generation, cur
         (None, _) => vec![format!("the hub has no source of generation {base} to compare with")],
         (Some(_), None) => no_text(generation),
     };
-    let file = aim.source.as_ref().map_or("FILE", |s| s.name.as_str());
-    Failure::from(Fault::new(Code::BaseMoved, message))
-        .with_details(details)
-        .with_remedy(format!(
-            "merge the difference above into your file, then `moorctl push -f {file} --base {generation}` (`moorctl diff {} -f {file}` shows what that would change)",
-            aim.topology
-        ))
+    Failure::from(Fault::new(Code::BaseMoved, message)).with_details(details).with_remedy(after_a_move(aim, generation))
+}
+
+/// What to do once somebody else has pushed `generation`.
+fn after_a_move(aim: &Aim, generation: Generation) -> String {
+    match aim.verb {
+        Verb::Push => {
+            let file = aim.source.as_ref().map_or("FILE", |s| s.name.as_str());
+            format!(
+                "merge the difference above into your file, then `moorctl push -f {file} --base {generation}` (`moorctl diff {} -f {file}` shows what that would change)",
+                aim.topology
+            )
+        }
+        Verb::Rollback | Verb::Down => "look at the difference above; if it shall go all the same, repeat the command".to_owned(),
+        Verb::Submit => {
+            "merge the difference above into your file, then save and sign it anew: what was signed names the generation it follows"
+                .to_owned()
+        }
+    }
 }
 
 /// Who made a revision: by the signature if it verifies, else the hub's word.

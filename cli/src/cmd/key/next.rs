@@ -165,7 +165,7 @@ pub(super) fn missing(current: &TrustRoot, next: &TrustRoot, envelope: &Envelope
 fn save(client: &Client, file: &Path, next: &Envelope) -> Result<(), Failure> {
     let mut chain = client.context.roots()?;
     chain.push(next.clone());
-    files::write_private(file, &write_chain(&chain))
+    files::write_new(file, &write_chain(&chain))
 }
 
 /// The recovery keys that were named, or the one that lies here.

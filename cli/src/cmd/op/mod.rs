@@ -187,7 +187,7 @@ pub struct OrderArgs {
     /// What makes two orders the same one: it is done at most once for a key [default: a new one]
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
-    /// How long it may wait before it begins [default: 1h, 15m for what disrupts or destroys]
+    /// How long it may wait before it begins [default: 1h, 15m from class R3 on]
     #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
     pub expires: Option<Duration>,
     /// The one that is meant of those that have borne its name: a container's id, or `any` [default: for what disrupts or

@@ -42,8 +42,7 @@ impl SavedFile for Saved {
 
 /// Writes a signed order to a file.
 pub fn write(client: &Client, ui: &mut Ui, path: &Path, host: &HostView, statement: &OpStatement, sealed: Sealed) -> Result<u8, Failure> {
-    let binding = host.binding.as_ref().map(|b| b.envelope().clone());
-    let binding = binding.ok_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name)))?;
+    let binding = host.verified()?.envelope().clone();
     Saved { order: sealed.envelope, binding, roots: client.context.roots()? }.write_new(path)?;
     let lacks = sealed.lacks.as_ref().map(|f| f.message.clone());
     let value = json!({ "op_id": statement.op_id, "file": path, "expires_at": clock::rfc3339(statement.expires_at.0.saturating_mul(1000)), "lacks": lacks });
@@ -116,7 +115,7 @@ pub async fn submit(env: &Env, ui: &mut Ui, path: &Path, wait: &OpWait) -> Resul
     let saved = Saved::read(path)?;
     let client = env.client(ui).await?;
     let (host, statement) = submit::host_of(&client, &saved.order).await?;
-    if let Some(lacks) = draft::lacking(&client.root, submit::bound(&host)?, &saved.order)? {
+    if let Some(lacks) = draft::lacking(&client.root, host.require_bound()?, &saved.order)? {
         return Err(Failure::from(lacks).with_remedy(Saved::more_signers(path)));
     }
     let class = statement.act()?.class(&statement.resource);

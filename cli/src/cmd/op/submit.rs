@@ -36,21 +36,10 @@ pub async fn about(env: &Env, ui: &mut Ui, op_id: &OpId, act: Act, args: &OrderA
     order(&client, ui, &host, act, resource, args).await
 }
 
-/// The host's verified binding.
-///
-/// # Errors
-/// Why the one that the hub shows does not count; [`Code::NotApproved`] when it shows none.
-pub fn bound(host: &HostView) -> Result<&HostBinding, Failure> {
-    host.bound().ok_or_else(|| {
-        let doubt = host.doubt.clone();
-        doubt.unwrap_or_else(|| Fault::new(Code::NotApproved, format!("host `{}` has no verified binding", host.name))).into()
-    })
-}
-
 /// Signs an order by what is verified of its host, and hands it in or writes it down.
 pub async fn order(client: &Client, ui: &mut Ui, host: &HostView, act: Act, resource: ResourceId, args: &OrderArgs) -> Result<u8, Failure> {
     client.require_signable()?;
-    let binding = bound(host)?;
+    let binding = host.require_bound()?;
     let class = act.class(&resource);
     let report = if act.takes_a_lane() && !resource.is_host() { client.report(host).await? } else { None };
     let observed = report.as_ref().map(|r| &r.report.statement().observed);
@@ -96,7 +85,7 @@ pub async fn hand_in(
     envelope: &Envelope,
     waiting: &OpWait,
 ) -> Result<u8, Failure> {
-    let binding = bound(host)?;
+    let binding = host.require_bound()?;
     let (mut op, known) = client.submit_op(envelope).await.map_err(|f| not_taken(f, statement))?;
     if known {
         ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
@@ -120,7 +109,7 @@ pub async fn hand_in(
     if waiting.limit().is_none() {
         return Ok(0);
     }
-    judge(&view, statement)
+    judge(&view, statement, binding)
 }
 
 /// Why the hub did not take an order, and whether it may have.
@@ -267,7 +256,7 @@ fn tell_output(ui: &mut Ui, receipt: &Receipt, host: &HostName) -> Result<(), Fa
 }
 
 /// Exit 0 for what succeeded, the failure otherwise.
-fn judge(view: &OpView, statement: &OpStatement) -> Result<u8, Failure> {
+fn judge(view: &OpView, statement: &OpStatement, binding: &HostBinding) -> Result<u8, Failure> {
     let OpView { facts, verified, .. } = view;
     let code = match facts.state {
         Stage::At(State::Succeeded) if *verified => return Ok(0),
@@ -282,6 +271,12 @@ fn judge(view: &OpView, statement: &OpStatement) -> Result<u8, Failure> {
     let fault = facts.fault.clone().unwrap_or_else(|| Fault::new(code, format!("the operation is {}", facts.state)));
     let said = fault.code;
     let failure = Failure::from(fault);
+    if code == Code::Indeterminate && statement.host_epoch != binding.host_epoch {
+        // The host forgot it, and nothing waits for it there.
+        return Err(
+            failure.with_remedy("the host has begun a new life since: look at the resource on the host; nothing waits for a word on it")
+        );
+    }
     if code == Code::Indeterminate {
         return Err(failure.with_remedy(format!(
             "look at the resource on the host, then say how it ended: `moorctl op resolve {} --as succeeded` or `--as failed`",

@@ -1,5 +1,6 @@
 //! Ordering against a hub that shows what a test wants.
 
+use moorline_common::fault::Code;
 use moorline_common::id::{HostEpoch, HostId, UnixSeconds};
 use moorline_common::op::{Act, OpStatement, Outcome, Receipt};
 use moorline_common::sign::{PrivateKey, Signed};
@@ -182,9 +183,9 @@ async fn a_host_whose_binding_is_in_doubt_gets_no_order_and_the_doubt_is_told() 
     let (client, shown, _dir) = client().await;
     shown.lock().unwrap().hosts = vec![shown_host(&binding(1), &host_key())];
     let host = client.hosts(None).await.unwrap().remove(0);
-    assert_eq!(submit::bound(&host).unwrap_err().code, "unknown_key");
+    assert_eq!(host.require_bound().unwrap_err().code, Code::UnknownKey);
     let unbound = crate::client::HostView { doubt: None, ..host };
-    assert_eq!(submit::bound(&unbound).unwrap_err().code, "not_approved");
+    assert_eq!(unbound.require_bound().unwrap_err().code, Code::NotApproved);
 }
 
 #[tokio::test]
