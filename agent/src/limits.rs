@@ -174,6 +174,8 @@ pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;
 
 /// After so long an engine has done what it was asked before the agent was cut off, grace periods aside.
 pub const OP_MARGIN: Duration = Duration::from_secs(30);
+/// So late the record of an operation's beginning may come to the disk; well below [`OP_MARGIN`], which counts from it.
+pub const OP_START_SLACK: Duration = Duration::from_secs(3);
 /// For the engine to freeze a container's processes; well below [`OP_MARGIN`].
 pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An engine that answers every look for evidence with an error of its own is asked so often.

@@ -38,16 +38,9 @@ pub enum CanonicalError {
 /// # Errors
 /// [`CanonicalError::Number`] for a number outside ±2^53 or with a fraction.
 pub fn to_canonical<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CanonicalError> {
-    value_to_canonical(&serde_json::to_value(value).map_err(CanonicalError::Write)?)
-}
-
-/// The canonical form of a value.
-///
-/// # Errors
-/// As [`to_canonical`].
-pub fn value_to_canonical(value: &Value) -> Result<Vec<u8>, CanonicalError> {
-    check_numbers(value)?;
-    serde_json_canonicalizer::to_vec(value).map_err(CanonicalError::Write)
+    let value = serde_json::to_value(value).map_err(CanonicalError::Write)?;
+    check_numbers(&value)?;
+    serde_json_canonicalizer::to_vec(&value).map_err(CanonicalError::Write)
 }
 
 /// The version hash of slice content (or of any one resource's spec).

@@ -61,7 +61,6 @@ impl Clocks {
 
     /// Judges the window of a verified order, and tells the time floor once it is believed.
     ///
-    ///
     /// A clock set back revives nothing, as the floor stands. One set far ahead makes nothing expire, as the floor then
     /// counts alone; until it is mended, nothing of the classes R3 and above is done.
     ///

@@ -1,6 +1,7 @@
 //! Lanes: one FIFO per resource. In one lane everything has its turn in the order in which it took its place, one at a
 //! time; lanes run side by side. Nothing in a lane waits for another lane, but for a turn of the whole host, which is
-//! a barrier: it begins when all that came before it has ended, and what comes after waits for its end.
+//! a barrier: it begins when all that came before it has ended, and what comes after waits for its end. The lane of the
+//! clock ([`ResourceId::clock`]) stands apart from it: that may be what mends what the barrier waits for.
 //!
 //! Reconcile and operations share the lanes, so two writers never meet on one resource. An operation takes a place; the
 //! reconciler has at most one place in each lane, and plans anew when its turn comes.
@@ -305,16 +306,16 @@ impl Queues {
     /// Whose turn it is now in the lanes of `resources`, and whether the whole host's has come. They count as running.
     fn next_turns(&mut self, resources: &[ResourceId]) -> Vec<(ResourceId, Waiting)> {
         let mut turns = Vec::new();
-        if self.host_runs {
-            return turns;
-        }
+        // What touches no resource of the engine is no part of the host that a barrier is about.
+        let clock = ResourceId::clock();
         let before = self.barriers.front().filter(|_| !planted("no barrier")).map_or(u64::MAX, |barrier| barrier.number);
         for resource in resources {
             let Some(lane) = self.lanes.get_mut(resource) else { continue };
-            if lane.running.is_some() {
+            let is_apart = *resource == clock;
+            if lane.running.is_some() || (self.host_runs && !is_apart) {
                 continue;
             }
-            if lane.queue.front().is_some_and(|w| w.number < before) {
+            if lane.queue.front().is_some_and(|w| is_apart || w.number < before) {
                 if let Some(next) = lane.queue.pop_front() {
                     lane.running = Some(next.who);
                     turns.extend([(resource.clone(), next)]);
@@ -324,7 +325,8 @@ impl Queues {
             }
         }
         let is_waited_for = |lane: &Lane| lane.running.is_some() || lane.queue.front().is_some_and(|w| w.number < before);
-        if !self.barriers.is_empty() && !self.lanes.values().any(is_waited_for) {
+        let stands_open = !self.lanes.iter().any(|(resource, lane)| *resource != clock && is_waited_for(lane));
+        if !self.host_runs && !self.barriers.is_empty() && stands_open {
             self.host_runs = true;
             turns.extend(self.barriers.pop_front().map(|barrier| (ResourceId::host(), barrier)));
         }

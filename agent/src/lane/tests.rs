@@ -235,3 +235,18 @@ async fn what_operations_worked_on_during_a_look_is_known() {
     lanes.look_begins();
     assert_eq!(lanes.worked(), BTreeSet::new());
 }
+
+#[tokio::test]
+async fn the_clock_stands_apart_from_what_is_for_the_whole_host() {
+    let lanes = Lanes::new(8);
+    let slow = lanes.place(&resource("a")).unwrap().await.unwrap();
+    let mut barrier = lanes.place(&ResourceId::host()).unwrap();
+    let clock = lanes.place(&ResourceId::clock()).unwrap().now_or_never().expect("it waits for no barrier").unwrap();
+    assert!((&mut barrier).now_or_never().is_none(), "the barrier waits for what came before it");
+    drop(slow);
+    let barrier = barrier.now_or_never().expect("it does not wait for the clock").unwrap();
+    drop(clock);
+    drop(lanes.place(&ResourceId::clock()).unwrap().now_or_never().expect("nor the clock for it").unwrap());
+    drop(barrier);
+    assert!(lanes.lock().lanes.is_empty() && lanes.lock().places == 0);
+}

@@ -9,6 +9,7 @@ use moorline_common::op::{Act, Ended, Grant, KeyUse, OpEntry, OpStatement, Origi
 use moorline_common::sign::{Envelope, Signed};
 use serde_json::json;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::carry::{Came, doubt_in_the_way};
 use super::receipt;
@@ -254,8 +255,14 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let recorded = self.parts.journal.append(accepted(op));
         // Its first steps do not wait for the disk: what they record comes after its acceptance, and is nothing without that.
         let (is_accepted, acceptance) = oneshot::channel();
-        self.spawn(op.clone(), place, Came::New(acceptance));
-        self.promise(recorded).await?;
+        let task = self.spawn(op.clone(), place, Came::New(acceptance));
+        if let Err(no) = self.promise(recorded).await {
+            // Gone before anybody hears of the refusal: it holds no lane, and does not begin under a later acceptance.
+            task.abort();
+            let _ = task.await;
+            self.waiting().remove(op.id());
+            return Err(no);
+        }
         // One that was taken back meanwhile does not listen.
         let _ = is_accepted.send(());
         crate::crash::point("op.accept.after");
@@ -281,9 +288,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// Lets an operation wait for its turn, and carries it out.
-    pub(super) fn spawn(self: &Arc<Self>, op: Op, place: Place, came: Came) {
+    pub(super) fn spawn(self: &Arc<Self>, op: Op, place: Place, came: Came) -> JoinHandle<Option<()>> {
         let (shared, over, taken_back) = (self.clone(), self.over.clone(), self.waits(&op));
-        self.running.spawn(async move { over.run_until_cancelled(shared.carry(op, place, came, taken_back)).await });
+        self.running.spawn(async move { over.run_until_cancelled(shared.carry(op, place, came, taken_back)).await })
     }
 
     /// Takes back an operation that has not begun. All in one append: it is recorded whole or not at all.

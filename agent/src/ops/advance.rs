@@ -9,7 +9,6 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::call::{Begin, Refused, Since, failed, is_own, may_mend};
-use super::carry::started;
 use super::{Op, Shared};
 use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
@@ -31,10 +30,16 @@ pub(super) enum Stage {
 /// Where it goes next; `None` when its task is over.
 type Next = Result<Option<Stage>, JournalError>;
 
-/// How often in a row something was tried in vain.
+/// How often something was tried in vain.
 #[derive(Default)]
 struct Tries {
-    failures: u32,
+    /// Looks in a row at an engine that could not be reached.
+    unreachable: u32,
+    /// Looks in a row that an engine answered with an error of its own.
+    errors: u32,
+    /// Beginnings that were put off, and tasks whose end was not heard.
+    waits: u32,
+    /// Beginnings.
     restarts: u32,
 }
 
@@ -47,7 +52,11 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 Stage::Start(seat) => self.set_off(op, &mut begin, seat).await?,
                 Stage::Resume(task, seat) => match self.resume(&seat, &begin, &task).await {
                     Ok(result) => self.over(op, result).await?,
-                    Err(error) if error.kind == DriverErrorKind::Unreachable => Some(Stage::Doubt(Some(task))),
+                    Err(error) if error.kind == DriverErrorKind::Unreachable => {
+                        drop(seat);
+                        self.wait_more(&mut tries.waits).await;
+                        Some(Stage::Doubt(Some(task)))
+                    }
                     Err(error) => self.over(op, failed(&error)).await?,
                 },
                 // The next start goes on.
@@ -82,7 +91,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Looks for what it left behind, and goes by that.
     async fn look(&self, op: &Op, turn: &Turn, begin: &mut Begin, tries: &mut Tries, task: Option<String>) -> Next {
-        match self.look_for_evidence(op, turn, begin, task.as_deref()).await {
+        let found = self.look_for_evidence(op, turn, begin, task.as_deref()).await;
+        let failed = found.as_ref().err().map(|e| e.kind);
+        if failed != Some(DriverErrorKind::Unreachable) {
+            tries.unreachable = 0;
+        }
+        if failed != Some(DriverErrorKind::Retryable) {
+            tries.errors = 0;
+        }
+        match found {
             Ok(Found::Done(result)) => self.over(op, result).await,
             Ok(Found::Task(found)) => {
                 crate::crash::point("op.found-task");
@@ -100,8 +117,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             }
             Ok(Found::Unknown(looked)) => self.lose(op, &looked).await.map(|()| None),
             Err(error) if error.kind == DriverErrorKind::Unreachable => {
-                tries.failures = tries.failures.saturating_add(1);
-                self.back_off(tries.failures).await;
+                self.wait_more(&mut tries.unreachable).await;
                 // A request may have lain with an engine that stood still: it has its time from when that answers.
                 if task.is_none() {
                     begin.since = Since::now();
@@ -109,13 +125,17 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 Ok(Some(Stage::Doubt(task)))
             }
             // An engine that answers with an error this time may tell the next time.
-            Err(error) if error.kind == DriverErrorKind::Retryable && tries.failures < EVIDENCE_LOOKS => {
-                tries.failures += 1;
-                self.back_off(tries.failures).await;
+            Err(error) if error.kind == DriverErrorKind::Retryable && tries.errors < EVIDENCE_LOOKS => {
+                self.wait_more(&mut tries.errors).await;
                 Ok(Some(Stage::Doubt(task)))
             }
             Err(error) => self.lose(op, &error.message).await.map(|()| None),
         }
+    }
+
+    async fn wait_more(&self, tries: &mut u32) {
+        *tries = tries.saturating_add(1);
+        self.back_off(*tries).await;
     }
 
     /// The engine knows it by its name, and has not begun it: it begins if it still may.
@@ -130,8 +150,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             Err(Refused::ForNow(fault)) if !self.is_over(op, &fault).await => {
                 tracing::warn!(op = %op.id(), error = %fault.message, "waits to begin");
                 drop(seat);
-                tries.failures = tries.failures.saturating_add(1);
-                self.back_off(tries.failures).await;
+                self.wait_more(&mut tries.waits).await;
                 Ok(Some(Stage::Doubt(task)))
             }
             Err(Refused::ForGood(fault) | Refused::ForNow(fault)) => self.too_late(op, &fault).await,
@@ -164,15 +183,13 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             Ok(anew) => Begin { hold, ..anew },
             Err(refused) => return Ok(Err(refused)),
         };
-        match self.record(started(op, begin)).await {
+        match self.record_start(op, begin).await {
             Ok(()) => {}
             Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
                 return Ok(Err(Refused::ForNow(Fault::from(&error))));
             }
             Err(error) => return Err(error),
         }
-        // What the engine may still be doing counts from here.
-        begin.since = Since::now();
         crate::crash::point("op.again.after");
         Ok(Ok(()))
     }
@@ -185,7 +202,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             tokio::select! {
                 () = self.current.cancelled() => {}
                 () = self.stopping.cancelled() => {}
-                () = tokio::time::sleep(wait) => if self.recheck(op).await.is_err_and(|fault| !may_mend(fault.code)) {
+                () = tokio::time::sleep(wait) => if let Err(fault) = self.recheck(op).await
+                    && (!may_mend(fault.code) || self.is_over(op, &fault).await)
+                {
                     return;
                 }
             }

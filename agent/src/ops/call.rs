@@ -42,13 +42,9 @@ impl Since {
     }
 
     /// How long ago that was. No request outlives the machine's boot.
-    fn age(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         let now = Self::now();
-        if now.boot_id == self.boot_id && !planted("no margin") {
-            Duration::from_secs(now.uptime_s.saturating_sub(self.uptime_s))
-        } else {
-            Duration::MAX
-        }
+        if now.boot_id == self.boot_id { Duration::from_secs(now.uptime_s.saturating_sub(self.uptime_s)) } else { Duration::MAX }
     }
 }
 
@@ -58,10 +54,18 @@ pub(super) const fn is_own(act: &Act) -> bool {
 }
 
 impl<D: Driver, J: Journal> Shared<D, J> {
+    /// What it begins with, if it may still begin once the engine has answered.
     pub(super) async fn prepare(&self, op: &Op, seat: &Seat) -> Result<Begin, Refused> {
         self.recheck(op).await.map_err(Refused::by)?;
+        let begin = self.ask(op, seat).await?;
+        // Time has passed with the engine.
+        self.recheck(op).await.map_err(Refused::by)?;
+        Ok(begin)
+    }
+
+    async fn ask(&self, op: &Op, seat: &Seat) -> Result<Begin, Refused> {
         self.has_slice(op).await?;
-        let order = self.order(op).await.map_err(Refused::ForGood)?;
+        let order = self.order(op).await.map_err(Refused::by)?;
         let hold = match op.order.act.hold(Generation(0)) {
             Some(HoldEffect::Place(_)) => op.order.act.hold(self.generation().await.map_err(Refused::ForNow)?),
             other @ (Some(HoldEffect::Lift) | None) => other,
@@ -118,7 +122,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         let (driver, order, evidence, task) =
             (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.map(str::to_owned));
-        let age = begin.since.age();
+        let age = if planted("no margin") { Duration::MAX } else { begin.since.elapsed() };
         crate::crash::point("op.doubt");
         let job = async move { within(OP_CALL_TIMEOUT, driver.adopt(&order, &evidence, task.as_deref(), age)).await };
         match turn.work(job).await {
@@ -189,7 +193,7 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    /// A clock that is wrong may be mended, and a disk, too; until the order's time is over.
+    /// A clock that is wrong may be mended, and a ledger that cannot be read, too; until the order's time is over.
     pub(super) fn by(fault: Fault) -> Self {
         if may_mend(fault.code) { Refused::ForNow(fault) } else { Refused::ForGood(fault) }
     }

@@ -1,10 +1,4 @@
-//! One operation, from its turn to its end.
-//!
-//! ```text
-//! turn → checked again → prepared → `started` durable → begun ─┬─ done → its end durable → the next one's turn
-//!                                        ▲                     ├─ task: its name durable → resumed ─┘
-//!                                        └── proven absent ── in doubt ──► indeterminate: holds its lane
-//! ```
+//! One operation, from its place in the line to its `started` record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +17,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{Place, Seat, Turn};
-use crate::limits::{ENGINE_RETRY, OP_EXPIRY_SLACK};
+use crate::limits::{ENGINE_RETRY, OP_EXPIRY_SLACK, OP_START_SLACK};
 use crate::plant::planted;
 
 /// How far an operation has come when its task begins.
@@ -77,12 +71,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 },
                 doubtful = self.in_doubt_at_last(), if op.lane().is_host() && begun.is_none() && !acceptance.is_open() => {
                     let fault = Fault::new(Code::Busy, format!("{}; then sign it again", doubt_in_the_way(&doubtful)));
-                    self.waiting().remove(op.id());
-                    // One that was taken back at the same moment is refused by the journal.
-                    if let Err(error) = self.refuse(&op, fault).await {
-                        tracing::debug!(op = %op.id(), %error, "ended already");
-                    }
-                    return;
+                    return self.leave_the_line(&op, fault).await;
                 }
                 // It is taken out of the line when its time is over, not when its turn comes.
                 () = tokio::time::sleep(wait), if !acceptance.is_open() => {
@@ -140,14 +129,25 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Whether the operation waits no longer.
     async fn end_if_expired(&self, op: &Op) -> bool {
-        let refused = match self.parts.gate.recheck(&op.order, op.by.as_ref(), &op.envelope).await {
+        match self.parts.gate.recheck(&op.order, op.by.as_ref(), &op.envelope).await {
             // A wrong clock may be mended before the order's time is over.
-            Err(fault) if !may_mend(fault.code) => self.refuse(op, fault).await,
-            Ok(_) | Err(_) => return self.state(op.id()) != Some(State::Queued),
-        };
+            Err(fault) if !may_mend(fault.code) || self.is_over(op, &fault).await => {
+                self.leave_the_line(op, fault).await;
+                true
+            }
+            Ok(_) | Err(_) => self.state(op.id()) != Some(State::Queued),
+        }
+    }
+
+    /// Ends an operation before its turn has come.
+    async fn leave_the_line(&self, op: &Op, fault: Fault) {
+        let refused = self.refuse(op, fault).await;
         self.waiting().remove(op.id());
-        // What cannot follow was taken back at the same moment.
-        matches!(refused, Ok(()) | Err(JournalError::Refused(_)))
+        match refused {
+            // What cannot follow was taken back at the same moment.
+            Ok(()) | Err(JournalError::Refused(_)) => {}
+            Err(error) => tracing::error!(op = %op.id(), %error, "the end of an operation could not be recorded"),
+        }
     }
 
     /// Tells when an operation that waits is taken back.
@@ -177,13 +177,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     async fn begin(self: &Arc<Self>, op: &Op, turn: &Turn, mut acceptance: Acceptance) -> Result<(), JournalError> {
         crate::crash::point("op.turn");
         let mut failures = 0_u32;
-        let (begin, seat) = loop {
+        let (mut begin, seat) = loop {
             let Some(seat) = self.seat(turn).await else { return Ok(()) };
-            let mut prepared = self.prepare(op, &seat).await;
-            if prepared.is_ok() {
-                // Time has passed with the engine.
-                prepared = self.recheck(op).await.map_err(Refused::by).and(prepared);
-            }
+            let prepared = self.prepare(op, &seat).await;
             if prepared.is_err() && !acceptance.holds().await {
                 return Ok(());
             }
@@ -207,7 +203,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         crate::crash::point("op.started.before");
         if !planted("effect before its record") {
-            match self.record(started(op, &begin)).await {
+            match self.record_start(op, &mut begin).await {
                 Err(error @ (JournalError::Full(_) | JournalError::TooLarge(_))) => {
                     return self.refuse(op, Fault::from(&error)).await;
                 }
@@ -217,6 +213,19 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         crate::crash::point("op.started.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), "begins");
         self.advance(op, turn, begin, Stage::Start(seat)).await
+    }
+
+    /// Records that it begins, with what is compared with after a crash. What is in doubt then has its time from this record: one
+    /// that was long on its way to the disk is made anew.
+    pub(super) async fn record_start(&self, op: &Op, begin: &mut Begin) -> Result<(), JournalError> {
+        loop {
+            let params = json!({ "evidence": begin.evidence, "since": begin.since });
+            self.record(Entry { hold: begin.hold, params, ..op.entry(State::Started) }).await?;
+            if begin.since.elapsed() <= OP_START_SLACK {
+                return Ok(());
+            }
+            begin.since = Since::now();
+        }
     }
 
     /// An operation that had begun before this start.
@@ -275,9 +284,4 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 /// What an operation for the whole host does not wait for: it would hold up all that comes after it.
 pub(super) fn doubt_in_the_way(doubtful: &str) -> String {
     format!("operation {doubtful} is indeterminate, and what is for the whole host waits for all before it; resolve that one first")
-}
-
-/// The record that must be durable before the effect begins, with what is compared with after a crash.
-pub(super) fn started(op: &Op, begin: &Begin) -> Entry {
-    Entry { hold: begin.hold, params: json!({ "evidence": begin.evidence, "since": begin.since }), ..op.entry(State::Started) }
 }

@@ -1,6 +1,12 @@
 //! Operations: what operators order once. Each is accepted by a durable record, takes its turn in its lane, is started at
 //! most once for its key, and ends with a receipt that the hub acknowledges.
 //!
+//! ```text
+//! turn → checked again → prepared → `started` durable → begun ─┬─ done → its end durable → the next one's turn
+//!                                        ▲                     ├─ task: its name durable → resumed ─┘
+//!                                        └── proven absent ── in doubt ──► indeterminate: holds its lane
+//! ```
+//!
 //! | module | what it does |
 //! |---|---|
 //! | `admit` | an order that came in: known, refused, or accepted and put in its lane |

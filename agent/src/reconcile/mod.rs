@@ -132,6 +132,8 @@ pub struct Reconciler<D, J> {
     unrecorded: Vec<Entry>,
     /// Their turns.
     ended: Vec<Turn>,
+    /// When they are handed to the journal again.
+    record_again: Instant,
     /// The newest observation, until it is shown together with what came of it.
     unpublished: Option<(Observed, UnixSeconds)>,
     /// No step begins any more.
@@ -172,6 +174,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             touched: BTreeSet::new(),
             unrecorded: Vec::new(),
             ended: Vec::new(),
+            record_again: Instant::now(),
             unpublished: None,
             stopping: CancellationToken::new(),
         };
@@ -216,6 +219,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                 () = self.look.notified() => wanted = true,
                 () = self.events.notified(), if !running => self.event_waits = true,
                 () = tokio::time::sleep_until(self.next_look), if look.is_none() => wanted = true,
+                () = tokio::time::sleep_until(self.record_again), if !self.unrecorded.is_empty() => self.record_ends().await?,
             }
             self.wants_look |= wanted;
             let due = self.wants_look || (self.event_waits && !self.work.is_running());
@@ -302,17 +306,14 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.retries.retain_wanting(|r| self.touched.contains(r) || plan.steps.iter().any(|s| s.resource == *r), now);
         (self.blocked, self.drift) = (plan.blocked, plan.drift);
         self.work.replan(plan.steps, held);
-        if settled {
-            self.dispatch(Vec::new()).await?;
-            self.leave_lanes();
-            if self.unrecorded.is_empty() && self.books.settled(desired).await {
-                self.settled_push = Some(self.pushes);
-            }
-            return Ok(());
+        if !settled {
+            self.settled_push = None;
         }
-        self.settled_push = None;
         self.dispatch(Vec::new()).await?;
         self.leave_lanes();
+        if settled && self.unrecorded.is_empty() && self.books.settled(desired).await {
+            self.settled_push = Some(self.pushes);
+        }
         Ok(())
     }
 

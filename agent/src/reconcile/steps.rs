@@ -11,7 +11,7 @@ use super::{Done, Reconciler, record};
 use crate::driver::{Driver, DriverError, DriverErrorKind};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{self, Turn};
-use crate::limits::{STEP_TIMEOUT, STEPS_MAX, WORKING_LOOK};
+use crate::limits::{ENGINE_RETRY, STEP_TIMEOUT, STEPS_MAX, WORKING_LOOK};
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// Starts every step that may run: one durable append of what has ended and what begins, then the lanes.
@@ -29,11 +29,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             Err(error @ JournalError::Failed(_)) => return Err(error),
             Err(error) => {
                 // Not recorded, so not begun. There is always room for how things end.
-                match self.journal.append(self.unrecorded.clone()).await {
-                    Ok(_) => self.unrecorded.clear(),
-                    Err(error @ JournalError::Failed(_)) => return Err(error),
-                    Err(error) => tracing::warn!(%error, "the ends of steps are not recorded yet"),
-                }
+                self.record_ends().await?;
                 let fault = Fault::from(&error);
                 for (step, ..) in ready {
                     self.retries.failed(&step.resource, &fault, false, Instant::now(), random());
@@ -54,6 +50,27 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         Ok(())
     }
 
+    /// Records the ends that the journal did not take, and gives their lanes back: nothing else has its turn on a resource before
+    /// the end of the step is recorded, as the order in a lane is that of the journal.
+    pub(super) async fn record_ends(&mut self) -> Result<(), JournalError> {
+        if !self.unrecorded.is_empty() {
+            match self.journal.append(self.unrecorded.clone()).await {
+                Ok(_) => {
+                    self.unrecorded.clear();
+                    // Nobody was content while they were not.
+                    self.wants_look = true;
+                }
+                Err(error @ JournalError::Failed(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "the ends of steps are not recorded yet");
+                    self.record_again = Instant::now() + ENGINE_RETRY.base;
+                }
+            }
+        }
+        self.leave_lanes();
+        Ok(())
+    }
+
     /// Every step that may run now, with its turn. A step whose lane is taken keeps a place there, and is planned anew
     /// when the turn comes.
     fn take_turns(&mut self) -> Vec<(Step, Uuid, Turn)> {
@@ -63,12 +80,20 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         for step in self.work.take_ready(at_once) {
             let is_held = self.desired.as_ref().is_some_and(|d| self.is_held(d, &step.resource));
             // An operation may have worked on it since the plan was made.
-            let is_stale = is_held || worked.contains(&step.resource) || worked.contains(&ResourceId::host());
-            self.wants_look |= is_stale;
-            match (!is_stale).then(|| self.turns.take(&step.resource)).flatten() {
-                Some(turn) => ready.push((step, Uuid::now_v7(), turn)),
-                None => self.work.finish(&step.resource, Err(Fault::new(Code::Waiting, "operations on it come first"))),
-            }
+            let is_worked = worked.contains(&step.resource) || worked.contains(&ResourceId::host());
+            self.wants_look |= is_held || is_worked;
+            let waits = match () {
+                () if is_held => "an operation left it as it is",
+                () if is_worked => "an operation has worked on it, and it is looked at again",
+                () => match self.turns.take(&step.resource) {
+                    Some(turn) => {
+                        ready.push((step, Uuid::now_v7(), turn));
+                        continue;
+                    }
+                    None => "it waits for its turn",
+                },
+            };
+            self.work.finish(&step.resource, Err(Fault::new(Code::Waiting, waits)));
         }
         ready
     }
@@ -120,12 +145,10 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         Ok(())
     }
 
-    /// Nothing else has its turn on a resource before the end of the step is recorded: the order in a lane is that of the journal.
+    /// Gives back the lanes of steps whose ends are recorded.
     pub(super) fn leave_lanes(&mut self) {
         if self.unrecorded.is_empty() {
             self.ended.clear();
-        } else {
-            self.wants_look = true;
         }
     }
 

@@ -150,19 +150,35 @@ async fn a_slice_is_applied_in_order_and_recorded_as_applied() {
     assert!(!state.apply.converging && state.apply.troubles.is_empty());
 }
 
-/// Once refuses to record an end together with a beginning.
-#[derive(Clone, Default)]
-struct FullOnce {
+type Refuse = dyn FnMut(&[Entry]) -> Option<JournalError> + Send;
+
+/// Does not take every append.
+#[derive(Clone)]
+struct Refusing {
     journal: MemoryJournal,
-    refused: Arc<std::sync::atomic::AtomicBool>,
+    refuse: Arc<Mutex<Refuse>>,
 }
 
-impl Journal for FullOnce {
+impl Refusing {
+    fn new(refuse: impl FnMut(&[Entry]) -> Option<JournalError> + Send + 'static) -> Self {
+        Self { journal: MemoryJournal::default(), refuse: Arc::new(Mutex::new(refuse)) }
+    }
+}
+
+fn has(entries: &[Entry], state: State) -> bool {
+    entries.iter().any(|e| e.state == state)
+}
+
+impl Journal for Refusing {
     fn append(&self, entries: Vec<Entry>) -> impl Future<Output = Result<crate::journal::Head, JournalError>> + Send + 'static {
-        let has = |state: State| entries.iter().any(|e| e.state == state);
-        let refuse = has(State::Succeeded) && has(State::Started) && !self.refused.swap(true, std::sync::atomic::Ordering::SeqCst);
+        let refused = (self.refuse.lock().unwrap())(&entries);
         let journal = self.journal.clone();
-        async move { if refuse { Err(JournalError::Full("no space".to_owned())) } else { journal.append(entries).await } }
+        async move {
+            match refused {
+                Some(error) => Err(error),
+                None => journal.append(entries).await,
+            }
+        }
     }
 
     fn head(&self) -> crate::journal::Head {
@@ -182,17 +198,47 @@ impl Journal for FullOnce {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_end_that_the_journal_was_too_busy_for_is_recorded_also_while_the_engine_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let operator = Operator::new(dir.path());
+    let db = Db::open(dir.path()).unwrap();
+    let mut intake = operator.ready_intake(&db).await;
+    let (driver, mut busy) = (FakeDriver::default(), 2);
+    let away = driver.clone();
+    let journal = Refusing::new(move |entries| {
+        let refuse = has(entries, State::Succeeded) && busy > 0;
+        busy -= i32::from(refuse);
+        away.with(|fake| fake.unreachable |= refuse);
+        refuse.then_some(JournalError::Busy)
+    });
+    let (_handle, stop, _task) = start(&driver, journal.clone(), &Ledger::new(db), &intake);
+    intake.slice(operator.slice(1, services(&["a"], false))).await.unwrap();
+    let recorded = async {
+        while !journal.journal.records().iter().any(|r| r.state == State::Succeeded) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), recorded).await.expect("the end of the step is recorded");
+    assert!(driver.with(|fake| fake.unreachable));
+    stop.cancel();
+}
+
 #[tokio::test]
 async fn how_a_step_ended_is_recorded_even_when_the_journal_was_full_at_first() {
     let dir = tempfile::tempdir().unwrap();
     let operator = Operator::new(dir.path());
     let db = Db::open(dir.path()).unwrap();
     let mut intake = operator.ready_intake(&db).await;
-    let (driver, journal) = (FakeDriver::default(), FullOnce::default());
+    let mut is_full = true;
+    let journal = Refusing::new(move |entries| {
+        let refuse = has(entries, State::Succeeded) && has(entries, State::Started) && std::mem::take(&mut is_full);
+        refuse.then(|| JournalError::Full("no space".to_owned()))
+    });
+    let driver = FakeDriver::default();
     let (handle, stop, _task) = start(&driver, journal.clone(), &Ledger::new(db), &intake);
     intake.slice(operator.slice(1, services(&["a", "b"], true))).await.unwrap();
     until(&mut handle.state(), "the host is as wanted", |s| s.settled_push.is_some()).await;
-    assert!(journal.refused.load(std::sync::atomic::Ordering::SeqCst), "the journal was full once");
     let records = journal.journal.records();
     for begun in records.iter().filter(|r| r.state == State::Started) {
         assert!(records.iter().any(|r| r.op_id == begun.op_id && r.state == State::Succeeded), "{}", begun.resource);

@@ -93,10 +93,11 @@ impl OpStatement {
         Ok(act)
     }
 
-    /// Lowercase hex SHA-256 of what is to be done, in canonical JSON: two orders of one key and one intent are the same order.
+    /// Lowercase hex SHA-256 of what is to be done, in JSON with sorted keys: two orders of one key and one intent are the same
+    /// order.
     ///
     /// # Errors
-    /// [`Code::BadParams`] when the parameters have no canonical form.
+    /// [`Code::BadParams`] when the parameters cannot be written as JSON.
     pub fn intent(&self) -> Result<String, Fault> {
         let intent = Intent {
             host_id: &self.host_id,
@@ -117,7 +118,7 @@ impl OpStatement {
     }
 }
 
-/// What is to be done. In the order of the alphabet, as canonical JSON has its fields; those of a [`Value`] are sorted.
+/// What is to be done, its fields in the order of the alphabet; those of a [`Value`] are sorted.
 #[derive(Serialize)]
 struct Intent<'a> {
     host_id: &'a HostId,

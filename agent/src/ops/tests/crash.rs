@@ -246,3 +246,23 @@ async fn what_is_taken_back_before_the_hub_was_heard_takes_no_place() {
     bench.reached(&next, State::Succeeded).await;
     assert_eq!(bench.driver.with(|fake| fake.prepared), asked + 1, "the engine was asked for the second one alone");
 }
+
+#[tokio::test]
+async fn what_expires_while_the_engine_is_asked_does_not_begin_again() {
+    let mut bench = Bench::new().await;
+    let now = Clock.wall();
+    bench.driver.hang_ops(true);
+    let restart = bench.accepted("restart", WEB, |o| o.expires_at = now.plus(300)).await;
+    bench.driver.op_begun().await;
+    bench.kill().await;
+    bench.driver.hang_ops(false);
+    let ledger = crate::ledger::Ledger::new(bench.db.clone());
+    bench.driver.with(|fake| {
+        fake.found.insert("edge-web-1".to_owned(), Found::Absent);
+        fake.at_prepare = Some(Box::new(move || ledger.advance_time_floor(now.plus(600), &Clock.boot()).unwrap()));
+    });
+    bench.start().await;
+    bench.reached(&restart, State::Failed).await;
+    assert_eq!(bench.receipt(&restart).fault.unwrap().code, Code::Expired);
+    assert_eq!(bench.effects().len(), 1, "that before the crash");
+}

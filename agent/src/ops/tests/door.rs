@@ -247,3 +247,25 @@ async fn a_journal_that_fails_while_an_order_comes_in_does_not_keep_the_agent_fr
     bench.stop().await;
     assert_eq!((unanswered.await.unwrap(), bench.state(&id)), (None, None));
 }
+
+#[tokio::test]
+async fn an_order_whose_acceptance_failed_holds_no_lane_while_it_waits_for_the_engine() {
+    let mut bench = Bench::new().await;
+    bench.stop().await;
+    bench.seats = 1;
+    bench.start().await;
+    bench.slice(1).await;
+    bench.driver.hang_ops(true);
+    bench.accepted("restart", DB, |_| {}).await;
+    bench.driver.op_begun().await;
+    bench.journal.fill(true);
+    let (json, refused) = bench.order("restart", WEB, |_| {});
+    assert_eq!(bench.refused(&json).await, Code::DiskFull);
+    bench.journal.fill(false);
+    let other = bench.accepted("stop", WEB, |_| {}).await;
+    assert_eq!(bench.take(&json).await, Answer::Known(refused.clone()));
+    bench.driver.hang_ops(false);
+    bench.reached(&refused, State::Succeeded).await;
+    assert_eq!(bench.effects(), [format!("op:restart:{DB}"), format!("op:stop:{WEB}"), format!("op:restart:{WEB}")]);
+    assert_eq!(bench.state(&other), Some(State::Succeeded));
+}

@@ -143,3 +143,30 @@ async fn an_engine_that_fails_to_tell_once_is_asked_again() {
     bench.reached(&restart, State::Succeeded).await;
     assert_eq!(bench.effects().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_was_away_for_long_may_fail_to_tell_once() {
+    let _clocks = set::Clocks::new(Clock.wall());
+    let mut bench = Bench::new().await;
+    bench.driver.hang_ops(true);
+    let restart = bench.accepted("restart", WEB, |_| {}).await;
+    bench.driver.op_begun().await;
+    bench.kill().await;
+    bench.driver.hang_ops(false);
+    bench.driver.with(|fake| fake.unreachable = true);
+    bench.start().await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    bench.driver.with(|fake| {
+        fake.found.insert("edge-web-1".to_owned(), Found::Done(crate::driver::OpResult::default()));
+        fake.fail.insert("edge-web-1".to_owned(), DriverErrorKind::Retryable);
+        fake.unreachable = false;
+    });
+    let looks = || bench.driver.with(|fake| fake.ages.len());
+    let before = looks();
+    while looks() < before + 2 {
+        bench.driver.adopted().await;
+    }
+    assert_eq!(bench.state(&restart), Some(State::Started));
+    bench.driver.with(|fake| fake.fail.clear());
+    bench.reached(&restart, State::Succeeded).await;
+}

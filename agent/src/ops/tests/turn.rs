@@ -246,3 +246,28 @@ async fn a_time_reset_kills_what_expired_while_it_was_on_its_way() {
     clocks.set_wall(now.plus(50));
     assert_eq!(bench.refused(&bench.order("restart", WEB, over).0).await, Code::Expired, "it was over when the time was set");
 }
+
+#[tokio::test]
+async fn a_time_reset_waits_for_nothing_that_is_for_the_whole_host() {
+    let bench = Bench::new().await;
+    let _turn = bench.in_the_way(WEB).await;
+    let prune = bench.accepted("prune", "host", |_| {}).await;
+    let reset = bench.accepted("time-reset", "host", |_| {}).await;
+    bench.reached(&reset, State::Succeeded).await;
+    assert_eq!(bench.state(&prune), Some(State::Queued));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_wrong_clock_waits_no_longer_than_its_time() {
+    let clocks = set::Clocks::new(Clock.wall());
+    let bench = Bench::new().await;
+    let _turn = bench.in_the_way(WEB).await;
+    let prune = bench.accepted("prune", "host", |_| {}).await;
+    let behind = bench.accepted("restart", DB, |o| o.expires_at = o.expires_at.plus(3600)).await;
+    clocks.set_wall(Clock.wall().plus(3000 * 86_400));
+    assert_eq!(bench.state(&behind), Some(State::Queued));
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    bench.reached(&prune, State::Cancelled).await;
+    assert_eq!(bench.receipt(&prune).fault.unwrap().code, Code::ClockUnsound);
+    bench.reached(&behind, State::Succeeded).await;
+}
