@@ -132,6 +132,8 @@ pub const JOURNAL_QUEUE: usize = 1024;
 pub const JOURNAL_BATCH_MAX: usize = 4096;
 /// A journal segment with this many bytes of records is closed and a new one begun.
 pub const JOURNAL_ROTATE_BYTES: u64 = 16 * 1024 * 1024;
+/// When the disk has no room for a new segment, that is tried again after this many bytes more.
+pub const JOURNAL_ROTATE_AGAIN_BYTES: u64 = 1024 * 1024;
 /// A journal segment beyond this many bytes is not read.
 pub const JOURNAL_READ_MAX: u64 = 1024 * 1024 * 1024;
 /// Bytes on the disk that are kept free for how things end: on a full disk nothing new begins.

@@ -197,11 +197,13 @@ impl<F: Fs> Writer<F> {
         }
         crate::crash::point("journal.rotate.before");
         let floor = *self.shared.time_floor.lock().unwrap_or_else(PoisonError::into_inner);
-        self.chain.book.forget_nonces(floor);
-        let rotated = self.segments.rotate(&self.chain.head, &self.chain.tail, &self.chain.book, floor, at);
+        // Of a copy: only a checkpoint that was written tells by which floor they were forgotten.
+        let mut book = self.chain.book.clone();
+        book.forget_nonces(floor);
+        let rotated = self.segments.rotate(&self.chain.head, &self.chain.tail, &book, floor, at);
         match rotated.map_err(|e| JournalError::Failed(e.to_string()))? {
             Some(tail) => {
-                self.chain.tail = tail;
+                (self.chain.tail, self.chain.book) = (tail, book);
                 self.shared.book.lock().unwrap_or_else(PoisonError::into_inner).forget_nonces(floor);
             }
             None => tracing::warn!("the disk is full; the journal goes on in its old segment"),

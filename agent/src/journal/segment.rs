@@ -17,7 +17,8 @@ use super::codec::{self, Rest, Scan};
 use super::fs::{Fs, FsFile};
 use super::{Head, JournalError};
 use crate::limits::{
-    JOURNAL_READ_MAX, JOURNAL_RESERVE_BYTES, JOURNAL_RESERVE_STEP, JOURNAL_SEALED_AGE_MS, JOURNAL_SEALED_MAX, JOURNAL_TORN_MAX,
+    JOURNAL_READ_MAX, JOURNAL_RESERVE_BYTES, JOURNAL_RESERVE_STEP, JOURNAL_ROTATE_AGAIN_BYTES, JOURNAL_SEALED_AGE_MS, JOURNAL_SEALED_MAX,
+    JOURNAL_TORN_MAX,
 };
 use crate::plant::planted;
 
@@ -34,8 +35,9 @@ pub struct Segments<F: Fs> {
     file: F::File,
     /// Bytes written.
     size: u64,
-    /// Bytes that its beginning takes: a large checkpoint must not lead to the next one.
-    beginning: u64,
+    /// At this size a new segment is begun: so many bytes after its beginning, as a large checkpoint must not lead to the next
+    /// one, and later when the disk had no room for that.
+    large_from: u64,
     /// Up to here the file's space is taken already; `None` where the file system cannot do that.
     reserved: Option<u64>,
     /// It is closed when so many bytes of records are in it.
@@ -174,8 +176,11 @@ fn put_aside<F: Fs>(fs: &F, aside: &Path, bytes: &[u8]) -> io::Result<bool> {
     if fs.read(aside, JOURNAL_READ_MAX)?.is_some() {
         fs.remove(aside)?;
     }
-    let mut file = fs.create(aside)?;
-    match file.append(bytes).and_then(|()| file.sync()) {
+    let kept = fs.create(aside).and_then(|mut file| {
+        file.append(bytes)?;
+        file.sync()
+    });
+    match kept {
         Ok(()) => Ok(true),
         Err(error) if is_full(&error) => {
             tracing::warn!(
@@ -183,8 +188,11 @@ fn put_aside<F: Fs>(fs: &F, aside: &Path, bytes: &[u8]) -> io::Result<bool> {
                 sha256 = sha256_hex(bytes),
                 "the disk is full; the remains of a write that was cut short are dropped"
             );
-            fs.remove(aside)?;
-            Ok(false)
+            match fs.remove(aside) {
+                // Not even its name found room.
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Err(_) | Ok(()) => Ok(false),
+            }
         }
         Err(error) => Err(error),
     }
@@ -221,7 +229,8 @@ fn go_on<F: Fs>(fs: F, dir: &Path, first: u64, good: &[u8], cut: bool, rotate_at
     let beginning =
         good.split_inclusive(|b| *b == b'\n').take_while(|line| !line.starts_with(b"{\"seq\":")).map(<[u8]>::len).sum::<usize>();
     let beginning = u64::try_from(beginning).map_err(io::Error::other)?;
-    let mut segments = Segments { fs, dir: dir.to_owned(), first, file, size, beginning, reserved: Some(size), rotate_at };
+    let large_from = beginning.saturating_add(rotate_at);
+    let mut segments = Segments { fs, dir: dir.to_owned(), first, file, size, large_from, reserved: Some(size), rotate_at };
     // A cut gives the reserve back, and a copy never had one. On a disk that is full by now nothing new begins.
     match segments.make_room(0) {
         Err(error) if !is_full(&error) => Err(error),
@@ -255,7 +264,8 @@ fn begin<F: Fs>(
     let size = u64::try_from(bytes.len()).map_err(io::Error::other)?;
     crate::crash::point("journal.begin.before");
     let file = fs.create(&temporary)?;
-    let mut segments = Segments { fs, dir: dir.to_owned(), first, file, size: 0, beginning: size, reserved: Some(0), rotate_at };
+    let large_from = size.saturating_add(rotate_at);
+    let mut segments = Segments { fs, dir: dir.to_owned(), first, file, size: 0, large_from, reserved: Some(0), rotate_at };
     // With the reserve: how what has begun ends must find room in it, too.
     let written = segments.make_room(bytes.len()).and_then(|()| segments.file.append(&bytes)).and_then(|()| segments.file.sync());
     if let Err(error) = written {
@@ -265,10 +275,14 @@ fn begin<F: Fs>(
     }
     crate::crash::point("journal.begin.written");
     segments.size = size;
-    segments.fs.rename(&temporary, &dir.join(file_name(first)))?;
+    if let Err(error) = segments.fs.rename(&temporary, &dir.join(file_name(first))) {
+        let _ = segments.fs.remove(&temporary);
+        return Err(error);
+    }
     crate::crash::point("journal.begin.named");
     if !planted("no flush of the folder") {
-        segments.fs.sync_dir(dir)?;
+        // It has its name, and the next start goes on in it: whatever the reason, nothing may be written to the one before it.
+        segments.fs.sync_dir(dir).map_err(|e| io::Error::other(format!("the folder of a new segment is not flushed: {e}")))?;
     }
     crate::crash::point("journal.begin.after");
     Ok((segments, tail))
@@ -321,11 +335,11 @@ impl<F: Fs> Segments<F> {
     /// Whether it is time for a new segment.
     #[must_use]
     pub fn is_large(&self) -> bool {
-        self.size.saturating_sub(self.beginning) >= self.rotate_at
+        self.size >= self.large_from
     }
 
     /// Goes on in a new segment, closes this one, and removes the oldest. Returns the hash of the newest line. On a full
-    /// disk this segment is kept on with.
+    /// disk this segment is kept on with, for a good while: every try writes a whole checkpoint.
     ///
     /// # Errors
     /// The file system's, other than a full disk.
@@ -337,7 +351,10 @@ impl<F: Fs> Segments<F> {
         }
         let (next, new_tail) = match begin(self.fs.clone(), &self.dir, &chained, time_floor, at, self.rotate_at) {
             Ok(begun) => begun,
-            Err(error) if is_full(&error) => return Ok(None),
+            Err(error) if is_full(&error) => {
+                self.large_from = self.size.saturating_add(self.rotate_at.min(JOURNAL_ROTATE_AGAIN_BYTES));
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         // From here on the new segment counts; the seal only tells that it must be there.

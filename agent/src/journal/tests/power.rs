@@ -25,8 +25,10 @@ struct Disk {
     operations: usize,
     /// From this operation on everything fails, as the machine is off.
     dies_at: Option<usize>,
-    /// Bytes that may be written in all.
+    /// Bytes that may be written in all. Without any, no file is made either.
     space: Option<usize>,
+    /// What the disk has no room for, although it takes bytes: `rename` or `sync_dir`.
+    no_room_to: &'static str,
     fails_to_flush: bool,
     /// Flushes do not end while this is set.
     holds_flushes: bool,
@@ -45,11 +47,26 @@ impl Disk {
         self.files[id].allocated += more;
         Ok(())
     }
+
+    fn room_to(&self, what: &str) -> io::Result<()> {
+        if self.no_room_to == what { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
 }
 
 impl LossyFs {
     fn lock(&self) -> MutexGuard<'_, Disk> {
         self.0.lock().unwrap()
+    }
+
+    /// What the segments hold by themselves and one after the other.
+    fn walk(&self) -> codec::Walk {
+        let known = segment::list(self, dir()).unwrap();
+        let mut walker = codec::Walker::default();
+        for (n, first) in known.iter().enumerate() {
+            let bytes = self.read(&dir().join(segment::file_name(*first)), u64::MAX).unwrap().unwrap();
+            walker.segment(*first, &bytes, known.get(n + 1).copied(), |_, _| {});
+        }
+        walker.end()
     }
 
     /// How many segments were ever begun.
@@ -107,6 +124,9 @@ impl Fs for LossyFs {
         if disk.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if disk.space == Some(0) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let id = disk.files.len();
         disk.files.push(Content::default());
         disk.names.insert(path.to_owned(), id);
@@ -120,6 +140,7 @@ impl Fs for LossyFs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.step()?;
+        disk.room_to("rename")?;
         let id = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.names.insert(to.to_owned(), id);
         Ok(())
@@ -131,6 +152,7 @@ impl Fs for LossyFs {
 
     fn sync_dir(&self, _: &Path) -> io::Result<()> {
         let mut disk = self.step()?;
+        disk.room_to("sync_dir")?;
         disk.durable_names = disk.names.clone();
         Ok(())
     }
@@ -204,7 +226,14 @@ async fn work(fs: &LossyFs, from: u128) -> Result<Head, JournalError> {
             }
         }
     }
+    settle(&journal).await;
     Ok(head)
+}
+
+/// Waits until the writer has done what it does after it has answered, such as beginning a new segment.
+async fn settle(journal: &FileJournal) {
+    // One that has failed does nothing more.
+    let _ = journal.append(Vec::new()).await;
 }
 
 #[tokio::test]
@@ -307,6 +336,7 @@ async fn on_a_full_disk_nothing_new_begins_and_what_began_still_ends() {
     assert!(matches!(refused, Some(JournalError::Full(_))), "{refused:?}");
     let big = Entry { params: Value::String("x".repeat(200_000)), ..op(1, State::Succeeded) };
     let head = journal.append(vec![big]).await.unwrap();
+    settle(&journal).await;
     drop(journal);
     fs.lock().space = None;
     let opened = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap();
@@ -321,6 +351,7 @@ async fn on_a_disk_that_fills_up_after_a_rotation_what_began_still_ends_and_clos
     for id in 1..9 {
         journal.append(vec![op(id, State::Accepted), op(id, State::Queued), op(id, State::Started)]).await.unwrap();
     }
+    settle(&journal).await;
     let rotations = fs.segments();
     assert!(rotations > 2);
     {
@@ -332,8 +363,10 @@ async fn on_a_disk_that_fills_up_after_a_rotation_what_began_still_ends_and_clos
     }
     // The last record was an outcome, which asks for no room: the segment is new, and the disk is full from here on.
     journal.append(vec![op(1, State::Succeeded)]).await.unwrap();
+    settle(&journal).await;
     while fs.segments() == rotations {
         journal.append(vec![step("s", 100, State::Started), step("s", 100, State::Succeeded)]).await.unwrap();
+        settle(&journal).await;
     }
     fs.lock().space = Some(0);
     for id in 2..9 {
@@ -345,17 +378,100 @@ async fn on_a_disk_that_fills_up_after_a_rotation_what_began_still_ends_and_clos
 
 #[tokio::test]
 async fn on_a_full_disk_a_torn_write_keeps_nobody_from_starting() {
+    // Room for nothing, then for a name and a few bytes.
+    for space in [0, 5] {
+        let fs = LossyFs::default();
+        let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
+        let head = journal.append(vec![op(1, State::Accepted), op(1, State::Queued), op(1, State::Started)]).await.unwrap();
+        settle(&journal).await;
+        drop(journal);
+        let newest = *fs.lock().names.values().max().unwrap();
+        fs.lock().files[newest].written.extend(b"{\"seq\":4,\"bat");
+        fs.lock().space = Some(space);
+        let opened = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap();
+        assert_eq!((opened.journal.head(), opened.torn), (head, None), "{space}");
+        assert!(fs.lock().names.keys().all(|name| !name.to_string_lossy().contains("torn")), "nothing half written is left");
+        opened.journal.append(vec![op(1, State::Succeeded)]).await.unwrap();
+    }
+}
+
+/// Appends `n` steps, each by itself.
+async fn steps(journal: &FileJournal, from: u128, n: u128) -> Head {
+    for id in from..from + n {
+        journal.append(vec![step("s", id, State::Started)]).await.unwrap();
+    }
+    settle(journal).await;
+    journal.head()
+}
+
+#[tokio::test]
+async fn on_a_full_disk_a_new_segment_is_not_tried_after_every_record_and_begun_when_there_is_room() {
     let fs = LossyFs::default();
     let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
-    let head = journal.append(vec![op(1, State::Accepted), op(1, State::Queued), op(1, State::Started)]).await.unwrap();
+    fs.lock().space = Some(100);
+    let before = fs.segments();
+    steps(&journal, 1, 100).await;
+    let size = fs.lock().files[0].written.len();
+    let (tries, rotate_at) = (fs.segments() - before, usize::try_from(ROTATE_AT).unwrap());
+    assert!((1..=size / rotate_at).contains(&tries), "{tries} tries in {size} bytes");
+    assert_eq!(segment::list(&fs, dir()).unwrap(), [1]);
+
+    fs.lock().space = None;
+    let head = steps(&journal, 200, 10).await;
+    assert_eq!(segment::list(&fs, dir()).unwrap().len(), 2);
+    let walk = fs.walk();
+    assert_eq!((walk.damage, walk.head), (Vec::new(), head));
+}
+
+#[tokio::test]
+async fn a_time_reset_between_two_tries_of_a_new_segment_is_no_damage() {
+    let fs = LossyFs::default();
+    let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
+    journal.append([State::Accepted, State::Queued, State::Started, State::Succeeded].map(|s| op(1, s)).to_vec()).await.unwrap();
+    settle(&journal).await;
+    journal.set_time_floor(UnixSeconds(1001));
+    fs.lock().space = Some(100);
+    let before = fs.segments();
+    steps(&journal, 10, 10).await;
+    assert!(fs.segments() > before, "a new segment was tried");
+    // The nonce counts until 1000: by the floor that the new segment names it was never to be forgotten.
+    journal.set_time_floor(UnixSeconds(500));
+    fs.lock().space = None;
+    let head = steps(&journal, 100, 10).await;
+    assert_eq!(segment::list(&fs, dir()).unwrap().len(), 2);
+    let walk = fs.walk();
+    assert_eq!((walk.damage, walk.head), (Vec::new(), head));
+    let book = journal.read(Book::clone);
+    assert!(book.knows_nonce("nonce-1"));
     drop(journal);
-    let newest = *fs.lock().names.values().max().unwrap();
-    fs.lock().files[newest].written.extend(b"{\"seq\":4,\"bat");
-    fs.lock().space = Some(0);
-    let opened = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap();
-    assert_eq!((opened.journal.head(), opened.torn), (head, None));
-    assert!(fs.lock().names.keys().all(|name| !name.to_string_lossy().contains("torn")), "nothing half written is left");
-    opened.journal.append(vec![op(1, State::Succeeded)]).await.unwrap();
+    assert_eq!(FileJournal::open_on(fs, dir(), epoch(), ROTATE_AT).unwrap().journal.read(Book::clone), book);
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_a_new_name_loses_nothing_that_was_acknowledged() {
+    for no_room_to in ["rename", "sync_dir"] {
+        let fs = LossyFs::default();
+        let journal = FileJournal::open_on(fs.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
+        fs.lock().no_room_to = no_room_to;
+        let mut acknowledged = Head::default();
+        for id in 1..40 {
+            let Ok(head) = journal.append(vec![step("s", id, State::Started)]).await else { break };
+            acknowledged = head;
+            settle(&journal).await;
+        }
+        // A segment that has its name is the one that the next start reads: none before it may be gone on with.
+        assert_eq!(journal.append(Vec::new()).await.is_err(), no_room_to == "sync_dir", "{no_room_to}");
+        assert!(fs.lock().names.keys().all(|name| !name.to_string_lossy().ends_with(".tmp")), "its space is given back");
+        drop(journal);
+        fs.lock().no_room_to = "";
+        for disk in [fs.after_power_cut(0), fs.clone()] {
+            let journal = FileJournal::open_on(disk.clone(), dir(), epoch(), ROTATE_AT).unwrap().journal;
+            assert_eq!(journal.head(), acknowledged, "{no_room_to}");
+            let head = steps(&journal, 100, 10).await;
+            let walk = disk.walk();
+            assert_eq!((walk.damage, walk.head), (Vec::new(), head), "{no_room_to}");
+        }
+    }
 }
 
 #[tokio::test]
