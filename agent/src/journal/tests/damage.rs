@@ -136,6 +136,43 @@ async fn a_missing_newest_segment_is_damage() {
 }
 
 #[tokio::test]
+async fn a_closed_segment_that_a_crash_kept_open_is_closed_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path()).journal;
+    let head = fill(&journal, dir.path(), 1).await;
+    drop(journal);
+    let sealed = dir.path().join(file_name(1));
+    let all = fs::read(&sealed).unwrap();
+    let seal = all[..all.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
+    assert!(all[seal..].starts_with(b"{\"sealed\":"));
+    for cut in [seal, seal + 1, all.len() - 1] {
+        fs::write(&sealed, &all[..cut]).unwrap();
+        let opened = open(dir.path());
+        assert_eq!((opened.sealed_damage, opened.journal.head()), (None, head.clone()), "cut at {cut} of {}", all.len());
+        drop(opened.journal);
+        assert_eq!(fs::read(&sealed).unwrap(), all, "cut at {cut}");
+    }
+    // So the loss of the segment after it is noticed.
+    fs::remove_file(dir.path().join(file_name(head.seq + 1))).unwrap();
+    let Err(JournalError::Damaged { what, .. }) = FileJournal::open(dir.path(), epoch()) else { panic!("it was opened") };
+    assert!(what.contains("is missing"), "{what}");
+}
+
+#[tokio::test]
+async fn of_what_writes_left_that_were_cut_short_the_newest_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    // By number, not by name: 9 is older than 10.
+    let after: Vec<usize> = (5..5 + crate::limits::JOURNAL_TORN_MAX + 3).collect();
+    for seq in &after {
+        fs::write(dir.path().join(format!("torn-after-{seq}")), "{").unwrap();
+    }
+    let journal = open(dir.path()).journal;
+    fill(&journal, dir.path(), 1).await;
+    let is_kept = |seq: &&usize| dir.path().join(format!("torn-after-{seq}")).exists();
+    assert_eq!(after.iter().filter(is_kept).collect::<Vec<_>>(), after[3..].iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_swapped_dropped_or_repeated_line_is_damage() {
     let (_dir, path) = written().await;
     let all = fs::read(&path).unwrap();
