@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moorline_common::id::{HostEpoch, UnixSeconds};
+use moorline_common::id::{HostEpoch, UnixSeconds, sha256_hex};
 use moorline_common::op::{Book, Record};
 
 use super::chain::Chain;
-use super::{Entry, Head, Journal, JournalError};
+use super::{Entry, Head, Journal, JournalError, codec};
 use crate::clock::Clock;
 
 /// See the module.
@@ -98,6 +98,8 @@ impl MemoryJournal {
             inner.flush_one();
         }
         inner.dead = true;
+        let newest = inner.records.last().map(|record| Head { seq: record.seq, hash: sha256_hex(&codec::encode(record).unwrap()) });
+        assert_eq!(newest.unwrap_or_default(), inner.head, "the head is the newest record's");
         let mut book = Book::default();
         inner.book.parts().into_iter().for_each(|part| book.restore(part));
         assert_eq!(book, inner.book, "a checkpoint says all");
@@ -129,9 +131,10 @@ impl Inner {
         let batch = self.chain.head.seq + 1;
         let staged = self.chain.draft(entries, batch, Clock.wall_ms())?;
         self.chain.take(&staged)?;
-        for record in staged.records {
-            let head = Head { seq: record.seq, hash: staged.head.hash.clone() };
-            self.waiting.push_back((record, head));
+        // Each leads to the next one by its hash; the last one's is that of the append.
+        let hashes = staged.records.iter().skip(1).map(|next| next.prev.clone()).chain([staged.head.hash.clone()]);
+        for (record, hash) in staged.records.iter().zip(hashes) {
+            self.waiting.push_back((record.clone(), Head { seq: record.seq, hash }));
         }
         Ok(staged.head)
     }

@@ -65,6 +65,29 @@ async fn every_journal_keeps_the_order_of_calls_and_refuses_what_cannot_follow()
 }
 
 #[tokio::test]
+async fn a_journal_in_memory_that_is_cut_off_within_an_append_is_one_chain() {
+    let mut journal = MemoryJournal::default();
+    let states = [State::Accepted, State::Queued, State::Started, State::Succeeded];
+    for (kept, id) in [(0, 1), (1, 2), (2, 3), (4, 4), (9, 5)] {
+        journal.delay(1);
+        let before = journal.records().len();
+        let pending = journal.append(states.map(|state| op(id, state)).to_vec());
+        let next = journal.crash(kept);
+        drop(pending);
+        assert_eq!(next.records().len(), before + kept.min(states.len()));
+        journal = next;
+        journal.delay(0);
+        journal.append(vec![step("s", id + 100, State::Started)]).await.unwrap();
+        let mut prev = String::new();
+        for record in journal.records() {
+            assert_eq!(record.prev, prev, "record {} after {kept} were kept", record.seq);
+            prev = moorline_common::id::sha256_hex(&codec::encode(&record).unwrap());
+        }
+        assert_eq!(journal.head().hash, prev);
+    }
+}
+
+#[tokio::test]
 async fn a_reopened_journal_goes_on_and_knows_what_was_open() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(dir.path()).journal;
