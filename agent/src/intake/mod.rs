@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::plan::Identity;
-use moorline_common::sign::{ENVELOPE_MAX, Envelope, Verified};
+use moorline_common::sign::{Envelope, Verified};
 use moorline_common::statement::SliceStatement;
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
@@ -57,8 +57,14 @@ pub struct Refused {
     pub fault: Fault,
     /// Lowercase hex SHA-256 of the payload (of the message's bytes when there is none).
     pub payload_sha256: String,
-    /// What it was taken for: `slice`, `root` or `host-binding`.
+    /// What it was taken for: `slice`, `root`, `host-binding` or `op`.
     pub kind: &'static str,
+}
+
+/// By what a refusal of the message `json`, read as `envelope`, names it; see [`Refused::payload_sha256`].
+#[must_use]
+pub fn sha256_of_refused(envelope: &Result<Envelope, Fault>, json: &[u8]) -> String {
+    envelope.as_ref().map_or_else(|_| sha256_hex(json), Envelope::payload_sha256)
 }
 
 /// What an intake is made of.
@@ -212,10 +218,7 @@ impl Intake {
         F: AsyncFnOnce(&mut Self, Envelope) -> Result<(), Fault>,
     {
         let envelope = Envelope::from_json(&json);
-        let payload_sha256 = match &envelope {
-            Ok(envelope) => envelope.payload_sha256(),
-            Err(_) => sha256_hex(json.get(..ENVELOPE_MAX).unwrap_or(&json)),
-        };
+        let payload_sha256 = sha256_of_refused(&envelope, &json);
         drop(json);
         let turn = self.turn.clone();
         let _turn = turn.lock().await;

@@ -4,14 +4,14 @@
 use moorline_common::fault::Code;
 use moorline_common::id::OpId;
 use moorline_common::op::Outcome;
-use moorline_common::sign::Signed;
+use moorline_common::sign::{Envelope, Signed};
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Up;
 use tokio::sync::mpsc;
 
 use super::session::Session;
 use super::transport::LinkError;
-use crate::intake::Refused;
+use crate::intake::{Refused, sha256_of_refused};
 use crate::journal::fs::{Fs as _, RealFs};
 use crate::journal::{Journal, segment};
 use crate::limits::{JOURNAL_PART_MAX, JOURNAL_READ_MAX, SEND_TIMEOUT};
@@ -20,7 +20,7 @@ use crate::records::JOURNAL;
 
 impl<J: Journal> Session<'_, J> {
     pub(super) async fn take_op(&mut self, json: Vec<u8>) -> Result<(), LinkError> {
-        let payload_sha256 = moorline_common::sign::Envelope::from_json(&json).map(|e| e.payload_sha256()).unwrap_or_default();
+        let payload_sha256 = sha256_of_refused(&Envelope::from_json(&json), &json);
         crate::crash::point("link.op.before");
         match self.parts.ops.take(json).await {
             // Its first records are told by the news of them; one that was known is told again.

@@ -82,6 +82,11 @@ impl Loot {
         self.statement("stop", SITE, json!({}))
     }
 
+    /// Asks for a generation that the host has no more: it is refused for good, which the journal records.
+    fn outdated(&self) -> OpStatement {
+        OpStatement { precondition: Some(Precondition { generation: Some(Generation(1)), state: None }), ..self.stop() }
+    }
+
     pub fn signed(&self, statement: &OpStatement) -> Envelope {
         Signed::seal(statement, &[&self.operator]).unwrap().envelope().clone()
     }
@@ -184,11 +189,7 @@ fn forged(loot: &Loot) -> Vec<Trick> {
         ("that is over", "expired", with(&|s| (s.not_before, s.expires_at) = (past, past.plus(900)))),
         ("that is not yet", "not_yet_valid", with(&|s| (s.not_before, s.expires_at) = (now().plus(4000), now().plus(5000)))),
         ("that is for ever", "bad_params", with(&|s| s.expires_at = s.not_before.plus(OP_WINDOW_MAX_S + 1))),
-        (
-            "for another generation",
-            "precondition_failed",
-            with(&|s| s.precondition = Some(Precondition { generation: Some(Generation(1)), state: None })),
-        ),
+        ("for another generation", "precondition_failed", loot.signed(&loot.outdated()).to_json()),
         ("for another incarnation", "incarnation_changed", with(&|s| s.incarnation = Some("0".repeat(64)))),
         ("by one key twice where two are asked for", "threshold_not_met", {
             let mut envelope = loot.signed(&loot.statement("destroy", DATA, json!({})));
@@ -313,11 +314,9 @@ fn a_hostile_hub_gives_no_order_and_repeats_none() {
     divided(&operator, &fleet);
     let loot = Loot::take(&fleet, &operator);
     drop(operator);
-    fleet.stop_hub().unwrap();
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.wait_for_agent().unwrap();
+    let evil = EvilHub::take_over(&mut fleet).unwrap();
     // The slice that the hub has to repeat: the host enforces it.
-    evil.send(Kind::Slice(pb::Envelope { json: loot.slices[1].to_json() })).unwrap();
+    evil.send_slice(&loot.slices[1]).unwrap();
 
     // What one operator did order is done, once.
     let restart = loot.signed(&loot.statement("restart", SITE, json!({})));
@@ -332,9 +331,15 @@ fn a_hostile_hub_gives_no_order_and_repeats_none() {
     let op_id = Signed::<OpStatement>::new(restart.clone()).unwrap().peek().unwrap().op_id.to_string();
     evil.send(Kind::OpAck(pb::OpAck { op_id: op_id.clone(), outcome: "failed".to_owned() })).unwrap();
     attempts.make(&evil, &loot, ("that was done, and acknowledged otherwise", "succeeded", restart.to_json()));
+    let outdated = loot.outdated();
+    attempts.make(&evil, &loot, ("for another generation, after that", "precondition_failed", loot.signed(&outdated).to_json()));
+    // What is recorded of that comes after whatever the wrong word did.
+    let records = journal(&fleet);
+    assert!(records.iter().any(|record| record["op_id"] == outdated.op_id.as_str()), "{records:#?}");
+    let is_acknowledged = |record: &Value| record["op_id"] == op_id && record["acknowledged"] == true;
+    assert!(!records.iter().any(is_acknowledged), "a word about another end is taken for one about this");
     evil.send(Kind::OpAck(pb::OpAck { op_id: op_id.clone(), outcome: "succeeded".to_owned() })).unwrap();
-    let is_kept = || Ok(journal(&fleet).iter().any(|record| record["op_id"] == op_id && record["acknowledged"] == true));
-    wait_until("the acknowledgement is recorded", SOON, is_kept).unwrap();
+    wait_until("the acknowledgement is recorded", SOON, || Ok(journal(&fleet).iter().any(is_acknowledged))).unwrap();
     attempts.make(&evil, &loot, ("that was done, and acknowledged", "succeeded", restart.to_json()));
     fleet.kill_agent(HOST).unwrap();
     evil.hang_up();

@@ -4,8 +4,6 @@
 use moorline_common::id::{Generation, HostId, TopologyId, UnixSeconds};
 use moorline_common::sign::{Envelope, PrivateKey, Signed};
 use moorline_common::statement::{Fallback, SliceStatement};
-use moorline_proto::v1 as pb;
-use moorline_proto::v1::hub_message::Kind;
 use moorline_tests::evil::EvilHub;
 use moorline_tests::fleet::Fleet;
 use moorline_tests::limits::SOON;
@@ -73,10 +71,8 @@ fn a_hostile_hub_is_refused_with_a_code_of_its_own_for_each_trick_and_the_host_i
     let tricks = hostile(&fleet, &slice(&operator, "edge", 1), &slice(&operator, "edge", 2));
     let (world, before) = (sim_world(&fleet, HOST), operator.host(HOST).unwrap());
     drop(operator);
-    fleet.stop_hub().unwrap();
 
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.wait_for_agent().unwrap();
+    let evil = EvilHub::take_over(&mut fleet).unwrap();
     let mut wrong = Vec::new();
     for (code, envelope) in tricks {
         let got = evil.refusal_of_slice(envelope).unwrap();
@@ -105,14 +101,12 @@ fn a_fallback_that_an_operator_named_brings_nothing_back_by_the_hubs_word() {
     let (older, current) = (slice(&operator, "edge", 1), statement(&slice(&operator, "edge", 2)));
     let fallback = Fallback { generation: Generation(1), version_hash: statement(&older).version_hash };
     let next = SliceStatement { generation: Generation(3), fallback: Some(fallback), ..current };
-    let next = signed(&next, &fleet.operator_key().unwrap());
+    let next = Signed::seal(&next, &[&fleet.operator_key().unwrap()]).unwrap().envelope().clone();
     drop(operator);
-    fleet.stop_hub().unwrap();
 
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.wait_for_agent().unwrap();
+    let evil = EvilHub::take_over(&mut fleet).unwrap();
     let world = sim_world(&fleet, HOST);
-    evil.send(Kind::Slice(pb::Envelope { json: next })).unwrap();
+    evil.send_slice(&next).unwrap();
     wait_until("the host takes what an operator signed", SOON, || Ok(evil.heartbeat().is_some_and(|beat| beat.generation == 3))).unwrap();
     assert_eq!(evil.refusal_of_slice(older.to_json()).unwrap(), "generation_regressed");
     assert_eq!(evil.heartbeat().unwrap().generation, 3);

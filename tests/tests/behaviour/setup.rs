@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use anyhow::Context as _;
 use moorline_tests::engine::{Container, Engine};
 use moorline_tests::fleet::{Drive, Fleet};
 use moorline_tests::image;
+use moorline_tests::limits::SOON;
 use moorline_tests::operator::Operator;
 use moorline_tests::process::Output;
 use moorline_tests::proxy::Proxy;
+use moorline_tests::wait::wait_for;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The host that most tests have.
@@ -86,6 +89,24 @@ pub fn sim_world(fleet: &Fleet, host: &str) -> Vec<u8> {
 pub fn sim_containers(fleet: &Fleet, host: &str) -> Vec<String> {
     let world: serde_json::Value = serde_json::from_slice(&sim_world(fleet, host)).unwrap();
     world["containers"].as_object().map(|c| c.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// Ends the command that runs on the simulated host, once it has begun. Nothing else may change that world meanwhile: whoever
+/// ends it knows that it ran until now, however long that took.
+pub fn end_command(fleet: &Fleet) {
+    let path = fleet.agent_dir(HOST).join("sim/engine.json");
+    let ended = wait_for("the command runs", SOON, || {
+        let mut world: serde_json::Value = serde_json::from_slice(&sim_world(fleet, HOST))?;
+        let commands = world["commands"].as_object_mut().context("no commands")?;
+        let Some(command) = commands.values_mut().find(|command| command["starts"] == 1) else { return Ok(None) };
+        command["ends_at"] = 1.into();
+        Ok(Some(serde_json::to_vec(&world)?))
+    })
+    .unwrap();
+    // All at once: the agent reads it over and over.
+    let fresh = path.with_extension("fresh");
+    std::fs::write(&fresh, ended).unwrap();
+    std::fs::rename(&fresh, &path).unwrap();
 }
 
 /// The journal of [`HOST`], oldest record first.

@@ -5,19 +5,17 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use moorline_common::op::OpStatement;
-use moorline_proto::v1 as pb;
-use moorline_proto::v1::hub_message::Kind;
 use moorline_tests::evil::EvilHub;
 use moorline_tests::faults::Faults;
 use moorline_tests::fleet::Fleet;
-use moorline_tests::limits::SOON;
+use moorline_tests::limits::{REDIAL, SOON};
 use moorline_tests::operator::Operator;
 use moorline_tests::wait::wait_until;
 use serde_json::{Value, json};
 
 use crate::evil_orders::{Loot, SITE, now, topology};
 use crate::ops::{done, op, stage};
-use crate::setup::{HOST, assert_says, journal, sim_fleet, sim_world};
+use crate::setup::{HOST, assert_says, end_command, journal, sim_fleet, sim_world};
 
 /// A copy of the state folder of a stopped agent. The engine has none.
 struct Snapshot(PathBuf);
@@ -49,8 +47,11 @@ fn interrupted(name: &str) -> (Fleet, Operator, [String; 2]) {
     fleet.kill_agent(HOST).unwrap();
     fleet.start_agent_with(HOST, &[("MOORLINE_CRASH_AT", "op.end.before")]).unwrap();
     let on = format!("{HOST}/{SITE}");
-    let begun = id(&done(&fleet, &["exec", &on, "--no-wait", "--", "sleep", "8"]));
+    let begun = id(&done(&fleet, &["exec", &on, "--no-wait", "--", "sleep", "500"]));
     let waits = id(&done(&fleet, &["stop", &on, "--no-wait"]));
+    wait_until("the other one waits", SOON, || Ok(recorded(&fleet, &begun) == "task_running" && recorded(&fleet, &waits) == "queued"))
+        .unwrap();
+    end_command(&fleet);
     wait_until("the agent is killed", SOON, || Ok(fleet.agent_ended(HOST)?.is_some())).unwrap();
     assert_eq!((recorded(&fleet, &begun), recorded(&fleet, &waits)), ("task_running".to_owned(), "queued".to_owned()));
     (fleet, operator, [begun, waits])
@@ -122,7 +123,7 @@ fn a_hub_that_claims_to_have_seen_other_records_stops_the_host_and_begins_nothin
     let order = loot.signed(&loot.statement("restart", SITE, json!({}))).to_json();
     let stopped = |evil: &EvilHub, fleet: &Fleet| {
         let is_quarantined = || Ok(evil.heartbeat().is_some_and(|beat| beat.last_error_code == "quarantined"));
-        wait_until("the host says that it is quarantined", SOON, is_quarantined).unwrap();
+        wait_until("the host says that it is quarantined", REDIAL, is_quarantined).unwrap();
         assert_eq!(evil.answer_to_order(order.clone(), &loot.host_key).unwrap(), "quarantined");
         assert_eq!(evil.refusal_of_slice(loot.slices[0].to_json()).unwrap(), "quarantined");
         assert_says(&fleet.agent(HOST, &["status"]).unwrap(), &["quarantined", "snapshot"]);
@@ -130,8 +131,7 @@ fn a_hub_that_claims_to_have_seen_other_records_stops_the_host_and_begins_nothin
     };
 
     // More records than there are.
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.claim_to_have_seen(head(&fleet) + 1000, &[7; 16]);
+    let evil = EvilHub::start_claiming(&fleet, head(&fleet) + 1000, &[7; 16]).unwrap();
     fleet.start_agent(HOST).unwrap();
     stopped(&evil, &fleet);
     fleet.stop_agent(HOST).unwrap();
@@ -143,8 +143,7 @@ fn a_hub_that_claims_to_have_seen_other_records_stops_the_host_and_begins_nothin
     wait_until("the lane is free", SOON, || Ok(recorded(&fleet, &begun) == "succeeded")).unwrap();
     let segment = fleet.agent_dir(HOST).join("journal/00000000000000000001.jsonl");
     let slow = Faults::inject(fleet.agent_id(HOST).unwrap(), "openat", "delay_enter=3000000", &segment).unwrap();
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.claim_to_have_seen(1, &[7; 16]);
+    let evil = EvilHub::start_claiming(&fleet, 1, &[7; 16]).unwrap();
     stopped(&evil, &fleet);
     match slow {
         Some(slow) => assert!(slow.said("(DELAYED)").unwrap(), "the comparison took its time"),
@@ -160,28 +159,25 @@ fn a_hub_that_keeps_silent_about_a_snapshot_repeats_no_order_after_its_time() {
     let loot = Loot::take(&fleet, &operator);
     drop(operator);
     fleet.stop_agent(HOST).unwrap();
-    fleet.stop_hub().unwrap();
     let snapshot = Snapshot::take(&fleet);
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
     fleet.start_agent(HOST).unwrap();
-    evil.wait_for_agent().unwrap();
-    let slice = Kind::Slice(pb::Envelope { json: loot.slices[0].to_json() });
-    evil.send(slice.clone()).unwrap();
-    let last = now().plus(15);
-    let brief = loot.signed(&OpStatement { expires_at: last, ..loot.statement("restart", SITE, json!({})) }).to_json();
+    let evil = EvilHub::take_over(&mut fleet).unwrap();
+    evil.send_slice(&loot.slices[0]).unwrap();
     let long = loot.signed(&loot.statement("restart", SITE, json!({}))).to_json();
-    for order in [&brief, &long] {
-        assert_eq!(evil.answer_to_order(order.clone(), &loot.host_key).unwrap(), "succeeded");
-    }
+    assert_eq!(evil.answer_to_order(long.clone(), &loot.host_key).unwrap(), "succeeded");
+    // Signed at the last moment: it is to be done within this span, also on a slow machine.
+    let last = now().plus(SOON.as_secs());
+    let brief = loot.signed(&OpStatement { expires_at: last, ..loot.statement("restart", SITE, json!({})) }).to_json();
+    assert_eq!(evil.answer_to_order(brief.clone(), &loot.host_key).unwrap(), "succeeded");
     fleet.stop_agent(HOST).unwrap();
     let before = done_there(&fleet);
 
     snapshot.restore(&fleet);
     evil.hang_up();
-    wait_until("the time of one order is over", SOON, || Ok(now() > last)).unwrap();
+    wait_until("the time of one order is over", 2 * SOON, || Ok(now() > last)).unwrap();
     fleet.start_agent(HOST).unwrap();
     evil.wait_for_agent().unwrap();
-    evil.send(slice).unwrap();
+    evil.send_slice(&loot.slices[0]).unwrap();
     assert_eq!(evil.answer_to_order(brief, &loot.host_key).unwrap(), "expired");
     assert_eq!(done_there(&fleet), before, "nothing is done again");
     // What remains to a hub that hides what it has seen: an order whose time is not over. More is not promised, nor less.

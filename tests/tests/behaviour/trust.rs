@@ -55,10 +55,8 @@ fn a_hostile_hub_cannot_change_who_is_trusted_or_who_the_host_is() {
         ("a binding by nobody", Kind::Binding(Signed::seal(&renamed, &[&stranger]).unwrap().envelope().into()), "unknown_key"),
     ];
     drop(operator);
-    fleet.stop_hub().unwrap();
 
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.wait_for_agent().unwrap();
+    let evil = EvilHub::take_over(&mut fleet).unwrap();
     for (trick, message, code) in tricks {
         let refusal = evil.refusal_of(message).unwrap();
         assert_eq!(refusal.fault.unwrap_or_default().code, code, "{trick}");
@@ -160,11 +158,9 @@ fn a_hostile_hub_cannot_hand_a_host_a_wrong_root() {
     walked(2).unwrap();
     let roots = operator.call(|mut c| async move { c.get_cluster(pb::GetClusterRequest {}).await }).unwrap().roots;
     drop(operator);
-    fleet.stop_hub().unwrap();
 
     let (recovery, daily) = (fleet.recovery_key().unwrap(), fleet.operator_key().unwrap());
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.wait_for_agent().unwrap();
+    let evil = EvilHub::take_over(&mut fleet).unwrap();
     let mut wrong = Vec::new();
     for (trick, envelope, code) in root_tricks(&roots, &recovery, &vault, &daily) {
         let fault = evil.refusal_of(Kind::Root(envelope)).unwrap().fault.unwrap_or_default();
@@ -188,9 +184,7 @@ fn a_host_with_an_expired_root_takes_nothing_but_its_successor() {
     let slice = operator.revision("edge", 1).unwrap().slices.remove(0).slice.unwrap();
     let slice = Signed::<SliceStatement>::new(Envelope::from_json(&slice.json).unwrap()).unwrap().peek().unwrap();
     drop(operator);
-    fleet.stop_hub().unwrap();
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
-    evil.wait_for_agent().unwrap();
+    let evil = EvilHub::take_over(&mut fleet).unwrap();
 
     let expired = TrustRoot { version: 2, expires: first.issued_at, ..first.clone() };
     evil.send(Kind::Root(sealed(&expired, &[&recovery]))).unwrap();
@@ -202,7 +196,7 @@ fn a_host_with_an_expired_root_takes_nothing_but_its_successor() {
     assert!(evil.heartbeat().unwrap().enforcing, "what it has goes on");
     evil.send(Kind::Root(sealed(&TrustRoot { version: 3, ..first }, &[&recovery]))).unwrap();
     wait_until("the host has the successor", SOON, || Ok(evil.heartbeat().is_some_and(|h| h.root_version == 3))).unwrap();
-    evil.send(Kind::Slice(Signed::seal(&next, &[&daily]).unwrap().envelope().into())).unwrap();
+    evil.send_slice(Signed::seal(&next, &[&daily]).unwrap().envelope()).unwrap();
     wait_until("new slices are taken again", SOON, || Ok(evil.heartbeat().is_some_and(|h| h.generation == 2))).unwrap();
 }
 
@@ -223,10 +217,10 @@ fn a_root_that_the_hub_withholds_is_brought_by_hand_and_ends_a_stolen_key() {
     fleet.moorctl(&["key", "export", "--root", text(&after).unwrap()]).unwrap().ok().unwrap();
     drop(operator);
     fleet.stop_hub().unwrap();
-    let evil = EvilHub::start(&fleet.hub_dir(), &fleet.address()).unwrap();
+    let evil = EvilHub::start(&fleet).unwrap();
     fleet.start_agent(HOST).unwrap();
     evil.wait_for_agent().unwrap();
-    evil.send(Kind::Slice(Signed::seal(&slice, &[&stolen]).unwrap().envelope().into())).unwrap();
+    evil.send_slice(Signed::seal(&slice, &[&stolen]).unwrap().envelope()).unwrap();
     wait_until("the host enforces its slice", SOON, || Ok(evil.heartbeat().is_some_and(|h| h.enforcing))).unwrap();
 
     let import = |file: &std::path::Path| fleet.agent(HOST, &["trust", "import", text(file).unwrap()]).unwrap();

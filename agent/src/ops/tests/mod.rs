@@ -197,6 +197,20 @@ impl Bench {
         }
     }
 
+    /// The hub says that it has a receipt of another outcome: there is none, and this one is told on.
+    async fn misheard(&self, id: &OpId, outcome: &str) {
+        let state = self.state(id);
+        assert!(state.is_some_and(State::is_terminal), "{id} is {state:?}");
+        self.agent().ops.acknowledge(id.clone(), outcome.to_owned()).await;
+        // One is looked at after the other, and recorded after the other.
+        let (json, later) =
+            self.order("restart", DB, |o| o.precondition = Some(Precondition { generation: Some(Generation(99)), state: None }));
+        assert_eq!(self.refused(&json).await, Code::PreconditionFailed);
+        assert!(!self.records(&later).is_empty());
+        assert_eq!(self.state(id), state);
+        assert!(self.records(id).iter().all(|record| !record.acknowledged));
+    }
+
     /// The hub says that it has the receipt.
     async fn heard(&self, id: &OpId, outcome: &str) {
         self.agent().ops.acknowledge(id.clone(), outcome.to_owned()).await;
@@ -252,7 +266,7 @@ async fn an_order_is_accepted_begun_and_ended_and_told_until_the_hub_has_heard()
     assert!(signed.verify_by_host(&bench.operator.keys.host_key.public()).is_ok());
 
     assert_eq!(bench.take(&json).await, Answer::Known(id.clone()), "the very same order is known");
-    bench.agent().ops.acknowledge(id.clone(), "failed".to_owned()).await;
+    bench.misheard(&id, "failed").await;
     bench.heard(&id, "succeeded").await;
     let Answer::Settled(again) = bench.take(&json).await else { panic!("it has ended") };
     assert_eq!((again.outcome, again.same_as.clone()), (Outcome::Succeeded, None));

@@ -10,7 +10,7 @@ async fn what_is_refused_at_its_turn_is_told_as_refused_until_the_hub_has_heard(
     bench.reached(&refused, State::Cancelled).await;
     let receipt = bench.receipt(&refused);
     assert_eq!((receipt.outcome, receipt.fault.unwrap().code), (Outcome::Refused, Code::StepFailed));
-    bench.agent().ops.acknowledge(refused.clone(), "cancelled".to_owned()).await;
+    bench.misheard(&refused, "cancelled").await;
     bench.heard(&refused, "refused").await;
 }
 
