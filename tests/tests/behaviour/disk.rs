@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use moorline_tests::engine;
 use moorline_tests::faults::Faults;
 use moorline_tests::fleet::{Drive, Fleet, text};
 use moorline_tests::limits::SOON;
@@ -12,7 +13,7 @@ use moorline_tests::wait::{wait_for, wait_until};
 use nix::unistd::Uid;
 
 use crate::ops::{done, op, stage};
-use crate::setup::{HOST, assert_says, services, sim_containers, sim_fleet};
+use crate::setup::{HOST, assert_says, end_command, services, sim_containers, sim_fleet};
 
 /// So large is the disk of the agent's state folder; the journal keeps 4 MiB of it free.
 const DISK: &str = "size=16m,mode=0700";
@@ -32,6 +33,7 @@ impl SmallDisk {
     /// anything.
     fn start(name: &str, rotate_bytes: &'static str) -> Option<Self> {
         if !Uid::effective().is_root() {
+            assert!(!engine::is_required(), "only root may mount a small disk; run the tests as root");
             println!("skipped: only root may mount a small disk");
             return None;
         }
@@ -99,24 +101,29 @@ fn fills_up(name: &str, rotate_bytes: &'static str) {
     let Some(mut small) = SmallDisk::start(name, rotate_bytes) else { return };
     small.fleet().push(&services("edge", &["site", "db"], "hello"), &["--wait"]).unwrap().ok().unwrap();
     let on = |name: &str| format!("{HOST}/edge-{name}-1");
-    let long = done(small.fleet(), &["exec", &on("site"), "--no-wait", "--", "sleep", "20"]);
+    let large = small.fleet().file("large", "x".repeat(20_000)).unwrap();
+    let large = text(&large).unwrap();
+    // It says much, so that its end takes more room than the journal may happen to have beside its reserve.
+    let chatter = ["exec", &on("site"), "--no-wait", "--stdin", large, "--", "sh", "-c", "cat; cat >&2; sleep 500"];
+    let long = done(small.fleet(), &chatter);
     let long = long["op_id"].as_str().unwrap().to_owned();
     let fleet = small.fleet.as_ref().unwrap();
-    wait_until("it runs", SOON, || Ok(["started", "task_running"].contains(&stage(fleet, &long)?.as_str()))).unwrap();
+    let runs = || Ok(["started", "task_running"].contains(&stage(fleet, &long)?.as_str()));
+    wait_until("it runs", SOON, runs).unwrap();
 
     small.fill();
-    // What the journal had taken before lasts for a while.
-    let input = fleet.file("input", "x".repeat(20_000)).unwrap();
+    // What the journal had taken before lasts for a while: for large orders first, then for small ones.
     let refused = |fleet: &Fleet| {
-        (0..60)
-            .map(|_| op(fleet, &["exec", &on("db"), "--stdin", text(&input).unwrap(), "--", "true"]))
-            .find(|output| output.code != 0)
-            .expect("the disk is full and all is accepted")
+        let until = |line: &[&str]| (0..60).map(|_| op(fleet, line)).find(|output| output.code != 0);
+        until(&["exec", &on("db"), "--stdin", large, "--", "true"]).expect("the disk is full and all large orders are accepted");
+        until(&["exec", &on("db"), "--", "true"]).expect("the disk is full and all is accepted")
     };
     assert_says(&refused(fleet), &["[disk_full]", "free the disk"]);
     assert!(fleet.logs().unwrap()[HOST].contains("free the disk"), "the log says what is wrong");
 
-    // Its end is recorded, and its receipt arrives and is verified.
+    // Only now it ends. That is recorded, and its receipt arrives and is verified.
+    assert!(runs().unwrap(), "it still runs when the disk is full");
+    end_command(fleet);
     wait_until("what began before ends", SOON, || Ok(stage(fleet, &long)? == "succeeded")).unwrap();
     let shown = op(fleet, &["show", &long, "-o", "json"]).ok().unwrap().json().unwrap();
     assert_eq!((shown["receipt"]["outcome"].as_str(), shown["receipt_doubt"].is_null()), (Some("succeeded"), true), "{shown}");
