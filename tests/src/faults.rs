@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::engine;
 use crate::limits::SOON;
-use crate::wait::wait_until;
+use crate::wait::wait_for;
 
 /// See the module.
 pub struct Faults {
@@ -30,8 +30,12 @@ impl Faults {
             Err(error) if engine::is_required() => Err(error).context("no system call fails without strace; install it"),
             Err(_) => Ok(None),
             Ok(strace) => {
-                let faults = Self { strace, log };
-                wait_until("strace has every thread", SOON, || faults.said("attached"))?;
+                let mut faults = Self { strace, log };
+                let is_there = wait_for("strace has every thread", SOON, || {
+                    let has_ended = faults.strace.try_wait()?.is_some();
+                    Ok(if faults.said("attached")? { Some(true) } else { has_ended.then_some(false) })
+                })?;
+                ensure!(is_there, "strace ended at once; it said: {}", String::from_utf8_lossy(&std::fs::read(&faults.log)?));
                 Ok(Some(faults))
             }
         }

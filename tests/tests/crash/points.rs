@@ -14,6 +14,9 @@ fn killed_at_every_point_nothing_happens_twice_and_nothing_is_lost() {
     assert!(POINTS.len() >= 40);
     let mut queue: Vec<&str> = POINTS.to_vec();
     if let Ok(only) = std::env::var("MOORLINE_CRASH_ONLY") {
+        for one in only.split(',') {
+            assert!(!one.is_empty() && POINTS.iter().any(|point| point.contains(one)), "MOORLINE_CRASH_ONLY: no point's name has `{one}`");
+        }
         queue.retain(|point| only.split(',').any(|one| point.contains(one)));
     }
     // Taken from the end: those that wait longest first.
