@@ -67,7 +67,7 @@ pub fn open(state_dir: &StateDir, keys: &mut HostKeys, root_pin: &str) -> Result
     };
     let reason = format!("{reason}; it was put aside, and what this host had accepted is no longer known");
     state_dir.enter_quarantine(keys, &reason)?;
-    state_dir.put_ledger_aside(Clock.wall().0)?;
+    state_dir.put_ledger_aside(Clock.wall())?;
     let db = Db::open(state_dir.as_ref())?;
     mark(state_dir, &db)?;
     Ok(db)

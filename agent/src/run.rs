@@ -321,13 +321,7 @@ async fn open_journal(config: &Config, host: &mut Host, store: &TrustStore) -> R
         if binding.is_none_or(|b| b.statement().host_epoch != quarantine.epoch) {
             return Ok(quarantined(dir, quarantine.reason));
         }
-        let mut at = Clock.wall();
-        let aside_of = |at: UnixSeconds| config.state.join(format!("journal.damaged-{at}", at = at.0));
-        // A clock that stands at its beginning tells the same second again.
-        while aside_of(at).exists() {
-            at = at.plus(1);
-        }
-        let aside = aside_of(at);
+        let [aside] = host.state_dir.free_names(Clock.wall(), |at| [format!("journal.damaged-{at}", at = at.0)])?;
         match std::fs::rename(&dir, &aside) {
             // Done already, before a crash.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}

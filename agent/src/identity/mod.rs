@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use moorline_common::enrol::JoinToken;
-use moorline_common::id::{ClusterId, HostEpoch, HostName};
+use moorline_common::id::{ClusterId, HostEpoch, HostName, UnixSeconds};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, User, geteuid};
 use serde::de::DeserializeOwned;
@@ -247,20 +247,47 @@ impl StateDir {
         self.write(JOURNAL_MARK, epoch)
     }
 
-    /// Gives the ledger's files other names, ending in `at`, so that a new one can be made.
+    /// Gives the ledger's files other names, which tell the time `at`, so that a new one can be made.
     ///
     /// # Errors
     /// [`IdentityError::File`].
-    pub fn put_ledger_aside(&self, at: u64) -> Result<(), IdentityError> {
-        for suffix in ["", "-journal", "-wal", "-shm"] {
+    pub fn put_ledger_aside(&self, at: UnixSeconds) -> Result<(), IdentityError> {
+        const SUFFIXES: [&str; 4] = ["", "-journal", "-wal", "-shm"];
+        let names = |at: UnixSeconds| SUFFIXES.map(|suffix| format!("ledger.damaged-{}.sqlite{suffix}", at.0));
+        for (suffix, aside) in SUFFIXES.into_iter().zip(self.free_names(at, names)?) {
             let path = self.0.join(format!("{}{suffix}", crate::db::FILE_NAME));
-            let aside = self.0.join(format!("ledger.damaged-{at}.sqlite{suffix}"));
             match std::fs::rename(&path, aside) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(IdentityError::File { path, source }),
                 Err(_) | Ok(()) => {}
             }
         }
         files::sync_dir(&self.0).map_err(|source| IdentityError::File { path: self.0.clone(), source })
+    }
+
+    /// The paths in this folder that `names` gives for `at`, or for the first second after it for which nothing bears any of
+    /// them: a clock that stands at its beginning tells the same second again, and what was put aside before stays.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`].
+    pub fn free_names<const N: usize>(
+        &self,
+        mut at: UnixSeconds,
+        names: impl Fn(UnixSeconds) -> [String; N],
+    ) -> Result<[PathBuf; N], IdentityError> {
+        'taken: loop {
+            let paths = names(at).map(|name| self.0.join(name));
+            for path in &paths {
+                match std::fs::symlink_metadata(path) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(IdentityError::File { path: path.clone(), source }),
+                    Ok(_) => {
+                        at = at.plus(1);
+                        continue 'taken;
+                    }
+                }
+            }
+            return Ok(paths);
+        }
     }
 
     /// The quarantine that this host is in, if it is.
@@ -334,6 +361,36 @@ mod tests {
         assert_eq!((&keys.epoch, &state.keys().unwrap().unwrap().epoch), (&quarantine.epoch, &quarantine.epoch));
         state.enter_quarantine(&mut keys, "another reason").unwrap();
         assert_eq!((state.quarantine().unwrap().unwrap(), &keys.epoch), (quarantine.clone(), &quarantine.epoch), "once for each");
+    }
+
+    #[test]
+    fn what_was_put_aside_before_stays_when_the_clock_tells_the_same_second_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir(dir.path().to_owned());
+        let put = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+        // The second time there is a file of SQLite's alone, then one without it.
+        let times: [&[(&str, &str)]; 3] = [
+            &[("ledger.sqlite", "first"), ("ledger.sqlite-journal", "its journal")],
+            &[("ledger.sqlite-journal", "an orphan")],
+            &[("ledger.sqlite", "third")],
+        ];
+        for files in times {
+            files.iter().for_each(|(name, text)| put(name, text));
+            state.put_ledger_aside(UnixSeconds(7)).unwrap();
+        }
+        let mut found: Vec<(String, String)> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read_to_string(&path).unwrap()))
+            .collect();
+        found.sort_unstable();
+        let expected = [
+            ("ledger.damaged-7.sqlite", "first"),
+            ("ledger.damaged-7.sqlite-journal", "its journal"),
+            ("ledger.damaged-8.sqlite-journal", "an orphan"),
+            ("ledger.damaged-9.sqlite", "third"),
+        ];
+        assert_eq!(found, expected.map(|(name, text)| (name.to_owned(), text.to_owned())));
     }
 
     #[test]
