@@ -343,11 +343,11 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub fn time_reset(&self) -> Result<UnixSeconds, DbError> {
-        let Some(text) = self.db.read(|connection| meta(connection, TIME_RESET))? else { return Ok(UnixSeconds(0)) };
-        text.parse().map(UnixSeconds).map_err(|_| DbError::Damaged(format!("time reset `{text}`")))
+        self.db.read(read_time_reset)
     }
 
-    /// The time floor and the last reset, when they were read since the newest write: every order asks for them, several times.
+    /// The time floor and the last reset, when they were read since the newest write of this process: every order asks for
+    /// them, several times.
     #[must_use]
     pub fn times_known(&self) -> Option<(TimeFloor, UnixSeconds)> {
         let times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
@@ -360,7 +360,8 @@ impl Ledger {
     /// [`DbError`].
     pub fn times(&self) -> Result<(TimeFloor, UnixSeconds), DbError> {
         let version = self.db.version();
-        let (floor, reset) = (self.time_floor()?, self.time_reset()?);
+        // In one view: a reset sets both.
+        let (floor, reset) = self.db.read(|connection| Ok((read_time_floor(connection)?, read_time_reset(connection)?)))?;
         *self.times.lock().unwrap_or_else(PoisonError::into_inner) = Some((version, floor.clone(), reset));
         Ok((floor, reset))
     }
@@ -469,6 +470,11 @@ fn read_time_floor(connection: &Connection) -> Result<TimeFloor, DbError> {
         uptime_s: uptime.parse().map_err(|_| damaged())?,
         boot_id: boot_id.to_owned(),
     })
+}
+
+fn read_time_reset(connection: &Connection) -> Result<UnixSeconds, DbError> {
+    let Some(text) = meta(connection, TIME_RESET)? else { return Ok(UnixSeconds(0)) };
+    text.parse().map(UnixSeconds).map_err(|_| DbError::Damaged(format!("time reset `{text}`")))
 }
 
 fn write_time_floor(tx: &Transaction<'_>, floor: &TimeFloor) -> Result<(), DbError> {

@@ -172,7 +172,7 @@ pub struct Db {
     connection: Arc<Mutex<Connection>>,
     /// The first damage that was met.
     damage: Arc<watch::Sender<Option<String>>>,
-    /// Counts writes: what was read before the newest may have changed.
+    /// Counts the writes of this process: what was read before the newest may have changed.
     writes: Arc<AtomicU64>,
 }
 
@@ -263,7 +263,8 @@ impl Db {
         self.noting(done)
     }
 
-    /// Changes with every write: as long as it stays, so does what was read after it was asked for.
+    /// Changes with every write of this process: as long as it stays, none of them has changed what was read after it was
+    /// asked for. It does not tell what another program writes: our own verbs leave that to the agent that runs.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.writes.load(Ordering::SeqCst)

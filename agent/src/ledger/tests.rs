@@ -35,6 +35,23 @@ fn failure() -> Fault {
 }
 
 #[test]
+fn floor_and_reset_are_those_of_one_moment() {
+    let (dir, ledger) = ledger();
+    let reset = |ledger: &Ledger, to| ledger.reset_time(UnixSeconds(to), &BootTime { wall: UnixSeconds(to), ..boot() }).unwrap();
+    reset(&ledger, 1);
+    // A connection of its own, as another process has it.
+    let other = Ledger::new(Db::open(dir.path()).unwrap());
+    let writer = std::thread::spawn(move || (2..500).for_each(|to| reset(&other, to)));
+    while !writer.is_finished() {
+        // On a slow disk the writer may keep us out for too long.
+        if let Ok((floor, reset)) = ledger.times() {
+            assert_eq!(floor.at, reset);
+        }
+    }
+    writer.join().unwrap();
+}
+
+#[test]
 fn content_is_wanted_since_the_first_of_the_generations_in_a_row_that_have_it() {
     let (_dir, ledger) = ledger();
     let accept = |generation: u64, content: &str| {
