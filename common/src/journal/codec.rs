@@ -149,7 +149,9 @@ pub struct Scan {
     pub rest: Rest,
 }
 
-/// What follows the good lines.
+/// What follows the good lines. Whole lines behind an unreadable one are damage even when all are of one
+/// [batch](Record::batch): a flush that was cut short may leave that, and so may one that was acknowledged and lost a block
+/// later. Nothing behind it says which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rest {
     /// Nothing.

@@ -13,7 +13,9 @@ use crate::id::{Generation, HostEpoch, UnixSeconds};
 pub struct Record {
     /// Counts all records of this host, from 1, without gaps.
     pub seq: u64,
-    /// The first `seq` that was made durable by the same flush.
+    /// The first `seq` that was made durable by the same flush: tells whoever audits which records came to the disk together,
+    /// and that all before them were there already. Nothing is decided by it, not what is torn either; see
+    /// [`crate::journal::Rest`].
     pub batch: u64,
     /// When, in milliseconds since 1970 by the wall clock.
     pub at: u64,
