@@ -34,7 +34,7 @@ async fn what_is_proven_absent_after_its_window_is_not_begun_again() {
     let mut bench = Bench::new().await;
     bench.driver.hang_ops(true);
     let now = crate::clock::Clock.wall();
-    let begun = bench.accepted("restart", WEB, |o| (o.not_before, o.expires_at) = (UnixSeconds(now.0 - 60), now.plus(1))).await;
+    let begun = bench.accepted("restart", WEB, |o| (o.not_before, o.expires_at) = (UnixSeconds(now.0 - 60), now.plus(30))).await;
     bench.driver.op_begun().await;
     bench.kill().await;
     bench.driver.hang_ops(false);
