@@ -27,6 +27,10 @@ use crate::intake::{Intake, Parts, judge::Own};
 use crate::ledger::Ledger;
 use crate::trust::TrustStore;
 
+mod admission;
+
+pub use admission::{admission, boot, topology};
+
 /// How long a condition may take to come true.
 const DEADLINE: Duration = Duration::from_secs(20);
 

@@ -315,9 +315,10 @@ pub(crate) mod tests {
         TrustRoot::verify_first(envelope.clone(), &TrustRoot::pin(&envelope)).unwrap().into_statement()
     }
 
-    pub(crate) fn host(seed: u8, name: &str) -> HostView {
+    /// Of the host with the key of that seed.
+    pub(crate) fn host_binding(seed: u8, name: &str) -> HostBinding {
         let key = PrivateKey::from_seed(&[seed; 32]);
-        let binding = HostBinding {
+        HostBinding {
             cluster: ClusterId::parse("acme").unwrap(),
             host_id: HostId::of_key(&key.public()),
             host_key: key.public(),
@@ -328,7 +329,11 @@ pub(crate) mod tests {
             generation_floors: BTreeMap::new(),
             serial: 1,
             issued_at: UnixSeconds(1),
-        };
+        }
+    }
+
+    pub(crate) fn host(seed: u8, name: &str) -> HostView {
+        let binding = host_binding(seed, name);
         let signed = Signed::seal(&binding, &[&keys().1]).unwrap();
         HostView {
             host_id: binding.host_id,

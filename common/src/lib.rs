@@ -32,5 +32,7 @@ pub mod op;
 pub mod plan;
 pub mod sign;
 pub mod statement;
+#[cfg(test)]
+mod testing;
 pub mod topology;
 pub mod trust;

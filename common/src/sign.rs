@@ -380,10 +380,7 @@ mod tests {
     use super::*;
     use crate::id::{Generation, HostId, UnixSeconds};
     use crate::statement::{ApplyReport, ObservedReport};
-
-    fn key(seed: u8) -> PrivateKey {
-        PrivateKey::from_seed(&[seed; 32])
-    }
+    use crate::testing::{code, key};
 
     #[test]
     fn a_signature_by_no_key_at_all_is_none() {
@@ -406,13 +403,6 @@ mod tests {
 
     fn sealed() -> Signed<ObservedReport> {
         Signed::seal(&report(), &[&key(1)]).unwrap()
-    }
-
-    fn code<T>(result: Result<T, Fault>) -> Code {
-        match result {
-            Ok(_) => panic!("accepted"),
-            Err(fault) => fault.code,
-        }
     }
 
     #[test]

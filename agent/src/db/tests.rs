@@ -4,13 +4,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, TopologyId, UnixSeconds, VersionHash};
+use moorline_common::id::{Generation, TopologyId, UnixSeconds};
 
 use super::*;
-use crate::clock::{BootTime, TimeFloor};
+use crate::clock::TimeFloor;
 use crate::intake::judge::BindingFloor;
 use crate::ledger::{Admission, Current, Floor, FloorState, Ledger, Standing};
-use crate::testing::Operator;
+use crate::testing::{self, Operator, boot, topology};
 use crate::trust::TrustStore;
 
 /// Everything that can be read from a ledger.
@@ -47,27 +47,9 @@ fn open_all(dir: &Path) -> Result<Whole, DbError> {
     read_all(&Db::open_own(&StateDir(dir.to_owned()))?)
 }
 
-fn topology(name: &str) -> TopologyId {
-    TopologyId::parse(name).unwrap()
-}
-
-fn boot() -> BootTime {
-    BootTime { boot_id: "b".to_owned(), uptime_s: 1, wall: UnixSeconds(1_700_000_000) }
-}
-
+/// A slice with a content of about so many bytes.
 fn admission(name: &str, generation: u64, bytes: usize) -> Admission {
-    let content = format!("{{{}}}", "abcdefgh".repeat(bytes / 8));
-    Admission {
-        topology: topology(name),
-        generation: Generation(generation),
-        payload_sha256: format!("{generation:064x}"),
-        version_hash: VersionHash::of_bytes(content.as_bytes()),
-        content_since: Generation(generation),
-        envelope: format!("signed {content}").into_bytes(),
-        hydrated: content,
-        is_empty: false,
-        issued_at: UnixSeconds(1_700_000_000 + generation),
-    }
+    testing::admission(name, generation, &format!("{{{}}}", "abcdefgh".repeat(bytes / 8)))
 }
 
 /// A host's folder with a ledger that has seen something of everything.

@@ -1,33 +1,12 @@
 //! Floors, what is applied, and what time it is at least.
 
 use super::*;
+use crate::testing::{admission, boot, topology};
 
 fn ledger() -> (tempfile::TempDir, Ledger) {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::new(Db::open(dir.path()).unwrap());
     (dir, ledger)
-}
-
-fn topology(name: &str) -> TopologyId {
-    TopologyId::parse(name).unwrap()
-}
-
-fn admission(name: &str, generation: u64, content: &str) -> Admission {
-    Admission {
-        topology: topology(name),
-        generation: Generation(generation),
-        payload_sha256: format!("{generation:064x}"),
-        version_hash: VersionHash::of_bytes(content.as_bytes()),
-        content_since: Generation(generation),
-        hydrated: content.to_owned(),
-        envelope: format!("envelope {generation}").into_bytes(),
-        is_empty: content == "{}",
-        issued_at: UnixSeconds(1000 + generation),
-    }
-}
-
-fn boot() -> BootTime {
-    BootTime { boot_id: "b".to_owned(), uptime_s: 1, wall: UnixSeconds(1_700_000_000) }
 }
 
 fn failure() -> Fault {

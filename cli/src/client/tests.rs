@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::home::{ContextFacts, Home};
-use crate::revision::tests::{host, keys, trust};
+use crate::revision::tests::{host, host_binding, keys, trust};
 
 /// What the hub shows.
 #[derive(Default)]
@@ -200,9 +200,7 @@ pub(crate) fn shown_host(binding: &HostBinding, signer: &PrivateKey) -> pb::Host
 }
 
 pub(crate) fn binding(serial: u64) -> HostBinding {
-    let mut binding = host(10, "shop-17").binding.unwrap().into_statement();
-    binding.serial = serial;
-    binding
+    HostBinding { serial, ..host_binding(10, "shop-17") }
 }
 
 pub(crate) fn shown_revision(generation: u64, signed_as: u64, source: &str, signer: &PrivateKey) -> pb::GetRevisionResponse {

@@ -108,10 +108,7 @@ mod tests {
     use crate::canonical::to_canonical;
     use crate::id::{ClusterId, HostEpoch, HostId, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds, sha256_hex};
     use crate::sign::PrivateKey;
-
-    fn key(seed: u8) -> PrivateKey {
-        PrivateKey::from_seed(&[seed; 32])
-    }
+    use crate::testing::{binding, key};
 
     fn role(keys: &[u8], threshold: u32, hosts: &str, kinds: &[&str], max_class: Class) -> Role {
         Role {
@@ -134,21 +131,6 @@ mod tests {
         root.roles.insert("pairs".to_owned(), role(&[6, 7], 2, "*", &["op"], Class::R4));
         root.class_thresholds = BTreeMap::from([(Class::R4, 2)]);
         root
-    }
-
-    fn binding(name: &str) -> HostBinding {
-        HostBinding {
-            cluster: ClusterId::parse("c").unwrap(),
-            host_id: HostId::of_key(&key(9).public()),
-            host_key: key(9).public(),
-            sealing_key: [0; 32],
-            host_epoch: HostEpoch::parse("e".repeat(32)).unwrap(),
-            name: HostName::parse(name).unwrap(),
-            labels: BTreeMap::new(),
-            generation_floors: BTreeMap::new(),
-            serial: 1,
-            issued_at: UnixSeconds(1),
-        }
     }
 
     fn statement(kind: &str, resource: &str) -> OpStatement {

@@ -4,12 +4,9 @@ use serde_json::json;
 
 use super::*;
 use crate::canonical::version_hash;
-use crate::id::{Generation, HostEpoch, TopologyId};
+use crate::id::{Generation, TopologyId};
 use crate::sign::PrivateKey;
-
-fn key(seed: u8) -> PrivateKey {
-    PrivateKey::from_seed(&[seed; 32])
-}
+use crate::testing::{binding, code, key};
 
 fn role(keys: &[u8], threshold: u32, hosts: &[&str], kinds: &[PayloadType]) -> Role {
     Role {
@@ -47,21 +44,6 @@ fn seal<T: Statement>(statement: &T, keys: &[u8]) -> Signed<T> {
     Signed::seal(statement, &keys.iter().collect::<Vec<_>>()).unwrap()
 }
 
-fn binding(name: &str) -> HostBinding {
-    HostBinding {
-        cluster: ClusterId::parse("c").unwrap(),
-        host_id: HostId::of_key(&key(9).public()),
-        host_key: key(9).public(),
-        sealing_key: [0; 32],
-        host_epoch: HostEpoch::parse("0".repeat(32)).unwrap(),
-        name: HostName::parse(name).unwrap(),
-        labels: BTreeMap::new(),
-        generation_floors: BTreeMap::new(),
-        serial: 1,
-        issued_at: UnixSeconds(1),
-    }
-}
-
 fn slice() -> SliceStatement {
     let content = json!({});
     SliceStatement {
@@ -74,13 +56,6 @@ fn slice() -> SliceStatement {
         issued_at: UnixSeconds(1),
         deliver_by: UnixSeconds(2),
         fallback: None,
-    }
-}
-
-fn code<T>(result: Result<T, Fault>) -> Code {
-    match result {
-        Ok(_) => panic!("accepted"),
-        Err(fault) => fault.code,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bytes that are missing or wrong: a cut-off tail is mended, everything else is told, nothing is skipped.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::journal::codec;
@@ -91,9 +91,8 @@ async fn twenty_thousand_flipped_bits_in_a_journal_of_several_segments_are_told_
     journal.append([State::Queued, State::Started, State::Succeeded].map(|s| op(1, s)).to_vec()).await.unwrap();
     let (end, book) = (journal.head(), journal.read(Book::clone));
     drop(journal);
-    let newest = *segment::list(&fs_of(), dir.path()).unwrap().last().unwrap();
-    assert!(newest > 1);
-    let path = dir.path().join(file_name(newest));
+    let path = newest(dir.path());
+    assert_ne!(path, dir.path().join(file_name(1)));
     let all = fs::read(&path).unwrap();
     let mut seed = 0x5eed_u64;
     for n in 0..20_000 {
@@ -122,18 +121,28 @@ async fn twenty_thousand_flipped_bits_in_a_journal_of_several_segments_are_told_
     assert_eq!((walk.damage.len(), walk.head), (1, end));
 }
 
+/// A journal that has begun its second segment: its folder, and that segment.
+async fn rotated() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path()).journal;
+    fill(&journal, dir.path(), 1).await;
+    drop(journal);
+    let newest = newest(dir.path());
+    (dir, newest)
+}
+
+fn newest(dir: &Path) -> PathBuf {
+    dir.join(file_name(*segment::list(&fs_of(), dir).unwrap().last().unwrap()))
+}
+
 fn fs_of() -> crate::journal::fs::RealFs {
     crate::journal::fs::RealFs
 }
 
 #[tokio::test]
 async fn a_missing_newest_segment_is_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    let journal = open(dir.path()).journal;
-    fill(&journal, dir.path(), 1).await;
-    drop(journal);
-    let newest = *segment::list(&fs_of(), dir.path()).unwrap().last().unwrap();
-    fs::remove_file(dir.path().join(file_name(newest))).unwrap();
+    let (dir, newest) = rotated().await;
+    fs::remove_file(newest).unwrap();
     let Err(JournalError::Damaged { what, .. }) = FileJournal::open(dir.path(), epoch()) else { panic!("it was opened") };
     assert!(what.contains("is missing"), "{what}");
 }
@@ -222,15 +231,11 @@ async fn a_line_that_was_written_anew_with_its_checksum_breaks_the_chain() {
 
 #[tokio::test]
 async fn a_segment_with_the_name_of_another_is_damage() {
-    let dir = tempfile::tempdir().unwrap();
-    let journal = open(dir.path()).journal;
-    fill(&journal, dir.path(), 1).await;
-    drop(journal);
-    let newest = *segment::list(&fs_of(), dir.path()).unwrap().last().unwrap();
+    let (dir, newest) = rotated().await;
     let first = fs::read(dir.path().join(file_name(1))).unwrap();
     // Without its last line, which says that it has a successor.
     let open_end = first[..first.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1;
-    fs::write(dir.path().join(file_name(newest)), &first[..open_end]).unwrap();
+    fs::write(newest, &first[..open_end]).unwrap();
     let Err(JournalError::Damaged { what, .. }) = FileJournal::open(dir.path(), epoch()) else { panic!("it was opened") };
     assert!(what.contains("another segment's name"), "{what}");
 }
@@ -244,7 +249,7 @@ async fn a_checkpoint_that_forgets_something_is_damage() {
     }
     fill(&journal, dir.path(), 1).await;
     drop(journal);
-    let newest = dir.path().join(file_name(*segment::list(&fs_of(), dir.path()).unwrap().last().unwrap()));
+    let newest = newest(dir.path());
     let all = fs::read(&newest).unwrap();
     let lines: Vec<&[u8]> = all.split_inclusive(|b| *b == b'\n').collect();
     let keys = lines.iter().position(|line| line.windows(7).any(|w| w == b"\"key-2\"")).unwrap();

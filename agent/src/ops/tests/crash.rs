@@ -10,11 +10,8 @@ async fn after_a_crash_each_goes_on_where_its_evidence_says() {
         (Found::Unknown("nobody can tell".to_owned()), State::Indeterminate, 1),
     ] {
         let mut bench = Bench::new().await;
-        bench.driver.hang_ops(true);
-        let begun = bench.accepted("restart", WEB, |_| {}).await;
-        bench.reached(&begun, State::Started).await;
+        let begun = bench.begun("restart", WEB, |_| {}).await;
         let waiting = bench.accepted("stop", WEB, |_| {}).await;
-        bench.driver.op_begun().await;
         bench.kill().await;
         bench.driver.hang_ops(false);
         bench.driver.with(|fake| fake.found.insert("edge-web-1".to_owned(), found.clone()));
@@ -32,12 +29,8 @@ async fn after_a_crash_each_goes_on_where_its_evidence_says() {
 #[tokio::test]
 async fn what_is_proven_absent_after_its_window_is_not_begun_again() {
     let mut bench = Bench::new().await;
-    bench.driver.hang_ops(true);
     let now = crate::clock::Clock.wall();
-    let begun = bench.accepted("restart", WEB, |o| (o.not_before, o.expires_at) = (UnixSeconds(now.0 - 60), now.plus(30))).await;
-    bench.driver.op_begun().await;
-    bench.kill().await;
-    bench.driver.hang_ops(false);
+    let begun = bench.begun_and_killed(|o| (o.not_before, o.expires_at) = (UnixSeconds(now.0 - 60), now.plus(30))).await;
     bench.driver.with(|fake| fake.found.insert("edge-web-1".to_owned(), Found::Absent));
     // The floor is a verified statement's: here, one of a minute later.
     crate::ledger::Ledger::new(bench.db.clone()).advance_time_floor(now.plus(60), &crate::clock::Clock.boot()).unwrap();
@@ -50,19 +43,15 @@ async fn what_is_proven_absent_after_its_window_is_not_begun_again() {
 #[tokio::test]
 async fn what_begins_again_goes_by_what_is_wanted_now() {
     let mut bench = Bench::new().await;
-    bench.driver.hang_ops(true);
     let first = |order: &mut OpStatement| order.precondition = Some(Precondition { generation: Some(Generation(1)), state: None });
-    let restart = bench.accepted("restart", WEB, first).await;
-    bench.driver.op_begun().await;
+    let restart = bench.begun("restart", WEB, first).await;
     bench.die().await;
     bench.driver.hang_ops(false);
     bench.start().await;
     bench.reached(&restart, State::Succeeded).await;
     bench.slice(1).await;
 
-    bench.driver.hang_ops(true);
-    let prune = bench.accepted("prune", "host", |order| order.params = json!({ "volumes": true })).await;
-    bench.driver.op_begun().await;
+    let prune = bench.begun("prune", "host", |order| order.params = json!({ "volumes": true })).await;
     bench.die().await;
     bench.driver.hang_ops(false);
     let data = ResourceId::parse("docker/volume/edge_data").unwrap();
@@ -78,9 +67,7 @@ async fn what_begins_again_goes_by_what_is_wanted_now() {
 #[tokio::test]
 async fn a_revocation_before_a_crash_counts_for_what_waits_and_for_what_would_begin_again() {
     let mut bench = Bench::new().await;
-    bench.driver.hang_ops(true);
-    let begun = bench.accepted("restart", WEB, |_| {}).await;
-    bench.driver.op_begun().await;
+    let begun = bench.begun("restart", WEB, |_| {}).await;
     let waiting = bench.accepted("stop", WEB, |_| {}).await;
     let key = bench.operator.key.id();
     bench.intake.root(bench.operator.next_root(|root| root.revoked = [key].into())).await.unwrap();
@@ -100,9 +87,7 @@ async fn a_revocation_before_a_crash_counts_for_what_waits_and_for_what_would_be
 #[tokio::test(start_paused = true)]
 async fn a_stop_begins_nothing_lets_what_runs_end_and_leaves_the_rest_to_the_next_start() {
     let mut bench = Bench::new().await;
-    bench.driver.hang_ops(true);
-    let running = bench.accepted("restart", WEB, |_| {}).await;
-    bench.driver.op_begun().await;
+    let running = bench.begun("restart", WEB, |_| {}).await;
     let behind = bench.accepted("stop", WEB, |_| {}).await;
     bench.driver.with(|fake| fake.unreachable = true);
     let untried = bench.accepted("restart", DB, |_| {}).await;
@@ -161,11 +146,7 @@ async fn without_a_hub_what_waits_keeps_nobody_from_healing() {
 async fn nothing_begins_again_before_the_hub_has_said_that_the_records_are_current() {
     for found in [Found::Absent, Found::Made("task".to_owned())] {
         let mut bench = Bench::new().await;
-        bench.driver.hang_ops(true);
-        let begun = bench.accepted("restart", WEB, |_| {}).await;
-        bench.driver.op_begun().await;
-        bench.kill().await;
-        bench.driver.hang_ops(false);
+        let begun = bench.begun_and_killed(|_| {}).await;
         bench.driver.with(|fake| fake.found.insert("edge-web-1".to_owned(), found.clone()));
         bench.start_apart().await;
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -181,10 +162,7 @@ async fn what_was_made_and_not_begun_begins_only_while_it_still_counts() {
     let clocks = set::Clocks::new(Clock.wall());
     for is_revoked in [true, false] {
         let mut bench = Bench::new().await;
-        bench.driver.hang_ops(true);
-        let kill = |order: &mut OpStatement| order.params = json!({ "signal": "SIGKILL" });
-        let made = bench.accepted("kill", WEB, kill).await;
-        bench.driver.op_begun().await;
+        let made = bench.begun("kill", WEB, |order| order.params = json!({ "signal": "SIGKILL" })).await;
         if is_revoked {
             let key = bench.operator.key.id();
             bench.intake.root(bench.operator.next_root(|root| root.revoked = [key].into())).await.unwrap();
@@ -251,11 +229,7 @@ async fn what_is_taken_back_before_the_hub_was_heard_takes_no_place() {
 async fn what_expires_while_the_engine_is_asked_does_not_begin_again() {
     let mut bench = Bench::new().await;
     let now = Clock.wall();
-    bench.driver.hang_ops(true);
-    let restart = bench.accepted("restart", WEB, |o| o.expires_at = now.plus(300)).await;
-    bench.driver.op_begun().await;
-    bench.kill().await;
-    bench.driver.hang_ops(false);
+    let restart = bench.begun_and_killed(|o| o.expires_at = now.plus(300)).await;
     let ledger = crate::ledger::Ledger::new(bench.db.clone());
     bench.driver.with(|fake| {
         fake.found.insert("edge-web-1".to_owned(), Found::Absent);

@@ -255,9 +255,7 @@ async fn an_order_whose_acceptance_failed_holds_no_lane_while_it_waits_for_the_e
     bench.seats = 1;
     bench.start().await;
     bench.slice(1).await;
-    bench.driver.hang_ops(true);
-    bench.accepted("restart", DB, |_| {}).await;
-    bench.driver.op_begun().await;
+    bench.begun("restart", DB, |_| {}).await;
     bench.journal.fill(true);
     let (json, refused) = bench.order("restart", WEB, |_| {});
     assert_eq!(bench.refused(&json).await, Code::DiskFull);

@@ -78,10 +78,7 @@ async fn to_be_lost(bench: &Bench) -> OpId {
         fake.found.insert("edge-web-1".to_owned(), Found::Unknown("nobody can tell".to_owned()));
         fake.lose_answer = true;
     });
-    bench.driver.hang_ops(true);
-    let lost = bench.accepted("restart", WEB, |_| {}).await;
-    bench.driver.op_begun().await;
-    lost
+    bench.begun("restart", WEB, |_| {}).await
 }
 
 #[tokio::test]
@@ -115,9 +112,7 @@ async fn a_request_that_lay_with_a_standing_engine_has_its_time_from_when_that_i
     let bench = Bench::new().await;
     bench.driver.with(|fake| fake.found.insert("edge-web-1".to_owned(), Found::Done(crate::driver::OpResult::default())));
     bench.driver.with(|fake| fake.lose_answer = true);
-    bench.driver.hang_ops(true);
-    let restart = bench.accepted("restart", WEB, |_| {}).await;
-    bench.driver.op_begun().await;
+    let restart = bench.begun("restart", WEB, |_| {}).await;
     tokio::time::sleep(Duration::from_secs(100)).await;
     bench.driver.hang_ops(false);
     bench.reached(&restart, State::Succeeded).await;
@@ -128,11 +123,7 @@ async fn a_request_that_lay_with_a_standing_engine_has_its_time_from_when_that_i
 #[tokio::test]
 async fn an_engine_that_fails_to_tell_once_is_asked_again() {
     let mut bench = Bench::new().await;
-    bench.driver.hang_ops(true);
-    let restart = bench.accepted("restart", WEB, |_| {}).await;
-    bench.driver.op_begun().await;
-    bench.kill().await;
-    bench.driver.hang_ops(false);
+    let restart = bench.begun_and_killed(|_| {}).await;
     bench.driver.with(|fake| {
         fake.found.insert("edge-web-1".to_owned(), Found::Done(crate::driver::OpResult::default()));
         fake.fail.insert("edge-web-1".to_owned(), DriverErrorKind::Retryable);
@@ -148,11 +139,7 @@ async fn an_engine_that_fails_to_tell_once_is_asked_again() {
 async fn an_engine_that_was_away_for_long_may_fail_to_tell_once() {
     let _clocks = set::Clocks::new(Clock.wall());
     let mut bench = Bench::new().await;
-    bench.driver.hang_ops(true);
-    let restart = bench.accepted("restart", WEB, |_| {}).await;
-    bench.driver.op_begun().await;
-    bench.kill().await;
-    bench.driver.hang_ops(false);
+    let restart = bench.begun_and_killed(|_| {}).await;
     bench.driver.with(|fake| fake.unreachable = true);
     bench.start().await;
     tokio::time::sleep(Duration::from_secs(120)).await;

@@ -168,6 +168,22 @@ impl Bench {
         id
     }
 
+    /// Hands an order in whose effect is there then; it does not end before the driver no longer hangs.
+    async fn begun(&self, kind: &str, resource: &str, change: impl FnOnce(&mut OpStatement)) -> OpId {
+        self.driver.hang_ops(true);
+        let id = self.accepted(kind, resource, change).await;
+        self.driver.op_begun().await;
+        id
+    }
+
+    /// The agent is killed while a restart of WEB has begun; the next life finds an engine that hangs no more.
+    async fn begun_and_killed(&mut self, change: impl FnOnce(&mut OpStatement)) -> OpId {
+        let id = self.begun("restart", WEB, change).await;
+        self.kill().await;
+        self.driver.hang_ops(false);
+        id
+    }
+
     /// Hands an order in that is not.
     async fn refused(&self, json: &[u8]) -> Code {
         match self.take(json).await {
