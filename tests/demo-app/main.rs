@@ -1,7 +1,7 @@
 //! The one program inside the image `moorline-demo:1`: small, static, and quick to stop.
 //!
 //! Verbs: `serve [PORT]` answers HTTP with who it is; `check [PORT]` asks such a server (for
-//! healthchecks); `sleep [SECONDS|infinity]`; `true`; `exit CODE`; `print WORDS`. The verb may also be
+//! healthchecks); `sleep [SECONDS|infinity]`, without a word for ever; `true`; `exit CODE`; `print WORDS`. The verb may also be
 //! the program's own file name, so that `/bin/sleep` works. Compiled by the harness with plain `rustc`.
 
 use std::io::{Read, Write};
@@ -43,7 +43,7 @@ fn main() {
     let code = match verb.as_str() {
         "serve" => serve(port),
         "check" => i32::from(!answers(port)),
-        "sleep" => sleep(first.and_then(|s| s.parse().ok())),
+        "sleep" => sleep(first),
         "true" => 0,
         "exit" => first.and_then(|c| c.parse().ok()).unwrap_or(1),
         "print" => {
@@ -58,12 +58,16 @@ fn main() {
     std::process::exit(code);
 }
 
-fn sleep(seconds: Option<u64>) -> i32 {
-    match seconds {
-        Some(seconds) => std::thread::sleep(Duration::from_secs(seconds)),
-        None => loop {
+fn sleep(span: Option<&str>) -> i32 {
+    match span.map(|span| (span, span.parse())) {
+        Some((_, Ok(seconds))) => std::thread::sleep(Duration::from_secs(seconds)),
+        None | Some(("infinity", _)) => loop {
             std::thread::sleep(Duration::from_secs(3600));
         },
+        Some((other, Err(_))) => {
+            eprintln!("moorline-demo: `{other}` is no number of seconds, nor `infinity`");
+            return 64;
+        }
     }
     0
 }

@@ -62,16 +62,19 @@ impl Kit {
     }
 
     async fn until_op(&self, n: u64, state: &str) -> pb::Op {
+        let mut last = String::new();
         let waited = tokio::time::timeout(DEADLINE, async {
             loop {
                 let op = self.op(n).await;
                 if op.state == state {
                     return op;
                 }
+                last = op.state;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        waited.await.unwrap_or_else(|_| panic!("operation {n} never became {state}"))
+        let reached = waited.await;
+        reached.unwrap_or_else(|_| panic!("operation {n} never became {state}; at last it was `{last}`"))
     }
 
     async fn list(&self, request: pb::ListOpsRequest) -> Vec<pb::Op> {

@@ -5,6 +5,7 @@
 //! The agents are simulated in this process; each has its own key, certificate and TLS connection.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -53,7 +54,7 @@ async fn main() -> Result<()> {
     let args = Args::parse();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir()?;
-    let hub = Hub::start(&args, folder.path()).await?;
+    let mut hub = Hub::start(&args, folder.path()).await?;
     let operator = Operator::init(&hub).await?;
 
     let before_join = hub.usage()?;
@@ -75,22 +76,21 @@ async fn main() -> Result<()> {
     for agent in agents {
         let (settled, address, pins) = (settled.clone(), hub.address.clone(), hub.pins.clone());
         let every = Duration::from_millis(args.heartbeat_ms);
-        sessions.spawn(async move {
-            if let Err(error) = agent.live(&address, pins, every, &settled).await {
-                let _ = say(&format!("agent session ended: {error:#}"));
-            }
-        });
+        sessions.spawn(async move { agent.live(&address, pins, every, &settled).await });
     }
     let deadline = Instant::now() + Duration::from_secs(180);
     let all = u64::try_from(args.agents)?;
     while settled.load(Ordering::Relaxed) < all {
-        ensure!(Instant::now() < deadline, "only {} of {all} agents got their slice", settled.load(Ordering::Relaxed));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let so_far = || format!("{} of {all} agents had got their slice", settled.load(Ordering::Relaxed));
+        ensure!(Instant::now() < deadline, "after 180 s only {}", so_far());
+        hub.check_alive().with_context(so_far)?;
+        go_on(&mut sessions, Duration::from_millis(50)).await.with_context(so_far)?;
     }
     say(&format!("all connected and served with their slice in {:.1} s", started.elapsed().as_secs_f64()))?;
 
     let rest_from = hub.usage()?;
-    tokio::time::sleep(Duration::from_secs(args.rest_s)).await;
+    go_on(&mut sessions, Duration::from_secs(args.rest_s)).await?;
+    hub.check_alive()?;
     let rest_to = hub.usage()?;
     let per_agent = rest_to.rss_kib.saturating_sub(before.rss_kib) / all;
     let per_agent_all = rest_to.rss_kib.saturating_sub(before_join.rss_kib) / all;
@@ -105,6 +105,15 @@ async fn main() -> Result<()> {
         bail!("{per_agent_all} KiB per agent is over the limit of {} KiB", args.limit_kib);
     }
     Ok(())
+}
+
+/// Lets `sessions` go on for `span`.
+///
+/// # Errors
+/// When one of them ends meanwhile: fewer agents than were asked for would be measured.
+async fn go_on(sessions: &mut JoinSet<Result<Infallible>>, span: Duration) -> Result<()> {
+    let Ok(Some(ended)) = tokio::time::timeout(span, sessions.join_next()).await else { return Ok(()) };
+    match ended.context("a session's task")?.context("an agent's session ended")? {}
 }
 
 fn say(line: &str) -> Result<()> {
@@ -159,13 +168,23 @@ impl Hub {
         let child = Command::new(&args.hub).arg("serve").arg("--dir").arg(&dir).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let bundle: serde_json::Value = serde_json::from_slice(&std::fs::read(dir.join("operators/admin.json"))?)?;
         let pin = bundle.get("ca_spki").and_then(|v| v.as_str()).context("the bundle has no ca_spki")?.to_owned();
-        let hub = Self { child, address, pins: BTreeSet::from([pin]), bundle };
+        let mut hub = Self { child, address, pins: BTreeSet::from([pin]), bundle };
         let deadline = Instant::now() + Duration::from_secs(20);
         while tokio::net::TcpStream::connect(&hub.address).await.is_err() {
+            hub.check_alive()?;
             ensure!(Instant::now() < deadline, "the hub does not listen");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(hub)
+    }
+
+    /// # Errors
+    /// When the hub has ended.
+    fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("the hub ended with {status}"),
+            None => Ok(()),
+        }
     }
 
     fn usage(&self) -> Result<Usage> {
@@ -337,7 +356,7 @@ impl Agent {
     }
 
     /// Keeps a session open: heartbeats, and takes the slice as applied. Counts itself in `settled` then.
-    async fn live(self, address: &str, pins: BTreeSet<String>, every: Duration, settled: &AtomicU64) -> Result<()> {
+    async fn live(self, address: &str, pins: BTreeSet<String>, every: Duration, settled: &AtomicU64) -> Result<Infallible> {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key_der));
         let config = Arc::new(transport::client_config(pins, Some(ClientIdentity { chain: self.chain, key }))?);
         let mut gateway = AgentGatewayClient::new(transport::connect(address, config).await?);
