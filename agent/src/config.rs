@@ -19,6 +19,9 @@ pub const DOCKER_SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 /// Host paths that containers may mount when no policy file says otherwise.
 pub const BIND_ROOT_DEFAULT: &str = "/srv/moorline";
 
+/// What `host_namespaces` may name.
+pub const HOST_NAMESPACES: [&str; 6] = ["network", "pid", "ipc", "uts", "user", "cgroup"];
+
 /// The agent's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -84,6 +87,24 @@ pub struct Policy {
     /// File systems, such as `nfs`, that volumes of the `local` driver may mount with any options.
     #[serde(default)]
     pub volume_types: Vec<String>,
+    /// Whether containers may be privileged: they can do what the host's root can.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Capabilities, such as `NET_ADMIN`, that containers may have besides the engine's usual ones.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Devices of the host that containers may have.
+    #[serde(default)]
+    pub devices: Vec<PathBuf>,
+    /// Namespaces of the host that containers may share: `network`, `pid`, `ipc`, `uts`, `user` and `cgroup`.
+    #[serde(default)]
+    pub host_namespaces: Vec<String>,
+    /// Security options that containers may have though they take protection away, such as `seccomp=unconfined`.
+    #[serde(default)]
+    pub security_opts: Vec<String>,
+    /// Programs, besides the engine's own, that may run containers.
+    #[serde(default)]
+    pub runtimes: Vec<String>,
     /// The greatest class of operation that is done here, whoever signs it. `P` has to be named to be allowed.
     #[serde(default = "op_class_default")]
     pub op_class_max: Class,
@@ -106,6 +127,12 @@ impl Default for Policy {
             bind_roots: bind_roots_default(),
             volume_drivers: Vec::new(),
             volume_types: Vec::new(),
+            privileged: false,
+            capabilities: Vec::new(),
+            devices: Vec::new(),
+            host_namespaces: Vec::new(),
+            security_opts: Vec::new(),
+            runtimes: Vec::new(),
             op_class_max: op_class_default(),
             ops_denied: Vec::new(),
         }
@@ -181,11 +208,17 @@ impl Config {
         };
         absolute("docker_socket", &self.docker_socket);
         self.policy.bind_roots.iter().for_each(|root| absolute("bind root", root));
+        self.policy.devices.iter().for_each(|device| absolute("device", device));
         if self.policy.bind_roots.len() > BIND_ROOTS_MAX {
             problems.push(format!("more than {BIND_ROOTS_MAX} bind roots"));
         }
-        if self.policy.volume_drivers.len().max(self.policy.volume_types.len()) > POLICY_WORDS_MAX {
-            problems.push(format!("more than {POLICY_WORDS_MAX} volume drivers or types"));
+        let Policy { volume_drivers, volume_types, capabilities, host_namespaces, security_opts, runtimes, devices, .. } = &self.policy;
+        let lists = [volume_drivers, volume_types, capabilities, host_namespaces, security_opts, runtimes];
+        if lists.into_iter().map(Vec::len).chain([devices.len()]).any(|words| words > POLICY_WORDS_MAX) {
+            problems.push(format!("a list of the policy file has more than {POLICY_WORDS_MAX} words"));
+        }
+        if let Some(unknown) = host_namespaces.iter().find(|name| !HOST_NAMESPACES.contains(&name.as_str())) {
+            problems.push(format!("host_namespaces: there is no namespace `{unknown}`; there are {}", HOST_NAMESPACES.join(", ")));
         }
         if let Some(unknown) = self.policy.ops_denied.iter().find(|kind| !Act::KINDS.contains(&kind.as_str())) {
             problems.push(format!("ops_denied: there is no operation `{unknown}`; there are {}", Act::KINDS.join(", ")));
@@ -244,6 +277,11 @@ mod tests {
     #[test]
     fn every_problem_is_told_at_once() {
         let dir = tempfile::tempdir().unwrap();
+        let policy = write(dir.path(), "policy.toml", "devices = [\"kvm\"]\nhost_namespaces = [\"net\"]");
+        let text = format!("docker_socket = \"docker.sock\"\nlog_level = \"x=y=z\"\npolicy = \"{}\"", policy.display());
+        let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", &text)), ..Overrides::default() };
+        let ConfigError(problems) = load(&overrides).unwrap_err();
+        assert_eq!(problems.len(), 4, "{problems:?}");
         let text = "docker_socket = \"docker.sock\"\nlog_level = \"x=y=z\"\npolicy = \"/nowhere/policy.toml\"";
         let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", text)), ..Overrides::default() };
         let ConfigError(problems) = load(&overrides).unwrap_err();

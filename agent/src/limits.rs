@@ -169,7 +169,7 @@ pub const FLOOR_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
 pub const FLOOR_RAISE_KEPT_S: u64 = 60;
 /// A statement may have been signed so many seconds after this host's time, no more.
 pub const ISSUED_AHEAD_MAX_S: u64 = 24 * 3600;
-/// Volume drivers, and volume types, in a policy.
+/// Words of each list in a policy.
 pub const POLICY_WORDS_MAX: usize = 64;
 /// A clock that differs more than this from the time floor is reported, in seconds.
 pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;

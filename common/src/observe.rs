@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::to_canonical;
 use crate::id::{ResourceId, sha256_hex};
-use crate::topology::{Attachment, Healthcheck, Ipam, MountSpec, Nanos, PortSpec, RestartPolicy};
+use crate::topology::{Attachment, Healthcheck, Ipam, MountSpec, Nanos, Options, PortSpec, RestartPolicy};
 
 /// The label that holds the cluster of an owned object.
 pub const LABEL_CLUSTER: &str = "moorline.cluster";
@@ -227,4 +227,7 @@ pub struct ContainerConfig {
     /// The stop timeout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_grace_period: Option<Nanos>,
+    /// What it may do and use, without what every container has.
+    #[serde(default, skip_serializing_if = "Options::is_empty")]
+    pub options: Options,
 }

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::topology::{HostSpec, MountKind, VolumeSpec};
+use moorline_common::topology::{HostSpec, MountKind, Options, VolumeSpec};
 
 use crate::config::Policy;
 
@@ -41,6 +41,7 @@ pub fn check(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf], resol
     let Some(docker) = &spec.docker else { return Ok(()) };
     let check = Check { policy, engine_sockets, resolve };
     for (name, service) in &docker.services {
+        check.options(&service.options, &format!("service `{name}`"))?;
         for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
             check.path(mount.source.as_deref().unwrap_or_default(), &format!("service `{name}`"))?;
         }
@@ -92,6 +93,55 @@ impl Check<'_> {
         denied(format!("type `{kind}` is not among the `volume_types` of this host's policy file"))
     }
 
+    /// What makes a container more of the host than containers are: class P.
+    fn options(&self, options: &Options, who: &str) -> Result<(), Fault> {
+        let policy = self.policy;
+        let denied = |what: String, remedy: String| {
+            let message = format!("{who} asks for {what}; this host's policy file would have to say `{remedy}`");
+            Err(Fault::new(Code::PolicyDenied, message))
+        };
+        if options.privileged == Some(true) && !policy.privileged {
+            return denied("`privileged`".to_owned(), "privileged = true".to_owned());
+        }
+        let allowed = |cap: &str| policy.capabilities.iter().any(|own| own.trim_start_matches("CAP_") == cap.trim_start_matches("CAP_"));
+        let added = options.cap_add.iter().flatten().filter(|cap| !is_usual(cap));
+        if let Some(cap) = added.into_iter().find(|cap| !allowed(cap)) {
+            let bare = cap.trim_start_matches("CAP_");
+            return denied(format!("the capability {bare}"), format!("capabilities = [\"{bare}\"]"));
+        }
+        if let Some(device) = options.devices.iter().flatten().find(|d| !policy.devices.iter().any(|own| own == Path::new(&d.source))) {
+            return denied(format!("the device `{}`", device.source), format!("devices = [\"{}\"]", device.source));
+        }
+        if let Some(rule) = options.device_cgroup_rules.iter().flatten().find(|_| !policy.privileged) {
+            return denied(format!("the device rule `{rule}`"), "privileged = true".to_owned());
+        }
+        let namespaces = [
+            ("network", &options.network_mode),
+            ("pid", &options.pid),
+            ("ipc", &options.ipc),
+            ("uts", &options.uts),
+            ("user", &options.userns_mode),
+            ("cgroup", &options.cgroup),
+        ];
+        for (name, mode) in namespaces {
+            if mode.as_deref() == Some("host") && !policy.host_namespaces.iter().any(|own| own == name) {
+                return denied(format!("the host's {name} namespace"), format!("host_namespaces = [\"{name}\"]"));
+            }
+        }
+        if options.cgroup_parent.is_some() && !policy.host_namespaces.iter().any(|own| own == "cgroup") {
+            return denied("a control group of the host's".to_owned(), "host_namespaces = [\"cgroup\"]".to_owned());
+        }
+        let weakens = |opt: &str| opt != "no-new-privileges=true" && opt != "seccomp=builtin";
+        let opts = options.security_opt.iter().flatten().filter(|opt| weakens(opt));
+        if let Some(opt) = opts.into_iter().find(|opt| !policy.security_opts.contains(opt)) {
+            return denied(format!("the security option `{opt}`"), format!("security_opts = [\"{opt}\"]"));
+        }
+        match options.runtime.as_ref().filter(|runtime| *runtime != "runc" && !policy.runtimes.contains(runtime)) {
+            Some(runtime) => denied(format!("the runtime `{runtime}`"), format!("runtimes = [\"{runtime}\"]")),
+            None => Ok(()),
+        }
+    }
+
     fn path(&self, source: &str, who: &str) -> Result<(), Fault> {
         let denied = |why: &str| Err(Fault::new(Code::PolicyDenied, format!("{who} may not mount `{source}`: {why}")));
         let source = Path::new(source);
@@ -116,15 +166,86 @@ impl Check<'_> {
     }
 }
 
+/// Whether the engine gives every container this capability.
+/// <https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities>
+fn is_usual(cap: &str) -> bool {
+    const USUAL: [&str; 14] = [
+        "AUDIT_WRITE",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "KILL",
+        "MKNOD",
+        "NET_BIND_SERVICE",
+        "NET_RAW",
+        "SETFCAP",
+        "SETGID",
+        "SETPCAP",
+        "SETUID",
+        "SYS_CHROOT",
+    ];
+    USUAL.contains(&cap.trim_start_matches("CAP_"))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::config::HOST_NAMESPACES;
 
     fn denies(policy: &Policy, volume: Value) -> bool {
         let spec: HostSpec = serde_json::from_value(json!({ "docker": { "volumes": { "v": volume } } })).unwrap();
         check(&spec, policy, &["/run/docker.sock".into()], resolve).is_err_and(|f| f.code == Code::PolicyDenied)
+    }
+
+    #[test]
+    fn a_container_is_no_more_of_the_host_than_the_policy_says() {
+        let asks = |policy: &Policy, options: Value| {
+            let spec = serde_json::from_value(json!({ "docker": { "services": { "s": { "image": "i", "options": options } } } })).unwrap();
+            check(&spec, policy, &[], resolve)
+        };
+        let wide = Policy {
+            privileged: true,
+            capabilities: vec!["NET_ADMIN".to_owned(), "CAP_ALL".to_owned()],
+            devices: vec!["/dev/kvm".into()],
+            host_namespaces: HOST_NAMESPACES.map(str::to_owned).into(),
+            security_opts: vec!["seccomp=unconfined".to_owned()],
+            runtimes: vec!["runsc".to_owned()],
+            ..Policy::default()
+        };
+        let device = |source: &str| json!({ "devices": [{ "source": source, "target": "/dev/x", "permissions": "r" }] });
+        for options in [
+            json!({ "privileged": true }),
+            json!({ "cap_add": ["CAP_CHOWN", "CAP_NET_ADMIN"] }),
+            json!({ "cap_add": ["ALL"] }),
+            device("/dev/kvm"),
+            json!({ "device_cgroup_rules": ["a *:* rwm"] }),
+            json!({ "network_mode": "host" }),
+            json!({ "pid": "host" }),
+            json!({ "ipc": "host" }),
+            json!({ "uts": "host" }),
+            json!({ "userns_mode": "host" }),
+            json!({ "cgroup": "host" }),
+            json!({ "cgroup_parent": "system.slice" }),
+            json!({ "security_opt": ["seccomp=unconfined"] }),
+            json!({ "runtime": "runsc" }),
+        ] {
+            let refused = asks(&Policy::default(), options.clone()).unwrap_err();
+            assert_eq!(refused.code, Code::PolicyDenied, "{options}");
+            assert!(refused.message.contains("service `s` asks for") && refused.message.contains(" = "), "{refused:?}");
+            assert_eq!(asks(&wide, options.clone()), Ok(()), "{options}");
+        }
+        for options in [device("/dev/mem"), json!({ "security_opt": ["label=disable"] }), json!({ "runtime": "kata" })] {
+            assert!(asks(&wide, options.clone()).is_err(), "{options}");
+        }
+        for options in [
+            json!({ "privileged": false, "cap_drop": ["ALL"], "cap_add": ["CAP_NET_BIND_SERVICE"], "runtime": "runc", "ipc": "shareable" }),
+            json!({ "network_mode": "service:db", "security_opt": ["no-new-privileges=true"], "cgroup": "private" }),
+        ] {
+            assert_eq!(asks(&Policy::default(), options), Ok(()));
+        }
     }
 
     #[test]

@@ -129,6 +129,8 @@ pub fn container(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Diff
         out.push(Difference::new("restart", text(&spec.restart), text(&config.restart)));
     }
     map(&mut out, "labels", &spec.labels, &config.labels);
+    let options = spec.options.differences(&config.options);
+    out.extend(options.into_iter().map(|d| Difference::new(d.key, d.wanted, d.live)));
     if let Some(check) = &spec.healthcheck {
         healthcheck(&mut out, check, &config.healthcheck.clone().unwrap_or_default());
     }
@@ -139,7 +141,9 @@ pub fn container(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Diff
 #[must_use]
 pub fn extra_attachments(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Difference> {
     let Some(config) = &live.config else { return Vec::new() };
-    let extra = config.networks.keys().filter(|name| !target.spec.networks.contains_key(*name));
+    // The engine shows `host`, `none` and `bridge` as networks, too.
+    let is_mode = |name: &String| config.options.network_mode.as_ref() == Some(name);
+    let extra = config.networks.keys().filter(|name| !target.spec.networks.contains_key(*name) && !is_mode(name));
     extra.map(|name| Difference::new(format!("networks.{name}"), "not attached", "attached")).collect()
 }
 

@@ -153,6 +153,9 @@ fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, 
     if let Some(network) = wanted.networks.iter().find(|n| draft.has_step(n) && scene_has(scene, n)) {
         return replace(format!("`{network}` is replaced"));
     }
+    if let Some(other) = wanted.joins.iter().find(|other| draft.makes(other)) {
+        return replace(format!("`{other}`, whose namespaces it shares, is made anew"));
+    }
     draft.drift(resource, compare::extra_attachments(target, live));
     // One that never ran was left half-made: nothing is lost by making it anew.
     let mend = scene.policy == DriftPolicy::Heal || live.state == ContainerState::Created;

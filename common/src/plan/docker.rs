@@ -331,6 +331,31 @@ mod tests {
     }
 
     #[test]
+    fn who_shares_a_namespace_is_made_behind_its_host_and_anew_with_it() {
+        let shared = |limit: i64| {
+            spec(json!({ "docker": { "services": {
+                "app": { "image": "i", "options": { "network_mode": "service:proxy" } },
+                "proxy": { "image": "i", "options": { "pids_limit": limit } }
+            } } }))
+        };
+        let mut engine = Engine::default();
+        let (network, app, proxy) = ("docker/network/edge_default", "docker/container/edge-app-1", "docker/container/edge-proxy-1");
+        let first = replan(&engine, &shared(1));
+        assert_eq!(verbs(&first), [network, proxy, app].map(|what| format!("create {what}")));
+        settle(&mut engine, &shared(1));
+        let again = replan(&engine, &shared(2));
+        assert_eq!(verbs(&again), [proxy, app].map(|what| format!("replace {what}")));
+        assert!(again.steps[1].after.contains(&id(proxy)), "{again:?}");
+
+        // Also when the proxy was made anew by somebody else: the app holds on to a namespace that is gone.
+        let app = engine.containers.get_mut("edge-app-1").unwrap().config.as_mut().unwrap();
+        app.options.network_mode = Some("container:0123".to_owned());
+        assert_eq!(verbs(&replan(&engine, &shared(1))), ["replace docker/container/edge-app-1"]);
+        let nobody = spec(json!({ "docker": { "services": { "a": { "image": "i", "options": { "pid": "service:b" } } } } }));
+        assert!(blocked(&replan(&Engine::default(), &nobody), "docker/container/edge-a-1").reason.contains("service `b`"));
+    }
+
+    #[test]
     fn a_port_is_freed_before_it_is_taken() {
         let service = |name: &str| {
             spec(

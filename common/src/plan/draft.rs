@@ -64,6 +64,11 @@ impl Draft {
         self.steps.contains_key(resource)
     }
 
+    /// Whether the step of `resource` makes a container, so that its namespaces are new.
+    pub fn makes(&self, resource: &ResourceId) -> bool {
+        self.action(resource).is_some_and(|action| action.container_target().is_some())
+    }
+
     /// What the step of `resource` does.
     pub fn action(&self, resource: &ResourceId) -> Option<&Action> {
         self.steps.get(resource).map(|s| &s.action)

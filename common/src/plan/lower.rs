@@ -13,7 +13,8 @@ use crate::fault::Code;
 use crate::id::{ResourceId, TopologyId, VersionHash, sha256_hex};
 use crate::observe::{LABEL_CLUSTER, LABEL_HOST, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY};
 use crate::topology::{
-    DEFAULT_NETWORK, DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, RestartPolicy, ServiceSpec, VolumeSpec,
+    DEFAULT_NETWORK, DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, Options, RestartPolicy, ServiceSpec,
+    VolumeSpec,
 };
 
 /// A resource with the hash of its own spec.
@@ -47,6 +48,8 @@ pub struct LoweredContainer {
     pub networks: BTreeSet<ResourceId>,
     /// The named volumes that it mounts.
     pub volumes: BTreeSet<ResourceId>,
+    /// The containers whose namespaces it shares: it is made anew with them.
+    pub joins: BTreeSet<ResourceId>,
     /// The containers that must be so far before it starts.
     pub depends_on: BTreeMap<ResourceId, DependencyCondition>,
     /// Whether an exit may be its end: see [`may_complete`].
@@ -115,7 +118,7 @@ pub fn container_resource(engine_name: &str) -> ResourceId {
 /// The names of the networks that a host needs, by their names in the file.
 pub fn needed_networks(docker: &DockerSpec) -> BTreeMap<&str, Option<&NetworkSpec>> {
     let mut needed: BTreeMap<&str, Option<&NetworkSpec>> = docker.networks.iter().map(|(name, spec)| (name.as_str(), Some(spec))).collect();
-    if docker.services.values().any(|s| s.networks.is_empty()) {
+    if docker.services.values().any(|s| s.networks.is_empty() && s.options.network_mode.is_none()) {
         needed.entry(DEFAULT_NETWORK).or_insert(None);
     }
     needed
@@ -219,7 +222,8 @@ fn lower_container(
 ) -> Result<LoweredContainer, Blocked> {
     let engine_name = container_name(&identity.topology, service);
     let mut lowered = spec.clone();
-    if lowered.networks.is_empty() {
+    let joins = lower_namespaces(identity, docker, resource, &mut lowered)?;
+    if lowered.networks.is_empty() && lowered.options.network_mode.is_none() {
         lowered.networks.insert(DEFAULT_NETWORK.to_owned(), crate::topology::Attachment::default());
     }
     lowered.networks = lowered.networks.into_iter().map(|(n, a)| (network_name(&identity.topology, &n), a)).collect();
@@ -233,7 +237,8 @@ fn lower_container(
         hashes.insert(name.as_str(), &known.hash);
     }
     let volumes = lower_mounts(identity, docker, resource, &mut lowered.volumes)?;
-    let mut depends_on = BTreeMap::new();
+    let mut depends_on: BTreeMap<ResourceId, DependencyCondition> =
+        joins.iter().map(|other| (other.clone(), DependencyCondition::ServiceStarted)).collect();
     for (other, dependency) in std::mem::take(&mut lowered.depends_on) {
         if !docker.services.contains_key(&other) {
             return Err(bad(resource, format!("it depends on the service `{other}`, which the slice does not define")));
@@ -245,7 +250,28 @@ fn lower_container(
     let target = ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, labels };
     let lowered = Lowered { target, hash };
     let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
-    Ok(LoweredContainer { lowered, networks, volumes, depends_on, may_complete, runs_once })
+    Ok(LoweredContainer { lowered, networks, volumes, joins, depends_on, may_complete, runs_once })
+}
+
+/// Names the containers whose namespaces it shares as the engine does; says which they are.
+fn lower_namespaces(
+    identity: &Identity,
+    docker: &DockerSpec,
+    resource: &ResourceId,
+    spec: &mut ServiceSpec,
+) -> Result<BTreeSet<ResourceId>, Blocked> {
+    let Options { network_mode, ipc, pid, .. } = &mut spec.options;
+    let mut joins = BTreeSet::new();
+    for mode in [network_mode, ipc, pid].into_iter().flatten() {
+        let Some(service) = mode.strip_prefix("service:") else { continue };
+        if !docker.services.contains_key(service) {
+            return Err(bad(resource, format!("it shares with the service `{service}`, which the slice does not define")));
+        }
+        let name = container_name(&identity.topology, service);
+        joins.insert(container_resource(&name));
+        *mode = format!("container:{name}");
+    }
+    Ok(joins)
 }
 
 /// Gives named volumes their engine names; says which volumes they are.

@@ -304,6 +304,7 @@ fn config_of(target: &ContainerTarget, id: &str, old: Option<&ContainerConfig>) 
         working_dir: spec.working_dir.clone().unwrap_or_default(),
         stop_signal: spec.stop_signal.clone(),
         stop_grace_period: spec.stop_grace_period.map(|n| crate::topology::Nanos(super::compare::whole_seconds(n) * 1_000_000_000)),
+        options: spec.options.clone().without_usual(),
     }
 }
 

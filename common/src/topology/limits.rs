@@ -23,5 +23,9 @@ pub const CYCLE_SHOWN_MAX: usize = 12;
 pub const NAME_MAX: usize = 63;
 /// The most ports that one service may publish, ranges expanded.
 pub const PORTS_MAX: usize = 1024;
+/// The most bytes of memory that a key may name: 2^53.
+pub const MEMORY_MAX: u64 = 1 << 53;
+/// The most processors that a key may name, in billionths: 4,096.
+pub const NANO_CPUS_MAX: u64 = 4096 * 1_000_000_000;
 /// The longest span of time, in nanoseconds: 2^53, about 104 days.
 pub const NANOS_MAX: u64 = 1 << 53;

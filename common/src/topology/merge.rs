@@ -88,6 +88,7 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
         working_dir,
         stop_signal,
         stop_grace_period,
+        options,
     } = later;
     if !image.is_empty() {
         base.image = image;
@@ -111,6 +112,7 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     replace(&mut base.working_dir, working_dir);
     replace(&mut base.stop_signal, stop_signal);
     replace(&mut base.stop_grace_period, stop_grace_period);
+    base.options.merge(options);
 }
 
 fn attachment(base: &mut Attachment, later: Attachment) {

@@ -15,6 +15,7 @@ mod keys;
 pub mod limits;
 mod merge;
 mod node;
+pub mod options;
 pub mod parse;
 pub mod problem;
 pub mod schema;
@@ -22,6 +23,7 @@ pub mod slice;
 mod validate;
 mod vars;
 
+pub use options::Options;
 pub use parse::{load, load_bytes};
 pub use problem::{Problem, nearest, render_all};
 pub use schema::json_schema;
@@ -295,6 +297,18 @@ pub struct ServiceSpec {
     /// How long the main process may take to stop before it is killed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_grace_period: Option<Nanos>,
+    /// What its container may do and use.
+    #[serde(default, skip_serializing_if = "Options::is_empty")]
+    pub options: Options,
+}
+
+impl ServiceSpec {
+    /// The services whose namespaces it shares, by the keys that say so.
+    pub fn joins(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Options { network_mode, ipc, pid, .. } = &self.options;
+        let modes = [("network_mode", network_mode), ("ipc", ipc), ("pid", pid)];
+        modes.into_iter().filter_map(|(key, mode)| Some((key, mode.as_deref()?.strip_prefix("service:")?)))
+    }
 }
 
 /// A span of time in nanoseconds, as the engine counts it; at most 2^53.

@@ -67,6 +67,16 @@ fn form_schema(form: &'static Form, definitions: &mut Map<String, Value>) -> Val
         Form::Duration => {
             json!({ "anyOf": [{ "type": "string", "pattern": "^([0-9.]+(h|m|s|ms|us|µs|ns))+$|^0$|\\$\\{" }, { "const": 0 }] })
         }
+        Form::Bytes => json!({ "type": ["string", "integer"], "pattern": "^(-1|[0-9.]+ ?([kKmMgGtT]?[bB]?|[kKmMgGtT][iI][bB]))$|\\$\\{" }),
+        Form::OneOrMore => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
+        Form::Scalars => json!({ "type": "array", "items": { "type": ["string", "number"] } }),
+        Form::Hosts => json!({ "anyOf": [
+            { "type": "array", "items": { "type": "string" }, "uniqueItems": true },
+            { "type": "object", "additionalProperties": { "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] } },
+        ] }),
+        Form::MapOrInt(object) => {
+            json!({ "type": "object", "additionalProperties": { "anyOf": [{ "type": ["integer", "string"] }, reference(object, definitions)] } })
+        }
         Form::OneOf(words) => json!({ "anyOf": [{ "enum": words }, variable()] }),
         Form::Words => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": scalar } }] }),
         Form::Pairs => json!({ "anyOf": [

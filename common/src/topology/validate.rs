@@ -9,7 +9,8 @@ use super::limits::{CYCLE_SHOWN_MAX, CYCLES_MAX, PROBLEMS_KEPT_MAX};
 use super::parse::{port_mark, undefined};
 use super::problem::Problem;
 use super::{
-    DEFAULT_NETWORK, DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Position, Protocol, ServiceSpec, TopologyFile,
+    DEFAULT_NETWORK, DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Options, Position, Protocol, ServiceSpec,
+    TopologyFile,
 };
 
 impl TopologyFile {
@@ -120,6 +121,7 @@ impl Check<'_> {
                 self.report(&format!("{}.volumes.{target}", here()), problem);
             }
         }
+        self.namespaces(name, service);
         for (other, dependency) in &service.depends_on {
             let mark = || format!("{}.depends_on.{other}", here());
             match docker.services.get(other) {
@@ -134,6 +136,34 @@ impl Check<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// What a service shares with others, and what it cannot have then.
+    fn namespaces(&mut self, name: &str, service: &ServiceSpec) {
+        for (key, other) in service.joins() {
+            if !self.docker.services.contains_key(other) {
+                let message = format!("service `{name}` has the `{key}` of service `{other}`, which is not defined");
+                let mark = format!("docker.services.{name}.{key}");
+                let services = &self.docker.services;
+                self.report(&mark, |p| undefined(Problem { message, ..p }, other, services.keys()));
+            }
+        }
+        let Some(mode) = service.options.network_mode.as_deref() else { return };
+        let mark = format!("docker.services.{name}.network_mode");
+        if !service.networks.is_empty() {
+            self.say(&mark, format!("service `{name}` has both `networks` and `network_mode: {mode}`; only one of them can be"));
+        }
+        if !service.ports.is_empty() && mode != "bridge" {
+            let help = if mode.starts_with("service:") { "publish them at that service" } else { "leave `ports` out" };
+            let message = format!("service `{name}` publishes ports, and `network_mode: {mode}` has none of its own");
+            self.report(&mark, |p| Problem { message, ..p }.help(help));
+        }
+        let Options { dns, extra_hosts, .. } = &service.options;
+        let own = [("hostname", service.hostname.is_some()), ("dns", dns.is_some()), ("extra_hosts", extra_hosts.is_some())];
+        for (key, _) in own.into_iter().filter(|(_, is_named)| *is_named && mode.starts_with("service:")) {
+            let message = format!("service `{name}` has a `{key}`, and with `network_mode: {mode}` it has that of the other");
+            self.report(&mark, |p| Problem { message, ..p }.help(format!("name the `{key}` at that service")));
         }
     }
 
@@ -172,6 +202,7 @@ impl Check<'_> {
                 on_path.insert(name);
                 work.push((name, false));
                 work.extend(service.depends_on.keys().rev().map(|other| (other.as_str(), true)));
+                work.extend(service.joins().map(|(_, other)| (other, true)));
             }
         }
         for cycle in found {
@@ -187,7 +218,9 @@ impl Check<'_> {
             } else {
                 format!("services depend on each other in a circle: {}", names.join(" → "))
             };
-            self.say(&format!("docker.services.{first}.depends_on.{second}"), message);
+            let joined = services.get(first).and_then(|s| s.joins().find(|(_, other)| *other == second));
+            let key = joined.map_or_else(|| format!("depends_on.{second}"), |(key, _)| key.to_owned());
+            self.say(&format!("docker.services.{first}.{key}"), message);
         }
     }
 

@@ -32,6 +32,8 @@ mod operators;
 #[cfg(test)]
 mod ops;
 #[cfg(test)]
+mod options;
+#[cfg(test)]
 mod recovery;
 #[cfg(test)]
 mod refusals;

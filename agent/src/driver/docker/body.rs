@@ -10,6 +10,8 @@ use moorline_common::plan::ContainerTarget;
 use moorline_common::plan::compare::{is_reset, whole_seconds};
 use moorline_common::topology::{Attachment, Healthcheck, MountKind, MountSpec, Nanos, PortSpec, RestartPolicy};
 
+use super::options;
+
 /// Volumes without a name that a container takes over from its predecessor: path → the engine's volume name.
 pub(super) type Carried = BTreeMap<String, String>;
 
@@ -21,6 +23,9 @@ pub(super) fn body(target: &ContainerTarget, carried: &Carried, many_endpoints: 
     ContainerCreateBody {
         image: Some(spec.image.clone()),
         hostname: spec.hostname.clone(),
+        domainname: spec.options.domainname.clone(),
+        tty: spec.options.tty,
+        open_stdin: spec.options.stdin_open,
         user: spec.user.clone(),
         working_dir: spec.working_dir.clone(),
         cmd: spec.command.clone(),
@@ -64,12 +69,12 @@ fn host_config(target: &ContainerTarget, carried: &Carried) -> HostConfig {
     let unnamed = carried.iter().filter(|(path, _)| !spec.volumes.contains_key(*path));
     mounts.extend(unnamed.map(|(path, volume)| volume_mount(path, Some(volume.clone()), false)));
     HostConfig {
-        network_mode: spec.networks.keys().next().cloned(),
+        network_mode: spec.options.network_mode.clone().or_else(|| spec.networks.keys().next().cloned()),
         port_bindings: Some(bindings.into_iter().map(|(port, list)| (port, Some(list))).collect()),
         restart_policy: spec.restart.map(restart_policy),
         binds: Some(binds),
         mounts: Some(mounts),
-        ..Default::default()
+        ..options::host_config(&spec.options)
     }
 }
 

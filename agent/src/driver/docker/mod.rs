@@ -38,6 +38,7 @@ mod events;
 mod exec;
 mod observe;
 mod op;
+mod options;
 mod pull;
 #[cfg(test)]
 mod stalls;

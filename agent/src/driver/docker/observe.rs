@@ -20,7 +20,7 @@ use moorline_common::plan::model::own_labels;
 use moorline_common::topology::{Attachment, Healthcheck, Ipam, IpamPool, MountKind, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy};
 
 use super::super::{DriverError, Ownership};
-use super::{Engine, error};
+use super::{Engine, error, options};
 use crate::limits::DOCKER_PARALLELISM;
 
 /// Digits of the short container id that old engines add as an alias.
@@ -40,7 +40,8 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
     .map_err(|e| error::from_engine(&e, "observing the engine"))?;
     let networks = networks_of(networks, owned);
     let volumes = volumes.volumes.unwrap_or_default().into_iter().filter_map(|v| volume_of(v, owned)).collect();
-    let containers = stream::iter(containers.into_iter().map(|summary| container_of(engine, owned, &networks, summary)))
+    let names: BTreeMap<String, String> = containers.iter().filter_map(|c| Some((c.id.clone()?, name_of(c)?))).collect();
+    let containers = stream::iter(containers.into_iter().map(|summary| container_of(engine, owned, &networks, &names, summary)))
         .buffer_unordered(DOCKER_PARALLELISM)
         .try_filter_map(|found| std::future::ready(Ok(found)))
         .try_collect::<BTreeMap<_, _>>()
@@ -100,19 +101,24 @@ fn volume_of(volume: Volume, owned: &Ownership) -> Option<(String, ObservedVolum
     Some((volume.name, observed))
 }
 
+/// A name with two slashes is a legacy link, not the container's own.
+fn name_of(summary: &ContainerSummary) -> Option<String> {
+    summary.names.iter().flatten().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).map(str::to_owned)
+}
+
 /// One container; `None` when it went away in between, or is a stranger that cannot be in anybody's way.
 async fn container_of(
     engine: &Engine,
     owned: &Ownership,
     networks: &BTreeMap<String, ObservedNetwork>,
+    names: &BTreeMap<String, String>,
     summary: ContainerSummary,
 ) -> Result<Option<(String, ObservedContainer)>, DriverError> {
+    let name = name_of(&summary);
     let id = summary.id.unwrap_or_default();
+    let name = name.unwrap_or_else(|| id.clone());
     let labels: BTreeMap<String, String> = summary.labels.unwrap_or_default().into_iter().collect();
     let Some(owner) = owned.of(&labels) else {
-        // A name with two slashes is a legacy link, not the container's own.
-        let names = summary.names.unwrap_or_default();
-        let name = names.iter().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).unwrap_or(&id).to_owned();
         if !could_be_container(&name) {
             return Ok(None);
         }
@@ -126,8 +132,6 @@ async fn container_of(
         // It is there, though nothing more is known: that one container must not hide all the others.
         Err(e) if error::status(&e).is_some() => {
             tracing::warn!(container = id, error = %e, "the engine fails to inspect a container");
-            let names = summary.names.unwrap_or_default();
-            let name = names.iter().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).unwrap_or(&id).to_owned();
             let state = summary.state.map_or_else(ContainerState::default, summary_state);
             let image = summary.image.unwrap_or_default();
             return Ok(Some((name, ObservedContainer { owner: Some(owner), id, image, state, ..Default::default() })));
@@ -143,7 +147,7 @@ async fn container_of(
         state: is,
         exit_code: state.exit_code.filter(|_| matches!(is, ContainerState::Exited | ContainerState::Restarting | ContainerState::Dead)),
         health: health_of(state.health.and_then(|h| h.status)),
-        config: Some(Box::new(config_of(&id, live, networks))),
+        config: Some(Box::new(config_of(&id, live, networks, names))),
         id,
     };
     Ok(Some((name, observed)))
@@ -182,9 +186,15 @@ fn health_of(status: Option<HealthStatusEnum>) -> Health {
     }
 }
 
-fn config_of(id: &str, live: ContainerInspectResponse, networks: &BTreeMap<String, ObservedNetwork>) -> ContainerConfig {
+fn config_of(
+    id: &str,
+    live: ContainerInspectResponse,
+    networks: &BTreeMap<String, ObservedNetwork>,
+    names: &BTreeMap<String, String>,
+) -> ContainerConfig {
     let config = live.config.unwrap_or_default();
     let host = live.host_config.unwrap_or_default();
+    let options = options::observed(&config, &host, names);
     let endpoints = live.network_settings.and_then(|s| s.networks).unwrap_or_default();
     let attached = endpoints.into_iter().filter(|(name, endpoint)| is_current(endpoint, networks.get(name)));
     let labels: BTreeMap<String, String> = config.labels.unwrap_or_default().into_iter().collect();
@@ -202,6 +212,7 @@ fn config_of(id: &str, live: ContainerInspectResponse, networks: &BTreeMap<Strin
         user: config.user.unwrap_or_default(),
         working_dir: config.working_dir.unwrap_or_default(),
         stop_signal: config.stop_signal.filter(|s| !s.is_empty()),
+        options,
         stop_grace_period: config.stop_timeout.and_then(|s| u64::try_from(s).ok()).map(|s| Nanos(s.saturating_mul(SECOND_NANOS))),
     }
 }

@@ -21,6 +21,7 @@ use super::super::conformance::{self, Bench, ByHand};
 use super::body::{self, Carried};
 use super::*;
 
+mod options;
 mod registry;
 mod restarted;
 mod twins;

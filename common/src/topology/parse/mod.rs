@@ -4,6 +4,7 @@
 //! (`super::validate`). Nothing is ever silently ignored.
 
 mod docker;
+mod options;
 mod service;
 mod values;
 mod walk;

@@ -12,8 +12,8 @@ use super::super::{
     Attachment, Dependency, DependencyCondition, Healthcheck, MountKind, MountSpec, Nanos, PortSpec, Protocol, ServiceSpec,
 };
 use super::docker::{labels, non_empty, optional};
-use super::values;
 use super::walk::{Filled, Walker};
+use super::{options, values};
 
 /// Reads an entry under `services`. An image may be missing here: another part may bring it.
 pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
@@ -41,10 +41,12 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
         working_dir: w.get(&fields, "working_dir", |w, n| w.checked(n, values::absolute_path)),
         stop_signal: w.get(&fields, "stop_signal", |w, n| scalar(w, n, "a signal", values::signal)),
         stop_grace_period: w.get(&fields, "stop_grace_period", span),
+        options: options::options(w, &fields),
     }
 }
 
-fn scalar(w: &mut Walker<'_>, node: &Node, what: &str, check: fn(&str) -> Result<String, Why>) -> Option<String> {
+/// Text or a number that passes `check`.
+pub(super) fn scalar(w: &mut Walker<'_>, node: &Node, what: &str, check: fn(&str) -> Result<String, Why>) -> Option<String> {
     match w.scalar(node, what)? {
         Filled::Open(text) => Some(text),
         known @ Filled::Known(_) => w.understood(known, node.at, check),

@@ -65,6 +65,16 @@ fn every_spelling_of_one_meaning_is_one_service() {
         &["restart: on-failure", "restart: \"on-failure:0\""],
         &["stop_signal: term", "stop_signal: SIGTERM"],
         &["user: 1000", "user: \"1000\""],
+        &["mem_limit: 512m", "mem_limit: 512MB", "mem_limit: 0.5g", "mem_limit: 536870912"],
+        &["cpus: 1.5", "cpus: \"1.50\""],
+        &["cap_add: [net_admin, ALL]", "cap_add: [all, CAP_NET_ADMIN]"],
+        &["security_opt: [\"no-new-privileges:true\"]", "security_opt: [no-new-privileges]", "security_opt: [no-new-privileges=true]"],
+        &["devices: [/dev/kvm]", "devices: [\"/dev/kvm:/dev/kvm:mrw\"]", "devices: [{source: /dev/kvm}]", "devices: [\"/dev/kvm:rwm\"]"],
+        &["extra_hosts: [\"a:1.2.3.4\"]", "extra_hosts: {a: 1.2.3.4}", "extra_hosts: [a=1.2.3.4]", "extra_hosts: {a: [1.2.3.4]}"],
+        &["ulimits: {nofile: 5}", "ulimits: {nofile: {soft: 5, hard: 5}}"],
+        &["dns: 9.9.9.9", "dns: [9.9.9.9]"],
+        &["sysctls: {a: 1}", "sysctls: [a=1]"],
+        &["group_add: [5]", "group_add: [\"5\"]"],
     ] {
         for other in spellings {
             assert_eq!(canonical(&service(other)), canonical(&service(spellings[0])), "{other}");

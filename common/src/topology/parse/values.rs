@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::super::limits::{NAME_MAX, NANOS_MAX, PORTS_MAX};
+use super::super::limits::{MEMORY_MAX, NAME_MAX, NANOS_MAX, PORTS_MAX};
 use super::super::node::shorten;
 use super::super::vars::Why;
 use super::super::{MountKind, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy};
@@ -83,6 +83,38 @@ pub(crate) fn duration(text: &str) -> Result<Nanos, Why> {
         Ok(_) if text.is_empty() => Err(wrong()),
         Ok(_) | Err(_) => Err(Why::new(format!("`{}` is longer than 104 days", shorten(text)))),
     }
+}
+
+/// A decimal number without sign, in billionths; `None` for anything else, and past what fits.
+pub(crate) fn billionths(text: &str) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+    if !digits(whole) || !digits(fraction) || fraction.len() > 9 || (whole.is_empty() && fraction.is_empty()) {
+        return None;
+    }
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    format!("{fraction:0<9}").parse::<u64>().ok()?.checked_add(whole.checked_mul(1_000_000_000)?)
+}
+
+/// Bytes: a number, or one with a unit of 1,024 and its powers (`b`, `k`, `m`, `g`, `t`, also `kb` and `kib`).
+pub(crate) fn bytes(text: &str) -> Result<u64, Why> {
+    let wrong = || Why::new(format!("`{}` is no number of bytes", shorten(text))).help("write it like `512m` or `1.5g`");
+    let lower = text.to_ascii_lowercase();
+    let at = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(at);
+    let shift = match unit.trim_start() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return Err(wrong()),
+    };
+    let scaled = (u128::from(billionths(number).ok_or_else(wrong)?) << shift) / 1_000_000_000;
+    u64::try_from(scaled)
+        .ok()
+        .filter(|n| *n <= MEMORY_MAX)
+        .ok_or_else(|| Why::new(format!("`{}` is more than {MEMORY_MAX} bytes", shorten(text))))
 }
 
 /// `restart`.
