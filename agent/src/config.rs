@@ -102,7 +102,10 @@ pub struct Policy {
     /// Security options that containers may have though they take protection away, such as `seccomp=unconfined`.
     #[serde(default)]
     pub security_opts: Vec<String>,
-    /// Programs, besides the engine's own, that may run containers.
+    /// Logging drivers, besides `json-file`, `local` and `none`, that containers may have, with any options.
+    #[serde(default)]
+    pub log_drivers: Vec<String>,
+    /// Programs that containers may name to be run by.
     #[serde(default)]
     pub runtimes: Vec<String>,
     /// The greatest class of operation that is done here, whoever signs it. `P` has to be named to be allowed.
@@ -132,6 +135,7 @@ impl Default for Policy {
             devices: Vec::new(),
             host_namespaces: Vec::new(),
             security_opts: Vec::new(),
+            log_drivers: Vec::new(),
             runtimes: Vec::new(),
             op_class_max: op_class_default(),
             ops_denied: Vec::new(),
@@ -212,8 +216,9 @@ impl Config {
         if self.policy.bind_roots.len() > BIND_ROOTS_MAX {
             problems.push(format!("more than {BIND_ROOTS_MAX} bind roots"));
         }
-        let Policy { volume_drivers, volume_types, capabilities, host_namespaces, security_opts, runtimes, devices, .. } = &self.policy;
-        let lists = [volume_drivers, volume_types, capabilities, host_namespaces, security_opts, runtimes];
+        let Policy { volume_drivers, volume_types, capabilities, host_namespaces, security_opts, log_drivers, runtimes, devices, .. } =
+            &self.policy;
+        let lists = [volume_drivers, volume_types, capabilities, host_namespaces, security_opts, log_drivers, runtimes];
         if lists.into_iter().map(Vec::len).chain([devices.len()]).any(|words| words > POLICY_WORDS_MAX) {
             problems.push(format!("a list of the policy file has more than {POLICY_WORDS_MAX} words"));
         }

@@ -2,11 +2,13 @@
 //!
 //! Pure but for [`Resolve`], which is handed in. A list of what is allowed: whatever it doesn't know is denied.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
-use moorline_common::fault::{Code, Fault};
-use moorline_common::topology::{HostSpec, MountKind, Options, VolumeSpec};
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::topology::options::Logging;
+use moorline_common::topology::{HostSpec, MountKind, Options, ServiceSpec, VolumeSpec};
 
 use crate::config::Policy;
 
@@ -41,7 +43,7 @@ pub fn check(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf], resol
     let Some(docker) = &spec.docker else { return Ok(()) };
     let check = Check { policy, engine_sockets, resolve };
     for (name, service) in &docker.services {
-        check.options(&service.options, &format!("service `{name}`"))?;
+        check.options(&docker.services, &service.options, &format!("service `{name}`"))?;
         for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
             check.path(mount.source.as_deref().unwrap_or_default(), &format!("service `{name}`"))?;
         }
@@ -93,51 +95,84 @@ impl Check<'_> {
         denied(format!("type `{kind}` is not among the `volume_types` of this host's policy file"))
     }
 
-    /// What makes a container more of the host than containers are: class P.
-    fn options(&self, options: &Options, who: &str) -> Result<(), Fault> {
-        let policy = self.policy;
-        let denied = |what: String, remedy: String| {
-            let message = format!("{who} asks for {what}; this host's policy file would have to say `{remedy}`");
-            Err(Fault::new(Code::PolicyDenied, message))
-        };
-        if options.privileged == Some(true) && !policy.privileged {
-            return denied("`privileged`".to_owned(), "privileged = true".to_owned());
-        }
-        let allowed = |cap: &str| policy.capabilities.iter().any(|own| own.trim_start_matches("CAP_") == cap.trim_start_matches("CAP_"));
-        let added = options.cap_add.iter().flatten().filter(|cap| !is_usual(cap));
-        if let Some(cap) = added.into_iter().find(|cap| !allowed(cap)) {
-            let bare = cap.trim_start_matches("CAP_");
-            return denied(format!("the capability {bare}"), format!("capabilities = [\"{bare}\"]"));
-        }
-        if let Some(device) = options.devices.iter().flatten().find(|d| !policy.devices.iter().any(|own| own == Path::new(&d.source))) {
-            return denied(format!("the device `{}`", device.source), format!("devices = [\"{}\"]", device.source));
-        }
-        if let Some(rule) = options.device_cgroup_rules.iter().flatten().find(|_| !policy.privileged) {
-            return denied(format!("the device rule `{rule}`"), "privileged = true".to_owned());
-        }
-        let namespaces = [
-            ("network", &options.network_mode),
-            ("pid", &options.pid),
-            ("ipc", &options.ipc),
-            ("uts", &options.uts),
-            ("user", &options.userns_mode),
-            ("cgroup", &options.cgroup),
+    /// What makes a container more of the host, or of another's containers, than containers are: class P. A slice need not come
+    /// from our own reader: a word that is not known here is denied.
+    fn options(&self, services: &BTreeMap<String, ServiceSpec>, options: &Options, who: &str) -> Result<(), Fault> {
+        self.rights(options, who)?;
+        let none = &[][..];
+        let modes = [
+            Namespace { name: "network", key: "network_mode", mode: &options.network_mode, harmless: &["none", "bridge"], may_join: true },
+            Namespace { name: "pid", key: "pid", mode: &options.pid, harmless: none, may_join: true },
+            Namespace { name: "ipc", key: "ipc", mode: &options.ipc, harmless: &["private", "shareable", "none"], may_join: true },
+            Namespace { name: "uts", key: "uts", mode: &options.uts, harmless: none, may_join: false },
+            Namespace { name: "user", key: "userns_mode", mode: &options.userns_mode, harmless: none, may_join: false },
+            Namespace { name: "cgroup", key: "cgroup", mode: &options.cgroup, harmless: &["private"], may_join: false },
         ];
-        for (name, mode) in namespaces {
-            if mode.as_deref() == Some("host") && !policy.host_namespaces.iter().any(|own| own == name) {
-                return denied(format!("the host's {name} namespace"), format!("host_namespaces = [\"{name}\"]"));
+        for Namespace { name, key, mode, harmless, may_join } in modes {
+            let Some(mode) = mode.as_deref() else { continue };
+            let is_own = may_join && mode.strip_prefix("service:").is_some_and(|service| services.contains_key(service));
+            if is_own || harmless.contains(&mode) {
+                continue;
+            }
+            if mode != "host" {
+                return Err(Fault::new(Code::PolicyDenied, format!("{who} asks for `{key}: {}`, which no host allows", cut(mode))));
+            }
+            if !self.policy.host_namespaces.iter().any(|own| own == name) {
+                return denied(who, &format!("the host's {name} namespace"), &format!("host_namespaces = [\"{name}\"]"));
             }
         }
-        if options.cgroup_parent.is_some() && !policy.host_namespaces.iter().any(|own| own == "cgroup") {
-            return denied("a control group of the host's".to_owned(), "host_namespaces = [\"cgroup\"]".to_owned());
+        if options.cgroup_parent.is_some() && !self.policy.host_namespaces.iter().any(|own| own == "cgroup") {
+            return denied(who, "a control group of the host's", "host_namespaces = [\"cgroup\"]");
         }
-        let weakens = |opt: &str| opt != "no-new-privileges=true" && opt != "seccomp=builtin";
-        let opts = options.security_opt.iter().flatten().filter(|opt| weakens(opt));
-        if let Some(opt) = opts.into_iter().find(|opt| !policy.security_opts.contains(opt)) {
-            return denied(format!("the security option `{opt}`"), format!("security_opts = [\"{opt}\"]"));
+        self.logging(options.logging.as_ref(), who)
+    }
+
+    /// Capabilities, devices and what the host's security modules do.
+    fn rights(&self, options: &Options, who: &str) -> Result<(), Fault> {
+        let policy = self.policy;
+        if options.privileged == Some(true) && !policy.privileged {
+            return denied(who, "`privileged`", "privileged = true");
         }
-        match options.runtime.as_ref().filter(|runtime| *runtime != "runc" && !policy.runtimes.contains(runtime)) {
-            Some(runtime) => denied(format!("the runtime `{runtime}`"), format!("runtimes = [\"{runtime}\"]")),
+        let added = options.cap_add.iter().flatten().map(|cap| bare(cap)).filter(|cap| !is_usual(cap));
+        // The kernel, too, asks for that capability.
+        let spared = options.oom_kill_disable == Some(true) || options.oom_score_adj.is_some_and(|score| score < 0);
+        let spared = spared.then(|| "SYS_RESOURCE".to_owned());
+        let allowed = |cap: &str| policy.capabilities.iter().map(|own| bare(own)).any(|own| own == "ALL" || own == cap);
+        if let Some(cap) = added.chain(spared).find(|cap| !allowed(cap)) {
+            return denied(who, &format!("the capability {cap}"), &format!("capabilities = [\"{cap}\"]"));
+        }
+        if let Some(device) = options.devices.iter().flatten().find(|d| !policy.devices.iter().any(|own| own == Path::new(&d.source))) {
+            return denied(who, &format!("the device `{}`", device.source), &format!("devices = [\"{}\"]", device.source));
+        }
+        if let Some(rule) = options.device_cgroup_rules.iter().flatten().find(|_| !policy.privileged) {
+            return denied(who, &format!("the device rule `{rule}`"), "privileged = true");
+        }
+        let allowed = |opt: &String| {
+            policy.security_opts.iter().any(|own| *opt == if own.contains('=') { own.clone() } else { own.replacen(':', "=", 1) })
+        };
+        let opts = options.security_opt.iter().flat_map(|opts| &opts.0);
+        if let Some(opt) = opts.into_iter().find(|opt| *opt != "no-new-privileges=true" && !allowed(opt)) {
+            return denied(who, &format!("the security option `{opt}`"), &format!("security_opts = [\"{opt}\"]"));
+        }
+        match options.runtime.as_ref().filter(|runtime| !policy.runtimes.contains(runtime)) {
+            Some(runtime) => denied(who, &format!("the runtime `{runtime}`"), &format!("runtimes = [\"{runtime}\"]")),
+            None => Ok(()),
+        }
+    }
+
+    /// The engine itself writes and dials where a logging driver is told to, with the rights of the host's root.
+    fn logging(&self, logging: Option<&Logging>, who: &str) -> Result<(), Fault> {
+        let Some(Logging { driver, options }) = logging else { return Ok(()) };
+        let name = driver.as_deref().unwrap_or("json-file");
+        if self.policy.log_drivers.iter().any(|own| own == name) {
+            return Ok(());
+        }
+        let remedy = format!("log_drivers = [\"{name}\"]");
+        if !["json-file", "local", "none"].contains(&name) {
+            return denied(who, &format!("the logging driver `{name}`"), &remedy);
+        }
+        match options.keys().find(|key| !LOG_OPTIONS.contains(&key.as_str())) {
+            Some(key) => denied(who, &format!("the option `{key}` of the logging driver `{name}`"), &remedy),
             None => Ok(()),
         }
     }
@@ -166,6 +201,33 @@ impl Check<'_> {
     }
 }
 
+/// What a service says about one of its namespaces.
+struct Namespace<'a> {
+    /// As the policy file calls it.
+    name: &'static str,
+    key: &'static str,
+    mode: &'a Option<String>,
+    /// Words that concern nobody else.
+    harmless: &'static [&'static str],
+    /// Whether it may be that of another service of the slice.
+    may_join: bool,
+}
+
+fn denied(who: &str, what: &str, remedy: &str) -> Result<(), Fault> {
+    let message = format!("{who} asks for {what}; this host's policy file would have to say `{remedy}`");
+    Err(Fault::new(Code::PolicyDenied, message))
+}
+
+/// What the drivers `json-file` and `local` can be told; nothing of it leads elsewhere.
+const LOG_OPTIONS: [&str; 10] =
+    ["compress", "env", "env-regex", "labels", "labels-regex", "max-buffer-size", "max-file", "max-size", "mode", "tag"];
+
+/// A capability without its prefix.
+fn bare(cap: &str) -> String {
+    let upper = cap.to_ascii_uppercase();
+    upper.strip_prefix("CAP_").unwrap_or(&upper).to_owned()
+}
+
 /// Whether the engine gives every container this capability.
 /// <https://docs.docker.com/engine/containers/run/#runtime-privilege-and-linux-capabilities>
 fn is_usual(cap: &str) -> bool {
@@ -185,7 +247,7 @@ fn is_usual(cap: &str) -> bool {
         "SETUID",
         "SYS_CHROOT",
     ];
-    USUAL.contains(&cap.trim_start_matches("CAP_"))
+    USUAL.contains(&cap)
 }
 
 #[cfg(test)]
@@ -203,15 +265,17 @@ mod tests {
     #[test]
     fn a_container_is_no_more_of_the_host_than_the_policy_says() {
         let asks = |policy: &Policy, options: Value| {
-            let spec = serde_json::from_value(json!({ "docker": { "services": { "s": { "image": "i", "options": options } } } })).unwrap();
+            let services = json!({ "s": { "image": "i", "options": options }, "db": { "image": "i" } });
+            let spec = serde_json::from_value(json!({ "docker": { "services": services } })).unwrap();
             check(&spec, policy, &[], resolve)
         };
         let wide = Policy {
             privileged: true,
-            capabilities: vec!["NET_ADMIN".to_owned(), "CAP_ALL".to_owned()],
+            capabilities: vec!["net_admin".to_owned(), "CAP_ALL".to_owned()],
+            log_drivers: vec!["syslog".to_owned(), "json-file".to_owned()],
             devices: vec!["/dev/kvm".into()],
             host_namespaces: HOST_NAMESPACES.map(str::to_owned).into(),
-            security_opts: vec!["seccomp=unconfined".to_owned()],
+            security_opts: vec!["seccomp:unconfined".to_owned()],
             runtimes: vec!["runsc".to_owned()],
             ..Policy::default()
         };
@@ -231,17 +295,28 @@ mod tests {
             json!({ "cgroup_parent": "system.slice" }),
             json!({ "security_opt": ["seccomp=unconfined"] }),
             json!({ "runtime": "runsc" }),
+            json!({ "oom_score_adj": -1 }),
+            json!({ "oom_kill_disable": true }),
+            json!({ "logging": { "driver": "syslog", "options": { "syslog-address": "unix:///run/any.sock" } } }),
+            json!({ "logging": { "options": { "anything": "x" } } }),
         ] {
             let refused = asks(&Policy::default(), options.clone()).unwrap_err();
             assert_eq!(refused.code, Code::PolicyDenied, "{options}");
             assert!(refused.message.contains("service `s` asks for") && refused.message.contains(" = "), "{refused:?}");
             assert_eq!(asks(&wide, options.clone()), Ok(()), "{options}");
         }
+        // No policy allows what is not of this slice, or not known.
+        for key in ["network_mode", "pid", "ipc", "uts", "userns_mode", "cgroup"] {
+            for mode in ["container:portainer", "service:nobody", "another_network", "", "Host", "service:"] {
+                assert!(asks(&wide, json!({ key: mode })).is_err(), "{key}: {mode}");
+            }
+        }
         for options in [device("/dev/mem"), json!({ "security_opt": ["label=disable"] }), json!({ "runtime": "kata" })] {
             assert!(asks(&wide, options.clone()).is_err(), "{options}");
         }
         for options in [
-            json!({ "privileged": false, "cap_drop": ["ALL"], "cap_add": ["CAP_NET_BIND_SERVICE"], "runtime": "runc", "ipc": "shareable" }),
+            json!({ "privileged": false, "cap_drop": ["ALL"], "cap_add": ["CAP_NET_BIND_SERVICE"], "ipc": "shareable", "oom_score_adj": 9 }),
+            json!({ "logging": { "driver": "local", "options": { "max-size": "1m" } } }),
             json!({ "network_mode": "service:db", "security_opt": ["no-new-privileges=true"], "cgroup": "private" }),
         ] {
             assert_eq!(asks(&Policy::default(), options), Ok(()));

@@ -153,8 +153,13 @@ fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, 
     if let Some(network) = wanted.networks.iter().find(|n| draft.has_step(n) && scene_has(scene, n)) {
         return replace(format!("`{network}` is replaced"));
     }
-    if let Some(other) = wanted.joins.iter().find(|other| draft.makes(other)) {
-        return replace(format!("`{other}`, whose namespaces it shares, is made anew"));
+    if let Some(other) = wanted.joins.iter().find(|other| draft.renews(other)) {
+        return replace(format!("`{other}`, whose namespaces it shares, begins anew"));
+    }
+    // Whatever the policy: nobody can want what is gone.
+    let is_gone = |d: &compare::Difference| matches!(d.field.as_str(), "network_mode" | "ipc" | "pid");
+    if let Some(gone) = differences.iter().find(|d| !wanted.joins.is_empty() && is_gone(d)) {
+        return replace(gone.reason());
     }
     draft.drift(resource, compare::extra_attachments(target, live));
     // One that never ran was left half-made: nothing is lost by making it anew.

@@ -351,6 +351,18 @@ mod tests {
         let app = engine.containers.get_mut("edge-app-1").unwrap().config.as_mut().unwrap();
         app.options.network_mode = Some("container:0123".to_owned());
         assert_eq!(verbs(&replan(&engine, &shared(1))), ["replace docker/container/edge-app-1"]);
+        let engine_with = |state: ContainerState| {
+            let mut engine = settled(&shared(1));
+            engine.containers.get_mut("edge-proxy-1").unwrap().state = state;
+            engine
+        };
+        let begun = replan(&engine_with(ContainerState::Exited), &shared(1));
+        assert_eq!(verbs(&begun), [format!("start {proxy}"), "replace docker/container/edge-app-1".to_owned()]);
+        let mut careful = shared(1);
+        careful.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox });
+        let mut engine = settled(&careful);
+        engine.containers.get_mut("edge-app-1").unwrap().config.as_mut().unwrap().options.network_mode = Some("container:0123".to_owned());
+        assert_eq!(verbs(&replan(&engine, &careful)), ["replace docker/container/edge-app-1"]);
         let nobody = spec(json!({ "docker": { "services": { "a": { "image": "i", "options": { "pid": "service:b" } } } } }));
         assert!(blocked(&replan(&Engine::default(), &nobody), "docker/container/edge-a-1").reason.contains("service `b`"));
     }

@@ -64,9 +64,10 @@ impl Draft {
         self.steps.contains_key(resource)
     }
 
-    /// Whether the step of `resource` makes a container, so that its namespaces are new.
-    pub fn makes(&self, resource: &ResourceId) -> bool {
-        self.action(resource).is_some_and(|action| action.container_target().is_some())
+    /// Whether the step of `resource` makes or starts a container, so that its namespaces are new.
+    pub fn renews(&self, resource: &ResourceId) -> bool {
+        let renews = |action: &Action| matches!(action, Action::StartContainer { .. }) || action.container_target().is_some();
+        self.action(resource).is_some_and(renews)
     }
 
     /// What the step of `resource` does.

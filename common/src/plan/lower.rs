@@ -193,8 +193,8 @@ fn lower_volume(identity: &Identity, name: &str, spec: &VolumeSpec, out: &mut Lo
 }
 
 /// What a container's `moorline.spec` label is the hash of. The networks' hashes are part of it: a container must
-/// be replaced with its network, also when the replacement was cut short. What it depends on is not: that is
-/// about order, and no reason to restart anything.
+/// be replaced with its network, also when the replacement was cut short. What it depends on is not, nor when its image is
+/// pulled: they are about how it is made, and no reason to make it anew.
 #[derive(Serialize)]
 struct ContainerContent<'a> {
     spec: &'a ServiceSpec,
@@ -245,9 +245,10 @@ fn lower_container(
         }
         depends_on.insert(container_resource(&container_name(&identity.topology, &other)), dependency.condition);
     }
+    let pull = lowered.pull_policy.take().unwrap_or_default();
     let hash = hash_of(resource, &engine_name, &ContainerContent { spec: &lowered, networks: hashes })?;
     let labels = labels(identity, resource, &hash, &spec.labels);
-    let target = ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, labels };
+    let target = ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, pull, labels };
     let lowered = Lowered { target, hash };
     let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
     Ok(LoweredContainer { lowered, networks, volumes, joins, depends_on, may_complete, runs_once })

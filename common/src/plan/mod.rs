@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
-use crate::topology::{NetworkSpec, ServiceSpec, VolumeSpec};
+use crate::topology::{NetworkSpec, PullPolicy, ServiceSpec, VolumeSpec};
 
 pub mod compare;
 mod containers;
@@ -217,6 +217,9 @@ pub struct ContainerTarget {
     /// What it shall be; networks and named volumes by their engine names, the implicit `default`
     /// network filled in.
     pub spec: ServiceSpec,
+    /// When its image is pulled.
+    #[serde(default)]
+    pub pull: PullPolicy,
     /// Our labels and the operator's.
     pub labels: BTreeMap<String, String>,
 }

@@ -73,6 +73,8 @@ fn volume(base: &mut VolumeSpec, later: VolumeSpec) {
 fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     let ServiceSpec {
         image,
+        platform,
+        pull_policy,
         command,
         entrypoint,
         environment,
@@ -93,6 +95,8 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     if !image.is_empty() {
         base.image = image;
     }
+    replace(&mut base.platform, platform);
+    replace(&mut base.pull_policy, pull_policy);
     replace(&mut base.command, command);
     replace(&mut base.entrypoint, entrypoint);
     base.environment.extend(environment);

@@ -252,6 +252,12 @@ pub struct VolumeSpec {
 pub struct ServiceSpec {
     /// The image, as `docker run` would take it.
     pub image: String,
+    /// What the image is made for: `linux/arm64`; the engine's own platform when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// When the image is pulled; when it is missing, if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull_policy: Option<PullPolicy>,
     /// Overrides the image's command; a string form was split as a shell splits words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
@@ -309,6 +315,19 @@ impl ServiceSpec {
         let modes = [("network_mode", network_mode), ("ipc", ipc), ("pid", pid)];
         modes.into_iter().filter_map(|(key, mode)| Some((key, mode.as_deref()?.strip_prefix("service:")?)))
     }
+}
+
+/// When an image is pulled for a container that is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PullPolicy {
+    /// Each time.
+    Always,
+    /// When it is not on the host.
+    #[default]
+    Missing,
+    /// Not at all.
+    Never,
 }
 
 /// A span of time in nanoseconds, as the engine counts it; at most 2^53.

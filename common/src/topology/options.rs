@@ -78,6 +78,29 @@ impl<T: Serialize + PartialEq> Setting for BTreeMap<String, T> {
     }
 }
 
+impl Setting for SecurityOpts {
+    fn is_usual(&self) -> bool {
+        self.0.is_empty()
+    }
+    fn agrees(&self, live: &Self) -> bool {
+        // Engines add labels of their own, by what else the container shares.
+        self.0.is_subset(&live.0) && live.0.difference(&self.0).all(|opt| opt.starts_with("label="))
+    }
+    fn take_in(&mut self, later: Self) {
+        *self = later;
+    }
+}
+
+impl Setting for Swappiness {
+    fn is_usual(&self) -> bool {
+        // 0 says: never.
+        false
+    }
+    fn take_in(&mut self, later: Self) {
+        *self = later;
+    }
+}
+
 impl Setting for Logging {
     fn is_usual(&self) -> bool {
         *self == Self::default()
@@ -198,8 +221,8 @@ options! {
     dns_search: Vec<String>,
     /// The domain of its host name.
     domainname: String,
-    /// `name:address` each.
-    extra_hosts: BTreeSet<String>,
+    /// `name:address` each, in their order.
+    extra_hosts: Vec<String>,
     /// Groups of the main process besides its user's.
     group_add: BTreeSet<String>,
     /// Whether a small init reaps its orphans.
@@ -213,7 +236,7 @@ options! {
     /// Bytes of memory that it may use when memory is short.
     mem_reservation: u64,
     /// How willing its memory is swapped, 0 to 100.
-    mem_swappiness: u64,
+    mem_swappiness: Swappiness,
     /// Bytes of memory and swap together; -1 is without limit.
     memswap_limit: i64,
     /// `host`, `none` or `container:NAME`, instead of networks.
@@ -233,7 +256,7 @@ options! {
     /// The program that runs containers.
     runtime: String = "runc",
     /// Labels and profiles of the host's security modules, each `name=value` or a bare name.
-    security_opt: BTreeSet<String>,
+    security_opt: SecurityOpts,
     /// Bytes of shared memory.
     shm_size: u64 = SHM_USUAL,
     /// Whether its standard input stays open.
@@ -273,6 +296,16 @@ pub struct Ulimit {
     /// That they may not pass.
     pub hard: i64,
 }
+
+/// Labels and profiles of the host's security modules.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecurityOpts(pub BTreeSet<String>);
+
+/// How willing memory is swapped, 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Swappiness(pub u64);
 
 /// Where a container's output goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

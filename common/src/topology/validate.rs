@@ -159,8 +159,13 @@ impl Check<'_> {
             let message = format!("service `{name}` publishes ports, and `network_mode: {mode}` has none of its own");
             self.report(&mark, |p| Problem { message, ..p }.help(help));
         }
-        let Options { dns, extra_hosts, .. } = &service.options;
-        let own = [("hostname", service.hostname.is_some()), ("dns", dns.is_some()), ("extra_hosts", extra_hosts.is_some())];
+        let Options { dns, domainname, extra_hosts, .. } = &service.options;
+        let own = [
+            ("hostname", service.hostname.is_some()),
+            ("domainname", domainname.is_some()),
+            ("dns", dns.as_ref().is_some_and(|d| !d.is_empty())),
+            ("extra_hosts", extra_hosts.as_ref().is_some_and(|h| !h.is_empty())),
+        ];
         for (key, _) in own.into_iter().filter(|(_, is_named)| *is_named && mode.starts_with("service:")) {
             let message = format!("service `{name}` has a `{key}`, and with `network_mode: {mode}` it has that of the other");
             self.report(&mark, |p| Problem { message, ..p }.help(format!("name the `{key}` at that service")));

@@ -5,20 +5,21 @@ use std::time::Duration;
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerInspectResponse, Ipam as EngineIpam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest,
-    VolumeCreateRequest,
+    ContainerCreateResponse, ContainerInspectResponse, Ipam as EngineIpam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
+    NetworkDisconnectRequest, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, ListNetworksOptions, RemoveContainerOptions,
     RenameContainerOptions, StartContainerOptions, StopContainerOptions,
 };
-use moorline_common::fault::cut;
+use moorline_common::fault::{Code, cut};
 use moorline_common::observe::{LABEL_SPEC, Owner};
 use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model};
+use moorline_common::topology::PullPolicy;
 
-use super::super::{DriverError, Ownership};
+use super::super::{DriverError, DriverErrorKind, Ownership};
 use super::body::{self, Carried};
-use super::error::{from_engine, not_owned, status, words};
+use super::error::{from_engine, image_unavailable, not_owned, status, words};
 use super::pull::pull;
 use super::{Engine, patiently, twins};
 use crate::lane::aside;
@@ -160,16 +161,24 @@ impl Hands<'_> {
     /// finished. Returns its id.
     async fn make(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, DriverError> {
         let what = format!("creating the container `{}`", target.name);
+        let (image, platform) = (target.spec.image.as_str(), target.spec.platform.as_deref());
+        if target.pull == PullPolicy::Always {
+            // It may be here already.
+            aside(pull(self.docker, image, platform, true)).await?;
+        }
         let made = match self.create(target, name, carried).await {
             Err(e) if status(&e) == Some(404) && words(&e).to_ascii_lowercase().contains("no such image") => {
-                aside(pull(self.docker, &target.spec.image, false)).await?;
+                if target.pull == PullPolicy::Never {
+                    return Err(image_unavailable(image, false, DriverErrorKind::Permanent, "its `pull_policy` is `never`"));
+                }
+                aside(pull(self.docker, image, platform, false)).await?;
                 self.create(target, name, carried).await
             }
             other => other,
         };
         crate::crash::point("docker.create.after");
         let id = match made {
-            Ok(id) => id,
+            Ok(made) => self.as_asked(made, &what).await?,
             Err(e) if status(&e) == Some(409) => match self.adopt(target, name).await? {
                 Some(id) => id,
                 None => return Err(from_engine(&e, &what)),
@@ -194,11 +203,20 @@ impl Hands<'_> {
         Ok(id)
     }
 
-    async fn create(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, Error> {
-        let options = CreateContainerOptions { name: Some(name.to_owned()), platform: String::new() };
+    /// The id of a container that was made as it was asked for. One of which the engine left something out, for its machine or
+    /// its kernel cannot do it, would never be as wanted: it is removed, and what it should have replaced stays.
+    async fn as_asked(&self, made: ContainerCreateResponse, what: &str) -> Result<String, DriverError> {
+        let Some(warning) = made.warnings.iter().find(|w| w.to_ascii_lowercase().contains("discarded")) else { return Ok(made.id) };
+        gone(self.docker.remove_container(&made.id, None::<RemoveContainerOptions>).await, what)?;
+        let message = cut(&format!("{what}: the engine cannot do all of it: {warning}"));
+        Err(DriverError { kind: DriverErrorKind::Permanent, code: Code::StepFailed, message })
+    }
+
+    async fn create(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<ContainerCreateResponse, Error> {
+        let options = CreateContainerOptions { name: Some(name.to_owned()), platform: target.spec.platform.clone().unwrap_or_default() };
         let body = body::body(target, carried, self.engine.many_endpoints);
         crate::crash::point("docker.create.before");
-        self.docker.create_container(Some(options), body).await.map(|made| made.id)
+        self.docker.create_container(Some(options), body).await
     }
 
     /// The id of the container that has `name`, if it is ours and was made for the very same spec.

@@ -212,7 +212,7 @@ pub(super) async fn remove_volume(docker: &Docker, owned: &Ownership, was: &Birt
 
 async fn pull_image(docker: &Docker, name: &str, is_here: bool) -> Result<OpResult, DriverError> {
     crate::crash::point("docker.pull.before");
-    let pulled = aside(pull(docker, name, is_here)).await;
+    let pulled = aside(pull(docker, name, None, is_here)).await;
     crate::crash::point("docker.pull.after");
     pulled?;
     Ok(OpResult { result: json!({ "id": image_id(docker, name).await? }), fault: None })

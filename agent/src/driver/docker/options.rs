@@ -6,7 +6,7 @@ use bollard::models::{
     ContainerConfig as EngineConfig, DeviceMapping, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
 };
 use moorline_common::topology::Options;
-use moorline_common::topology::options::{Device, Logging, Ulimit};
+use moorline_common::topology::options::{Device, Logging, SecurityOpts, Swappiness, Ulimit};
 
 /// The settings of the host side; what is not named stays the engine's.
 pub(super) fn host_config(options: &Options) -> HostConfig {
@@ -28,7 +28,7 @@ pub(super) fn host_config(options: &Options) -> HostConfig {
         dns: wanted.dns,
         dns_options: wanted.dns_opt,
         dns_search: wanted.dns_search,
-        extra_hosts: wanted.extra_hosts.map(list),
+        extra_hosts: wanted.extra_hosts,
         group_add: wanted.group_add.map(list),
         init: wanted.init,
         ipc_mode: wanted.ipc,
@@ -37,7 +37,7 @@ pub(super) fn host_config(options: &Options) -> HostConfig {
             .map(|logging| HostConfigLogConfig { typ: logging.driver, config: Some(logging.options.into_iter().collect()) }),
         memory: wanted.mem_limit.map(signed),
         memory_reservation: wanted.mem_reservation.map(signed),
-        memory_swappiness: wanted.mem_swappiness.map(signed),
+        memory_swappiness: wanted.mem_swappiness.map(|swappiness| signed(swappiness.0)),
         memory_swap: wanted.memswap_limit,
         network_mode: wanted.network_mode,
         oom_kill_disable: wanted.oom_kill_disable,
@@ -47,7 +47,7 @@ pub(super) fn host_config(options: &Options) -> HostConfig {
         privileged: wanted.privileged,
         readonly_rootfs: wanted.read_only,
         runtime: wanted.runtime,
-        security_opt: wanted.security_opt.map(list),
+        security_opt: wanted.security_opt.map(|opts| list(opts.0)),
         shm_size: wanted.shm_size.map(signed),
         storage_opt: wanted.storage_opt.map(|map| map.into_iter().collect()),
         sysctls: wanted.sysctls.map(|map| map.into_iter().collect()),
@@ -77,14 +77,14 @@ pub(super) fn observed(config: &EngineConfig, host: &HostConfig, names: &BTreeMa
         dns_opt: host.dns_options.clone(),
         dns_search: host.dns_search.clone(),
         domainname: config.domainname.clone(),
-        extra_hosts: host.extra_hosts.clone().map(set),
+        extra_hosts: host.extra_hosts.clone(),
         group_add: host.group_add.clone().map(set),
         init: host.init,
         ipc: named(host.ipc_mode.as_deref(), names),
         logging,
         mem_limit: unsigned(host.memory),
         mem_reservation: unsigned(host.memory_reservation),
-        mem_swappiness: unsigned(host.memory_swappiness),
+        mem_swappiness: unsigned(host.memory_swappiness).map(Swappiness),
         memswap_limit: host.memory_swap,
         network_mode: named(host.network_mode.as_deref().filter(|mode| is_no_network(mode)), names),
         oom_kill_disable: host.oom_kill_disable,
@@ -94,7 +94,7 @@ pub(super) fn observed(config: &EngineConfig, host: &HostConfig, names: &BTreeMa
         privileged: host.privileged,
         read_only: host.readonly_rootfs,
         runtime: host.runtime.clone(),
-        security_opt: host.security_opt.clone().map(|opts| opts.iter().map(|opt| security_opt(opt)).collect()),
+        security_opt: host.security_opt.clone().map(|opts| SecurityOpts(opts.iter().map(|opt| security_opt(opt)).collect())),
         shm_size: unsigned(host.shm_size),
         stdin_open: config.open_stdin,
         storage_opt: host.storage_opt.clone().map(|opts| ordered(Some(opts))),

@@ -13,17 +13,22 @@ use crate::limits::{PULL_IDLE_TIMEOUT, PULL_TIMEOUT, PULLS_MAX};
 /// Pulls take turns; those that wait hold no lane permit.
 static PULLS: Semaphore = Semaphore::const_new(PULLS_MAX);
 
-/// Pulls `image`; call it [`crate::lane::aside`]. `is_here`: it is on the host already, for the words of an error.
-pub(super) async fn pull(docker: &Docker, image: &str, is_here: bool) -> Result<(), DriverError> {
+/// Pulls `image`, for `platform` if it is not the engine's own; call it [`crate::lane::aside`]. `is_here`: it is on the host already, for the words of an error.
+pub(super) async fn pull(docker: &Docker, image: &str, platform: Option<&str>, is_here: bool) -> Result<(), DriverError> {
     // Never closed.
     let _turn = PULLS.acquire().await.ok();
     let late = |words: &str| image_unavailable(image, is_here, DriverErrorKind::Retryable, words);
-    tokio::time::timeout(PULL_TIMEOUT, pull_now(docker, image, is_here)).await.unwrap_or_else(|_| Err(late("it takes too long")))
+    tokio::time::timeout(PULL_TIMEOUT, pull_now(docker, image, platform, is_here)).await.unwrap_or_else(|_| Err(late("it takes too long")))
 }
 
-async fn pull_now(docker: &Docker, image: &str, is_here: bool) -> Result<(), DriverError> {
+async fn pull_now(docker: &Docker, image: &str, platform: Option<&str>, is_here: bool) -> Result<(), DriverError> {
     let (from_image, tag) = split_image(image);
-    let options = CreateImageOptions { from_image: Some(from_image.to_owned()), tag: Some(tag.to_owned()), ..Default::default() };
+    let options = CreateImageOptions {
+        from_image: Some(from_image.to_owned()),
+        tag: Some(tag.to_owned()),
+        platform: platform.unwrap_or_default().to_owned(),
+        ..Default::default()
+    };
     tracing::info!(image, "pulling");
     // The engine's answer begins with the registry's.
     let patient = docker.clone().with_timeout(PULL_IDLE_TIMEOUT);

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::keys;
 use super::super::limits::{MEMORY_MAX, NANO_CPUS_MAX};
 use super::super::node::{Node, Value, shorten};
-use super::super::options::{Device, Logging, Options, Ulimit};
+use super::super::options::{Device, Logging, Options, SecurityOpts, Swappiness, Ulimit};
 use super::super::vars::Why;
 use super::docker::non_empty;
 use super::service::scalar;
 use super::values;
-use super::walk::{Fields, Walker};
+use super::walk::{Fields, Filled, Walker};
 
 /// Reads them.
 pub(crate) fn options(w: &mut Walker<'_>, fields: &Fields<'_>) -> Options {
@@ -19,9 +19,9 @@ pub(crate) fn options(w: &mut Walker<'_>, fields: &Fields<'_>) -> Options {
         cgroup_parent: w.get(fields, "cgroup_parent", |w, n| w.checked(n, non_empty)),
         cap_add: w.get(fields, "cap_add", |w, n| Some(set(w, n, capability))),
         cap_drop: w.get(fields, "cap_drop", |w, n| Some(set(w, n, capability))),
-        cpu_period: w.get(fields, "cpu_period", |w, n| w.int(n, 1000, 1_000_000)),
+        cpu_period: w.get(fields, "cpu_period", |w, n| w.int(n, 0, 1_000_000)),
         cpu_quota: w.get(fields, "cpu_quota", |w, n| signed(w, n, -1, 1 << 40)),
-        cpu_shares: w.get(fields, "cpu_shares", |w, n| w.int(n, 2, 262_144)),
+        cpu_shares: w.get(fields, "cpu_shares", |w, n| w.int(n, 0, 262_144)),
         cpus: w.get(fields, "cpus", cpus),
         cpuset: w.get(fields, "cpuset", |w, n| scalar(w, n, "processors such as `0-2,5`", cpuset)),
         device_cgroup_rules: w.get(fields, "device_cgroup_rules", |w, n| Some(set(w, n, non_empty))),
@@ -37,18 +37,20 @@ pub(crate) fn options(w: &mut Walker<'_>, fields: &Fields<'_>) -> Options {
         logging: w.get(fields, "logging", logging),
         mem_limit: w.get(fields, "mem_limit", bytes),
         mem_reservation: w.get(fields, "mem_reservation", bytes),
-        mem_swappiness: w.get(fields, "mem_swappiness", |w, n| w.int(n, 0, 100)),
-        memswap_limit: w.get(fields, "memswap_limit", bytes_or_all),
+        mem_swappiness: w.get(fields, "mem_swappiness", |w, n| w.int(n, 0, 100)).map(Swappiness),
+        memswap_limit: w.get(fields, "memswap_limit", bytes_or_all).filter(|n| *n != 0),
         network_mode: w.get(fields, "network_mode", |w, n| namespace(w, n, &["bridge", "host", "none"])),
         oom_kill_disable: w.get(fields, "oom_kill_disable", Walker::truth),
         oom_score_adj: w.get(fields, "oom_score_adj", |w, n| signed(w, n, -1000, 1000)),
         pid: w.get(fields, "pid", |w, n| namespace(w, n, &["host"])),
-        pids_limit: w.get(fields, "pids_limit", |w, n| signed(w, n, -1, 1 << 32)),
+        // To have none is not to be limited.
+        pids_limit: w.get(fields, "pids_limit", |w, n| signed(w, n, -1, 1 << 32)).map(|n| if n == 0 { -1 } else { n }),
         privileged: w.get(fields, "privileged", Walker::truth),
         read_only: w.get(fields, "read_only", Walker::truth),
         runtime: w.get(fields, "runtime", |w, n| w.checked(n, non_empty)),
-        security_opt: w.get(fields, "security_opt", |w, n| Some(set(w, n, security_opt))),
-        shm_size: w.get(fields, "shm_size", bytes),
+        security_opt: w.get(fields, "security_opt", |w, n| Some(SecurityOpts(set(w, n, security_opt)))),
+        // Of these two, nothing is what the engine makes of it.
+        shm_size: w.get(fields, "shm_size", bytes).filter(|n| *n != 0),
         stdin_open: w.get(fields, "stdin_open", Walker::truth),
         storage_opt: w.get(fields, "storage_opt", |w, n| Some(w.options(n))),
         sysctls: w.get(fields, "sysctls", |w, n| Some(w.pairs(n, |name| non_empty(name).map(drop)))),
@@ -69,11 +71,12 @@ fn word(w: &mut Walker<'_>, node: &Node, words: &[&str]) -> Option<String> {
 fn namespace(w: &mut Walker<'_>, node: &Node, words: &[&str]) -> Option<String> {
     let filled = w.text(node)?;
     let service = match &filled {
-        super::walk::Filled::Known(text) | super::walk::Filled::Open(text) => text.strip_prefix("service:").map(str::to_owned),
+        Filled::Open(_) => return None,
+        Filled::Known(text) => text.strip_prefix("service:").map(str::to_owned),
     };
     w.mark("", node.at);
     if let Some(service) = service {
-        return w.understood(super::walk::Filled::Known(service), node.at, values::name).map(|name| format!("service:{name}"));
+        return w.understood(Filled::Known(service), node.at, values::name).map(|name| format!("service:{name}"));
     }
     w.understood(filled, node.at, |text| {
         if words.contains(&text) {
@@ -124,7 +127,7 @@ fn security_opt(text: &str) -> Result<String, Why> {
     match text.split_once('=').map_or((text.as_str(), ""), |(name, value)| (name, value)) {
         ("no-new-privileges", "" | "true") => Ok("no-new-privileges=true".to_owned()),
         ("no-new-privileges", "false") => Ok("no-new-privileges=false".to_owned()),
-        ("seccomp", "unconfined" | "builtin") | ("apparmor" | "label", _) => Ok(text),
+        ("seccomp", "unconfined") | ("apparmor" | "label", _) => Ok(text),
         ("seccomp", _) => Err(Why::new("a seccomp profile from a file is not supported yet").help("`seccomp=unconfined` is")),
         _ => Err(Why::new(format!("`{}` is no security option", shorten(&text)))
             .help("there are `no-new-privileges`, `seccomp=unconfined`, `apparmor=PROFILE` and `label=…`")),
@@ -229,8 +232,8 @@ fn long_device(w: &mut Walker<'_>, node: &Node) -> Option<Device> {
 }
 
 /// `name:address` or `name=address` each, or a map from names to addresses or lists of them.
-fn extra_hosts(w: &mut Walker<'_>, node: &Node) -> Option<BTreeSet<String>> {
-    let mut out = BTreeSet::new();
+fn extra_hosts(w: &mut Walker<'_>, node: &Node) -> Option<Vec<String>> {
+    let mut out = Vec::new();
     match &node.value {
         Value::Map(pairs) => {
             for pair in pairs {

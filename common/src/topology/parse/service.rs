@@ -26,6 +26,8 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
     let Some(fields) = fields else { return ServiceSpec::default() };
     ServiceSpec {
         image: w.get(&fields, "image", |w, n| w.checked(n, values::image)).unwrap_or_default(),
+        platform: w.get(&fields, "platform", |w, n| w.checked(n, values::platform)),
+        pull_policy: w.get(&fields, "pull_policy", |w, n| w.parsed(n, values::pull_policy)),
         command: w.get(&fields, "command", words),
         entrypoint: w.get(&fields, "entrypoint", words),
         environment: w.get(&fields, "environment", environment).unwrap_or_default(),

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::super::limits::{MEMORY_MAX, NAME_MAX, NANOS_MAX, PORTS_MAX};
 use super::super::node::shorten;
 use super::super::vars::Why;
-use super::super::{MountKind, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy};
+use super::super::{MountKind, MountSpec, Nanos, PortSpec, Protocol, PullPolicy, RestartPolicy};
 
 /// A whole number without sign; no leading zeros, which some readers take for octal.
 pub(crate) fn decimal(text: &str) -> Option<u64> {
@@ -182,6 +182,31 @@ pub(crate) fn image(text: &str) -> Result<String, Why> {
         return wrong("its name must be lowercase letters, digits, `.`, `_`, `-` and `/`");
     }
     Ok(text.to_owned())
+}
+
+/// A platform: `linux`, `linux/arm64`, `linux/arm/v7`.
+pub(crate) fn platform(text: &str) -> Result<String, Why> {
+    let parts: Vec<&str> = text.split('/').collect();
+    let good = parts.len() <= 3 && parts.iter().all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
+    if good {
+        Ok(text.to_owned())
+    } else {
+        Err(Why::new(format!("`{}` is no platform", shorten(text))).help("write it like `linux/arm64`"))
+    }
+}
+
+/// `pull_policy`.
+pub(crate) fn pull_policy(text: &str) -> Result<PullPolicy, Why> {
+    match text {
+        "always" => return Ok(PullPolicy::Always),
+        "missing" | "if_not_present" => return Ok(PullPolicy::Missing),
+        "never" => return Ok(PullPolicy::Never),
+        "build" => return Err(Why::new("images are not built here").help("build it, push it to a registry and name that image")),
+        _ => {}
+    }
+    let mut why = Why::new(format!("expected `always`, `missing` or `never`, found `{}`", shorten(text)));
+    why.suggestion = super::super::problem::nearest(text, ["always", "missing", "never"]).map(str::to_owned);
+    Err(why)
 }
 
 /// A signal in one spelling: `SIGTERM`, or a number.

@@ -28,12 +28,12 @@ fn services(image: &str) -> Value {
         })),
         "quota": with(json!({ "cpu_period": 100_000, "cpu_quota": 50_000, "pids_limit": -1, "cap_drop": ["ALL"], "ipc": "private" })),
         "joined": with(json!({ "network_mode": "service:tuned", "ipc": "service:tuned", "pid": "service:quota" })),
-        "host": with(json!({ "network_mode": "host", "pid": "host", "ipc": "host", "uts": "host", "userns_mode": "host" })),
+        "host": with(json!({ "network_mode": "host", "pid": "host", "ipc": "host", "uts": "host", "userns_mode": "host", "security_opt": ["no-new-privileges=true"] })),
         "alone": with(json!({ "network_mode": "none", "ipc": "none", "logging": { "driver": "none" } })),
         "bridged": with(json!({ "network_mode": "bridge", "logging": { "options": { "max-file": "3", "max-size": "1m" } } })),
         "usual": with(json!({
             "cap_add": [], "devices": [], "dns": [], "init": false, "privileged": false, "read_only": false, "tty": false, "stdin_open": false,
-            "oom_score_adj": 0, "sysctls": {}, "mem_limit": 0, "extra_hosts": [],
+            "oom_score_adj": 0, "sysctls": {}, "mem_limit": 0, "extra_hosts": [], "security_opt": [], "pid": "host",
         })),
     })
 }
@@ -63,7 +63,7 @@ async fn every_option_reads_back_as_it_was_said_and_those_who_share_are_made_ane
         wanted["tuned"]["options"]["pids_limit"] = json!(201);
         let again = settle(&spec(&wanted)).await;
         assert_eq!(again.len(), 2, "{again:?}");
-        assert!(again[0].contains("pids_limit is 200, should be 201") && again[1].contains("made anew"), "{again:?}");
+        assert!(again[0].contains("pids_limit is 200, should be 201") && again[1].contains("begins anew"), "{again:?}");
     })
     .await;
 }
@@ -72,7 +72,7 @@ async fn every_option_reads_back_as_it_was_said_and_those_who_share_are_made_ane
 fn rare(image: &str) -> Value {
     let one = |options: Value| json!({ "image": image, "options": options });
     json!({
-        "all": one(json!({ "privileged": true, "cap_add": ["ALL"], "cgroup": "host", "oom_kill_disable": true })),
+        "all": one(json!({ "privileged": true, "security_opt": ["apparmor=unconfined"], "cap_add": ["ALL"], "cgroup": "host", "oom_kill_disable": true })),
         "swap": one(json!({ "mem_limit": 64 << 20, "memswap_limit": 128 << 20, "mem_swappiness": 10 })),
         "endless": one(json!({ "mem_limit": 64 << 20, "memswap_limit": -1 })),
         "apart": one(json!({ "security_opt": ["apparmor=unconfined", "label=disable"], "cgroup_parent": "/moorline-test" })),

@@ -1,5 +1,8 @@
 //! A pull from a registry of the test's own: one image, with one empty layer.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use moorline_common::id::{OpId, ResourceId, sha256_hex};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -45,7 +48,7 @@ impl Image {
     }
 }
 
-async fn serve(stream: TcpStream, image: &Image) -> std::io::Result<()> {
+async fn serve(stream: TcpStream, image: &Image, asked: &AtomicUsize) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let (mut request, mut line) = (String::new(), String::new());
@@ -58,6 +61,9 @@ async fn serve(stream: TcpStream, image: &Image) -> std::io::Result<()> {
         }
         let mut words = request.split_whitespace();
         let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(()) };
+        if path.contains("/manifests/") {
+            asked.fetch_add(1, Ordering::SeqCst);
+        }
         let (status, body, kind) = image.part(path).map_or((404, b"{}".as_slice(), "application/json"), |(b, kind)| (200, b, kind));
         let head = format!(
             "HTTP/1.1 {status} X\r\nDocker-Distribution-Api-Version: registry/2.0\r\nDocker-Content-Digest: sha256:{}\r\n\
@@ -73,18 +79,74 @@ async fn serve(stream: TcpStream, image: &Image) -> std::io::Result<()> {
     }
 }
 
+/// Runs as long as it is held.
+struct Registry {
+    /// The image that it has.
+    name: String,
+    /// How often that was asked for.
+    asked: Arc<AtomicUsize>,
+    _task: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Registry {
+    async fn start(unique: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let name = format!("127.0.0.1:{}/{unique}:1", listener.local_addr().unwrap().port());
+        let (image, asked) = (Arc::new(Image::new()), Arc::<AtomicUsize>::default());
+        let count = asked.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (image, count) = (image.clone(), count.clone());
+                tokio::spawn(async move { serve(stream, &image, &count).await });
+            }
+        });
+        Self { name, asked, _task: tokio_util::task::AbortOnDropHandle::new(task) }
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_pulled_when_its_service_says() {
+    with_bench(|bench| async move {
+        let registry = Registry::start(&bench.unique).await;
+        let make = async |policy: &str| {
+            let service = serde_json::json!({ "image": registry.name, "command": ["/nothing"], "pull_policy": policy });
+            let desired: HostSpec = serde_json::from_value(serde_json::json!({ "docker": { "services": { "pulled": service } } })).unwrap();
+            let observed = bench.driver.observe().await.unwrap();
+            let mut error = None;
+            for step in plan(&bench.identity(), &desired, &observed).steps {
+                error = bench.driver.apply(&step).await.err();
+            }
+            let name = format!("{}-pulled-1", bench.unique);
+            let made = bench.driver.observe().await.unwrap().containers.contains_key(&name);
+            if made {
+                bench.by_hand(ByHand::Remove(&name)).await;
+            }
+            (made, error.unwrap())
+        };
+        let (made, error) = make("never").await;
+        assert!(!made && error.code == Code::ImageUnavailable && error.message.contains("`pull_policy` is `never`"), "{error:?}");
+        assert_eq!(registry.asked(), 0);
+        // There is no program in the image: it is made, and does not start.
+        assert!(make("missing").await.0);
+        let asked = registry.asked();
+        assert!(asked > 0 && make("missing").await.0 && make("never").await.0);
+        assert_eq!(registry.asked(), asked);
+        assert!(make("always").await.0);
+        assert!(registry.asked() > asked);
+        bench.docker.remove_image(&registry.name, None::<RemoveImageOptions>, None).await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn an_image_is_pulled_and_pulling_it_again_is_success() {
     with_bench(|bench| async move {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let name = format!("127.0.0.1:{}/{}:1", listener.local_addr().unwrap().port(), bench.unique);
-        let image = std::sync::Arc::new(Image::new());
-        let _registry = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let image = std::sync::Arc::clone(&image);
-                tokio::spawn(async move { serve(stream, &image).await });
-            }
-        }));
+        let registry = Registry::start(&bench.unique).await;
+        let name = &registry.name;
         let mut was: Option<String> = None;
         for _ in 0..2 {
             let ordered = OpOrder {
@@ -103,7 +165,7 @@ async fn an_image_is_pulled_and_pulling_it_again_is_success() {
             assert!(was.is_none_or(|was| was == id), "the same image came again");
             was = Some(id);
         }
-        let gone = bench.docker.remove_image(&name, None::<RemoveImageOptions>, None).await;
+        let gone = bench.docker.remove_image(name, None::<RemoveImageOptions>, None).await;
         gone.unwrap();
     })
     .await;
