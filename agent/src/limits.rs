@@ -176,7 +176,8 @@ pub const CLOCK_SKEW_ALARM_S: u64 = 24 * 3600;
 
 /// After so long an engine has done what it was asked before the agent was cut off, grace periods aside.
 pub const OP_MARGIN: Duration = Duration::from_secs(30);
-/// So late the record of an operation's beginning may come to the disk; well below [`OP_MARGIN`], which counts from it.
+/// So late the record of an operation's beginning may come to the disk for its effect to follow at once; well below
+/// [`OP_MARGIN`], which counts from when it was made.
 pub const OP_START_SLACK: Duration = Duration::from_secs(3);
 /// For the engine to freeze a container's processes; well below [`OP_MARGIN`].
 pub const FREEZE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::call::{Begin, Refused, Since, failed, is_own, may_mend};
+use super::carry::started;
 use super::{Op, Shared};
 use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
@@ -164,6 +165,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         tries.restarts = tries.restarts.saturating_add(1);
         let Some(seat) = self.seat(turn).await else { return Ok(None) };
         match self.again(op, &seat, begin).await? {
+            Ok(()) if begin.is_late() => Ok(Some(Stage::Doubt(None))),
             Ok(()) => Ok(Some(Stage::Start(seat))),
             Err(Refused::ForNow(fault)) if !self.is_over(op, &fault).await => {
                 tracing::warn!(op = %op.id(), error = %fault.message, "waits to begin again");
@@ -183,7 +185,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             Ok(anew) => Begin { hold, ..anew },
             Err(refused) => return Ok(Err(refused)),
         };
-        match self.record_start(op, begin).await {
+        match self.record(started(op, begin)).await {
             Ok(()) => {}
             Err(error @ (JournalError::Full(_) | JournalError::Busy)) => {
                 return Ok(Err(Refused::ForNow(Fault::from(&error))));

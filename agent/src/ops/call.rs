@@ -17,7 +17,7 @@ use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder,
 use crate::journal::Journal;
 use crate::lane::{Seat, Turn, within};
 use crate::ledger::{Floor, FloorState};
-use crate::limits::OP_CALL_TIMEOUT;
+use crate::limits::{OP_CALL_TIMEOUT, OP_START_SLACK};
 use crate::plant::planted;
 
 /// What an operation begins with, kept in its `started` record.
@@ -26,6 +26,14 @@ pub(super) struct Begin {
     pub(super) evidence: Value,
     pub(super) hold: Option<HoldEffect>,
     pub(super) since: Since,
+}
+
+impl Begin {
+    /// Whether its record came to the disk so late that a crash right behind it would leave evidence too little time: then it
+    /// is looked for before anything begins.
+    pub(super) fn is_late(&self) -> bool {
+        self.since.elapsed() > OP_START_SLACK
+    }
 }
 
 /// When an operation began, by the kernel's own time: the wall clock may be set while its request is still with the engine.
@@ -42,7 +50,7 @@ impl Since {
     }
 
     /// How long ago that was. No request outlives the machine's boot.
-    pub(super) fn elapsed(&self) -> Duration {
+    fn elapsed(&self) -> Duration {
         let now = Self::now();
         if now.boot_id == self.boot_id { Duration::from_secs(now.uptime_s.saturating_sub(self.uptime_s)) } else { Duration::MAX }
     }

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::driver::{Driver, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{Place, Seat, Turn};
-use crate::limits::{ENGINE_RETRY, OP_EXPIRY_SLACK, OP_START_SLACK};
+use crate::limits::{ENGINE_RETRY, OP_EXPIRY_SLACK};
 use crate::plant::planted;
 
 /// How far an operation has come when its task begins.
@@ -177,7 +177,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     async fn begin(self: &Arc<Self>, op: &Op, turn: &Turn, mut acceptance: Acceptance) -> Result<(), JournalError> {
         crate::crash::point("op.turn");
         let mut failures = 0_u32;
-        let (mut begin, seat) = loop {
+        let (begin, seat) = loop {
             let Some(seat) = self.seat(turn).await else { return Ok(()) };
             let prepared = self.prepare(op, &seat).await;
             if prepared.is_err() && !acceptance.holds().await {
@@ -203,7 +203,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         crate::crash::point("op.started.before");
         if !planted("effect before its record") {
-            match self.record_start(op, &mut begin).await {
+            match self.record(started(op, &begin)).await {
                 Err(error @ (JournalError::Full(_) | JournalError::TooLarge(_))) => {
                     return self.refuse(op, Fault::from(&error)).await;
                 }
@@ -212,20 +212,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
         crate::crash::point("op.started.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), "begins");
-        self.advance(op, turn, begin, Stage::Start(seat)).await
-    }
-
-    /// Records that it begins, with what is compared with after a crash. What is in doubt then has its time from this record: one
-    /// that was long on its way to the disk is made anew.
-    pub(super) async fn record_start(&self, op: &Op, begin: &mut Begin) -> Result<(), JournalError> {
-        loop {
-            let params = json!({ "evidence": begin.evidence, "since": begin.since });
-            self.record(Entry { hold: begin.hold, params, ..op.entry(State::Started) }).await?;
-            if begin.since.elapsed() <= OP_START_SLACK {
-                return Ok(());
-            }
-            begin.since = Since::now();
-        }
+        let stage = if begin.is_late() { Stage::Doubt(None) } else { Stage::Start(seat) };
+        self.advance(op, turn, begin, stage).await
     }
 
     /// An operation that had begun before this start.
@@ -284,4 +272,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 /// What an operation for the whole host does not wait for: it would hold up all that comes after it.
 pub(super) fn doubt_in_the_way(doubtful: &str) -> String {
     format!("operation {doubtful} is indeterminate, and what is for the whole host waits for all before it; resolve that one first")
+}
+
+/// The record that must be durable before the effect begins, with what is compared with after a crash.
+pub(super) fn started(op: &Op, begin: &Begin) -> Entry {
+    Entry { hold: begin.hold, params: json!({ "evidence": begin.evidence, "since": begin.since }), ..op.entry(State::Started) }
 }

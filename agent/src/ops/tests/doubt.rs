@@ -157,3 +157,29 @@ async fn an_engine_that_was_away_for_long_may_fail_to_tell_once() {
     bench.driver.with(|fake| fake.fail.clear());
     bench.reached(&restart, State::Succeeded).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_recorded_late_is_looked_for_and_recorded_anew_before_it_begins() {
+    let _clocks = set::Clocks::new(Clock.wall());
+    let bench = Bench::new().await;
+    let turn = bench.in_the_way(WEB).await;
+    let restart = bench.accepted("restart", WEB, |_| {}).await;
+    bench.journal.delay(10_000);
+    drop(turn);
+    while bench.driver.with(|fake| fake.prepared) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(crate::limits::OP_MARGIN).await;
+    // On a disk that has no room by now either: it has begun, and is not refused.
+    bench.journal.fill(true);
+    bench.journal.delay(0);
+    bench.driver.adopted().await;
+    assert_eq!((bench.states(&restart), bench.effects().len()), (vec![State::Accepted, State::Queued, State::Started], 0));
+    bench.journal.fill(false);
+    bench.reached(&restart, State::Succeeded).await;
+    let states = [State::Accepted, State::Queued, State::Started, State::Started, State::Succeeded];
+    assert_eq!((bench.states(&restart), bench.effects().len()), (states.to_vec(), 1));
+}
