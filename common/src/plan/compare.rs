@@ -9,31 +9,45 @@ use super::ContainerTarget;
 use crate::drift::Drift;
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ObservedContainer, ObservedNetwork, ObservedVolume};
-use crate::topology::{Attachment, Healthcheck, MountKind, MountSpec, Nanos, NetworkSpec, PortSpec, VolumeSpec};
+use crate::topology::{Attachment, Healthcheck, MountKind, MountSpec, Nanos, NetworkSpec, PortSpec, RestartPolicy, VolumeSpec};
 
 /// Nanoseconds in a second: the engine keeps stop timeouts in whole seconds.
 const SECOND_NANOS: u64 = 1_000_000_000;
+
+/// The word for what is not there.
+const NOTHING: &str = "nothing";
 
 /// One named field with another live value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     /// The field in the file's words.
     pub field: String,
-    /// What the slice says, for people.
-    pub expected: String,
-    /// What the host has, for people.
-    pub actual: String,
+    /// What the slice says, for people; `None` for nothing.
+    pub expected: Option<String>,
+    /// What the host has, for people; `None` for nothing.
+    pub actual: Option<String>,
 }
 
 impl Difference {
-    fn new(field: impl Into<String>, expected: impl Into<String>, actual: impl Into<String>) -> Self {
+    fn new(field: impl Into<String>, expected: impl Into<Option<String>>, actual: impl Into<Option<String>>) -> Self {
         Self { field: field.into(), expected: expected.into(), actual: actual.into() }
+    }
+
+    /// What the slice says, in words.
+    fn wanted(&self) -> &str {
+        self.expected.as_deref().unwrap_or(NOTHING)
+    }
+
+    /// What the host has, in words.
+    fn live(&self) -> &str {
+        self.actual.as_deref().unwrap_or(NOTHING)
     }
 
     /// As a drift of `resource`.
     #[must_use]
     pub fn into_drift(self, resource: &ResourceId) -> Drift {
-        Drift { resource: resource.clone(), field: self.field, expected: self.expected, actual: self.actual }
+        let (expected, actual) = (self.wanted().to_owned(), self.live().to_owned());
+        Drift { resource: resource.clone(), field: self.field, expected, actual }
     }
 
     /// For a step's reason. Values of environment variables stay out of it: reasons go to logs.
@@ -42,7 +56,7 @@ impl Difference {
         if self.field.starts_with("environment.") {
             return format!("{} differs", self.field);
         }
-        format!("{} is {}, should be {}", self.field, self.actual, self.expected)
+        format!("{} is {}, should be {}", self.field, self.live(), self.wanted())
     }
 }
 
@@ -72,7 +86,7 @@ pub fn network(spec: &NetworkSpec, live: &ObservedNetwork) -> Vec<Difference> {
         let subnet = cidr(&pool.subnet);
         let Some(found) = live.ipam.config.iter().find(|p| cidr(&p.subnet) == subnet) else {
             let has = live.ipam.config.iter().map(|p| p.subnet.as_str()).collect::<Vec<_>>().join(", ");
-            out.push(Difference::new("ipam.config.subnet", subnet, or_nothing(&has)));
+            out.push(Difference::new("ipam.config.subnet", subnet, filled(&has)));
             continue;
         };
         if let Some(range) = &pool.ip_range {
@@ -102,7 +116,7 @@ pub fn volume(spec: &VolumeSpec, live: &ObservedVolume) -> Vec<Difference> {
 pub fn volume_leftovers(spec: &VolumeSpec, live: &ObservedVolume) -> Vec<Difference> {
     let opts = live.driver_opts.iter().filter(|(k, _)| !spec.driver_opts.contains_key(*k)).map(|(k, v)| ("driver_opts", k, v));
     let labels = live.labels.iter().filter(|(k, _)| !spec.labels.contains_key(*k)).map(|(k, v)| ("labels", k, v));
-    opts.chain(labels).map(|(field, key, value)| Difference::new(format!("{field}.{key}"), "nothing", value.as_str())).collect()
+    opts.chain(labels).map(|(field, key, value)| Difference::new(format!("{field}.{key}"), None, value.clone())).collect()
 }
 
 /// What a live container has otherwise. Its state is not looked at.
@@ -114,7 +128,7 @@ pub fn container(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Diff
         return out;
     };
     if image(&spec.image) != image(&live.image) {
-        out.push(Difference::new("image", spec.image.as_str(), live.image.as_str()));
+        out.push(Difference::new("image", spec.image.clone(), live.image.clone()));
     }
     process(&mut out, target, config);
     map(&mut out, "environment", &spec.environment, &config.environment);
@@ -126,7 +140,7 @@ pub fn container(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Diff
     if let Some(restart) = spec.restart
         && config.restart != Some(restart)
     {
-        out.push(Difference::new("restart", text(&spec.restart), text(&config.restart)));
+        out.push(Difference::new("restart", restart_words(spec.restart), restart_words(config.restart)));
     }
     map(&mut out, "labels", &spec.labels, &config.labels);
     let options = spec.options.differences(&config.options);
@@ -144,7 +158,7 @@ pub fn extra_attachments(target: &ContainerTarget, live: &ObservedContainer) -> 
     // The engine shows `host`, `none` and `bridge` as networks, too.
     let is_mode = |name: &String| config.options.network_mode.as_ref() == Some(name);
     let extra = config.networks.keys().filter(|name| !target.spec.networks.contains_key(*name) && !is_mode(name));
-    extra.map(|name| Difference::new(format!("networks.{name}"), "not attached", "attached")).collect()
+    extra.map(|name| Difference::new(format!("networks.{name}"), "not attached".to_owned(), "attached".to_owned())).collect()
 }
 
 /// How the main process runs and ends.
@@ -170,13 +184,13 @@ fn process(out: &mut Vec<Difference>, target: &ContainerTarget, config: &Contain
     if let Some(stop) = &spec.stop_signal {
         let live = config.stop_signal.as_deref().unwrap_or_default();
         if signal(stop) != signal(live) {
-            out.push(Difference::new("stop_signal", stop.as_str(), or_nothing(live)));
+            out.push(Difference::new("stop_signal", stop.clone(), filled(live)));
         }
     }
     if let Some(grace) = spec.stop_grace_period {
         let live = config.stop_grace_period.map(whole_seconds);
         if live != Some(whole_seconds(grace)) {
-            let live = live.map_or_else(|| "nothing".to_owned(), |s| format!("{s}s"));
+            let live = live.map(|s| format!("{s}s"));
             out.push(Difference::new("stop_grace_period", format!("{}s", whole_seconds(grace)), live));
         }
     }
@@ -186,17 +200,17 @@ fn attachments(out: &mut Vec<Difference>, target: &ContainerTarget, live: &BTree
     for (name, wanted) in &target.spec.networks {
         let field = format!("networks.{name}");
         let Some(has) = live.get(name) else {
-            out.push(Difference::new(field, "attached", "not attached"));
+            out.push(Difference::new(field, "attached".to_owned(), "not attached".to_owned()));
             continue;
         };
         let missing = wanted.aliases.iter().chain([&target.service]).find(|alias| !has.aliases.contains(*alias));
         if let Some(alias) = missing {
-            out.push(Difference::new(format!("{field}.aliases"), alias.as_str(), list(has.aliases.iter().cloned())));
+            out.push(Difference::new(format!("{field}.aliases"), alias.clone(), list(has.aliases.iter().cloned())));
         }
         if let Some(address) = wanted.ipv4_address
             && has.ipv4_address != Some(address)
         {
-            let live = has.ipv4_address.map_or_else(|| "nothing".to_owned(), |a| a.to_string());
+            let live = has.ipv4_address.map(|a| a.to_string());
             out.push(Difference::new(format!("{field}.ipv4_address"), address.to_string(), live));
         }
     }
@@ -210,8 +224,7 @@ fn mounts(out: &mut Vec<Difference>, wanted: &BTreeMap<String, MountSpec>, live:
         if found.is_some_and(|has| same_mount(wanted, has)) {
             continue;
         }
-        let has = found.map_or_else(|| "nothing".to_owned(), |m| mount(m));
-        out.push(Difference::new(format!("volumes.{path}"), mount(wanted), has));
+        out.push(Difference::new(format!("volumes.{path}"), mount(wanted), found.map(|m| mount(m))));
     }
 }
 
@@ -233,8 +246,7 @@ fn healthcheck(out: &mut Vec<Difference>, wanted: &Healthcheck, live: &Healthche
         if let Some(wanted) = wanted
             && live.unwrap_or_default() != wanted
         {
-            let live = live.map_or_else(|| "nothing".to_owned(), |n| format!("{}ns", n.0));
-            out.push(Difference::new(format!("healthcheck.{field}"), format!("{}ns", wanted.0), live));
+            out.push(Difference::new(format!("healthcheck.{field}"), span_words(wanted), live.map(span_words)));
         }
     };
     span("interval", wanted.interval, live.interval);
@@ -247,7 +259,7 @@ fn healthcheck(out: &mut Vec<Difference>, wanted: &Healthcheck, live: &Healthche
 
 fn scalar(out: &mut Vec<Difference>, field: &str, wanted: &str, live: &str) {
     if wanted != live {
-        out.push(Difference::new(field, wanted, or_nothing(live)));
+        out.push(Difference::new(field, wanted.to_owned(), filled(live)));
     }
 }
 
@@ -261,7 +273,7 @@ fn map(out: &mut Vec<Difference>, field: &str, wanted: &BTreeMap<String, String>
     for (key, value) in wanted {
         let has = live.get(key);
         if has != Some(value) {
-            out.push(Difference::new(format!("{field}.{key}"), value.as_str(), has.map_or("nothing", String::as_str)));
+            out.push(Difference::new(format!("{field}.{key}"), value.clone(), has.cloned()));
         }
     }
 }
@@ -339,13 +351,27 @@ fn mount(mount: &MountSpec) -> String {
     format!("{kind}{source}{}", if mount.read_only { " read-only" } else { "" })
 }
 
-fn list(items: impl Iterator<Item = String>) -> String {
-    let items: Vec<String> = items.collect();
-    if items.is_empty() { "nothing".to_owned() } else { items.join(", ") }
+fn restart_words(policy: Option<RestartPolicy>) -> Option<String> {
+    let policy = policy?;
+    let plain = serde_json::to_value(policy).ok().and_then(|v| v.as_str().map(str::to_owned));
+    Some(plain.unwrap_or_else(|| text(&policy)))
 }
 
-fn or_nothing(text: &str) -> &str {
-    if text.is_empty() { "nothing" } else { text }
+/// A span in the largest unit that says it exactly.
+fn span_words(span: Nanos) -> String {
+    let units = [(SECOND_NANOS, "s"), (1_000_000, "ms"), (1_000, "us")];
+    let exact = units.into_iter().find(|(unit, _)| span.0.is_multiple_of(*unit));
+    exact.map_or_else(|| format!("{}ns", span.0), |(unit, name)| format!("{}{name}", span.0 / unit))
+}
+
+fn list(items: impl Iterator<Item = String>) -> Option<String> {
+    let items: Vec<String> = items.collect();
+    filled(&items.join(", "))
+}
+
+/// `text`, unless it is empty.
+fn filled(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn text<T: serde::Serialize + ?Sized>(value: &T) -> String {

@@ -430,7 +430,7 @@ mod tests {
         engine.containers.get_mut("edge-site-1").unwrap().config.as_mut().unwrap().restart = None;
         let plan = replan(&engine, &inbox);
         assert!(plan.steps.is_empty());
-        assert_eq!((plan.drift[0].field.as_str(), plan.drift[0].actual.as_str()), ("restart", "null"));
+        assert_eq!((plan.drift[0].field.as_str(), plan.drift[0].actual.as_str()), ("restart", "nothing"));
         assert_eq!(verbs(&replan(&engine, &full())), ["replace docker/container/edge-site-1"]);
     }
 

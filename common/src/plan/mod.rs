@@ -16,6 +16,7 @@ pub mod compare;
 mod containers;
 pub mod docker;
 mod draft;
+pub mod fields;
 pub mod lower;
 pub mod model;
 #[cfg(test)]
@@ -122,6 +123,20 @@ pub enum Action {
     },
 }
 
+/// What becomes of the object that a step is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// It is made.
+    Create,
+    /// It stays the same object.
+    InPlace,
+    /// Another one takes its place.
+    Replace,
+    /// It goes.
+    Remove,
+}
+
 impl Action {
     /// What it does, in one word for people: `create`, `replace`, `remove`, `start` or `unpause`.
     #[must_use]
@@ -132,6 +147,17 @@ impl Action {
             Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => "remove",
             Action::StartContainer { .. } => "start",
             Action::UnpauseContainer { .. } => "unpause",
+        }
+    }
+
+    /// What becomes of the object.
+    #[must_use]
+    pub const fn effect(&self) -> Effect {
+        match self {
+            Action::CreateNetwork(_) | Action::CreateVolume(_) | Action::CreateContainer(_) => Effect::Create,
+            Action::StartContainer { .. } | Action::UnpauseContainer { .. } => Effect::InPlace,
+            Action::ReplaceNetwork { .. } | Action::ReplaceContainer { .. } => Effect::Replace,
+            Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => Effect::Remove,
         }
     }
 

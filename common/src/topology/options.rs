@@ -125,8 +125,8 @@ pub struct Differs {
     pub key: &'static str,
     /// What the slice says, for people.
     pub wanted: String,
-    /// What the container has, for people.
-    pub live: String,
+    /// What the container has, for people; `None` for nothing.
+    pub live: Option<String>,
 }
 
 macro_rules! options {
@@ -187,7 +187,7 @@ fn differ<T: Setting>(out: &mut Vec<Differs>, key: &'static str, wanted: Option<
     if live.map_or_else(|| is_usual(wanted), |live| wanted.agrees(live)) {
         return;
     }
-    out.push(Differs { key, wanted: wanted.shown(), live: live.map_or_else(|| "nothing".to_owned(), Setting::shown) });
+    out.push(Differs { key, wanted: wanted.shown(), live: live.map(Setting::shown) });
 }
 
 options! {
@@ -340,8 +340,8 @@ mod tests {
         let wanted = Options { privileged: Some(false), tty: Some(true), ..Options::default() };
         let differs = wanted.differences(&live);
         assert_eq!(
-            differs.iter().map(|d| (d.key, d.wanted.as_str(), d.live.as_str())).collect::<Vec<_>>(),
-            [("privileged", "false", "true"), ("tty", "true", "nothing"),]
+            differs.iter().map(|d| (d.key, d.wanted.as_str(), d.live.as_deref())).collect::<Vec<_>>(),
+            [("privileged", "false", Some("true")), ("tty", "true", None)]
         );
     }
 
