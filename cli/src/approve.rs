@@ -8,7 +8,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
 use moorline_common::sign::Verified;
 use moorline_common::statement::{HostBinding, TopologyStatement};
-use moorline_common::topology::{BoundHost, HostSpec};
+use moorline_common::topology::{BoundHost, HostSpec, Inputs};
 
 use crate::client::facts::Claim;
 use crate::client::{Client, HostView};
@@ -205,7 +205,7 @@ async fn owed(client: &Client, ui: &mut Ui, binding: &HostBinding) -> Result<Vec
             continue;
         }
         let name = format!("{}@{}", facts.topology, view.facts.generation);
-        let sliced = desired::parse(&name, source.statement().source.as_bytes()).and_then(|s| s.slice_bound(&bound));
+        let sliced = desired::parse(&name, &source.statement().source, &source.statement().inputs).and_then(|s| s.slice_bound(&bound));
         match sliced {
             Ok(mut desired) => {
                 if let Some(spec) = desired.hosts.remove(&binding.host_id) {
@@ -254,6 +254,7 @@ pub async fn give_slices(
             topology: statement.topology.clone(),
             generation: statement.generation,
             source: String::new(),
+            inputs: Inputs::default(),
             down: false,
             message: String::new(),
             deliver_within_s: statement.deliver_within_s,

@@ -4,18 +4,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use moorline_common::id::{HostId, HostName};
-use moorline_common::topology::{self, BoundHost, HostSpec, Problem, TopologyFile};
+use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, TopologyFile};
 
 use crate::client::HostView;
 use crate::error::{Failure, LocalCode};
+use crate::inputs::{self, InputArgs, Machine};
+use crate::render::Ui;
 
 /// A topology file that was read and holds no problem that shows without hosts.
 #[derive(Debug, Clone)]
 pub struct Source {
     /// How problems name it.
     pub name: String,
+    /// The folder that the files which it takes are relative to, as seen from here.
+    folder: PathBuf,
     /// The text, comments and all.
     pub text: String,
+    /// What it takes from elsewhere.
+    pub inputs: Inputs,
     /// What it says.
     pub file: TopologyFile,
 }
@@ -29,13 +35,23 @@ pub struct Desired {
     pub pending: Vec<String>,
 }
 
-/// Reads the file that `-f` names; `-` is standard input.
+/// Reads the file that `-f` names, `-` is standard input, with what it takes from this machine. Warnings go to standard error.
 ///
 /// # Errors
-/// [`LocalCode::BadTopology`] with every problem at its line, or when the file cannot be read.
-pub fn read(path: &Path) -> Result<Source, Failure> {
+/// [`LocalCode::BadTopology`] with every problem at its line, or when a file cannot be read.
+pub fn read(ui: &mut Ui, path: &Path, args: &InputArgs) -> Result<Source, Failure> {
     let bytes = read_bytes(path)?;
-    parse(&display_name(path), &bytes)
+    let folder = if path == Path::new("-") { PathBuf::new() } else { path.parent().map(Path::to_path_buf).unwrap_or_default() };
+    let machine = Machine { folder: &folder, env_files: &args.env_file, environment: &|name| std::env::var_os(name) };
+    let (reading, inputs) = machine.read(&bytes)?;
+    let name = display_name(path);
+    let file = reading.file.map_err(|problems| inputs::bad(&name, &folder, &problems))?;
+    for warning in &reading.warnings {
+        ui.note(&inputs::from_here(warning, &folder).render_as(&name, "warning"));
+    }
+    // What is not UTF-8 was refused.
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Source { name, folder, text, inputs, file })
 }
 
 /// The bytes of the file that `-f` names, no more than a topology file may have and one.
@@ -57,29 +73,14 @@ fn display_name(path: &Path) -> String {
     if path == Path::new("-") { "<stdin>".to_owned() } else { path.display().to_string() }
 }
 
-/// Reads a topology's text.
+/// Reads what an operator signed: a text with what it took from the machine that it was pushed from, and nothing of this one.
 ///
 /// # Errors
 /// [`LocalCode::BadTopology`] with every problem at its line.
-pub fn parse(name: &str, bytes: &[u8]) -> Result<Source, Failure> {
-    let file = topology::load_bytes(bytes).map_err(|problems| bad_topology(name, &problems))?;
-    // `load_bytes` has refused what is not UTF-8.
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    Ok(Source { name: name.to_owned(), text, file })
-}
-
-fn bad_topology(name: &str, problems: &[Problem]) -> Failure {
-    let count = match problems.len() {
-        1 => "a problem".to_owned(),
-        n => format!("{n} problems"),
-    };
-    let details = problems.iter().flat_map(|p| p.render(name).lines().map(str::to_owned).collect::<Vec<_>>()).collect();
-    Failure::new(
-        LocalCode::BadTopology,
-        format!("{name} has {count}; nothing was sent"),
-        "correct the lines above; `moorctl schema` helps editors to check",
-    )
-    .with_details(details)
+pub fn parse(name: &str, text: &str, taken: &Inputs) -> Result<Source, Failure> {
+    let folder = PathBuf::new();
+    let file = topology::read(text.as_bytes(), taken).file.map_err(|problems| inputs::bad(name, &folder, &problems))?;
+    Ok(Source { name: name.to_owned(), folder, text: text.to_owned(), inputs: taken.clone(), file })
 }
 
 impl Source {
@@ -106,13 +107,16 @@ impl Source {
                 ));
             }
         }
-        let slices = self.file.slice(bound).map_err(|problems| bad_topology(&self.name, &problems))?;
+        let slices = self.file.slice(bound).map_err(|problems| inputs::bad(&self.name, &self.folder, &problems))?;
         Ok(Desired { hosts: slices.hosts, pending: slices.pending })
     }
 
-    /// Whether two texts say the same, comments and key order aside.
+    /// Whether it says the same as another text with what that takes, comments and key order aside.
     #[must_use]
-    pub fn means_the_same_as(&self, other: &str) -> bool {
+    pub fn means_the_same_as(&self, other: &str, inputs: &Inputs) -> bool {
+        if self.inputs != *inputs {
+            return false;
+        }
         if self.text == other {
             return true;
         }

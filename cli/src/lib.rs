@@ -29,6 +29,7 @@ pub mod crash;
 pub mod desired;
 pub mod error;
 pub mod home;
+pub mod inputs;
 pub mod limits;
 pub mod progress;
 pub mod render;

@@ -220,6 +220,7 @@ impl Roots {
             topology: held.topology.clone(),
             generation: held.generation.next(),
             source: held.source.source.clone(),
+            inputs: held.source.inputs.clone(),
             down: held.source.down,
             message: why.to_owned(),
             deliver_within_s: held.source.deliver_within_s,

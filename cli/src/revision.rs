@@ -8,7 +8,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
-use moorline_common::topology::HostSpec;
+use moorline_common::topology::{HostSpec, Inputs};
 use moorline_common::trust::TrustRoot;
 use serde::Serialize;
 
@@ -47,6 +47,8 @@ pub struct Draft {
     pub generation: Generation,
     /// The file's text.
     pub source: String,
+    /// What it takes from elsewhere.
+    pub inputs: Inputs,
     /// Whether it tears the topology down.
     pub down: bool,
     /// Why, in the operator's words.
@@ -66,6 +68,8 @@ pub struct Previous {
     pub down: bool,
     /// Its text, when the source verified.
     pub source: Option<String>,
+    /// What that took from elsewhere.
+    pub inputs: Inputs,
     /// Its slices; `None` for one that did not verify.
     pub slices: BTreeMap<HostId, Option<SliceStatement>>,
 }
@@ -130,6 +134,7 @@ impl Previous {
             generation: view.facts.generation,
             down: view.source.as_ref().map_or(view.facts.down, |s| s.statement().down),
             source: view.source.as_ref().map(|s| s.statement().source.clone()),
+            inputs: view.source.as_ref().map(|s| s.statement().inputs.clone()).unwrap_or_default(),
             slices: view.slices.iter().map(|(host, envelope)| (host.clone(), verify(host, envelope))).collect(),
         }
     }
@@ -210,6 +215,7 @@ impl Pen<'_> {
             topology: draft.topology.clone(),
             generation: draft.generation,
             source: draft.source.clone(),
+            inputs: draft.inputs.clone(),
             down: draft.down,
             issued_at: self.now,
             deliver_within_s: draft.deliver_within_s,
@@ -368,6 +374,7 @@ pub(crate) mod tests {
             topology: TopologyId::parse("edge").unwrap(),
             generation: Generation(generation),
             source: "topology: edge".into(),
+            inputs: Inputs::default(),
             down: false,
             message: String::new(),
             deliver_within_s: 60,

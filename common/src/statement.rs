@@ -10,7 +10,7 @@ use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use crate::observe::Observed;
 use crate::sign::{PayloadType, Statement};
-use crate::topology::HostSpec;
+use crate::topology::{HostSpec, Inputs};
 
 /// How long a slice may wait for its first delivery when the operator says nothing: 30 days.
 pub const DELIVER_WITHIN_DEFAULT_S: u64 = 30 * 24 * 3600;
@@ -81,6 +81,9 @@ pub struct TopologyStatement {
     pub generation: Generation,
     /// The file as the operator wrote it, comments and all.
     pub source: String,
+    /// What the file takes from elsewhere, as it was when the operator signed.
+    #[serde(default, skip_serializing_if = "Inputs::is_empty")]
+    pub inputs: Inputs,
     /// `true` for `moorctl down`: every host gets an empty slice, whatever `source` says.
     pub down: bool,
     /// When it was signed, by the operator's clock.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use moorline_common::canonical::version_hash;
 use moorline_common::id::{HostId, HostName};
-use moorline_common::topology::{self, BoundHost, HostSpec, TopologyFile};
+use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, TopologyFile};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples")
@@ -14,7 +14,9 @@ fn folder() -> PathBuf {
 
 fn example(name: &str) -> TopologyFile {
     let text = std::fs::read_to_string(folder().join(name)).unwrap();
-    topology::load(&text).unwrap_or_else(|problems| panic!("{}", topology::render_all(&problems, name)))
+    let common = std::fs::read_to_string(folder().join("common.yml")).unwrap();
+    let inputs = Inputs { files: BTreeMap::from([("common.yml".to_owned(), common)]), ..Inputs::default() };
+    topology::read(text.as_bytes(), &inputs).file.unwrap_or_else(|problems| panic!("{}", topology::render_all(&problems, name)))
 }
 
 fn host(seed: u8, name: &str, labels: &[(&str, &str)]) -> BoundHost {

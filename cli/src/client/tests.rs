@@ -218,6 +218,7 @@ fn statement(generation: u64, source: &str) -> TopologyStatement {
         topology: TopologyId::parse("edge").unwrap(),
         generation: Generation(generation),
         source: source.into(),
+        inputs: moorline_common::topology::Inputs::default(),
         down: false,
         issued_at: UnixSeconds(1),
         deliver_within_s: 60,

@@ -14,6 +14,7 @@ use super::{Env, deploy};
 use crate::client::{Client, HostView};
 use crate::desired;
 use crate::error::Failure;
+use crate::inputs::{self, InputArgs};
 use crate::render::{Ui, diff, to_yaml};
 use crate::revision::Previous;
 
@@ -28,6 +29,9 @@ pub struct DiffArgs {
     /// Compare the newest revision with this file
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// What the file takes from this machine
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 #[derive(Serialize)]
@@ -69,7 +73,10 @@ pub async fn run(args: DiffArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let topology = TopologyId::parse(args.topology)?;
     let client = env.client(ui).await?;
     let (old, new) = match args.file {
-        Some(file) => against_file(&client, ui, &topology, &desired::read(&file)?).await?,
+        Some(file) => {
+            let source = desired::read(ui, &file, &args.inputs)?;
+            against_file(&client, ui, &topology, &source).await?
+        }
         None => revisions(&client, &topology, args.range).await?,
     };
     let hosts = old.hosts.keys().chain(new.hosts.keys()).collect::<std::collections::BTreeSet<_>>();
@@ -133,7 +140,7 @@ async fn against_file(client: &Client, ui: &mut Ui, topology: &TopologyId, sourc
         let content = serde_json::to_value(spec).map_err(|e| Fault::new(Code::InvalidArgument, e.to_string()))?;
         hosts.insert(name, content);
     }
-    let new = Side { name: source.name.clone(), source: Some(source.text.clone()), hosts };
+    let new = Side { name: source.name.clone(), source: Some(inputs::shown(&source.text, &source.inputs)), hosts };
     Ok((side(&scene.previous, &scene.hosts), new))
 }
 
@@ -161,7 +168,11 @@ fn side(revision: &Previous, hosts: &[HostView]) -> Side {
             0 => "nothing".to_owned(),
             generation => format!("generation {generation}"),
         },
-        source: if revision.generation.0 == 0 { Some(String::new()) } else { revision.source.clone() },
+        source: if revision.generation.0 == 0 {
+            Some(String::new())
+        } else {
+            revision.source.as_ref().map(|text| inputs::shown(text, &revision.inputs))
+        },
         hosts: contents.collect(),
     }
 }

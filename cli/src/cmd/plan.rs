@@ -18,6 +18,7 @@ use crate::client::{HostView, ReportView};
 use crate::clock;
 use crate::desired;
 use crate::error::{EXIT_CHANGES, Failure};
+use crate::inputs::InputArgs;
 use crate::render::Ui;
 use crate::revision::{self, ChangeKind, HostChange};
 
@@ -27,6 +28,9 @@ pub struct PlanArgs {
     /// The topology file; `-` reads standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// What the file takes from this machine
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 #[derive(Serialize)]
@@ -80,7 +84,7 @@ impl HostPlan {
 /// # Errors
 /// `bad_topology`; what calls can fail with.
 pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let source = desired::read(&args.file)?;
+    let source = desired::read(ui, &args.file, &args.inputs)?;
     let topology = source.file.topology.clone();
     let client = env.client(ui).await?;
     let current = client.current(&topology, true).await?;
@@ -100,7 +104,7 @@ pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         let identity = Identity { cluster: client.root.cluster.clone(), host_id: host.host_id.clone(), topology: topology.clone() };
         hosts.push(plan_host(now, &identity, host, spec, (change, report))?);
     }
-    let same = source.means_the_same_as(scene.previous.source.as_deref().unwrap_or_default());
+    let same = source.means_the_same_as(scene.previous.source.as_deref().unwrap_or_default(), &scene.previous.inputs);
     hosts.iter_mut().for_each(HostPlan::tell_held);
     let changes = hosts.iter().any(HostPlan::has_changes) || (!desired.pending.is_empty() && !same);
     let outcome =

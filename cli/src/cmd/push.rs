@@ -12,6 +12,7 @@ use crate::args::parse_generation;
 use crate::clock;
 use crate::desired;
 use crate::error::Failure;
+use crate::inputs::InputArgs;
 use crate::render::Ui;
 
 /// Arguments of `push`.
@@ -20,6 +21,9 @@ pub struct PushArgs {
     /// The topology file; `-` reads standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// What the file takes from this machine
+    #[command(flatten)]
+    pub inputs: InputArgs,
     /// Why, for the history
     #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     pub message: String,
@@ -68,7 +72,7 @@ impl WaitArgs {
 /// # Errors
 /// `bad_topology` before anything is sent; `base_moved`; `not_converged` after a wait.
 pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let source = desired::read(&args.file)?;
+    let source = desired::read(ui, &args.file, &args.inputs)?;
     let client = env.client(ui).await?;
     let topology = source.file.topology.clone();
     let floors = client.context.floors()?;

@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::desired::{self, Desired, Source};
 use crate::error::Failure;
+use crate::inputs;
 use crate::limits::REVISION_FILE_MAX;
 use crate::render::{Ui, diff, visible};
 use crate::revision::{self, SignedRevision, SignedSlice};
@@ -170,7 +171,7 @@ impl Understood {
         let by_id: BTreeMap<&HostId, &HostBinding> = bindings.iter().collect();
         let lacks = lacking(revision::verify(root, &signed, &by_id))?;
         let name = format!("{}@{}", statement.topology, statement.generation);
-        let source = if statement.down { None } else { Some(desired::parse(&name, statement.source.as_bytes())?) };
+        let source = if statement.down { None } else { Some(desired::parse(&name, &statement.source, &statement.inputs)?) };
         let bound: Vec<BoundHost> = bindings.values().map(BoundHost::from).collect();
         let mut desired = source.as_ref().map_or_else(|| Ok(Desired::default()), |s| s.slice_bound(&bound))?;
         // Whoever is in the file and not meant by the source is torn down.
@@ -223,7 +224,7 @@ impl Understood {
         let old = before.map(|e| root.verify_topology(Signed::new(e.clone())?)).transpose();
         let (old, old_name) = match old {
             Ok(Some(old)) if old.statement().topology == statement.topology => {
-                (old.statement().source.clone(), format!("generation {}", old.statement().generation))
+                (inputs::shown(&old.statement().source, &old.statement().inputs), format!("generation {}", old.statement().generation))
             }
             Ok(_) => (String::new(), "nothing".to_owned()),
             Err(fault) => {
@@ -232,7 +233,7 @@ impl Understood {
             }
         };
         if !statement.down {
-            let (old, new) = (visible(&old), visible(&statement.source));
+            let (old, new) = (visible(&old), visible(&inputs::shown(&statement.source, &statement.inputs)));
             let difference = diff::unified(&old, &new, &old_name, &format!("generation {}", statement.generation));
             // All of it: nobody signs what they cannot see.
             ui.note(diff::coloured(&difference).trim_end());

@@ -54,7 +54,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
     }
     let aim = Aim {
         verb: Verb::Rollback,
-        source: Some(desired::parse(&format!("{topology}@{to}"), statement.source.as_bytes())?),
+        source: Some(desired::parse(&format!("{topology}@{to}"), &statement.source, &statement.inputs)?),
         topology,
         accept_older_hub: false,
         wait: args.wait.limit(),

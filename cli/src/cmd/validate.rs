@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::desired;
 use crate::error::Failure;
+use crate::inputs::InputArgs;
 use crate::render::Ui;
 
 /// Arguments of `validate`.
@@ -16,6 +17,9 @@ pub struct ValidateArgs {
     /// The topology file; `-` reads standard input
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
+    /// What the file takes from this machine
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 #[derive(Serialize)]
@@ -23,6 +27,10 @@ struct Validated {
     topology: String,
     profiles: Vec<String>,
     hosts: Vec<String>,
+    /// The variables that it takes from this machine.
+    variables: Vec<String>,
+    /// The files that it takes from this machine.
+    files: Vec<String>,
 }
 
 /// Reads the file and says what it holds.
@@ -30,11 +38,13 @@ struct Validated {
 /// # Errors
 /// `bad_topology` with every problem at its line.
 pub fn run(args: &ValidateArgs, ui: &mut Ui) -> Result<u8, Failure> {
-    let source = desired::read(&args.file)?;
+    let source = desired::read(ui, &args.file, &args.inputs)?;
     let result = Validated {
         topology: source.file.topology.to_string(),
         profiles: source.file.profiles.keys().cloned().collect(),
         hosts: source.file.hosts.keys().cloned().collect(),
+        variables: source.inputs.variables.keys().cloned().collect(),
+        files: source.inputs.files.keys().cloned().collect(),
     };
     ui.result(&result, || {
         format!(

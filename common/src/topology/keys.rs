@@ -45,6 +45,12 @@ pub(crate) enum Form {
     Bytes,
     /// Text, or a list of text.
     OneOrMore,
+    /// Text, or a list of text and objects.
+    OneOrMoreOr(&'static Object),
+    /// Text or an object.
+    TextOr(&'static Object),
+    /// As `Pairs`, and a name without a value.
+    Environment,
     /// A list of text and numbers.
     Scalars,
     /// A list of `name:address`, or a map from names to addresses or lists of them.
@@ -224,7 +230,14 @@ pub(crate) static SERVICE: Object = Object {
         ),
         key("command", Form::Words, "Overrides the image's command."),
         key("entrypoint", Form::Words, "Overrides the image's entrypoint."),
-        key("environment", Form::Pairs, "Environment variables, each with its value."),
+        key("environment", Form::Environment, "Environment variables. One without a value is passed on from where the topology is pushed."),
+        key(
+            "env_file",
+            Form::OneOrMoreOr(&ENV_FILE),
+            "Files with environment variables, relative to the topology file; what `environment` says wins.",
+        ),
+        key("extends", Form::TextOr(&EXTENDS), "A service whose keys this one takes over, of the same section or of a Compose file."),
+        key("profiles", Form::Names, "Compose's profiles: without one of them in `COMPOSE_PROFILES`, the service is not there."),
         key(
             "ports",
             Form::ShortOr { number: true, long: &PORT },
@@ -313,9 +326,7 @@ pub(crate) static SERVICE: Object = Object {
         "credential_spec",
         "deploy",
         "develop",
-        "env_file",
         "expose",
-        "extends",
         "external_links",
         "gpus",
         "isolation",
@@ -325,7 +336,6 @@ pub(crate) static SERVICE: Object = Object {
         "models",
         "post_start",
         "pre_stop",
-        "profiles",
         "provider",
         "scale",
         "secrets",
@@ -333,6 +343,31 @@ pub(crate) static SERVICE: Object = Object {
         "use_api_socket",
         "volumes_from",
     ],
+};
+
+/// A file with variables.
+pub(crate) static ENV_FILE: Object = Object {
+    name: "a file of variables",
+    definition: "env_file",
+    about: "A file with environment variables.",
+    keys: &[
+        required("path", Form::Text, "Its path, relative to the file that names it."),
+        key("required", Form::Bool, "`false` when it need not be there."),
+        key("format", Form::OneOf(&["raw"]), "`raw` takes values as they stand, quotes and dollar signs included."),
+    ],
+    later: &[],
+};
+
+/// `extends`.
+pub(crate) static EXTENDS: Object = Object {
+    name: "an extends section",
+    definition: "extends",
+    about: "What a service takes over.",
+    keys: &[
+        required("service", Form::Text, "The service that is extended."),
+        key("file", Form::Text, "A Compose file, relative to the file that names it; without it, the service is one of the same section."),
+    ],
+    later: &[],
 };
 
 /// The long form of a device.

@@ -29,3 +29,19 @@ pub const MEMORY_MAX: u64 = 1 << 53;
 pub const NANO_CPUS_MAX: u64 = 4096 * 1_000_000_000;
 /// The longest span of time, in nanoseconds: 2^53, about 104 days.
 pub const NANOS_MAX: u64 = 1 << 53;
+/// The most variables of the operator's machine that a topology may take.
+pub const VARIABLES_MAX: usize = 1_000;
+/// The most files that a topology may take besides itself.
+pub const INPUT_FILES_MAX: usize = 256;
+/// The largest such file, and the largest value of a variable, in bytes.
+pub const INPUT_MAX: usize = 512 * 1024;
+/// The most bytes of all variables and files together: they are signed in one envelope with the topology.
+pub const INPUTS_MAX: usize = 1024 * 1024;
+/// How deep variables may nest in the defaults of others.
+pub const NESTED_VARIABLES_MAX: usize = 16;
+/// The most bytes that filling variables in may make of one file's values.
+pub const FILLED_MAX: usize = 16 * 1024 * 1024;
+/// The most services in a chain of `extends`.
+pub const EXTENDS_MAX: usize = 32;
+/// The most values that a file may hold when what services extend is written out.
+pub const RESOLVED_NODES_MAX: usize = 2 * NODES_MAX;

@@ -2,6 +2,7 @@
 //!
 //! - [`parse`] reads YAML or JSON into a [`TopologyFile`], with every problem at its line, and
 //!   checks what only the whole file shows (cycles, undefined names).
+//! - [`inputs`] are what the file takes from the operator's machine: variables and other files.
 //! - [`slice`](mod@slice) turns the file and the host-bindings into one hydrated [`HostSpec`] per host.
 //!
 //! A [`HostSpec`] is normalised (one spelling for each meaning) and holds no defaults: a field that
@@ -11,6 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+mod credentials;
+pub mod dotenv;
+pub mod inputs;
+mod interpolate;
 mod keys;
 pub mod limits;
 mod merge;
@@ -18,13 +23,15 @@ mod node;
 pub mod options;
 pub mod parse;
 pub mod problem;
+mod resolve;
 pub mod schema;
 pub mod slice;
 mod validate;
 mod vars;
 
+pub use inputs::{Asked, Inputs, Reading};
 pub use options::Options;
-pub use parse::{load, load_bytes};
+pub use parse::{load, load_bytes, read};
 pub use problem::{Problem, nearest, render_all};
 pub use schema::json_schema;
 pub use slice::{BoundHost, Slices};
@@ -45,6 +52,8 @@ pub struct TopologyFile {
     pub profiles: BTreeMap<String, Entry>,
     /// Host name or `label=value` selector → what it gets.
     pub hosts: BTreeMap<String, HostEntry>,
+    /// The files that it takes, for problems that only show with the hosts at hand.
+    pub(crate) files: Vec<String>,
 }
 
 /// A profile: a part of a host's desired state.
@@ -67,6 +76,8 @@ pub(crate) struct Source {
     pub(crate) marks: BTreeMap<String, Position>,
     /// Objects that hold variables: [`Entry::docker`] has them as far as they are known without a host.
     pub(crate) varying: Vec<Varying>,
+    /// Services with Compose's `profiles`, and whether one of them is enabled.
+    pub(crate) gates: BTreeMap<String, bool>,
 }
 
 /// An object that differs from host to host, because it holds variables.
@@ -113,9 +124,11 @@ pub struct HostEntry {
     pub at: Position,
 }
 
-/// A place in a file, both counted from 1.
+/// A place in a file. Lines and columns are counted from 1; line 0 is no place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Position {
+    /// 0 is the topology file; others are those that it takes ([`Inputs::files`]), in order, counted from 1.
+    pub file: u16,
     /// Line.
     pub line: u32,
     /// Column, in characters.

@@ -50,6 +50,10 @@ pub(crate) enum Kind {
     Float,
     /// Anything else, and anything in quotes.
     Text,
+    /// Text in which variables were filled in: a text, number or truth value, whatever its place takes.
+    Filled,
+    /// What was reported as wrong already: whoever wants something of it finds nothing and says nothing.
+    Wrong,
 }
 
 /// One entry of a map.
@@ -72,8 +76,14 @@ impl Node {
             Value::Scalar { kind: Kind::Null, .. } => "nothing".to_owned(),
             Value::Scalar { kind: Kind::Bool, text } => format!("the truth value `{text}`"),
             Value::Scalar { kind: Kind::Int | Kind::Float, text } => format!("the number {}", shorten(text)),
-            Value::Scalar { kind: Kind::Text, text } => format!("the text {:?}", shorten(text)),
+            Value::Scalar { kind: Kind::Text | Kind::Filled, text } => format!("the text {:?}", shorten(text)),
+            Value::Scalar { kind: Kind::Wrong, .. } => "something wrong".to_owned(),
         }
+    }
+
+    /// Whether it was reported as wrong already.
+    pub(crate) fn is_wrong(&self) -> bool {
+        matches!(self.value, Value::Scalar { kind: Kind::Wrong, .. })
     }
 
     /// Whether nothing stands there.
@@ -103,7 +113,7 @@ pub(crate) fn read(text: &str, problems: &mut Vec<Problem>) -> Result<Node, Prob
             Err(error) => return Err(scan_problem(text, &error)),
         }
     }
-    builder.done.ok_or_else(|| empty_file(Position { line: 1, column: 1 }))
+    builder.done.ok_or_else(|| empty_file(Position { file: 0, line: 1, column: 1 }))
 }
 
 fn empty_file(at: Position) -> Problem {
@@ -120,13 +130,16 @@ fn tag_position(span: &Span) -> Position {
 }
 
 fn place(mark: &Marker) -> Position {
-    Position { line: u32::try_from(mark.line()).unwrap_or(u32::MAX), column: u32::try_from(mark.col() + 1).unwrap_or(u32::MAX) }
+    Position { file: 0, line: u32::try_from(mark.line()).unwrap_or(u32::MAX), column: u32::try_from(mark.col() + 1).unwrap_or(u32::MAX) }
 }
 
 fn scan_problem(text: &str, error: &granit_parser::ScanError) -> Problem {
     let mark = error.marker();
-    let at =
-        Position { line: u32::try_from(mark.line()).unwrap_or(u32::MAX).max(1), column: u32::try_from(mark.col() + 1).unwrap_or(u32::MAX) };
+    let at = Position {
+        file: 0,
+        line: u32::try_from(mark.line()).unwrap_or(u32::MAX).max(1),
+        column: u32::try_from(mark.col() + 1).unwrap_or(u32::MAX),
+    };
     let line = text.lines().nth(mark.line().saturating_sub(1)).unwrap_or("");
     let indent = line.get(..line.len() - line.trim_start().len()).unwrap_or("");
     if let Some(before) = indent.find('\t') {
@@ -446,10 +459,10 @@ mod tests {
     #[test]
     fn positions_count_from_one() {
         let Value::Map(pairs) = try_read("# x\nkey:\n  - é: v\n").0.unwrap().value else { panic!() };
-        assert_eq!(pairs[0].key_at, Position { line: 2, column: 1 });
+        assert_eq!(pairs[0].key_at, Position { file: 0, line: 2, column: 1 });
         let Value::List(items) = &pairs[0].value.value else { panic!() };
         let Value::Map(inner) = &items[0].value else { panic!() };
-        assert_eq!(inner[0].value.at, Position { line: 3, column: 8 });
+        assert_eq!(inner[0].value.at, Position { file: 0, line: 3, column: 8 });
     }
 
     #[test]

@@ -10,12 +10,14 @@ use super::limits::{NAME_MAX, NAMES_COMPARED_MAX, PROBLEMS_KEPT_MAX, PROBLEMS_MA
 pub struct Problem {
     /// Where it is.
     pub position: Position,
+    /// The file, when it is one that the topology takes and not the topology's own: a path relative to that.
+    pub file: Option<Box<str>>,
     /// Where it is in the file's own words, such as `hosts.shop-17.docker.services.site.ports[0]`; empty for the whole file.
     pub path: String,
     /// What is wrong.
     pub message: String,
     /// The nearest known word, when one was probably meant.
-    pub suggestion: Option<String>,
+    pub suggestion: Option<Box<str>>,
     /// What to do, when that is more than writing [`Self::suggestion`].
     pub help: Option<String>,
 }
@@ -23,7 +25,7 @@ pub struct Problem {
 impl Problem {
     /// A problem at `position`.
     pub fn new(position: Position, path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { position, path: path.into(), message: message.into(), suggestion: None, help: None }
+        Self { position, path: path.into(), message: message.into(), file: None, suggestion: None, help: None }
     }
 
     /// The same with a remedy.
@@ -36,7 +38,7 @@ impl Problem {
     /// The same with the word that was probably meant.
     #[must_use]
     pub fn suggest(mut self, word: Option<&str>) -> Self {
-        self.suggestion = word.map(str::to_owned);
+        self.suggestion = word.map(Box::from);
         self
     }
 
@@ -44,8 +46,19 @@ impl Problem {
     /// Ends without a line break.
     #[must_use]
     pub fn render(&self, file_name: &str) -> String {
-        let Self { position: Position { line, column }, path, message, suggestion, help } = self;
-        let mut out = format!("{file_name}:{line}:{column}: error: {}", shown(message));
+        self.render_as(file_name, "error")
+    }
+
+    /// The same for what is not an `error`.
+    #[must_use]
+    pub fn render_as(&self, file_name: &str, what: &str) -> String {
+        let Self { position: Position { file: _, line, column }, path, file, message, suggestion, help } = self;
+        let name = file.as_deref().map_or_else(|| file_name.to_owned(), shown);
+        let mut out = match line {
+            // It is in no place.
+            0 => format!("{name}: {what}: {}", shown(message)),
+            _ => format!("{name}:{line}:{column}: {what}: {}", shown(message)),
+        };
         // Writing to a String does not fail.
         if !path.is_empty() {
             let _ = write!(out, "\n    at {}", shown(path));
@@ -79,16 +92,20 @@ pub fn render_all(problems: &[Problem], file_name: &str) -> String {
     problems.iter().map(|p| p.render(file_name) + "\n").collect()
 }
 
-/// Sorts by place, drops repetitions and cuts to [`PROBLEMS_MAX`], saying how many more there were.
-pub(crate) fn tidy(mut problems: Vec<Problem>) -> Vec<Problem> {
+/// Names the files of problems outside of the topology's own: `files` are those that it takes, in order. Then sorts by place, drops
+/// repetitions and cuts to [`PROBLEMS_MAX`], saying how many more there were.
+pub(crate) fn tidy(mut problems: Vec<Problem>, files: &[String]) -> Vec<Problem> {
+    for problem in problems.iter_mut().filter(|p| p.position.file > 0) {
+        problem.file = files.get(usize::from(problem.position.file) - 1).map(|file| file.as_str().into());
+    }
     problems.sort();
     // Several entries that use one profile report what is wrong in it once each.
     problems.dedup_by(|a, b| a.position == b.position && a.message == b.message);
     if problems.len() > PROBLEMS_MAX {
         let (more, or) = (problems.len() - PROBLEMS_MAX, if problems.len() >= PROBLEMS_KEPT_MAX { " or more" } else { "" });
         problems.truncate(PROBLEMS_MAX);
-        let position = problems.last().map(|p| p.position).unwrap_or_default();
-        problems.push(Problem::new(position, "", format!("… and {more}{or} other problems further down")));
+        let (position, file) = problems.last().map(|p| (p.position, p.file.clone())).unwrap_or_default();
+        problems.push(Problem { file, ..Problem::new(position, "", format!("… and {more}{or} other problems further down")) });
     }
     problems
 }
@@ -114,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_problem_is_shown_with_its_place_and_its_remedy() {
-        let problem = Problem::new(Position { line: 3, column: 7 }, "hosts.h", "a host entry has no key `uses`").suggest(Some("use"));
+        let problem =
+            Problem::new(Position { file: 0, line: 3, column: 7 }, "hosts.h", "a host entry has no key `uses`").suggest(Some("use"));
         assert_eq!(
             problem.help("see docs").render("x.yaml"),
             "x.yaml:3:7: error: a host entry has no key `uses`\n    at hosts.h\n    help: did you mean `use`?\n    help: see docs"

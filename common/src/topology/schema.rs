@@ -60,15 +60,24 @@ fn form_schema(form: &'static Form, definitions: &mut Map<String, Value>) -> Val
     match form {
         Form::Text => json!({ "type": "string" }),
         // A pattern binds text without variables; those are filled in per host.
-        Form::Pattern(pattern) => json!({ "type": "string", "pattern": format!("{pattern}|\\$\\{{") }),
+        Form::Pattern(pattern) => json!({ "type": "string", "pattern": format!("{pattern}|\\$") }),
         Form::Scalar => json!({ "type": ["string", "number"] }),
         Form::Bool => json!({ "anyOf": [{ "type": "boolean" }, variable()] }),
         Form::Int(min, max) => json!({ "anyOf": [{ "type": "integer", "minimum": min, "maximum": max }, { "type": "string" }] }),
         Form::Duration => {
-            json!({ "anyOf": [{ "type": "string", "pattern": "^([0-9.]+(h|m|s|ms|us|µs|ns))+$|^0$|\\$\\{" }, { "const": 0 }] })
+            json!({ "anyOf": [{ "type": "string", "pattern": "^([0-9.]+(h|m|s|ms|us|µs|ns))+$|^0$|\\$" }, { "const": 0 }] })
         }
-        Form::Bytes => json!({ "type": ["string", "integer"], "pattern": "^(-1|[0-9.]+ ?([kKmMgGtT]?[bB]?|[kKmMgGtT][iI][bB]))$|\\$\\{" }),
+        Form::Bytes => json!({ "type": ["string", "integer"], "pattern": "^(-1|[0-9.]+ ?([kKmMgGtT]?[bB]?|[kKmMgGtT][iI][bB]))$|\\$" }),
         Form::OneOrMore => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
+        Form::OneOrMoreOr(object) => {
+            let one = json!({ "anyOf": [{ "type": "string" }, reference(object, definitions)] });
+            json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": one }] })
+        }
+        Form::TextOr(object) => json!({ "anyOf": [{ "type": "string" }, reference(object, definitions)] }),
+        Form::Environment => json!({ "anyOf": [
+            { "type": "object", "additionalProperties": { "type": ["string", "number", "boolean", "null"] } },
+            { "type": "array", "items": { "type": "string", "pattern": "^[^=]+" } },
+        ] }),
         Form::Scalars => json!({ "type": "array", "items": { "type": ["string", "number"] } }),
         Form::Hosts => json!({ "anyOf": [
             { "type": "array", "items": { "type": "string" }, "uniqueItems": true },
@@ -101,7 +110,7 @@ fn form_schema(form: &'static Form, definitions: &mut Map<String, Value>) -> Val
 
 /// Text with a variable in it.
 fn variable() -> Value {
-    json!({ "type": "string", "pattern": "\\$\\{" })
+    json!({ "type": "string", "pattern": "\\$" })
 }
 
 /// The object, or nothing where it has no key that must be there.

@@ -79,7 +79,7 @@ impl TopologyFile {
         }
         let bound: BTreeSet<&str> = hosts.iter().map(|h| h.name.as_str()).collect();
         out.pending = self.hosts.keys().filter(|key| !key.contains('=') && !bound.contains(key.as_str())).cloned().collect();
-        if problems.is_empty() { Ok(out) } else { Err(tidy(problems)) }
+        if problems.is_empty() { Ok(out) } else { Err(tidy(problems, &self.files)) }
     }
 
     /// The entries that are for `host`, by name first.
@@ -110,8 +110,17 @@ impl TopologyFile {
                 spec.policy = part.policy;
             }
         }
+        if let Some(docker) = &mut spec.docker {
+            docker.services.retain(|name, _| is_enabled(parts, name));
+        }
         spec
     }
+}
+
+/// Whether a service is there, by Compose's `profiles` in any of its host's parts.
+pub(crate) fn is_enabled(parts: &[&Entry], service: &str) -> bool {
+    let mut gates = parts.iter().filter_map(|part| part.source.gates.get(service)).peekable();
+    gates.peek().is_none() || gates.any(|enabled| *enabled)
 }
 
 /// More than one entry is for one host.

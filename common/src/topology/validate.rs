@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::limits::{CYCLE_SHOWN_MAX, CYCLES_MAX, PROBLEMS_KEPT_MAX};
 use super::parse::{port_mark, undefined};
 use super::problem::Problem;
+use super::slice::is_enabled;
 use super::{
     DEFAULT_NETWORK, DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Options, Position, Protocol, ServiceSpec,
     TopologyFile,
@@ -126,7 +127,7 @@ impl Check<'_> {
             let mark = || format!("{}.depends_on.{other}", here());
             match docker.services.get(other) {
                 None => {
-                    let message = format!("service `{name}` depends on service `{other}`, which is not defined");
+                    let message = format!("service `{name}` depends on service `{other}`, which is {}", self.absence(other));
                     self.report(&mark(), |p| undefined(Problem { message, ..p }, other, docker.services.keys()));
                 }
                 Some(spec) => {
@@ -143,7 +144,7 @@ impl Check<'_> {
     fn namespaces(&mut self, name: &str, service: &ServiceSpec) {
         for (key, other) in service.joins() {
             if !self.docker.services.contains_key(other) {
-                let message = format!("service `{name}` has the `{key}` of service `{other}`, which is not defined");
+                let message = format!("service `{name}` has the `{key}` of service `{other}`, which is {}", self.absence(other));
                 let mark = format!("docker.services.{name}.{key}");
                 let services = &self.docker.services;
                 self.report(&mark, |p| undefined(Problem { message, ..p }, other, services.keys()));
@@ -170,6 +171,11 @@ impl Check<'_> {
             let message = format!("service `{name}` has a `{key}`, and with `network_mode: {mode}` it has that of the other");
             self.report(&mark, |p| Problem { message, ..p }.help(format!("name the `{key}` at that service")));
         }
+    }
+
+    /// Why there is no such service.
+    fn absence(&self, service: &str) -> &'static str {
+        if is_enabled(self.parts, service) { "not defined" } else { "not enabled: `COMPOSE_PROFILES` has none of its `profiles`" }
     }
 
     fn varies(&self, network: &str) -> bool {

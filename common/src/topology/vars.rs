@@ -1,6 +1,7 @@
 //! `${host.name}`, `${host.id}` and `${host.labels.x}` inside of text, and `$$` for a dollar sign.
 
-use super::problem::nearest;
+use super::Position;
+use super::problem::{Problem, nearest};
 use super::slice::BoundHost;
 
 /// What is wrong with a value, without its place.
@@ -22,6 +23,12 @@ impl Why {
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
+    }
+
+    /// The same at its place.
+    pub(crate) fn at(self, position: Position, path: impl Into<String>) -> Problem {
+        let Self { message, suggestion, help } = self;
+        Problem { suggestion: suggestion.map(Into::into), help, ..Problem::new(position, path, message) }
     }
 }
 

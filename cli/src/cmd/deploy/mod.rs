@@ -191,6 +191,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         topology: aim.topology.clone(),
         generation: base.next(),
         source: aim.source.as_ref().map_or_else(|| scene.previous.source.clone().unwrap_or_default(), |s| s.text.clone()),
+        inputs: aim.source.as_ref().map_or_else(|| scene.previous.inputs.clone(), |s| s.inputs.clone()),
         down: aim.source.is_none(),
         message: order.message.clone(),
         deliver_within_s: order.deliver_within.as_secs(),
@@ -337,7 +338,7 @@ fn is_unchanged(source: Option<&Source>, previous: &Previous, changes: &[HostCha
     }
     let same_hosts = changes.iter().all(|c| c.change == ChangeKind::Unchanged);
     match (source, &previous.source) {
-        (Some(source), Some(text)) => same_hosts && !previous.down && source.means_the_same_as(text),
+        (Some(source), Some(text)) => same_hosts && !previous.down && source.means_the_same_as(text, &previous.inputs),
         // Torn down already; hosts that are still at it are on their way.
         (None, _) => previous.down,
         (Some(_), None) => false,

@@ -6,6 +6,7 @@ use crate::desired;
 use crate::home::write_key;
 use crate::revision::tests::{host, keys};
 use moorline_common::id::VersionHash;
+use moorline_common::topology::Inputs;
 
 const FILE: &str = "topology: edge\nhosts:\n  a: { docker: { services: { site: { image: x } } } }\n";
 
@@ -13,7 +14,7 @@ fn aim(text: Option<&str>) -> Aim {
     Aim {
         verb: Verb::Push,
         topology: TopologyId::parse("edge").unwrap(),
-        source: text.map(|t| desired::parse("edge.yaml", t.as_bytes()).unwrap()),
+        source: text.map(|t| desired::parse("edge.yaml", t, &Inputs::default()).unwrap()),
         accept_older_hub: false,
         wait: None,
     }
@@ -24,7 +25,7 @@ fn order(text: Option<&str>) -> Order {
 }
 
 fn previous(down: bool) -> Previous {
-    Previous { generation: Generation(3), down, source: Some(FILE.into()), slices: BTreeMap::new() }
+    Previous { generation: Generation(3), down, source: Some(FILE.into()), inputs: Inputs::default(), slices: BTreeMap::new() }
 }
 
 fn change(kind: ChangeKind) -> HostChange {
@@ -39,6 +40,14 @@ fn comments_and_key_order_alone_make_no_new_generation() {
     assert!(!is_unchanged(aim(Some(reordered)).source.as_ref(), &previous(false), &[change(ChangeKind::Changed)]));
     assert!(!is_unchanged(aim(Some(reordered)).source.as_ref(), &previous(true), &[]), "what is down comes up again");
     assert!(!is_unchanged(aim(Some(reordered)).source.as_ref(), &Previous::default(), &[]), "a first push is always one");
+}
+
+#[test]
+fn what_a_file_takes_from_elsewhere_makes_a_new_generation_although_no_host_changes() {
+    let taken = Inputs { variables: [("TAG".to_owned(), "2".to_owned())].into(), ..Inputs::default() };
+    let source = desired::parse("edge.yaml", FILE, &taken).unwrap();
+    assert!(!is_unchanged(Some(&source), &previous(false), &[change(ChangeKind::Unchanged)]), "a host to come would get another slice");
+    assert!(is_unchanged(Some(&source), &Previous { inputs: taken, ..previous(false) }, &[change(ChangeKind::Unchanged)]));
 }
 
 #[test]
@@ -145,6 +154,7 @@ fn signed_elsewhere(client: &Client, aim: &Aim) -> SignedRevision {
         topology: aim.topology.clone(),
         generation: Generation(1),
         source: aim.source.as_ref().unwrap().text.clone(),
+        inputs: Inputs::default(),
         down: false,
         message: String::new(),
         deliver_within_s: 60,

@@ -1,6 +1,6 @@
 //! Reads YAML or JSON text into a [`TopologyFile`], with every problem at its line.
 //!
-//! Text → tree (`super::node`) → values (`walk`, `docker`, `service`, `values`) → checks of the whole
+//! Text → tree (`super::node`) → tree as it is meant here (`super::resolve`) → values (`walk`, `docker`, `service`, `values`) → checks of the whole
 //! (`super::validate`). Nothing is ever silently ignored.
 
 mod docker;
@@ -11,10 +11,12 @@ mod walk;
 
 use std::collections::BTreeMap;
 
+use super::inputs::{Asked, Inputs, Reading};
 use super::keys;
 use super::limits::TOPOLOGY_FILE_MAX;
 use super::node::{self, Node, shorten};
 use super::problem::{Problem, nearest, tidy};
+use super::resolve::resolve;
 use super::slice::BoundHost;
 use super::vars::Why;
 use super::{DriftPolicy, Entry, HostEntry, ObjectKind, Policy, Position, Source, TopologyFile, Varying};
@@ -23,60 +25,82 @@ use crate::id::{HostName, TopologyId};
 use walk::Walker;
 
 pub(crate) use service::port_mark;
+pub(crate) use walk::path_text;
 
-/// Reads a topology file and checks everything that can be checked without its hosts.
+/// Reads a topology file that takes nothing from elsewhere, and checks everything that can be checked without its hosts.
 ///
 /// # Errors
-/// Everything that is wrong with it, sorted by place, at most [`super::limits::PROBLEMS_MAX`].
+/// As [`read`].
 pub fn load(text: &str) -> Result<TopologyFile, Vec<Problem>> {
-    if text.len() > TOPOLOGY_FILE_MAX {
-        return Err(vec![too_large()]);
+    load_bytes(text.as_bytes())
+}
+
+/// The same from bytes.
+///
+/// # Errors
+/// As [`read`].
+pub fn load_bytes(bytes: &[u8]) -> Result<TopologyFile, Vec<Problem>> {
+    read(bytes, &Inputs::default()).file
+}
+
+/// Reads a topology file with what it may take from elsewhere, and checks everything that can be checked without its hosts: in its
+/// [`Reading::file`] is everything that is wrong, sorted by place, at most [`super::limits::PROBLEMS_MAX`]. A file that is too large
+/// or not UTF-8 is a problem like any other.
+#[must_use]
+pub fn read(bytes: &[u8], inputs: &Inputs) -> Reading {
+    let failed = |problems| Reading { file: Err(problems), asked: Asked::default(), warnings: Vec::new() };
+    if bytes.len() > TOPOLOGY_FILE_MAX {
+        return failed(vec![too_large()]);
     }
-    let mut problems = Vec::new();
-    // A byte order mark at the start is no content.
-    let root = match node::read(text.strip_prefix('\u{feff}').unwrap_or(text), &mut problems) {
-        Ok(root) => root,
-        Err(problem) => {
-            problems.push(problem);
-            return Err(tidy(problems));
-        }
-    };
-    let mut walker = Walker::new(&[], None);
-    let file = read_file(&mut walker, &root);
-    problems.append(&mut walker.problems);
-    match file {
-        Some(file) => {
-            file.validate(&mut problems);
-            if problems.is_empty() { Ok(file) } else { Err(tidy(problems)) }
-        }
-        None => Err(tidy(problems)),
+    if let Some(problem) = inputs.excess() {
+        return failed(vec![problem]);
+    }
+    match std::str::from_utf8(bytes) {
+        // A byte order mark at the start is no content.
+        Ok(text) => read_text(text.strip_prefix('\u{feff}').unwrap_or(text), inputs),
+        Err(error) => failed(vec![not_utf8(bytes, error.valid_up_to())]),
     }
 }
 
-/// Reads a topology file from bytes: one that is too large or not UTF-8 is a problem like any other.
-///
-/// # Errors
-/// As [`load`].
-pub fn load_bytes(bytes: &[u8]) -> Result<TopologyFile, Vec<Problem>> {
-    if bytes.len() > TOPOLOGY_FILE_MAX {
-        return Err(vec![too_large()]);
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(text) => load(text),
-        Err(error) => {
-            let good = String::from_utf8_lossy(bytes.get(..error.valid_up_to()).unwrap_or_default());
-            let line = good.matches('\n').count() + 1;
-            let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-            let at = Position { line: u32::try_from(line).unwrap_or(u32::MAX), column: u32::try_from(column).unwrap_or(u32::MAX) };
-            let byte = bytes.get(error.valid_up_to()).copied().unwrap_or_default();
-            Err(vec![Problem::new(at, "", format!("the byte 0x{byte:02x} here is not UTF-8")).help("save the file as UTF-8")])
+fn read_text(text: &str, inputs: &Inputs) -> Reading {
+    let files: Vec<String> = inputs.files.keys().cloned().collect();
+    let mut problems = Vec::new();
+    let mut root = match node::read(text, &mut problems) {
+        Ok(root) => root,
+        Err(problem) => {
+            problems.push(problem);
+            return Reading { file: Err(tidy(problems, &files)), asked: Asked::default(), warnings: Vec::new() };
         }
+    };
+    let resolved = resolve(&mut root, inputs);
+    problems.extend(resolved.problems);
+    let mut walker = Walker::new(&[], None);
+    walker.gates = resolved.gates;
+    let mut file = read_file(&mut walker, &root);
+    problems.append(&mut walker.problems);
+    if let Some(file) = &mut file {
+        file.files.clone_from(&files);
+        file.validate(&mut problems);
     }
+    let file = match file.filter(|_| problems.is_empty()) {
+        Some(file) => Ok(file),
+        None => Err(tidy(problems, &files)),
+    };
+    Reading { file, asked: resolved.asked, warnings: tidy(resolved.warnings, &files) }
+}
+
+fn not_utf8(bytes: &[u8], valid: usize) -> Problem {
+    let good = String::from_utf8_lossy(bytes.get(..valid).unwrap_or_default());
+    let line = good.matches('\n').count() + 1;
+    let column = good.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+    let at = Position { file: 0, line: u32::try_from(line).unwrap_or(u32::MAX), column: u32::try_from(column).unwrap_or(u32::MAX) };
+    let byte = bytes.get(valid).copied().unwrap_or_default();
+    Problem::new(at, "", format!("the byte 0x{byte:02x} here is not UTF-8")).help("save the file as UTF-8")
 }
 
 fn too_large() -> Problem {
     let mib = TOPOLOGY_FILE_MAX / (1024 * 1024);
-    Problem::new(Position { line: 1, column: 1 }, "", format!("the file is larger than {mib} MiB")).help("split the topology")
+    Problem::new(Position { file: 0, line: 1, column: 1 }, "", format!("the file is larger than {mib} MiB")).help("split the topology")
 }
 
 /// Reads as much as can be read. `None` when nothing can be checked beyond that.
@@ -121,7 +145,7 @@ fn read_file(w: &mut Walker<'_>, root: &Node) -> Option<TopologyFile> {
     }
     // A wrong name is reported already; the rest can still be checked.
     let topology = topology.or_else(|| TopologyId::parse("unnamed").ok())?;
-    Some(TopologyFile { topology, policy, profiles, hosts })
+    Some(TopologyFile { topology, policy, profiles, hosts, files: Vec::new() })
 }
 
 /// What a key under `hosts` may be.
@@ -164,7 +188,8 @@ fn entry(w: &mut Walker<'_>, fields: &walk::Fields<'_>) -> Entry {
     let docker = w.get(fields, "docker", |w, n| docker::docker(w, n, &mut extras));
     w.variables = false;
     let policy = w.get(fields, "policy", policy);
-    Entry { docker, policy, source: Source { prefix, marks: w.take_marks(), varying: extras.varying } }
+    let gates = w.gates.remove(&prefix).unwrap_or_default();
+    Entry { docker, policy, source: Source { prefix, marks: w.take_marks(), varying: extras.varying, gates } }
 }
 
 fn policy(w: &mut Walker<'_>, node: &Node) -> Option<Policy> {

@@ -91,7 +91,7 @@ fn words(w: &mut Walker<'_>, node: &Node) -> Option<Vec<String>> {
                 out.push(word?.into_text());
             }
         }
-        Value::Scalar { text, kind: Kind::Text } => match values::shell_words(text) {
+        Value::Scalar { text, kind: Kind::Text | Kind::Filled } => match values::shell_words(text) {
             Ok(words) => {
                 for word in words {
                     out.push(w.fill(&word, node.at)?.into_text());

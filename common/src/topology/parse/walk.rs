@@ -7,6 +7,7 @@ use super::super::keys::Object;
 use super::super::limits::PROBLEMS_KEPT_MAX;
 use super::super::node::{Kind, Node, Pair, Value, shorten};
 use super::super::problem::{Problem, nearest};
+use super::super::resolve::Gates;
 use super::super::slice::BoundHost;
 use super::super::vars::{Why, fill};
 
@@ -24,6 +25,8 @@ pub(crate) struct Walker<'a> {
     /// Where things that others may refer to stand, by their path inside of the entry.
     pub(crate) marks: BTreeMap<String, Position>,
     mark_from: usize,
+    /// Which services are enabled, by the part that says so.
+    pub(crate) gates: Gates,
 }
 
 /// The keys of a map that have been found to be known.
@@ -43,6 +46,18 @@ impl<'n> Fields<'n> {
     pub(crate) fn key_at(&self, key: &str) -> Position {
         self.pairs.iter().find(|p| p.key == key).map_or(self.at, |p| p.key_at)
     }
+}
+
+/// A path in the file's own words: `hosts.shop-17.docker.services.site.ports[0]`.
+pub(crate) fn path_text(path: &[String]) -> String {
+    let mut out = String::new();
+    for part in path {
+        if !out.is_empty() && !part.starts_with('[') {
+            out.push('.');
+        }
+        out.push_str(part);
+    }
+    out
 }
 
 /// A text, or one that only a host can tell.
@@ -73,6 +88,7 @@ impl<'a> Walker<'a> {
             varied: false,
             marks: BTreeMap::new(),
             mark_from: 0,
+            gates: Gates::new(),
         }
     }
 
@@ -97,14 +113,7 @@ impl<'a> Walker<'a> {
 
     /// Where we are.
     pub(crate) fn path(&self) -> String {
-        let mut out = String::new();
-        for part in &self.path {
-            if !out.is_empty() && !part.starts_with('[') {
-                out.push('.');
-            }
-            out.push_str(part);
-        }
-        out
+        path_text(&self.path)
     }
 
     /// Does `work` one step further down.
@@ -123,13 +132,16 @@ impl<'a> Walker<'a> {
     /// Reports a problem here.
     pub(crate) fn report_why(&mut self, at: Position, why: Why) {
         if self.problems.len() < PROBLEMS_KEPT_MAX {
-            let Why { message, suggestion, help } = why;
-            self.problems.push(Problem { position: at, path: self.path(), message, suggestion, help });
+            let problem = why.at(at, self.path());
+            self.problems.push(problem);
         }
     }
 
     /// Reports that something else was wanted here.
     pub(crate) fn wanted(&mut self, node: &Node, wanted: &str) {
+        if node.is_wrong() {
+            return;
+        }
         self.report(node.at, format!("expected {wanted}, found {}", node.describe()));
     }
 
@@ -220,7 +232,7 @@ impl<'a> Walker<'a> {
     /// Reads text.
     pub(crate) fn text(&mut self, node: &Node) -> Option<Filled> {
         match &node.value {
-            Value::Scalar { text, kind: Kind::Text } => self.fill(text, node.at),
+            Value::Scalar { text, kind: Kind::Text | Kind::Filled } => self.fill(text, node.at),
             Value::Scalar { text, kind: Kind::Bool | Kind::Int | Kind::Float } => {
                 let why = Why::new(format!("expected text, found {}", node.describe())).help(format!("write \"{text}\" in quotes"));
                 self.report_why(node.at, why);
@@ -236,10 +248,10 @@ impl<'a> Walker<'a> {
     /// Reads text, a number or a truth value as text: as it is written, truth values in lower case.
     pub(crate) fn scalar(&mut self, node: &Node, what: &str) -> Option<Filled> {
         match &node.value {
-            Value::Scalar { text, kind: Kind::Text } => self.fill(text, node.at),
+            Value::Scalar { text, kind: Kind::Text | Kind::Filled } => self.fill(text, node.at),
             Value::Scalar { text, kind: Kind::Bool } => Some(Filled::Known(text.to_lowercase())),
             Value::Scalar { text, kind: Kind::Int | Kind::Float } => Some(Filled::Known(text.clone())),
-            Value::Scalar { kind: Kind::Null, .. } | Value::List(_) | Value::Map(_) => {
+            Value::Scalar { kind: Kind::Null | Kind::Wrong, .. } | Value::List(_) | Value::Map(_) => {
                 self.wanted(node, what);
                 None
             }
@@ -288,17 +300,19 @@ impl<'a> Walker<'a> {
                 self.report_why(node.at, why);
                 None
             }
-            Value::Scalar { text, kind: Kind::Text } if text.contains('$') => match self.fill(text, node.at)? {
-                Filled::Open(_) => None,
-                Filled::Known(text) => match text.as_str() {
-                    "true" => Some(true),
-                    "false" => Some(false),
-                    other => {
-                        self.report(node.at, format!("expected true or false, found the text {:?}", shorten(other)));
-                        None
-                    }
-                },
-            },
+            Value::Scalar { text, kind } if *kind == Kind::Filled || *kind == Kind::Text && text.contains('$') => {
+                match self.fill(text, node.at)? {
+                    Filled::Open(_) => None,
+                    Filled::Known(text) => match text.as_str() {
+                        "true" => Some(true),
+                        "false" => Some(false),
+                        other => {
+                            self.report(node.at, format!("expected true or false, found the text {:?}", shorten(other)));
+                            None
+                        }
+                    },
+                }
+            }
             Value::Scalar { .. } | Value::List(_) | Value::Map(_) => {
                 self.wanted(node, "true or false");
                 None
@@ -386,7 +400,7 @@ impl<'a> Walker<'a> {
     }
 
     fn pair_item(&mut self, item: &Node, rule: impl Fn(&str) -> Result<(), Why>, out: &mut BTreeMap<String, String>) {
-        let Value::Scalar { text, kind: Kind::Text } = &item.value else {
+        let Value::Scalar { text, kind: Kind::Text | Kind::Filled } = &item.value else {
             self.wanted(item, "NAME=VALUE");
             return;
         };

@@ -278,6 +278,7 @@ impl Kit {
             topology: TopologyId::parse(topology).unwrap(),
             generation: Generation(base + 1),
             source: "topology: x".to_owned(),
+            inputs: moorline_common::topology::Inputs::default(),
             down: slices.iter().all(|s| s.content == json!({})),
             issued_at: self.now(),
             deliver_within_s: 3600,

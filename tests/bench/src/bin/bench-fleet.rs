@@ -297,6 +297,7 @@ impl Operator {
             topology: topology.clone(),
             generation: Generation(1),
             source: "topology: bench\n".to_owned(),
+            inputs: moorline_common::topology::Inputs::default(),
             down: false,
             issued_at: now(),
             deliver_within_s: 3600,

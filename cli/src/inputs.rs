@@ -1,0 +1,265 @@
+//! What a topology file takes from this machine: the variables that it uses, and the files that it names. It is looked for where an
+//! operator hands the file in, and nowhere else: what was signed brings its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use moorline_common::topology::dotenv::{self, Format};
+use moorline_common::topology::limits::INPUT_MAX;
+use moorline_common::topology::{self, Inputs, Problem, Reading};
+
+use crate::error::{Failure, LocalCode};
+
+/// Arguments of verbs that read a topology file.
+#[derive(Debug, Clone, Default, Args)]
+pub struct InputArgs {
+    /// A file with variables for the topology file, instead of `.env` beside it; may be repeated, later ones win. What
+    /// the environment has wins over all of them
+    #[arg(long, value_name = "FILE")]
+    pub env_file: Vec<PathBuf>,
+}
+
+/// Where variables and files come from.
+pub struct Machine<'m> {
+    /// The folder of the topology file.
+    pub folder: &'m Path,
+    /// The files that were named instead of `.env`.
+    pub env_files: &'m [PathBuf],
+    /// The environment.
+    pub environment: &'m dyn Fn(&str) -> Option<OsString>,
+}
+
+impl Machine<'_> {
+    /// Reads a topology with all that it takes from here, and nothing besides.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, or is no text; a wrong line in a file of variables.
+    pub fn read(&self, bytes: &[u8]) -> Result<(Reading, Inputs), Failure> {
+        let mut inputs = Inputs::default();
+        let (mut variables, mut files) = (BTreeSet::new(), BTreeSet::new());
+        let mut named: Option<BTreeMap<String, String>> = None;
+        loop {
+            let reading = topology::read(bytes, &inputs);
+            let new_variables: Vec<&String> = reading.asked.variables.difference(&variables).collect();
+            let new_files: Vec<&String> = reading.asked.files.difference(&files).collect();
+            if new_variables.is_empty() && new_files.is_empty() {
+                // What only an earlier look asked for was not needed after all.
+                inputs.variables.retain(|name, _| reading.asked.variables.contains(name));
+                inputs.files.retain(|path, _| reading.asked.files.contains(path));
+                return Ok((topology::read(bytes, &inputs), inputs));
+            }
+            for name in &new_variables {
+                if named.is_none() {
+                    named = Some(self.named_variables()?);
+                }
+                let value = self.variable(name)?.or_else(|| named.as_ref().and_then(|named| named.get(*name).cloned()));
+                inputs.variables.extend(value.map(|value| ((*name).clone(), value)));
+            }
+            for path in &new_files {
+                inputs.files.extend(read_text(&self.folder.join(path.as_str()))?.map(|content| ((*path).clone(), content)));
+            }
+            variables.extend(reading.asked.variables);
+            files.extend(reading.asked.files);
+        }
+    }
+
+    fn variable(&self, name: &str) -> Result<Option<String>, Failure> {
+        let Some(value) = (self.environment)(name) else { return Ok(None) };
+        let wrong = |_| Failure::new(LocalCode::BadTopology, format!("the variable `{name}` is not UTF-8"), "set it to plain text");
+        value.into_string().map(Some).map_err(wrong)
+    }
+
+    /// The variables of `.env`, or of the files that were named instead.
+    fn named_variables(&self) -> Result<BTreeMap<String, String>, Failure> {
+        let usual = [self.folder.join(".env")];
+        let mut all: BTreeMap<String, String> = BTreeMap::new();
+        for path in if self.env_files.is_empty() { &usual } else { self.env_files } {
+            let Some(text) = read_text(path)? else {
+                if self.env_files.is_empty() {
+                    continue;
+                }
+                let message = format!("the file {} is not there", path.display());
+                return Err(Failure::new(LocalCode::BadTopology, message, "check the path that --env-file names"));
+            };
+            let mut unreadable = None;
+            let mut outer = |name: &str| match self.variable(name) {
+                Ok(value) => value.or_else(|| all.get(name).cloned()),
+                Err(failure) => {
+                    unreadable = Some(failure);
+                    None
+                }
+            };
+            let found = dotenv::variables(&text, Format::Compose, &mut outer);
+            if let Some(failure) = unreadable {
+                return Err(failure);
+            }
+            let found = found.map_err(|problems| bad(&path.display().to_string(), Path::new(""), &problems))?;
+            all.extend(found.into_iter().filter_map(|variable| Some((variable.name, variable.value?))));
+        }
+        Ok(all)
+    }
+}
+
+/// The text of a file; `None` when there is none.
+fn read_text(path: &Path) -> Result<Option<String>, Failure> {
+    let failed = |e: &std::io::Error| {
+        Failure::file("read", path, e).with_remedy("the topology file takes this file: make it readable, or take it out")
+    };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(&error)),
+    };
+    // One byte more than may be, so that too much is told as such.
+    let limit = u64::try_from(INPUT_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+    // A character may be cut there.
+    if bytes.len() > INPUT_MAX {
+        let message = format!("{} is larger than {} KiB", path.display(), INPUT_MAX / 1024);
+        return Err(Failure::new(LocalCode::BadTopology, message, "large content belongs into an image or a volume"));
+    }
+    let wrong = |_| Failure::new(LocalCode::BadTopology, format!("{} is not UTF-8", path.display()), "save the file as UTF-8");
+    String::from_utf8(bytes).map(Some).map_err(wrong)
+}
+
+/// The refusal of a file, with every problem at its line. Other files are named as seen from here, by way of `folder`.
+#[must_use]
+pub fn bad(name: &str, folder: &Path, problems: &[Problem]) -> Failure {
+    let count = match problems.len() {
+        1 => "a problem".to_owned(),
+        n => format!("{n} problems"),
+    };
+    let details = problems.iter().flat_map(|p| from_here(p, folder).render(name).lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    Failure::new(
+        LocalCode::BadTopology,
+        format!("{name} has {count}; nothing was sent"),
+        "correct the lines above; `moorctl schema` helps editors to check",
+    )
+    .with_details(details)
+}
+
+/// The same problem, its file named as seen from here.
+#[must_use]
+pub fn from_here(problem: &Problem, folder: &Path) -> Problem {
+    let file = problem.file.as_deref().map(|file| folder.join(file).display().to_string().into());
+    Problem { file, ..problem.clone() }
+}
+
+/// A topology's text with all that it takes, as an operator reads it.
+#[must_use]
+pub fn shown(source: &str, inputs: &Inputs) -> String {
+    if inputs.is_empty() {
+        return source.to_owned();
+    }
+    let mut text = source.to_owned();
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    for (name, value) in &inputs.variables {
+        text.push_str(&format!("# variable {name}={value:?}\n"));
+    }
+    for (path, content) in &inputs.files {
+        text.push_str(&format!("# file {path}\n"));
+        content.lines().for_each(|line| text.push_str(&format!("#   {line}\n")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"topology: edge
+hosts:
+  shop-17:
+    docker:
+      services:
+        site:
+          image: "nginx:${TAG:-${OTHER}}"
+          hostname: ${NAME}
+          env_file: conf/site.env
+          extends: { file: base/web.yml, service: web }
+"#;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        dir
+    }
+
+    fn read(dir: &Path, env_files: &[PathBuf], environment: &[(&str, &str)]) -> Result<(Reading, Inputs), Failure> {
+        let environment = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
+        Machine { folder: dir, env_files, environment: &environment }.read(TEXT.as_bytes())
+    }
+
+    const WEB: (&str, &str) = ("base/web.yml", "services: { web: { env_file: web.env, labels: { tag: $TAG } } }");
+
+    #[test]
+    fn all_that_is_used_is_taken_and_nothing_besides() {
+        let dir = folder(&[
+            WEB,
+            (".env", "TAG=${VERSION}\nNAME=from-file\nUNUSED=1\nOTHER=2\n"),
+            ("conf/site.env", "A=$NAME\nB=$HOME_OF_IT\n"),
+            ("base/web.env", "C=1\n"),
+            ("unused.env", "D=1\n"),
+        ]);
+        let environment = [("NAME", "from-environment"), ("VERSION", "1.27"), ("HOME_OF_IT", "/x"), ("PATH", "/bin")];
+        let (reading, inputs) = read(dir.path(), &[], &environment).unwrap();
+        assert!(reading.file.is_ok(), "{:?}", reading.file);
+        let variables: Vec<(&str, &str)> = inputs.variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(variables, [("HOME_OF_IT", "/x"), ("NAME", "from-environment"), ("TAG", "1.27")]);
+        assert_eq!(inputs.files.keys().collect::<Vec<_>>(), ["base/web.env", "base/web.yml", "conf/site.env"]);
+        let again = topology::read(TEXT.as_bytes(), &inputs);
+        assert_eq!(again.file, reading.file, "what was taken says the same anywhere");
+    }
+
+    #[test]
+    fn files_that_are_named_stand_instead_of_the_usual_one() {
+        let dir = folder(&[
+            WEB,
+            (".env", "NAME=usual\n"),
+            ("a.env", "TAG=1\nNAME=a\n"),
+            ("b.env", "NAME=b-$TAG\n"),
+            ("conf/site.env", ""),
+            ("base/web.env", ""),
+        ]);
+        let named = [dir.path().join("a.env"), dir.path().join("b.env")];
+        let (_, inputs) = read(dir.path(), &named, &[]).unwrap();
+        assert_eq!((inputs.variables["NAME"].as_str(), inputs.variables["TAG"].as_str()), ("b-1", "1"));
+        let failure = read(dir.path(), &[dir.path().join("none.env")], &[]).err().unwrap();
+        assert!(failure.message.contains("none.env is not there"), "{failure}");
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_told_by_its_place_as_seen_from_here() {
+        let dir = folder(&[("conf/site.env", "A=$UNSET\n"), ("base/web.yml", "services: { web: { imag: x } }")]);
+        let (reading, _) = read(dir.path(), &[], &[("TAG", "1"), ("NAME", "n")]).unwrap();
+        let failure = bad("edge.yaml", Path::new("conf.d"), &reading.file.unwrap_err());
+        let all = failure.details.join("\n");
+        assert!(all.contains("conf.d/conf/site.env:1:3: error: the variable `UNSET` is not set"), "{all}");
+        assert!(all.contains("conf.d/base/web.yml:1:20: error: a service has no key `imag`"), "{all}");
+        let dir = folder(&[(".env", "NAME='x\n")]);
+        let failure = read(dir.path(), &[], &[]).err().unwrap();
+        assert!(failure.details.join("\n").contains(".env:1:6: error: the ' that begins here has no end"), "{failure:?}");
+        let dir = folder(&[WEB, (".env", "NAME=n\nTAG=1"), ("conf/site.env", &"x".repeat(INPUT_MAX + 1))]);
+        assert!(read(dir.path(), &[], &[]).err().unwrap().message.contains("larger than 512 KiB"));
+    }
+
+    #[test]
+    fn what_is_signed_is_shown_whole() {
+        assert_eq!(shown("x", &Inputs::default()), "x");
+        let inputs = Inputs {
+            variables: BTreeMap::from([("A".to_owned(), "1\n2".to_owned())]),
+            files: BTreeMap::from([("a.env".to_owned(), "X=1\nY=2".to_owned())]),
+        };
+        assert_eq!(shown("x", &inputs), "x\n# variable A=\"1\\n2\"\n# file a.env\n#   X=1\n#   Y=2\n");
+    }
+}
