@@ -20,7 +20,7 @@ pub const DOCKER_SOCKET_DEFAULT: &str = "/var/run/docker.sock";
 pub const BIND_ROOT_DEFAULT: &str = "/srv/moorline";
 
 /// What `host_namespaces` may name.
-pub const HOST_NAMESPACES: [&str; 6] = ["network", "pid", "ipc", "uts", "user", "cgroup"];
+pub const HOST_NAMESPACES: [&str; 7] = ["network", "pid", "ipc", "uts", "user", "cgroup", "mount"];
 
 /// The agent's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

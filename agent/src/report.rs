@@ -104,8 +104,8 @@ fn fitting(observed: &Arc<Observed>, max: usize) -> Arc<Observed> {
         less.containers.values_mut().for_each(|c| c.config = None);
     }
     if !fits(&less) {
-        let Observed { engine, error, engine_version, .. } = less;
-        less = Observed { engine, error, engine_version, trimmed: true, ..Observed::default() };
+        let Observed { engine, error, engine_version, engine_api, .. } = less;
+        less = Observed { engine, error, engine_version, engine_api, trimmed: true, ..Observed::default() };
     }
     Arc::new(less)
 }

@@ -121,6 +121,8 @@ codes! {
     EngineUnreachable = "engine_unreachable",
     /// The engine refused or failed a step.
     StepFailed = "step_failed",
+    /// A key needs a newer engine than the host's.
+    EngineTooOld = "engine_too_old",
     /// An image is not on the host and cannot be pulled.
     ImageUnavailable = "image_unavailable",
     /// A step was skipped because one that it needs failed.

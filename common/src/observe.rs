@@ -46,6 +46,9 @@ pub struct Observed {
     /// The engine's name and version, such as `docker 20.10.24`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_version: Option<String>,
+    /// The newest version of its API that the engine speaks, such as `1.41`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_api: Option<String>,
     /// Networks by their engine names.
     pub networks: BTreeMap<String, ObservedNetwork>,
     /// Volumes by their engine names.
@@ -101,6 +104,12 @@ pub struct ObservedNetwork {
     pub driver: String,
     /// The driver's options.
     pub driver_opts: BTreeMap<String, String>,
+    /// Whether containers that are none of a swarm's may join it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attachable: bool,
+    /// Whether it has IPv6 addresses.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub enable_ipv6: bool,
     /// Whether it has no way out.
     pub internal: bool,
     /// Address management as the engine reports it.

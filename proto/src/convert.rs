@@ -113,9 +113,13 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::InvalidArgument => tonic::Code::InvalidArgument,
         Code::UnsupportedVersion => tonic::Code::Unimplemented,
         Code::EngineUnreachable | Code::Waiting => tonic::Code::Unavailable,
-        Code::OpFailed | Code::Indeterminate | Code::StepFailed | Code::ImageUnavailable | Code::DependencyFailed | Code::Internal => {
-            tonic::Code::Internal
-        }
+        Code::OpFailed
+        | Code::Indeterminate
+        | Code::StepFailed
+        | Code::ImageUnavailable
+        | Code::EngineTooOld
+        | Code::DependencyFailed
+        | Code::Internal => tonic::Code::Internal,
     };
     let mut status = tonic::Status::new(grpc, fault.message.clone());
     if let Ok(value) = fault.code.as_str().parse() {

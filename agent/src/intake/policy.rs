@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::topology::options::Logging;
-use moorline_common::topology::{HostSpec, MountKind, Options, ServiceSpec, VolumeSpec};
+use moorline_common::topology::{HostSpec, MountKind, MountOptions, Options, ServiceSpec, VolumeSpec};
 
 use crate::config::Policy;
 
@@ -46,6 +46,7 @@ pub fn check(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf], resol
         check.options(&docker.services, &service.options, &format!("service `{name}`"))?;
         for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
             check.path(mount.source.as_deref().unwrap_or_default(), &format!("service `{name}`"))?;
+            check.mount_options(&mount.options, &format!("service `{name}`"))?;
         }
     }
     for (name, volume) in &docker.volumes {
@@ -174,6 +175,24 @@ impl Check<'_> {
         match options.keys().find(|key| !LOG_OPTIONS.contains(&key.as_str())) {
             Some(key) => denied(who, &format!("the option `{key}` of the logging driver `{name}`"), &remedy),
             None => Ok(()),
+        }
+    }
+
+    /// What is mounted below a shared path in a container is mounted on the host as well.
+    fn mount_options(&self, options: &MountOptions, who: &str) -> Result<(), Fault> {
+        let propagation = options.propagation.as_deref().unwrap_or("rprivate");
+        let is_shared = matches!(propagation, "shared" | "rshared");
+        if is_shared && !self.policy.host_namespaces.iter().any(|own| own == "mount") {
+            return denied(who, &format!("a mount with the propagation `{propagation}`"), "host_namespaces = [\"mount\"]");
+        }
+        // They become words of one text for the engine.
+        let is_known = is_shared || matches!(propagation, "private" | "rprivate" | "slave" | "rslave");
+        match options.selinux.as_deref() {
+            None | Some("z" | "Z") if is_known => Ok(()),
+            label => {
+                let what = label.unwrap_or(propagation);
+                Err(Fault::new(Code::PolicyDenied, format!("{who} asks for a mount with `{}`, which no host allows", cut(what))))
+            }
         }
     }
 
@@ -319,6 +338,27 @@ mod tests {
             json!({ "logging": { "driver": "local", "options": { "max-size": "1m" } } }),
             json!({ "network_mode": "service:db", "security_opt": ["no-new-privileges=true"], "cgroup": "private" }),
         ] {
+            assert_eq!(asks(&Policy::default(), options), Ok(()));
+        }
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_container_shows_up_on_the_host_only_where_the_policy_says_so() {
+        let asks = |policy: &Policy, options: Value| {
+            let mount = json!({ "type": "bind", "source": "/srv/moorline/a", "options": options });
+            let spec = json!({ "docker": { "services": { "s": { "image": "i", "volumes": { "/a": mount } } } } });
+            check(&serde_json::from_value(spec).unwrap(), policy, &[], resolve)
+        };
+        let wide = Policy { host_namespaces: vec!["mount".to_owned()], ..Policy::default() };
+        for word in ["shared", "rshared"] {
+            let refused = asks(&Policy::default(), json!({ "propagation": word })).unwrap_err();
+            assert!(refused.message.contains("host_namespaces = [\"mount\"]"), "{refused}");
+            assert_eq!(asks(&wide, json!({ "propagation": word })), Ok(()));
+        }
+        for options in [json!({ "propagation": "z,rshared" }), json!({ "propagation": "" }), json!({ "selinux": "z,rshared" })] {
+            assert!(asks(&wide, options.clone()).is_err(), "{options}");
+        }
+        for options in [json!({}), json!({ "propagation": "rslave", "selinux": "Z" }), json!({ "create_host_path": false })] {
             assert_eq!(asks(&Policy::default(), options), Ok(()));
         }
     }

@@ -9,7 +9,9 @@ use super::ContainerTarget;
 use crate::drift::Drift;
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ObservedContainer, ObservedNetwork, ObservedVolume};
-use crate::topology::{Attachment, Healthcheck, MountKind, MountSpec, Nanos, NetworkSpec, PortSpec, RestartPolicy, VolumeSpec};
+use crate::topology::{
+    Attachment, Healthcheck, MountKind, MountOptions, MountSpec, Nanos, NetworkSpec, PortSpec, RestartPolicy, VolumeSpec,
+};
 
 /// Nanoseconds in a second: the engine keeps stop timeouts in whole seconds.
 const SECOND_NANOS: u64 = 1_000_000_000;
@@ -73,8 +75,15 @@ pub fn network(spec: &NetworkSpec, live: &ObservedNetwork) -> Vec<Difference> {
     if let Some(driver) = &spec.driver {
         scalar(&mut out, "driver", driver, &live.driver);
     }
-    if let Some(internal) = spec.internal {
-        scalar(&mut out, "internal", &internal.to_string(), &live.internal.to_string());
+    let truths = [
+        ("attachable", spec.attachable, live.attachable),
+        ("enable_ipv6", spec.enable_ipv6, live.enable_ipv6),
+        ("internal", spec.internal, live.internal),
+    ];
+    for (key, wanted, live) in truths {
+        if let Some(wanted) = wanted {
+            scalar(&mut out, key, &wanted.to_string(), &live.to_string());
+        }
     }
     map(&mut out, "driver_opts", &spec.driver_opts, &live.driver_opts);
     map(&mut out, "labels", &spec.labels, &live.labels);
@@ -207,11 +216,13 @@ fn attachments(out: &mut Vec<Difference>, target: &ContainerTarget, live: &BTree
         if let Some(alias) = missing {
             out.push(Difference::new(format!("{field}.aliases"), alias.clone(), list(has.aliases.iter().cloned())));
         }
-        if let Some(address) = wanted.ipv4_address
-            && has.ipv4_address != Some(address)
-        {
-            let live = has.ipv4_address.map(|a| a.to_string());
-            out.push(Difference::new(format!("{field}.ipv4_address"), address.to_string(), live));
+        for address in wanted.addresses() {
+            let same_kind = || has.addresses().find(|live| live.is_ipv4() == address.is_ipv4());
+            if same_kind() != Some(address) {
+                let key = if address.is_ipv4() { "ipv4_address" } else { "ipv6_address" };
+                let live = same_kind().map(|a| a.to_string());
+                out.push(Difference::new(format!("{field}.{key}"), address.to_string(), live));
+            }
         }
     }
 }
@@ -235,7 +246,19 @@ fn same_mount(wanted: &MountSpec, has: &MountSpec) -> bool {
         (MountKind::Bind, Some(source)) => has.source.as_deref().map(clean_path) == Some(clean_path(source)),
         (MountKind::Volume, Some(_)) | (MountKind::Bind, None) => wanted.source == has.source,
     };
-    wanted.kind == has.kind && wanted.read_only == has.read_only && same_source
+    wanted.kind == has.kind && wanted.read_only == has.read_only && same_source && same_options(&wanted.options, &has.options)
+}
+
+/// Whether a mount has the options that are named. Whether its path was made first is no longer seen.
+fn same_options(wanted: &MountOptions, has: &MountOptions) -> bool {
+    let MountOptions { create_host_path: _, propagation, selinux, nocopy, subpath, mode, size } = wanted;
+    let usual = |propagation: &Option<String>| propagation.clone().unwrap_or_else(|| "rprivate".to_owned());
+    (propagation.is_none() || usual(propagation) == usual(&has.propagation))
+        && (selinux.is_none() || *selinux == has.selinux)
+        && nocopy.is_none_or(|nocopy| nocopy == has.nocopy.unwrap_or_default())
+        && (subpath.is_none() || *subpath == has.subpath)
+        && (mode.is_none() || *mode == has.mode)
+        && size.is_none_or(|size| size == has.size.unwrap_or_default())
 }
 
 fn healthcheck(out: &mut Vec<Difference>, wanted: &Healthcheck, live: &Healthcheck) {
@@ -252,6 +275,7 @@ fn healthcheck(out: &mut Vec<Difference>, wanted: &Healthcheck, live: &Healthche
     span("interval", wanted.interval, live.interval);
     span("timeout", wanted.timeout, live.timeout);
     span("start_period", wanted.start_period, live.start_period);
+    span("start_interval", wanted.start_interval, live.start_interval);
     if let Some(retries) = wanted.retries {
         scalar(out, "healthcheck.retries", &retries.to_string(), &live.retries.unwrap_or_default().to_string());
     }
@@ -348,7 +372,8 @@ fn mount(mount: &MountSpec) -> String {
         MountKind::Tmpfs => "tmpfs",
     };
     let source = mount.source.as_deref().map(|s| format!(" {s}")).unwrap_or_default();
-    format!("{kind}{source}{}", if mount.read_only { " read-only" } else { "" })
+    let options = if mount.options.is_empty() { String::new() } else { format!(" {}", text(&mount.options)) };
+    format!("{kind}{source}{}{options}", if mount.read_only { " read-only" } else { "" })
 }
 
 fn restart_words(policy: Option<RestartPolicy>) -> Option<String> {

@@ -1,17 +1,17 @@
 //! The planner's part for containers: what each needs, what gates it, and what frees its ports first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::Action;
 use super::compare;
 use super::docker::{Scene, changed, not_owned};
 use super::draft::Draft;
-use super::lower::{self, LoweredContainer};
+use super::lower::{self, LoweredContainer, Wait};
+use super::{Action, api};
 use crate::fault::Code;
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ContainerState, Health, ObservedContainer, Owner};
-use crate::topology::{DependencyCondition, DriftPolicy, Protocol};
+use crate::topology::{Attachment, DependencyCondition, DriftPolicy, Protocol};
 
 /// Plans all containers of the topology.
 pub(super) fn plan(scene: &Scene<'_>, draft: &mut Draft) {
@@ -101,6 +101,15 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
     let occupant = scene.observed.containers.get(&target.name);
     if let Some(stranger) = occupant.filter(|o| o.owner.as_ref().is_none_or(|owner| owner.topology != scene.topology.as_str())) {
         draft.block(resource, Some(Code::NotOwned), not_owned("container", &target.name, stranger.owner.as_ref()));
+        return;
+    }
+    if let Some((key, needs)) = api::beyond(target, scene.observed.engine_api.as_deref()) {
+        let has = scene.observed.engine_api.as_deref().unwrap_or_default();
+        draft.block(
+            resource,
+            Some(Code::EngineTooOld),
+            format!("`{key}` needs version {needs} of the engine's API; this engine has {has}"),
+        );
         return;
     }
     let need = match occupant.filter(|o| scene.is(o.owner.as_ref(), resource)) {
@@ -204,14 +213,32 @@ fn gate(scene: &Scene<'_>, wanted: &LoweredContainer, draft: &Draft) -> Result<V
             return Err((Some(Code::DependencyFailed), format!("needs `{part}`: {}", blocked.reason)));
         }
     }
-    for (other, condition) in &wanted.depends_on {
+    for (other, Wait { condition, optional }) in &wanted.depends_on {
         if draft.has_step(other) && *condition == DependencyCondition::ServiceStarted {
             after.push(other.clone());
-        } else {
-            condition_met(scene, other, *condition, draft)?;
+            continue;
+        }
+        match condition_met(scene, other, *condition, draft) {
+            Err(_) if *optional && has_failed(scene, other, draft) => {}
+            met => met?,
         }
     }
     Ok(after)
+}
+
+/// Whether nothing is to be expected of it before somebody mends it.
+fn has_failed(scene: &Scene<'_>, other: &ResourceId, draft: &Draft) -> bool {
+    if draft.blocked(other).is_some_and(|blocked| blocked.code.is_some()) {
+        return true;
+    }
+    let live = scene.observed.containers.get(other.name()).filter(|_| !draft.has_step(other));
+    live.is_some_and(|live| match live.state {
+        ContainerState::Exited => live.exit_code != Some(0),
+        ContainerState::Running => matches!(live.health, Health::Unhealthy | Health::None),
+        ContainerState::Created | ContainerState::Paused | ContainerState::Restarting | ContainerState::Removing | ContainerState::Dead => {
+            false
+        }
+    })
 }
 
 fn condition_met(
@@ -288,7 +315,7 @@ fn order_heirs(scene: &Scene<'_>, draft: &mut Draft) {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     Port(Protocol, u16),
-    Address(String, Ipv4Addr),
+    Address(String, IpAddr),
 }
 
 /// Lets a container that needs a port or address wait for the step that frees it.
@@ -322,12 +349,14 @@ fn order_by_claims(scene: &Scene<'_>, draft: &mut Draft) {
 
 fn claims(config: &ContainerConfig) -> Vec<Claim> {
     let ports = config.ports.iter().filter_map(|p| p.published.map(|n| Claim::Port(p.protocol, n)));
-    let addresses = config.networks.iter().filter_map(|(n, a)| a.ipv4_address.map(|ip| Claim::Address(n.clone(), ip)));
-    ports.chain(addresses).collect()
+    ports.chain(addresses(&config.networks)).collect()
+}
+
+fn addresses(networks: &BTreeMap<String, Attachment>) -> impl Iterator<Item = Claim> {
+    networks.iter().flat_map(|(network, attachment)| attachment.addresses().map(|ip| Claim::Address(network.clone(), ip)))
 }
 
 fn wanted_claims(spec: &crate::topology::ServiceSpec) -> Vec<Claim> {
     let ports = spec.ports.iter().filter_map(|p| p.published.map(|n| Claim::Port(p.protocol, n)));
-    let addresses = spec.networks.iter().filter_map(|(n, a)| a.ipv4_address.map(|ip| Claim::Address(n.clone(), ip)));
-    ports.chain(addresses).collect()
+    ports.chain(addresses(&spec.networks)).collect()
 }

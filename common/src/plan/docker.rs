@@ -46,8 +46,9 @@ pub fn desired_resources(topology: &TopologyId, desired: &HostSpec) -> BTreeSet<
     let Some(docker) = &desired.docker else { return BTreeSet::new() };
     let networks = lower::needed_networks(docker).into_keys().map(|n| lower::network_resource(&lower::network_name(topology, n)));
     let volumes = docker.volumes.keys().map(|v| lower::volume_resource(&lower::volume_name(topology, v)));
-    let lasting = docker.services.keys().filter(|s| !lower::may_complete(docker, s));
-    let containers = lasting.map(|s| lower::container_resource(&lower::container_name(topology, s)));
+    let lasting = docker.services.iter().filter(|(name, _)| !lower::may_complete(docker, name));
+    let names = lasting.flat_map(|(name, spec)| lower::container_names(topology, name, spec));
+    let containers = names.map(|name| lower::container_resource(&name));
     networks.chain(volumes).chain(containers).collect()
 }
 

@@ -12,9 +12,10 @@ use crate::canonical::version_hash;
 use crate::fault::Code;
 use crate::id::{ResourceId, TopologyId, VersionHash, sha256_hex};
 use crate::observe::{LABEL_CLUSTER, LABEL_HOST, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY};
+use crate::topology::limits::REPLICAS_MAX;
 use crate::topology::{
-    DEFAULT_NETWORK, DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, Options, RestartPolicy, ServiceSpec,
-    VolumeSpec,
+    DEFAULT_NETWORK, Dependency, DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, Options, RestartPolicy,
+    ServiceSpec, VolumeSpec,
 };
 
 /// A resource with the hash of its own spec.
@@ -33,7 +34,7 @@ pub struct LoweredSpec {
     pub networks: BTreeMap<ResourceId, Lowered<NetworkTarget>>,
     /// Named volumes.
     pub volumes: BTreeMap<ResourceId, Lowered<VolumeTarget>>,
-    /// Containers, one per service.
+    /// Containers, as many for each service as it says.
     pub containers: BTreeMap<ResourceId, LoweredContainer>,
     /// What cannot be lowered.
     pub blocked: Vec<Blocked>,
@@ -51,11 +52,20 @@ pub struct LoweredContainer {
     /// The containers whose namespaces it shares: it is made anew with them.
     pub joins: BTreeSet<ResourceId>,
     /// The containers that must be so far before it starts.
-    pub depends_on: BTreeMap<ResourceId, DependencyCondition>,
+    pub depends_on: BTreeMap<ResourceId, Wait>,
     /// Whether an exit may be its end: see [`may_complete`].
     pub may_complete: bool,
     /// Whether any exit is its end, a failed one too.
     pub runs_once: bool,
+}
+
+/// What a container waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// How far the other one must be.
+    pub condition: DependencyCondition,
+    /// Whether it begins all the same when the other one has failed.
+    pub optional: bool,
 }
 
 /// The engine's name of a network.
@@ -70,10 +80,16 @@ pub fn volume_name(topology: &TopologyId, name: &str) -> String {
     format!("{topology}_{name}")
 }
 
-/// The engine's name of a service's container.
+/// The engine's name of a service's container, counted from 1.
 #[must_use]
-pub fn container_name(topology: &TopologyId, service: &str) -> String {
-    format!("{topology}-{service}-1")
+pub fn container_name(topology: &TopologyId, service: &str, number: u32) -> String {
+    format!("{topology}-{service}-{number}")
+}
+
+/// The engine's names of all containers that a service shall have.
+pub fn container_names<'a>(topology: &'a TopologyId, service: &'a str, spec: &ServiceSpec) -> impl Iterator<Item = String> + use<'a> {
+    let number = spec.replicas.unwrap_or(1).min(u32::try_from(REPLICAS_MAX).unwrap_or(u32::MAX));
+    (1..=number).map(move |number| container_name(topology, service, number))
 }
 
 /// Whether a volume of some topology could have this name. Others are nothing to a driver.
@@ -85,8 +101,9 @@ pub fn could_be_volume(engine_name: &str) -> bool {
 /// Whether a container of some topology could have this name.
 #[must_use]
 pub fn could_be_container(engine_name: &str) -> bool {
-    let stem = engine_name.strip_suffix("-1").and_then(|rest| rest.split_once('-'));
-    stem.is_some_and(|(topology, _)| TopologyId::parse(topology).is_ok())
+    let Some((stem, number)) = engine_name.rsplit_once('-') else { return false };
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    is_number && stem.split_once('-').is_some_and(|(topology, _)| TopologyId::parse(topology).is_ok())
 }
 
 /// The resource of an engine object. A name that no engine would take is replaced by its digest, so that this is total.
@@ -161,10 +178,28 @@ pub fn lower(identity: &Identity, desired: &HostSpec) -> LoweredSpec {
     for (name, spec) in &docker.volumes {
         lower_volume(identity, name, spec, &mut out);
     }
-    for (name, spec) in &docker.services {
-        lower_service(identity, docker, name, spec, &mut out);
-    }
+    lower_services(identity, docker, &mut out);
     out
+}
+
+/// Each service behind those that it is made anew with.
+fn lower_services(identity: &Identity, docker: &DockerSpec, out: &mut LoweredSpec) {
+    let mut left: BTreeMap<&str, &ServiceSpec> = docker.services.iter().map(|(name, spec)| (name.as_str(), spec)).collect();
+    loop {
+        let is_ready = |spec: &ServiceSpec| !spec.depends_on.iter().any(|(other, d)| d.restart && left.contains_key(other.as_str()));
+        let ready: Vec<(&str, &ServiceSpec)> = left.iter().filter(|(_, spec)| is_ready(spec)).map(|(name, spec)| (*name, *spec)).collect();
+        if ready.is_empty() {
+            break;
+        }
+        for (name, spec) in ready {
+            lower_service(identity, docker, name, spec, out);
+            left.remove(name);
+        }
+    }
+    for name in left.into_keys() {
+        let resource = container_resource(&container_name(&identity.topology, name, 1));
+        out.blocked.push(bad(&resource, "its depends_on leads back to itself, or to services that do so".to_owned()));
+    }
 }
 
 fn lower_network(identity: &Identity, name: &str, spec: Option<&NetworkSpec>, out: &mut LoweredSpec) {
@@ -192,35 +227,37 @@ fn lower_volume(identity: &Identity, name: &str, spec: &VolumeSpec, out: &mut Lo
     }
 }
 
-/// What a container's `moorline.spec` label is the hash of. The networks' hashes are part of it: a container must
-/// be replaced with its network, also when the replacement was cut short. What it depends on is not, nor when its image is
-/// pulled: they are about how it is made, and no reason to make it anew.
+/// What a container's `moorline.spec` label is the hash of. The networks' hashes are part of it, and those of the containers that
+/// it is made anew with: it must be replaced with them, also when the replacement was cut short. What it depends on otherwise is not, nor
+/// when its image is pulled and how it is replaced: they are about how it is made, and no reason to make it anew.
 #[derive(Serialize)]
 struct ContainerContent<'a> {
     spec: &'a ServiceSpec,
     networks: BTreeMap<&'a str, &'a VersionHash>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    renewed_with: BTreeMap<String, &'a VersionHash>,
 }
 
 fn lower_service(identity: &Identity, docker: &DockerSpec, service: &str, spec: &ServiceSpec, out: &mut LoweredSpec) {
-    let engine_name = container_name(&identity.topology, service);
-    let resource = container_resource(&engine_name);
-    match lower_container(identity, docker, service, spec, &resource, out) {
-        Ok(container) => {
-            out.containers.insert(resource, container);
+    for engine_name in container_names(&identity.topology, service, spec) {
+        let resource = container_resource(&engine_name);
+        match lower_container(identity, docker, (service, engine_name), spec, &resource, out) {
+            Ok(container) => {
+                out.containers.insert(resource, container);
+            }
+            Err(blocked) => out.blocked.push(blocked),
         }
-        Err(blocked) => out.blocked.push(blocked),
     }
 }
 
 fn lower_container(
     identity: &Identity,
     docker: &DockerSpec,
-    service: &str,
+    (service, engine_name): (&str, String),
     spec: &ServiceSpec,
     resource: &ResourceId,
     done: &LoweredSpec,
 ) -> Result<LoweredContainer, Blocked> {
-    let engine_name = container_name(&identity.topology, service);
     let mut lowered = spec.clone();
     let joins = lower_namespaces(identity, docker, resource, &mut lowered)?;
     if lowered.networks.is_empty() && lowered.options.network_mode.is_none() {
@@ -237,18 +274,30 @@ fn lower_container(
         hashes.insert(name.as_str(), &known.hash);
     }
     let volumes = lower_mounts(identity, docker, resource, &mut lowered.volumes)?;
-    let mut depends_on: BTreeMap<ResourceId, DependencyCondition> =
-        joins.iter().map(|other| (other.clone(), DependencyCondition::ServiceStarted)).collect();
-    for (other, dependency) in std::mem::take(&mut lowered.depends_on) {
-        if !docker.services.contains_key(&other) {
+    let started = Wait { condition: DependencyCondition::ServiceStarted, optional: false };
+    let mut depends_on: BTreeMap<ResourceId, Wait> = joins.iter().map(|other| (other.clone(), started)).collect();
+    let mut renewed_with = BTreeMap::new();
+    for (other, Dependency { condition, optional, restart }) in std::mem::take(&mut lowered.depends_on) {
+        let Some(spec) = docker.services.get(&other) else {
+            if optional {
+                continue;
+            }
             return Err(bad(resource, format!("it depends on the service `{other}`, which the slice does not define")));
+        };
+        for name in container_names(&identity.topology, &other, spec) {
+            let other = container_resource(&name);
+            if let Some(known) = done.containers.get(&other).filter(|_| restart) {
+                renewed_with.insert(name, &known.lowered.hash);
+            }
+            depends_on.insert(other, Wait { condition, optional });
         }
-        depends_on.insert(container_resource(&container_name(&identity.topology, &other)), dependency.condition);
     }
     let pull = lowered.pull_policy.take().unwrap_or_default();
-    let hash = hash_of(resource, &engine_name, &ContainerContent { spec: &lowered, networks: hashes })?;
+    let update = std::mem::take(&mut lowered.update);
+    lowered.replicas = None;
+    let hash = hash_of(resource, &engine_name, &ContainerContent { spec: &lowered, networks: hashes, renewed_with })?;
     let labels = labels(identity, resource, &hash, &spec.labels);
-    let target = ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, pull, labels };
+    let target = ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, pull, update, labels };
     let lowered = Lowered { target, hash };
     let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
     Ok(LoweredContainer { lowered, networks, volumes, joins, depends_on, may_complete, runs_once })
@@ -265,10 +314,9 @@ fn lower_namespaces(
     let mut joins = BTreeSet::new();
     for mode in [network_mode, ipc, pid].into_iter().flatten() {
         let Some(service) = mode.strip_prefix("service:") else { continue };
-        if !docker.services.contains_key(service) {
-            return Err(bad(resource, format!("it shares with the service `{service}`, which the slice does not define")));
-        }
-        let name = container_name(&identity.topology, service);
+        let Some(name) = docker.services.get(service).and_then(|spec| container_names(&identity.topology, service, spec).next()) else {
+            return Err(bad(resource, format!("it shares with the service `{service}`, of which the slice has no container")));
+        };
         joins.insert(container_resource(&name));
         *mode = format!("container:{name}");
     }
@@ -325,15 +373,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_slice_makes_containers_without_end() {
+        let spec = ServiceSpec { replicas: Some(u32::MAX), ..ServiceSpec::default() };
+        assert_eq!(container_names(&TopologyId::parse("edge").unwrap(), "a", &spec).count(), 100);
+    }
+
+    #[test]
     fn every_name_that_a_topology_gives_is_recognised_as_one() {
         for topology in ["a", "edge", "edge-2"] {
             let topology = TopologyId::parse(topology).unwrap();
             for name in ["a", "b_c", "db-1"] {
                 assert!(could_be_volume(&network_name(&topology, name)) && could_be_volume(&volume_name(&topology, name)));
-                assert!(could_be_container(&container_name(&topology, name)));
+                assert!(could_be_container(&container_name(&topology, name, 12)));
             }
         }
         assert!(!could_be_volume("data") && !could_be_volume(&"0f".repeat(32)));
-        assert!(!could_be_container("eager_wozniak") && !could_be_container("redis"));
+        assert!(!could_be_container("eager_wozniak") && !could_be_container("redis") && !could_be_container("a-b-c"));
     }
 }

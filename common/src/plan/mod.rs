@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
-use crate::topology::{NetworkSpec, PullPolicy, ServiceSpec, VolumeSpec};
+use crate::topology::{NetworkSpec, PullPolicy, ServiceSpec, Update, VolumeSpec};
 
+pub mod api;
 pub mod compare;
 mod containers;
 pub mod docker;
@@ -246,6 +247,9 @@ pub struct ContainerTarget {
     /// When its image is pulled.
     #[serde(default)]
     pub pull: PullPolicy,
+    /// How it takes the place of its predecessor.
+    #[serde(default, skip_serializing_if = "Update::is_usual")]
+    pub update: Update,
     /// Our labels and the operator's.
     pub labels: BTreeMap<String, String>,
 }

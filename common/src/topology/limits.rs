@@ -45,3 +45,5 @@ pub const FILLED_MAX: usize = 16 * 1024 * 1024;
 pub const EXTENDS_MAX: usize = 32;
 /// The most values that a file may hold when what services extend is written out.
 pub const RESOLVED_NODES_MAX: usize = 2 * NODES_MAX;
+/// Containers of one service on one host.
+pub const REPLICAS_MAX: u64 = 100;

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Attachment, DockerSpec, Healthcheck, HostSpec, Ipam, NetworkSpec, ServiceSpec, VolumeSpec};
+use super::{Attachment, DockerSpec, Healthcheck, HostSpec, Ipam, NetworkSpec, ServiceSpec, Update, VolumeSpec};
 
 /// Merges a later part into `spec`. `empties_ports` says which services have an empty list of ports there.
 pub(crate) fn docker(spec: &mut HostSpec, part: DockerSpec, empties_ports: impl Fn(&str) -> bool) {
@@ -49,9 +49,11 @@ fn replace<T>(base: &mut Option<T>, later: Option<T>) {
 }
 
 fn network(base: &mut NetworkSpec, later: NetworkSpec) {
-    let NetworkSpec { driver, driver_opts, internal, ipam, labels } = later;
+    let NetworkSpec { driver, driver_opts, attachable, enable_ipv6, internal, ipam, labels } = later;
     replace(&mut base.driver, driver);
     base.driver_opts.extend(driver_opts);
+    replace(&mut base.attachable, attachable);
+    replace(&mut base.enable_ipv6, enable_ipv6);
     replace(&mut base.internal, internal);
     if let Some(Ipam { driver, config }) = ipam {
         let base = base.ipam.get_or_insert_default();
@@ -90,6 +92,8 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
         working_dir,
         stop_signal,
         stop_grace_period,
+        replicas,
+        update: Update { order, monitor },
         options,
     } = later;
     if !image.is_empty() {
@@ -116,19 +120,23 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     replace(&mut base.working_dir, working_dir);
     replace(&mut base.stop_signal, stop_signal);
     replace(&mut base.stop_grace_period, stop_grace_period);
+    replace(&mut base.replicas, replicas);
+    replace(&mut base.update.order, order);
+    replace(&mut base.update.monitor, monitor);
     base.options.merge(options);
 }
 
 fn attachment(base: &mut Attachment, later: Attachment) {
-    let Attachment { aliases, ipv4_address } = later;
+    let Attachment { aliases, ipv4_address, ipv6_address } = later;
     if !aliases.is_empty() {
         base.aliases = aliases;
     }
     replace(&mut base.ipv4_address, ipv4_address);
+    replace(&mut base.ipv6_address, ipv6_address);
 }
 
 fn check(base: &mut Healthcheck, later: Healthcheck) {
-    let Healthcheck { test, interval, timeout, retries, start_period } = later;
+    let Healthcheck { test, interval, timeout, retries, start_period, start_interval } = later;
     if !test.is_empty() {
         base.test = test;
     }
@@ -136,4 +144,5 @@ fn check(base: &mut Healthcheck, later: Healthcheck) {
     replace(&mut base.timeout, timeout);
     replace(&mut base.retries, retries);
     replace(&mut base.start_period, start_period);
+    replace(&mut base.start_interval, start_interval);
 }

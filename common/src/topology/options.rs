@@ -91,6 +91,19 @@ impl Setting for SecurityOpts {
     }
 }
 
+impl Setting for Exposed {
+    fn is_usual(&self) -> bool {
+        self.0.is_empty()
+    }
+    fn agrees(&self, live: &Self) -> bool {
+        // The image's own are among them.
+        self.0.is_subset(&live.0)
+    }
+    fn take_in(&mut self, later: Self) {
+        self.0.extend(later.0);
+    }
+}
+
 impl Setting for Swappiness {
     fn is_usual(&self) -> bool {
         // 0 says: never.
@@ -221,6 +234,8 @@ options! {
     dns_search: Vec<String>,
     /// The domain of its host name.
     domainname: String,
+    /// Ports that it offers to other containers, each `80/tcp`.
+    expose: Exposed,
     /// `name:address` each, in their order.
     extra_hosts: Vec<String>,
     /// Groups of the main process besides its user's.
@@ -265,6 +280,8 @@ options! {
     storage_opt: BTreeMap<String, String>,
     /// Parameters of the kernel.
     sysctls: BTreeMap<String, String>,
+    /// Memory, by the path in the container, with the options of the mount.
+    tmpfs: BTreeMap<String, String>,
     /// Whether it has a terminal.
     tty: bool,
     /// Limits of its processes by name.
@@ -301,6 +318,11 @@ pub struct Ulimit {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecurityOpts(pub BTreeSet<String>);
+
+/// Ports that a container offers to others.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Exposed(pub BTreeSet<String>);
 
 /// How willing memory is swapped, 0 to 100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

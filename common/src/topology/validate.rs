@@ -102,12 +102,15 @@ impl Check<'_> {
                 };
                 self.report(&mark(), problem);
             }
-            if let Some(address) = attachment.ipv4_address {
+            for address in attachment.addresses() {
                 let pools = spec.and_then(|n| n.ipam.as_ref()).map(|ipam| ipam.config.as_slice()).unwrap_or_default();
-                let inside = pools.iter().filter_map(|p| p.subnet.parse::<IpNet>().ok()).any(|net| net.contains(&IpAddr::V4(address)));
+                let inside = pools.iter().filter_map(|p| p.subnet.parse::<IpNet>().ok()).any(|net| net.contains(&address));
                 // A network with variables has its pools only when it is known for a host.
                 if !inside && (!pools.is_empty() || !self.varies(network)) {
-                    self.say(&format!("{}.ipv4_address", mark()), format!("the address {address} is in no subnet of network `{network}`"));
+                    self.say(
+                        &format!("{}.{}", mark(), address_key(address)),
+                        format!("the address {address} is in no subnet of network `{network}`"),
+                    );
                 }
             }
         }
@@ -122,10 +125,15 @@ impl Check<'_> {
                 self.report(&format!("{}.volumes.{target}", here()), problem);
             }
         }
+        for path in service.options.tmpfs.iter().flatten().map(|(path, _)| path).filter(|path| service.volumes.contains_key(*path)) {
+            self.say(&format!("{}.tmpfs.{path}", here()), format!("something is mounted at `{path}` already"));
+        }
         self.namespaces(name, service);
+        self.replicas(name, service);
         for (other, dependency) in &service.depends_on {
             let mark = || format!("{}.depends_on.{other}", here());
             match docker.services.get(other) {
+                None if dependency.optional => {}
                 None => {
                     let message = format!("service `{name}` depends on service `{other}`, which is {}", self.absence(other));
                     self.report(&mark(), |p| undefined(Problem { message, ..p }, other, docker.services.keys()));
@@ -140,12 +148,33 @@ impl Check<'_> {
         }
     }
 
+    /// What only one of several containers could have.
+    fn replicas(&mut self, name: &str, service: &ServiceSpec) {
+        let Some(number) = service.replicas.filter(|number| *number > 1) else { return };
+        let of = |what: String| format!("service `{name}` has {number} containers, and only one of them can have {what}");
+        for port in service.ports.iter().filter(|port| port.published.is_some()) {
+            let message = of(format!("port {} of the host", port.published.unwrap_or_default()));
+            self.report(&format!("docker.services.{name}.ports.{}", port_mark(port)), |p| {
+                Problem { message, ..p }.help("let the engine choose the ports of the host, as in `ports: [80]`")
+            });
+        }
+        for (network, attachment) in &service.networks {
+            for address in attachment.addresses() {
+                let mark = format!("docker.services.{name}.networks.{network}.{}", address_key(address));
+                self.say(&mark, of(format!("the address {address}")));
+            }
+        }
+    }
+
     /// What a service shares with others, and what it cannot have then.
     fn namespaces(&mut self, name: &str, service: &ServiceSpec) {
         for (key, other) in service.joins() {
+            let mark = format!("docker.services.{name}.{key}");
+            if self.docker.services.get(other).is_some_and(|spec| spec.replicas == Some(0)) {
+                self.say(&mark, format!("service `{name}` has the `{key}` of service `{other}`, which has no container"));
+            }
             if !self.docker.services.contains_key(other) {
                 let message = format!("service `{name}` has the `{key}` of service `{other}`, which is {}", self.absence(other));
-                let mark = format!("docker.services.{name}.{key}");
                 let services = &self.docker.services;
                 self.report(&mark, |p| undefined(Problem { message, ..p }, other, services.keys()));
             }
@@ -260,14 +289,15 @@ impl Check<'_> {
     }
 
     fn addresses(&mut self) {
-        let mut taken: BTreeMap<(&str, Ipv4Addr), &str> = BTreeMap::new();
+        let mut taken: BTreeMap<(&str, IpAddr), &str> = BTreeMap::new();
         let mut clashes: Vec<(String, String)> = Vec::new();
         for (name, service) in &self.docker.services {
             for (network, attachment) in &service.networks {
-                let Some(address) = attachment.ipv4_address else { continue };
-                if let Some(other) = taken.insert((network, address), name) {
-                    let message = format!("services `{other}` and `{name}` both want the address {address} on network `{network}`");
-                    clashes.push((format!("docker.services.{name}.networks.{network}.ipv4_address"), message));
+                for address in attachment.addresses() {
+                    if let Some(other) = taken.insert((network, address), name) {
+                        let message = format!("services `{other}` and `{name}` both want the address {address} on network `{network}`");
+                        clashes.push((format!("docker.services.{name}.networks.{network}.{}", address_key(address)), message));
+                    }
                 }
             }
         }
@@ -275,6 +305,11 @@ impl Check<'_> {
             self.say(&mark, message);
         }
     }
+}
+
+/// The key of a fixed address.
+const fn address_key(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4_address" } else { "ipv6_address" }
 }
 
 /// Who has an address to listen on that can't be had besides `ip`. No address and the unspecified one mean all.

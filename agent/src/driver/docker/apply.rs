@@ -94,6 +94,8 @@ impl Hands<'_> {
         let request = NetworkCreateRequest {
             name: target.name.clone(),
             driver: Some(target.spec.driver.clone().unwrap_or_else(|| "bridge".to_owned())),
+            attachable: target.spec.attachable,
+            enable_ipv6: target.spec.enable_ipv6,
             internal: target.spec.internal,
             ipam,
             options: Some(target.spec.driver_opts.clone().into_iter().collect()),

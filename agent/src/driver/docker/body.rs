@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, Mount, MountType, NetworkingConfig, PortBinding,
-    RestartPolicy as EngineRestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HealthConfig, HostConfig, Mount, MountBindOptions, MountTmpfsOptions,
+    MountType, MountVolumeOptions, NetworkingConfig, PortBinding, RestartPolicy as EngineRestartPolicy, RestartPolicyNameEnum,
 };
 use moorline_common::plan::ContainerTarget;
 use moorline_common::plan::compare::{is_reset, whole_seconds};
-use moorline_common::topology::{Attachment, Healthcheck, MountKind, MountSpec, Nanos, PortSpec, RestartPolicy};
+use moorline_common::topology::{Attachment, Healthcheck, MountKind, MountOptions, MountSpec, Nanos, PortSpec, RestartPolicy};
 
 use super::options;
 
@@ -20,6 +20,7 @@ pub(super) fn body(target: &ContainerTarget, carried: &Carried, many_endpoints: 
     let spec = &target.spec;
     let at_once = if many_endpoints { spec.networks.len() } else { 1 };
     let endpoints = spec.networks.iter().take(at_once).map(|(name, a)| (name.clone(), endpoint(&target.service, a)));
+    let offered = spec.options.expose.iter().flat_map(|exposed| &exposed.0);
     ContainerCreateBody {
         image: Some(spec.image.clone()),
         hostname: spec.hostname.clone(),
@@ -31,7 +32,7 @@ pub(super) fn body(target: &ContainerTarget, carried: &Carried, many_endpoints: 
         cmd: spec.command.clone(),
         entrypoint: spec.entrypoint.clone().map(|e| if is_reset(&e) { Vec::new() } else { e }),
         env: Some(spec.environment.iter().map(|(k, v)| format!("{k}={v}")).collect()),
-        exposed_ports: Some(spec.ports.iter().map(port_key).collect()),
+        exposed_ports: Some(spec.ports.iter().map(port_key).chain(offered.cloned()).collect()),
         labels: Some(target.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect()),
         healthcheck: spec.healthcheck.as_ref().map(healthcheck),
         stop_signal: spec.stop_signal.clone(),
@@ -51,7 +52,12 @@ pub(super) fn further_networks(target: &ContainerTarget, many_endpoints: bool) -
 fn endpoint(service: &str, attachment: &Attachment) -> EndpointSettings {
     let mut aliases = attachment.aliases.clone();
     aliases.insert(service.to_owned());
-    let address = attachment.ipv4_address.map(|ip| EndpointIpamConfig { ipv4_address: Some(ip.to_string()), ..Default::default() });
+    let text = |ip: Option<std::net::IpAddr>| ip.map(|ip| ip.to_string());
+    let address = attachment.addresses().next().map(|_| EndpointIpamConfig {
+        ipv4_address: text(attachment.ipv4_address.map(Into::into)),
+        ipv6_address: text(attachment.ipv6_address.map(Into::into)),
+        ..Default::default()
+    });
     EndpointSettings { aliases: Some(aliases.into_iter().collect()), ipam_config: address, ..Default::default() }
 }
 
@@ -82,18 +88,36 @@ fn host_config(target: &ContainerTarget, carried: &Carried) -> HostConfig {
 fn split_mounts(volumes: &BTreeMap<String, MountSpec>, carried: &Carried) -> (Vec<String>, Vec<Mount>) {
     let (mut binds, mut mounts) = (Vec::new(), Vec::new());
     for (path, mount) in volumes {
-        let source = mount.source.clone();
+        let (source, options) = (mount.source.clone(), &mount.options);
         match mount.kind {
             MountKind::Bind => {
                 let source = source.unwrap_or_default();
-                if source.contains(':') || path.contains(':') {
-                    mounts.push(plain_mount(MountType::BIND, path, Some(source), mount.read_only));
+                // Labels are made for binds alone.
+                let must_be_there = options.create_host_path == Some(false) && options.selinux.is_none();
+                if source.contains(':') || path.contains(':') || must_be_there {
+                    let propagation = options.propagation.as_deref().and_then(|p| p.parse().ok());
+                    let bind_options = propagation.map(|p| MountBindOptions { propagation: Some(p), ..Default::default() });
+                    mounts.push(Mount { bind_options, ..plain_mount(MountType::BIND, path, Some(source), mount.read_only) });
                 } else {
-                    binds.push(format!("{source}:{path}{}", if mount.read_only { ":ro" } else { "" }));
+                    let words = [mount.read_only.then_some("ro"), options.selinux.as_deref(), options.propagation.as_deref()];
+                    let words: Vec<&str> = words.into_iter().flatten().collect();
+                    binds.push(format!("{source}:{path}{}{}", if words.is_empty() { "" } else { ":" }, words.join(",")));
                 }
             }
-            MountKind::Volume => mounts.push(volume_mount(path, source.or_else(|| carried.get(path).cloned()), mount.read_only)),
-            MountKind::Tmpfs => mounts.push(plain_mount(MountType::TMPFS, path, None, mount.read_only)),
+            MountKind::Volume => {
+                let MountOptions { nocopy, subpath, .. } = options.clone();
+                let asked = nocopy.is_some() || subpath.is_some();
+                let volume_options = asked.then(|| MountVolumeOptions { no_copy: nocopy, subpath, ..Default::default() });
+                let plain = volume_mount(path, source.or_else(|| carried.get(path).cloned()), mount.read_only);
+                mounts.push(Mount { volume_options, ..plain });
+            }
+            MountKind::Tmpfs => {
+                let size_bytes = options.size.and_then(|size| i64::try_from(size).ok());
+                let asked = size_bytes.is_some() || options.mode.is_some();
+                let tmpfs_options =
+                    asked.then(|| MountTmpfsOptions { size_bytes, mode: options.mode.map(i64::from), ..Default::default() });
+                mounts.push(Mount { tmpfs_options, ..plain_mount(MountType::TMPFS, path, None, mount.read_only) });
+            }
         }
     }
     (binds, mounts)
@@ -129,6 +153,6 @@ fn healthcheck(check: &Healthcheck) -> HealthConfig {
         timeout: span(check.timeout),
         retries: check.retries.map(i64::from),
         start_period: span(check.start_period),
-        ..Default::default()
+        start_interval: span(check.start_interval),
     }
 }

@@ -61,6 +61,8 @@ struct Engine {
     /// Its name and version, for people.
     version: String,
     /// Whether a container can join several networks when it is made (API 1.44).
+    /// The newest version of its API: `1.41`.
+    api: String,
     many_endpoints: bool,
 }
 
@@ -199,7 +201,8 @@ async fn connect(socket: &Path) -> Result<Engine, DriverError> {
     let (major_version, minor_version) = api.min(ours);
     let docker = open(&ClientVersion { major_version, minor_version })?;
     let version = format!("docker {}", said.version.as_deref().unwrap_or("of an unknown version"));
-    Ok(Engine { docker, version: cut(&version), many_endpoints: api >= (1, 44) })
+    let (major, minor) = api;
+    Ok(Engine { docker, version: cut(&version), api: format!("{major}.{minor}"), many_endpoints: api >= (1, 44) })
 }
 
 fn parse_api(text: &str) -> Option<(usize, usize)> {

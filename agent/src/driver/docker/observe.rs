@@ -8,16 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings, HealthConfig,
-    HealthStatusEnum, HostConfig, MountPoint, Network, RestartPolicyNameEnum, Volume,
+    HealthStatusEnum, HostConfig, Mount, MountPoint, Network, RestartPolicyNameEnum, Volume,
 };
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use moorline_common::observe::{
     ContainerConfig, ContainerState, EngineState, Health, Observed, ObservedContainer, ObservedNetwork, ObservedVolume,
 };
+use moorline_common::plan::compare::clean_path;
 use moorline_common::plan::lower::{could_be_container, could_be_volume};
 use moorline_common::plan::model::own_labels;
-use moorline_common::topology::{Attachment, Healthcheck, Ipam, IpamPool, MountKind, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy};
+use moorline_common::topology::{
+    Attachment, Healthcheck, Ipam, IpamPool, MountKind, MountOptions, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy,
+};
 
 use super::super::{DriverError, Ownership};
 use super::{Engine, error, options};
@@ -46,8 +49,8 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
         .try_filter_map(|found| std::future::ready(Ok(found)))
         .try_collect::<BTreeMap<_, _>>()
         .await?;
-    let engine_version = Some(engine.version.clone());
-    Ok(Observed { engine: EngineState::Ready, error: None, engine_version, networks, volumes, containers, trimmed: false })
+    let (engine_version, engine_api) = (Some(engine.version.clone()), Some(engine.api.clone()));
+    Ok(Observed { engine: EngineState::Ready, error: None, engine_version, engine_api, networks, volumes, containers, trimmed: false })
 }
 
 /// The engine allows several networks of one name: then ours counts.
@@ -80,6 +83,8 @@ fn network_of(network: Network, owned: &Ownership) -> ObservedNetwork {
         owner: Some(owner),
         driver: network.driver.unwrap_or_default(),
         driver_opts: network.options.unwrap_or_default().into_iter().collect(),
+        attachable: network.attachable.unwrap_or_default(),
+        enable_ipv6: network.enable_ipv6.unwrap_or_default(),
         internal: network.internal.unwrap_or_default(),
         ipam: Ipam { driver: ipam.driver, config: pools.collect() },
         labels: own_labels(&labels),
@@ -226,9 +231,11 @@ fn is_current(endpoint: &EndpointSettings, network: Option<&ObservedNetwork>) ->
 
 fn attachment_of(container: &str, endpoint: EndpointSettings) -> Attachment {
     let short: String = container.chars().take(SHORT_ID).collect();
+    let fixed = endpoint.ipam_config.unwrap_or_default();
     Attachment {
         aliases: endpoint.aliases.unwrap_or_default().into_iter().filter(|a| *a != short).collect(),
-        ipv4_address: endpoint.ipam_config.and_then(|c| c.ipv4_address).and_then(|a| a.parse().ok()),
+        ipv4_address: fixed.ipv4_address.and_then(|a| a.parse().ok()),
+        ipv6_address: fixed.ipv6_address.and_then(|a| a.parse().ok()),
     }
 }
 
@@ -259,19 +266,37 @@ fn ports_of(host: &HostConfig) -> BTreeSet<PortSpec> {
 }
 
 fn mounts_of(mounts: Vec<MountPoint>, host: &HostConfig) -> BTreeMap<String, MountSpec> {
-    let tmpfs = |path: &String| (path.clone(), MountSpec { kind: MountKind::Tmpfs, source: None, read_only: false });
-    let mut found: BTreeMap<String, MountSpec> = host.tmpfs.iter().flatten().map(|(path, _)| tmpfs(path)).collect();
+    let mut found = BTreeMap::new();
     for mount in mounts {
+        let path = mount.destination.clone().unwrap_or_default();
+        let asked = host.mounts.iter().flatten().find(|m| m.target.as_deref().map(clean_path).as_ref() == Some(&path));
+        let options = mount_options(&mount, asked);
         let (kind, source) = match mount.typ.as_deref() {
             Some("bind") => (MountKind::Bind, mount.source),
             Some("tmpfs") => (MountKind::Tmpfs, None),
             Some("volume") => (MountKind::Volume, mount.name),
             Some(_) | None => continue,
         };
-        let spec = MountSpec { kind, source, read_only: mount.rw == Some(false) };
-        found.insert(mount.destination.unwrap_or_default(), spec);
+        found.insert(path, MountSpec { kind, source, read_only: mount.rw == Some(false), options });
     }
     found
+}
+
+/// What the engine tells of a mount itself, and of how it was asked for.
+fn mount_options(live: &MountPoint, asked: Option<&Mount>) -> MountOptions {
+    let volume = asked.and_then(|m| m.volume_options.clone()).unwrap_or_default();
+    let tmpfs = asked.and_then(|m| m.tmpfs_options.clone()).unwrap_or_default();
+    let label = |mode: &str| mode.split(',').find(|word| matches!(*word, "z" | "Z")).map(str::to_owned);
+    let is_bind = live.typ.as_deref() == Some("bind");
+    MountOptions {
+        create_host_path: None,
+        propagation: live.propagation.clone().filter(|p| is_bind && !p.is_empty() && p != "rprivate"),
+        selinux: live.mode.as_deref().filter(|_| is_bind).and_then(label),
+        nocopy: volume.no_copy.filter(|nocopy| *nocopy),
+        subpath: volume.subpath.filter(|path| !path.is_empty()),
+        mode: tmpfs.mode.and_then(|mode| u32::try_from(mode).ok()).filter(|mode| *mode != 0),
+        size: tmpfs.size_bytes.and_then(|size| u64::try_from(size).ok()).filter(|size| *size != 0),
+    }
 }
 
 fn restart_of(name: RestartPolicyNameEnum, retries: Option<i64>) -> Option<RestartPolicy> {
@@ -291,5 +316,6 @@ fn healthcheck_of(check: HealthConfig) -> Healthcheck {
         timeout: span(check.timeout),
         retries: check.retries.and_then(|n| u32::try_from(n).ok()).filter(|n| *n != 0),
         start_period: span(check.start_period),
+        start_interval: span(check.start_interval),
     }
 }

@@ -6,7 +6,7 @@ use bollard::models::{
     ContainerConfig as EngineConfig, DeviceMapping, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, ResourcesUlimits,
 };
 use moorline_common::topology::Options;
-use moorline_common::topology::options::{Device, Logging, SecurityOpts, Swappiness, Ulimit};
+use moorline_common::topology::options::{Device, Exposed, Logging, SecurityOpts, Swappiness, Ulimit};
 
 /// The settings of the host side; what is not named stays the engine's.
 pub(super) fn host_config(options: &Options) -> HostConfig {
@@ -51,6 +51,7 @@ pub(super) fn host_config(options: &Options) -> HostConfig {
         shm_size: wanted.shm_size.map(signed),
         storage_opt: wanted.storage_opt.map(|map| map.into_iter().collect()),
         sysctls: wanted.sysctls.map(|map| map.into_iter().collect()),
+        tmpfs: wanted.tmpfs.map(|map| map.into_iter().collect()),
         ulimits: wanted.ulimits.map(|limits| limits.into_iter().map(limit).collect()),
         userns_mode: wanted.userns_mode,
         uts_mode: wanted.uts,
@@ -77,6 +78,7 @@ pub(super) fn observed(config: &EngineConfig, host: &HostConfig, names: &BTreeMa
         dns_opt: host.dns_options.clone(),
         dns_search: host.dns_search.clone(),
         domainname: config.domainname.clone(),
+        expose: config.exposed_ports.clone().map(|ports| Exposed(set(ports))),
         extra_hosts: host.extra_hosts.clone(),
         group_add: host.group_add.clone().map(set),
         init: host.init,
@@ -99,6 +101,7 @@ pub(super) fn observed(config: &EngineConfig, host: &HostConfig, names: &BTreeMa
         stdin_open: config.open_stdin,
         storage_opt: host.storage_opt.clone().map(|opts| ordered(Some(opts))),
         sysctls: host.sysctls.clone().map(|sysctls| ordered(Some(sysctls))),
+        tmpfs: host.tmpfs.clone().map(|tmpfs| ordered(Some(tmpfs))),
         tty: config.tty,
         ulimits: host.ulimits.clone().map(|limits| limits.into_iter().map(observed_limit).collect()),
         userns_mode: host.userns_mode.clone(),

@@ -189,6 +189,7 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::OpFailed
         | Code::Indeterminate
         | Code::StepFailed
+        | Code::EngineTooOld
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::BaseMoved

@@ -70,6 +70,8 @@ pub(crate) fn network(w: &mut Walker<'_>, node: &Node) -> NetworkSpec {
     NetworkSpec {
         driver: w.get(&fields, "driver", |w, n| w.checked(n, non_empty)),
         driver_opts: w.get(&fields, "driver_opts", |w, n| Some(w.options(n))).unwrap_or_default(),
+        attachable: w.get(&fields, "attachable", Walker::truth),
+        enable_ipv6: w.get(&fields, "enable_ipv6", Walker::truth),
         internal: w.get(&fields, "internal", Walker::truth),
         ipam: w.get(&fields, "ipam", ipam),
         labels: w.get(&fields, "labels", labels).unwrap_or_default(),

@@ -3,7 +3,9 @@
 //! Text → tree (`super::node`) → tree as it is meant here (`super::resolve`) → values (`walk`, `docker`, `service`, `values`) → checks of the whole
 //! (`super::validate`). Nothing is ever silently ignored.
 
+mod deploy;
 mod docker;
+mod mounts;
 mod options;
 mod service;
 mod values;

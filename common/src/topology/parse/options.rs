@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::keys;
-use super::super::limits::{MEMORY_MAX, NANO_CPUS_MAX};
+use super::super::limits::{MEMORY_MAX, NANO_CPUS_MAX, PORTS_MAX};
 use super::super::node::{Node, Value, shorten};
-use super::super::options::{Device, Logging, Options, SecurityOpts, Swappiness, Ulimit};
+use super::super::options::{Device, Exposed, Logging, Options, SecurityOpts, Swappiness, Ulimit};
 use super::super::vars::Why;
 use super::docker::non_empty;
 use super::service::scalar;
-use super::values;
 use super::walk::{Fields, Filled, Walker};
+use super::{mounts, values};
 
 /// Reads them.
 pub(crate) fn options(w: &mut Walker<'_>, fields: &Fields<'_>) -> Options {
@@ -30,6 +30,7 @@ pub(crate) fn options(w: &mut Walker<'_>, fields: &Fields<'_>) -> Options {
         dns_opt: w.get(fields, "dns_opt", |w, n| some_of(w, n, non_empty)),
         dns_search: w.get(fields, "dns_search", |w, n| some_of(w, n, non_empty)),
         domainname: w.get(fields, "domainname", |w, n| w.checked(n, values::hostname)),
+        expose: w.get(fields, "expose", expose),
         extra_hosts: w.get(fields, "extra_hosts", extra_hosts),
         group_add: w.get(fields, "group_add", groups),
         init: w.get(fields, "init", Walker::truth),
@@ -43,8 +44,7 @@ pub(crate) fn options(w: &mut Walker<'_>, fields: &Fields<'_>) -> Options {
         oom_kill_disable: w.get(fields, "oom_kill_disable", Walker::truth),
         oom_score_adj: w.get(fields, "oom_score_adj", |w, n| signed(w, n, -1000, 1000)),
         pid: w.get(fields, "pid", |w, n| namespace(w, n, &["host"])),
-        // To have none is not to be limited.
-        pids_limit: w.get(fields, "pids_limit", |w, n| signed(w, n, -1, 1 << 32)).map(|n| if n == 0 { -1 } else { n }),
+        pids_limit: w.get(fields, "pids_limit", pids),
         privileged: w.get(fields, "privileged", Walker::truth),
         read_only: w.get(fields, "read_only", Walker::truth),
         runtime: w.get(fields, "runtime", |w, n| w.checked(n, non_empty)),
@@ -54,11 +54,36 @@ pub(crate) fn options(w: &mut Walker<'_>, fields: &Fields<'_>) -> Options {
         stdin_open: w.get(fields, "stdin_open", Walker::truth),
         storage_opt: w.get(fields, "storage_opt", |w, n| Some(w.options(n))),
         sysctls: w.get(fields, "sysctls", |w, n| Some(w.pairs(n, |name| non_empty(name).map(drop)))),
+        tmpfs: w.get(fields, "tmpfs", mounts::tmpfs),
         tty: w.get(fields, "tty", Walker::truth),
         ulimits: w.get(fields, "ulimits", ulimits),
         userns_mode: w.get(fields, "userns_mode", |w, n| word(w, n, &["host"])),
         uts: w.get(fields, "uts", |w, n| word(w, n, &["host"])),
     }
+}
+
+/// Processes; -1 is without limit, and to have none is not to be limited.
+pub(super) fn pids(w: &mut Walker<'_>, node: &Node) -> Option<i64> {
+    signed(w, node, -1, 1 << 32).map(|n| if n == 0 { -1 } else { n })
+}
+
+/// Ports that other containers may use: `3000`, `8000-8010/udp`.
+fn expose(w: &mut Walker<'_>, node: &Node) -> Option<Exposed> {
+    let mut out = BTreeSet::new();
+    for (n, item) in w.list(node, "a list of ports").iter().enumerate() {
+        let ports = w.within(format!("[{n}]"), |w| {
+            let filled = w.scalar(item, "a port such as `3000` or `8000-8010/udp`")?;
+            w.understood(filled, item.at, |text| match text.contains(':') {
+                true => Err(Why::new(format!("`{}` publishes a port", shorten(text))).help("write it under `ports`")),
+                false => values::ports(text),
+            })
+        });
+        out.extend(ports.into_iter().flatten().map(|port| format!("{}/{}", port.target, port.protocol.as_str())));
+    }
+    if out.len() > PORTS_MAX {
+        w.report(node.at, format!("a service cannot offer more than {PORTS_MAX} ports"));
+    }
+    Some(Exposed(out))
 }
 
 /// Text that is one of `words`.
@@ -144,7 +169,7 @@ fn cpuset(text: &str) -> Result<String, Why> {
 }
 
 /// Processors as a decimal number, in billionths.
-fn cpus(w: &mut Walker<'_>, node: &Node) -> Option<u64> {
+pub(super) fn cpus(w: &mut Walker<'_>, node: &Node) -> Option<u64> {
     let filled = w.scalar(node, "a number of processors such as `1.5`")?;
     w.understood(filled, node.at, |text| {
         values::billionths(text)

@@ -1,19 +1,16 @@
 //! A service, in every form that the Compose Specification knows for its keys.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::super::keys;
 use super::super::limits::PORTS_MAX;
 use super::super::node::{Kind, Node, Value, shorten};
 use super::super::vars::Why;
-use super::super::{
-    Attachment, Dependency, DependencyCondition, Healthcheck, MountKind, MountSpec, Nanos, PortSpec, Protocol, ServiceSpec,
-};
+use super::super::{Attachment, Dependency, DependencyCondition, Healthcheck, Nanos, PortSpec, Protocol, ServiceSpec};
 use super::docker::{labels, non_empty, optional};
 use super::walk::{Filled, Walker};
-use super::{options, values};
+use super::{deploy, mounts, options, values};
 
 /// Reads an entry under `services`. An image may be missing here: another part may bring it.
 pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
@@ -24,7 +21,7 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
         w.mark("image", at);
     }
     let Some(fields) = fields else { return ServiceSpec::default() };
-    ServiceSpec {
+    let mut service = ServiceSpec {
         image: w.get(&fields, "image", |w, n| w.checked(n, values::image)).unwrap_or_default(),
         platform: w.get(&fields, "platform", |w, n| w.checked(n, values::platform)),
         pull_policy: w.get(&fields, "pull_policy", |w, n| w.parsed(n, values::pull_policy)),
@@ -33,7 +30,7 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
         environment: w.get(&fields, "environment", environment).unwrap_or_default(),
         ports: w.get(&fields, "ports", ports).unwrap_or_default(),
         networks: w.get(&fields, "networks", networks).unwrap_or_default(),
-        volumes: w.get(&fields, "volumes", mounts).unwrap_or_default(),
+        volumes: w.get(&fields, "volumes", mounts::mounts).unwrap_or_default(),
         restart: w.get(&fields, "restart", restart),
         labels: w.get(&fields, "labels", labels).unwrap_or_default(),
         healthcheck: w.get(&fields, "healthcheck", healthcheck),
@@ -44,7 +41,10 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
         stop_signal: w.get(&fields, "stop_signal", |w, n| scalar(w, n, "a signal", values::signal)),
         stop_grace_period: w.get(&fields, "stop_grace_period", span),
         options: options::options(w, &fields),
-    }
+        ..ServiceSpec::default()
+    };
+    deploy::deploy(w, &fields, &mut service);
+    service
 }
 
 /// Text or a number that passes `check`.
@@ -56,7 +56,7 @@ pub(super) fn scalar(w: &mut Walker<'_>, node: &Node, what: &str, check: fn(&str
 }
 
 /// A span of time; a number needs a unit.
-fn span(w: &mut Walker<'_>, node: &Node) -> Option<Nanos> {
+pub(super) fn span(w: &mut Walker<'_>, node: &Node) -> Option<Nanos> {
     if let Value::Scalar { text, kind: Kind::Int | Kind::Float } = &node.value
         && text != "0"
     {
@@ -198,52 +198,16 @@ fn networks(w: &mut Walker<'_>, node: &Node) -> Option<BTreeMap<String, Attachme
 fn attachment(w: &mut Walker<'_>, node: &Node) -> Attachment {
     let Some(fields) = optional(w, node, &keys::ATTACHMENT) else { return Attachment::default() };
     let aliases = w.get(&fields, "aliases", |w, n| Some(w.names(n, values::hostname)));
-    if let Some(at) = fields.get("ipv4_address").map(|n| n.at) {
-        w.mark("ipv4_address", at);
+    for key in ["ipv4_address", "ipv6_address"] {
+        if let Some(at) = fields.get(key).map(|n| n.at) {
+            w.mark(key, at);
+        }
     }
     Attachment {
         aliases: aliases.into_iter().flatten().map(|(name, _)| name).collect(),
         ipv4_address: w.get(&fields, "ipv4_address", |w, n| w.parsed(n, |t| values::address::<Ipv4Addr>(t, "IPv4"))),
+        ipv6_address: w.get(&fields, "ipv6_address", |w, n| w.parsed(n, |t| values::address::<Ipv6Addr>(t, "IPv6"))),
     }
-}
-
-fn mounts(w: &mut Walker<'_>, node: &Node) -> Option<BTreeMap<String, MountSpec>> {
-    let mut out = BTreeMap::new();
-    for (n, item) in w.list(node, "a list of mounts").iter().enumerate() {
-        let mount = w.within(format!("[{n}]"), |w| match &item.value {
-            Value::Map(_) => long_mount(w, item),
-            Value::Scalar { .. } | Value::List(_) => w.parsed(item, values::mount),
-        });
-        let Some((target, spec)) = mount else { continue };
-        w.mark(&target, item.at);
-        match out.entry(target) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(spec);
-            }
-            Entry::Occupied(taken) => {
-                w.within(format!("[{n}]"), |w| w.report(item.at, format!("something is mounted at `{}` already", taken.key())));
-            }
-        }
-    }
-    Some(out)
-}
-
-fn long_mount(w: &mut Walker<'_>, node: &Node) -> Option<(String, MountSpec)> {
-    let fields = w.object(node, &keys::MOUNT)?;
-    let words = [("volume", MountKind::Volume), ("bind", MountKind::Bind), ("tmpfs", MountKind::Tmpfs)];
-    let kind = w.get(&fields, "type", |w, n| w.one_of(n, &words));
-    let target = w.get(&fields, "target", |w, n| w.parsed(n, values::absolute_path));
-    let read_only = w.get(&fields, "read_only", Walker::truth).unwrap_or(false);
-    let source_node = fields.get("source");
-    let kind = kind?;
-    let source = w.get(&fields, "source", |w, n| w.parsed(n, |text| values::mount_source(kind, text)));
-    if kind == MountKind::Bind && source_node.is_none() {
-        w.report(fields.at, "a bind mount needs the key `source`: an absolute path on the host");
-    }
-    if source_node.is_some() && source.is_none() {
-        return None;
-    }
-    Some((target?, MountSpec { kind, source, read_only }))
 }
 
 fn healthcheck(w: &mut Walker<'_>, node: &Node) -> Option<Healthcheck> {
@@ -259,6 +223,7 @@ fn healthcheck(w: &mut Walker<'_>, node: &Node) -> Option<Healthcheck> {
         timeout: w.get(&fields, "timeout", span),
         retries: w.get(&fields, "retries", |w, n| w.int(n, 1, 1_000_000)).and_then(|n| u32::try_from(n).ok()),
         start_period: w.get(&fields, "start_period", span),
+        start_interval: w.get(&fields, "start_interval", span),
     };
     // `disable: false` alone says nothing.
     (check != Healthcheck::default()).then_some(check)
@@ -295,17 +260,21 @@ fn depends_on(w: &mut Walker<'_>, node: &Node) -> Option<BTreeMap<String, Depend
         ];
         for pair in pairs {
             w.mark(&pair.key, pair.key_at);
-            let condition = w.within(&pair.key, |w| {
+            let dependency = w.within(&pair.key, |w| {
                 let fields = w.object(&pair.value, &keys::DEPENDENCY)?;
-                w.get(&fields, "condition", |w, n| w.one_of(n, &words))
+                let condition = w.get(&fields, "condition", |w, n| w.one_of(n, &words));
+                Some(Dependency {
+                    condition: condition.unwrap_or(DependencyCondition::ServiceStarted),
+                    optional: !w.get(&fields, "required", Walker::truth).unwrap_or(true),
+                    restart: w.get(&fields, "restart", Walker::truth).unwrap_or_default(),
+                })
             });
-            let condition = condition.unwrap_or(DependencyCondition::ServiceStarted);
-            out.insert(pair.key.clone(), Dependency { condition });
+            out.insert(pair.key.clone(), dependency.unwrap_or(Dependency::on(DependencyCondition::ServiceStarted)));
         }
     } else {
         for (name, at) in w.names(node, values::name) {
             w.mark(&name, at);
-            out.insert(name, Dependency { condition: DependencyCondition::ServiceStarted });
+            out.insert(name, Dependency::on(DependencyCondition::ServiceStarted));
         }
     }
     Some(out)

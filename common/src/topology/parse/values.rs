@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::super::limits::{MEMORY_MAX, NAME_MAX, NANOS_MAX, PORTS_MAX};
 use super::super::node::shorten;
 use super::super::vars::Why;
-use super::super::{MountKind, MountSpec, Nanos, PortSpec, Protocol, PullPolicy, RestartPolicy};
+use super::super::{Nanos, PortSpec, Protocol, PullPolicy, RestartPolicy};
 
 /// A whole number without sign; no leading zeros, which some readers take for octal.
 pub(crate) fn decimal(text: &str) -> Option<u64> {
@@ -322,58 +322,6 @@ pub(crate) fn host_address(text: &str) -> Result<IpAddr, Why> {
         return address::<Ipv6Addr>(inner, "IPv6").map(IpAddr::V6);
     }
     address(text, "IP")
-}
-
-/// What a mount's source is.
-pub(crate) fn mount_source(kind: MountKind, text: &str) -> Result<String, Why> {
-    match kind {
-        MountKind::Volume if text.contains('/') => {
-            Err(Why::new(format!("`{}` is no volume's name", shorten(text))).help("for a path on the host use `type: bind`"))
-        }
-        MountKind::Volume => name(text),
-        MountKind::Bind => host_path(text),
-        MountKind::Tmpfs => Err(Why::new("memory has no source")),
-    }
-}
-
-fn host_path(text: &str) -> Result<String, Why> {
-    if text.starts_with('/') {
-        return absolute_path(text);
-    }
-    Err(Why::new(format!("`{}` is a relative path on the host", shorten(text)))
-        .help("write it from `/` on: there is no working folder on the host that it could be relative to"))
-}
-
-/// The short form of a mount: `[source:]target[:ro|rw]`. Gives the target and what is there.
-pub(crate) fn mount(text: &str) -> Result<(String, MountSpec), Why> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, mode) = match parts.as_slice() {
-        [target] => (None, *target, None),
-        [target, mode @ ("ro" | "rw")] if target.starts_with('/') => (None, *target, Some(*mode)),
-        [source, target] => (Some(*source), *target, None),
-        [source, target, mode] => (Some(*source), *target, Some(*mode)),
-        _ => {
-            return Err(Why::new(format!("`{}` is no mount", shorten(text)))
-                .help("write it like `data:/var/lib/data`, `/srv/moorline/x:/x:ro`, or the long form"));
-        }
-    };
-    let mut read_only = false;
-    for option in mode.into_iter().flat_map(|m| m.split(',')) {
-        match option {
-            "ro" => read_only = true,
-            "rw" => read_only = false,
-            other => return Err(Why::new(format!("the mount option `{}` is not supported yet", shorten(other))).help("`ro` and `rw` are")),
-        }
-    }
-    let kind = match source {
-        Some(source) if source.starts_with(['/', '.', '~']) || source.contains('/') => MountKind::Bind,
-        Some(_) | None => MountKind::Volume,
-    };
-    let source = source.map(|s| mount_source(kind, s)).transpose()?;
-    if source.is_none() && !target.starts_with('/') {
-        return Err(Why::new(format!("`{}` says no place in the container", shorten(text))).help("write it like `data:/var/lib/data`"));
-    }
-    Ok((absolute_path(target)?, MountSpec { kind, source, read_only }))
 }
 
 /// A string as the words that a shell would make of it.

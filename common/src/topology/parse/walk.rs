@@ -160,7 +160,9 @@ impl<'a> Walker<'a> {
                 break;
             }
             let known = object.keys.iter().map(|k| k.name);
-            let problem = if object.later.contains(&key) {
+            let problem = if let Some((_, instead)) = object.never.iter().find(|(never, _)| *never == key) {
+                Why::new(format!("`{key}` has no meaning here")).help(*instead)
+            } else if object.later.contains(&key) {
                 Why::new(format!("`{key}` is not supported yet"))
             } else {
                 let mut why = Why::new(format!("{} has no key `{}`", object.name, shorten(key)));
