@@ -63,6 +63,9 @@ pub enum Verb {
     Host(cmd::host::HostVerb),
     /// Check a topology file without a hub
     Validate(cmd::validate::ValidateArgs),
+    /// Make topology files of what is there already
+    #[command(subcommand)]
+    Import(cmd::import::ImportVerb),
     /// Show what a topology file would change on each host; exit 2 when it would change something
     Plan(cmd::plan::PlanArgs),
     /// Sign a topology file and hand it to the hub

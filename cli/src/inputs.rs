@@ -1,7 +1,7 @@
 //! What a topology file takes from this machine: the variables that it uses, and the files that it names. It is looked for where an
 //! operator hands the file in, and nowhere else: what was signed brings its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use moorline_common::topology::dotenv::{self, Format};
 use moorline_common::topology::limits::INPUT_MAX;
-use moorline_common::topology::{self, Inputs, Problem, Reading};
+use moorline_common::topology::{self, Asked, Inputs, Problem, Reading};
 
 use crate::error::{Failure, LocalCode};
 
@@ -36,33 +36,39 @@ impl Machine<'_> {
     /// Reads a topology with all that it takes from here, and nothing besides.
     ///
     /// # Errors
-    /// A file that is there and cannot be read, or is no text; a wrong line in a file of variables.
+    /// As [`Self::gather`].
     pub fn read(&self, bytes: &[u8]) -> Result<(Reading, Inputs), Failure> {
-        let mut inputs = Inputs::default();
-        let (mut variables, mut files) = (BTreeSet::new(), BTreeSet::new());
+        self.gather(|inputs| topology::read(bytes, inputs), |reading| &reading.asked)
+    }
+
+    /// Looks with what is here until nothing more is asked for.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, or is no text; a wrong line in a file of variables.
+    pub fn gather<T>(&self, look: impl Fn(&Inputs) -> T, asked: impl Fn(&T) -> &Asked) -> Result<(T, Inputs), Failure> {
+        let (mut inputs, mut known) = (Inputs::default(), Asked::default());
         let mut named: Option<BTreeMap<String, String>> = None;
         loop {
-            let reading = topology::read(bytes, &inputs);
-            let new_variables: Vec<&String> = reading.asked.variables.difference(&variables).collect();
-            let new_files: Vec<&String> = reading.asked.files.difference(&files).collect();
-            if new_variables.is_empty() && new_files.is_empty() {
+            let found = look(&inputs);
+            let asked = asked(&found);
+            if asked.variables.is_subset(&known.variables) && asked.files.is_subset(&known.files) {
                 // What only an earlier look asked for was not needed after all.
-                inputs.variables.retain(|name, _| reading.asked.variables.contains(name));
-                inputs.files.retain(|path, _| reading.asked.files.contains(path));
-                return Ok((topology::read(bytes, &inputs), inputs));
+                inputs.variables.retain(|name, _| asked.variables.contains(name));
+                inputs.files.retain(|path, _| asked.files.contains(path));
+                return Ok((look(&inputs), inputs));
             }
-            for name in &new_variables {
+            for name in asked.variables.difference(&known.variables) {
                 if named.is_none() {
                     named = Some(self.named_variables()?);
                 }
-                let value = self.variable(name)?.or_else(|| named.as_ref().and_then(|named| named.get(*name).cloned()));
-                inputs.variables.extend(value.map(|value| ((*name).clone(), value)));
+                let value = self.variable(name)?.or_else(|| named.as_ref().and_then(|named| named.get(name).cloned()));
+                inputs.variables.extend(value.map(|value| (name.clone(), value)));
             }
-            for path in &new_files {
-                inputs.files.extend(read_text(&self.folder.join(path.as_str()))?.map(|content| ((*path).clone(), content)));
+            for path in asked.files.difference(&known.files) {
+                inputs.files.extend(read_text(&self.folder.join(path.as_str()))?.map(|content| (path.clone(), content)));
             }
-            variables.extend(reading.asked.variables);
-            files.extend(reading.asked.files);
+            known.variables.extend(asked.variables.iter().cloned());
+            known.files.extend(asked.files.iter().cloned());
         }
     }
 

@@ -17,6 +17,7 @@ pub mod events;
 pub mod get;
 pub mod history;
 pub mod host;
+pub mod import;
 pub mod init;
 pub mod journal;
 pub mod key;
@@ -87,6 +88,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Key(verb) => key::run(verb, &env, ui).await,
         Verb::Host(verb) => host::run(verb, &env, ui).await,
         Verb::Validate(args) => validate::run(&args, ui),
+        Verb::Import(verb) => import::run(&verb, ui),
         Verb::Plan(args) => plan::run(args, &env, ui).await,
         Verb::Push(args) => push::run(args, &env, ui).await,
         Verb::Revision(verb) => revision_file::run(verb, &env, ui).await,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 mod credentials;
 pub mod dotenv;
+pub mod import;
 pub mod inputs;
 mod interpolate;
 mod keys;
@@ -29,6 +30,7 @@ mod service;
 pub mod slice;
 mod validate;
 mod vars;
+mod write;
 
 pub use inputs::{Asked, Inputs, Reading};
 pub use options::Options;

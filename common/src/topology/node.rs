@@ -349,7 +349,7 @@ fn unknown_tag(tag: &Tag, at: Position) -> Problem {
 }
 
 /// YAML 1.2.2, section 10.3.2.
-fn core_kind(text: &str) -> Kind {
+pub(crate) fn core_kind(text: &str) -> Kind {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Kind::Null,
         "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => return Kind::Bool,

@@ -21,6 +21,7 @@ mod evil_orders;
 mod foreign_client;
 #[cfg(test)]
 mod heal;
+mod inputs;
 #[cfg(test)]
 mod join;
 #[cfg(test)]

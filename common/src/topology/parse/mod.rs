@@ -67,28 +67,34 @@ pub fn read(bytes: &[u8], inputs: &Inputs) -> Reading {
 fn read_text(text: &str, inputs: &Inputs) -> Reading {
     let files: Vec<String> = inputs.files.keys().cloned().collect();
     let mut problems = Vec::new();
-    let mut root = match node::read(text, &mut problems) {
+    let root = match node::read(text, &mut problems) {
         Ok(root) => root,
         Err(problem) => {
             problems.push(problem);
             return Reading { file: Err(tidy(problems, &files)), asked: Asked::default(), warnings: Vec::new() };
         }
     };
-    let resolved = resolve(&mut root, inputs);
-    problems.extend(resolved.problems);
+    let reading = read_tree(root, inputs, &files, false);
+    problems.extend(reading.file.as_ref().err().into_iter().flatten().cloned());
+    let file = reading.file.ok().filter(|_| problems.is_empty()).ok_or_else(|| tidy(problems, &files));
+    Reading { file, ..reading }
+}
+
+/// Reads a topology's tree. `files` are the names of the files that places are in besides the topology's own. When `lenient`, what the
+/// inputs lack is a warning. Problems are not tidied yet.
+pub(crate) fn read_tree(mut root: Node, inputs: &Inputs, files: &[String], lenient: bool) -> Reading {
+    let resolved = resolve(&mut root, inputs, lenient);
+    let mut problems = resolved.problems;
     let mut walker = Walker::new(&[], None);
     walker.gates = resolved.gates;
     let mut file = read_file(&mut walker, &root);
     problems.append(&mut walker.problems);
     if let Some(file) = &mut file {
-        file.files.clone_from(&files);
+        file.files = files.to_vec();
         file.validate(&mut problems);
     }
-    let file = match file.filter(|_| problems.is_empty()) {
-        Some(file) => Ok(file),
-        None => Err(tidy(problems, &files)),
-    };
-    Reading { file, asked: resolved.asked, warnings: tidy(resolved.warnings, &files) }
+    let file = file.filter(|_| problems.is_empty()).ok_or(problems);
+    Reading { file, asked: resolved.asked, warnings: tidy(resolved.warnings, files) }
 }
 
 fn not_utf8(bytes: &[u8], valid: usize) -> Problem {

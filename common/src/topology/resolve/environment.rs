@@ -112,11 +112,12 @@ impl Resolver<'_> {
         let (path, at) = (word("path").unwrap_or_default(), part("path").map_or(item.at, |n| n.at));
         let Some((text, file)) = self.file(path) else {
             if !word("required").is_some_and(|word| word.eq_ignore_ascii_case("false")) {
-                self.report(at, not_there(path));
+                self.miss(at, not_there(path));
             }
             return;
         };
         let format = if word("format") == Some("raw") { Format::Raw } else { Format::Compose };
+        let before = self.missed;
         let read = dotenv::variables(text, format, &mut |name| self.variable(name));
         match read {
             Ok(variables) => {
@@ -131,7 +132,8 @@ impl Resolver<'_> {
             Err(problems) => {
                 for problem in problems {
                     let at = super::Position { file, ..problem.position };
-                    self.report(at, Why { message: problem.message, suggestion: problem.suggestion.map(Into::into), help: problem.help });
+                    let why = Why { message: problem.message, suggestion: problem.suggestion.map(Into::into), help: problem.help };
+                    if self.missed > before { self.miss(at, why) } else { self.report(at, why) }
                 }
             }
         }

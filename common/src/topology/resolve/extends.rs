@@ -9,7 +9,7 @@ use super::super::node::{self, Kind, Node, Value, shorten};
 use super::super::problem::nearest;
 use super::super::vars::{self, Why};
 use super::super::{Position, keys};
-use super::{Resolver, Scope, merge, wrong};
+use super::{Resolver, Scope, merge, stamp, wrong};
 
 /// The services that led to one by `extends`, by file and name.
 type Trail = Vec<(u16, String)>;
@@ -106,7 +106,7 @@ impl Resolver<'_> {
 
     fn read_file(&mut self, path: &str, at: Position) -> Option<Scope> {
         let Some((text, file)) = self.file(path) else {
-            self.report(at, not_there(path));
+            self.miss(at, not_there(path));
             return None;
         };
         let mut problems = Vec::new();
@@ -171,17 +171,4 @@ impl Resolver<'_> {
 /// What is told of a file that is missing.
 pub(super) fn not_there(path: &str) -> Why {
     Why::new(format!("the file `{}` is not there", shorten(path))).help("a path is relative to the file that names it")
-}
-
-/// Notes of every place below `node` that it is in `file`.
-fn stamp(node: &mut Node, file: u16) {
-    node.at.file = file;
-    match &mut node.value {
-        Value::Scalar { .. } => {}
-        Value::List(items) => items.iter_mut().for_each(|item| stamp(item, file)),
-        Value::Map(pairs) => pairs.iter_mut().for_each(|pair| {
-            pair.key_at.file = file;
-            stamp(&mut pair.value, file);
-        }),
-    }
 }

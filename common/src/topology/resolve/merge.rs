@@ -1,5 +1,5 @@
-//! How one Compose service is merged over another, by the rules of the Compose Specification, for `extends`.
-//! <https://github.com/compose-spec/compose-spec/blob/main/13-merge.md>
+//! How one Compose service is merged over another, by the rules of the Compose Specification, for `extends`, and for several files
+//! that are one. <https://github.com/compose-spec/compose-spec/blob/main/13-merge.md>
 //!
 //! Maps merge key by key, lists are appended, everything else is replaced; what names itself (a variable, a mount by its target)
 //! is there once, and the later one wins. The parts of a *topology* merge by other rules: see `super::super::merge`.
@@ -13,6 +13,16 @@ use super::{pair, text_node};
 /// `over` on top of `base`, both services.
 pub(crate) fn service(base: Node, over: Node) -> Node {
     merge(base, over, "")
+}
+
+/// `over` on top of `base`, both whole Compose files.
+pub(crate) fn file(base: Node, over: Node) -> Node {
+    by_key(base, over, &|key, base, over| match key {
+        "services" => by_key(base, over, &|_, base, over| service(base, over)),
+        // Their keys have the same meaning as those of services that bear the same name.
+        "networks" | "volumes" | "configs" | "secrets" => by_key(base, over, &|_, base, over| merge(base, over, "top")),
+        _ => merge(base, over, "top"),
+    })
 }
 
 /// What becomes of two values at one place.
@@ -34,7 +44,9 @@ enum Rule {
 fn rule(path: &str) -> Rule {
     match path {
         "command" | "entrypoint" | "healthcheck.test" => Rule::Replace,
-        "environment" | "labels" | "annotations" | "sysctls" | "deploy.labels" | "build.args" | "build.labels" => Rule::Pairs,
+        "environment" | "labels" | "annotations" | "sysctls" | "deploy.labels" | "build.args" | "build.labels" | "top.labels" => {
+            Rule::Pairs
+        }
         "depends_on" | "networks" => Rule::Names,
         "dns" | "dns_opt" | "dns_search" | "env_file" | "tmpfs" | "label_file" => Rule::Sequence,
         "logging" => Rule::Driver,

@@ -39,9 +39,9 @@ pub(crate) struct Resolved {
     pub(crate) gates: Gates,
 }
 
-/// Brings the tree of a topology into the form that it is meant in.
-pub(crate) fn resolve(root: &mut Node, inputs: &Inputs) -> Resolved {
-    let mut resolver = Resolver::new(inputs);
+/// Brings the tree of a topology into the form that it is meant in. When `lenient`, what the inputs lack is a warning.
+pub(crate) fn resolve(root: &mut Node, inputs: &Inputs, lenient: bool) -> Resolved {
+    let mut resolver = Resolver::new(inputs, lenient);
     let Value::Map(fields) = &mut root.value else { return resolver.done };
     for field in fields.iter_mut().filter(|f| matches!(f.key.as_str(), "profiles" | "hosts")) {
         let Value::Map(parts) = &mut field.value.value else { continue };
@@ -74,11 +74,15 @@ struct Resolver<'i> {
     opened: BTreeMap<String, Option<Rc<Scope>>>,
     nodes: usize,
     filled: usize,
+    /// Whether what the inputs lack is only warned of: they are another machine's business.
+    lenient: bool,
+    /// Variables that were looked for and are not set.
+    missed: usize,
 }
 
 impl<'i> Resolver<'i> {
-    fn new(inputs: &'i Inputs) -> Self {
-        Self { inputs, done: Resolved::default(), path: Vec::new(), opened: BTreeMap::new(), nodes: 0, filled: 0 }
+    fn new(inputs: &'i Inputs, lenient: bool) -> Self {
+        Self { inputs, done: Resolved::default(), path: Vec::new(), opened: BTreeMap::new(), nodes: 0, filled: 0, lenient, missed: 0 }
     }
 
     fn within<T>(&mut self, step: impl Into<String>, work: impl FnOnce(&mut Self) -> T) -> T {
@@ -100,12 +104,19 @@ impl<'i> Resolver<'i> {
         }
     }
 
+    /// Tells of what the inputs lack.
+    fn miss(&mut self, at: Position, why: Why) {
+        if self.lenient { self.warn(at, why) } else { self.report(at, why) }
+    }
+
     /// What a variable is set to.
     fn variable(&mut self, name: &str) -> Option<String> {
         if !self.done.asked.variables.contains(name) {
             self.done.asked.variables.insert(name.to_owned());
         }
-        self.inputs.variables.get(name).cloned()
+        let value = self.inputs.variables.get(name).cloned();
+        self.missed += usize::from(value.is_none());
+        value
     }
 
     /// The content of a file, and its number.
@@ -170,16 +181,19 @@ impl<'i> Resolver<'i> {
             return;
         }
         match &mut node.value {
-            Value::Scalar { text, kind: kind @ Kind::Text } if text.contains('$') => match self.filled(text) {
-                Ok(filled) => {
-                    *text = filled;
-                    *kind = Kind::Filled;
+            Value::Scalar { text, kind: kind @ Kind::Text } if text.contains('$') => {
+                let before = self.missed;
+                match self.filled(text) {
+                    Ok(filled) => {
+                        *text = filled;
+                        *kind = Kind::Filled;
+                    }
+                    Err(why) => {
+                        *kind = Kind::Wrong;
+                        if self.missed > before { self.miss(node.at, why) } else { self.report(node.at, why) }
+                    }
                 }
-                Err(why) => {
-                    *kind = Kind::Wrong;
-                    self.report(node.at, why);
-                }
-            },
+            }
             Value::Scalar { .. } => {}
             Value::List(items) => {
                 items.iter_mut().enumerate().for_each(|(n, item)| self.within(format!("[{n}]"), |r| r.fill(item)));
@@ -229,6 +243,19 @@ impl<'i> Resolver<'i> {
         let enabled = self.variable(PROFILES_VARIABLE).unwrap_or_default();
         let mut enabled = enabled.split(',').map(str::trim);
         Some(enabled.any(|profile| profile == "*" || names.contains(&profile)))
+    }
+}
+
+/// Notes of every place below `node` that it is in `file`.
+pub(crate) fn stamp(node: &mut Node, file: u16) {
+    node.at.file = file;
+    match &mut node.value {
+        Value::Scalar { .. } => {}
+        Value::List(items) => items.iter_mut().for_each(|item| stamp(item, file)),
+        Value::Map(pairs) => pairs.iter_mut().for_each(|pair| {
+            pair.key_at.file = file;
+            stamp(&mut pair.value, file);
+        }),
     }
 }
 
