@@ -225,3 +225,20 @@ pub(crate) mod hex_key {
         Ok(key)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_that_takes_nothing_is_signed_as_it_was_before_there_were_inputs() {
+        let before = r#"{"cluster":"acme","topology":"edge","generation":3,"source":"x","down":false,"issued_at":1,"deliver_within_s":60,"message":""}"#;
+        let mut statement: TopologyStatement = from_strict_json(before.as_bytes()).unwrap();
+        assert!(statement.inputs.is_empty());
+        assert_eq!(to_canonical(&statement).unwrap(), to_canonical(&serde_json::from_str::<Value>(before).unwrap()).unwrap());
+        statement.inputs.variables.insert("A".to_owned(), "1".to_owned());
+        let text = String::from_utf8(to_canonical(&statement).unwrap()).unwrap();
+        assert!(text.contains(r#""inputs":{"variables":{"A":"1"}}"#), "{text}");
+        assert_eq!(from_strict_json::<TopologyStatement>(text.as_bytes()).unwrap(), statement);
+    }
+}

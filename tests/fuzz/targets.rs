@@ -9,6 +9,7 @@ use moorline_common::journal;
 use moorline_common::op::{OpStatement, Receipt};
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::{HostBinding, ObservedReport, SliceStatement, TopologyStatement};
+use moorline_common::topology::dotenv;
 use moorline_common::topology::parse::load_bytes;
 use moorline_common::trust::TrustRoot;
 
@@ -16,7 +17,8 @@ use moorline_common::trust::TrustRoot;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 5] = [("envelope", envelope), ("journal", segment), ("topology", topology), ("token", token), ("names", names)];
+pub const TARGETS: [Target; 6] =
+    [("variables", variables), ("envelope", envelope), ("journal", segment), ("topology", topology), ("token", token), ("names", names)];
 
 /// An envelope that is read is written back as it was meant; any statement inside is read or refused.
 pub fn envelope(bytes: &[u8]) {
@@ -51,6 +53,21 @@ pub fn topology(bytes: &[u8]) {
     match load_bytes(bytes) {
         Ok(file) => assert_eq!(Ok(file), load_bytes(bytes)),
         Err(problems) => assert!(!problems.is_empty(), "a refusal says why"),
+    }
+}
+
+/// A file of variables that is read once is read the same again, whatever is set outside of it.
+pub fn variables(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for format in [dotenv::Format::Compose, dotenv::Format::Raw] {
+        let read = || dotenv::variables(text, format, &mut |name| (name.len() % 2 == 0).then(|| name.to_owned()));
+        match read() {
+            Ok(found) => {
+                assert!(found.iter().all(|v| !v.name.is_empty() && v.at.line > 0));
+                assert_eq!(Ok(found), read());
+            }
+            Err(problems) => assert!(!problems.is_empty(), "a refusal says why"),
+        }
     }
 }
 

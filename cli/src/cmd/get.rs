@@ -69,6 +69,10 @@ async fn topology(client: &Client, ui: &mut Ui, name: &TopologyId, generation: G
         return Err(view.doubt.unwrap_or_else(missing).into());
     };
     let statement = source.statement();
+    if !statement.inputs.is_empty() {
+        let (variables, files) = (statement.inputs.variables.len(), statement.inputs.files.len());
+        ui.note(&format!("it was signed with {variables} variable(s) and {files} file(s) that it takes; `-o json` shows them"));
+    }
     ui.result(&json!({ "signed_by": signed_by, "statement": statement }), || {
         let newline = if statement.source.ends_with('\n') { "" } else { "\n" };
         format!("{}{newline}", statement.source)

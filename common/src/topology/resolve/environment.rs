@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::credentials::looks_like_one;
 use super::super::dotenv::{self, Format};
 use super::super::keys;
+use super::super::limits::FILLED_MAX;
 use super::super::node::{Kind, Node, Pair, Value, shorten};
 use super::super::problem::nearest;
 use super::super::vars::Why;
 use super::extends::not_there;
-use super::{Resolver, Scope, pair, text_node, wrong};
+use super::{Resolver, Scope, pair, text_node, too_much, wrong};
 
 impl Resolver<'_> {
     /// Brings `env_file` into one form: a list of maps, each path relative to the topology file.
@@ -117,6 +118,11 @@ impl Resolver<'_> {
             return;
         };
         let format = if word("format") == Some("raw") { Format::Raw } else { Format::Compose };
+        self.filled = self.filled.saturating_add(text.len());
+        if self.filled > FILLED_MAX {
+            self.report(at, too_much());
+            return;
+        }
         let before = self.missed;
         let read = dotenv::variables(text, format, &mut |name| self.variable(name));
         match read {
@@ -164,7 +170,8 @@ impl Resolver<'_> {
                         Some(value) => text_node(format!("{name}={}", value.replace('$', "$$")), item.at),
                         None => {
                             self.within(format!("[{n}]"), |r| r.warn(item.at, not_passed_on(name)));
-                            wrong(item.at)
+                            // Its name stays: no file gives what the service meant to pass on.
+                            Node { value: Value::Scalar { text: name.clone(), kind: Kind::Wrong }, at: item.at }
                         }
                     };
                 }

@@ -206,8 +206,7 @@ impl<'i> Resolver<'i> {
         let filled = substitute(text, Style::Topology, &mut |name| self.variable(name))?;
         self.filled = self.filled.saturating_add(filled.len());
         if self.filled > FILLED_MAX {
-            let message = format!("with variables filled in, the file's values are larger than {} MiB", FILLED_MAX / (1024 * 1024));
-            return Err(Why::new(message).help("split the topology"));
+            return Err(too_much());
         }
         Ok(filled)
     }
@@ -257,6 +256,11 @@ pub(crate) fn stamp(node: &mut Node, file: u16) {
             stamp(&mut pair.value, file);
         }),
     }
+}
+
+fn too_much() -> Why {
+    let mib = FILLED_MAX / (1024 * 1024);
+    Why::new(format!("with variables and their files filled in, the file's values are larger than {mib} MiB")).help("split the topology")
 }
 
 /// What stands for something that was reported.

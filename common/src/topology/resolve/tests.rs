@@ -124,6 +124,24 @@ fn the_forms_of_an_environment_do_not_matter_to_what_is_put_under_it() {
 }
 
 #[test]
+fn what_is_passed_on_and_not_set_is_not_taken_from_a_file() {
+    for environment in ["[LOST]", "{ LOST: }"] {
+        let text = format!("        site: {{ image: nginx, env_file: a.env, environment: {environment} }}");
+        let given = inputs(&[], &[("a.env", "LOST=file\nB=file\n")]);
+        let site = services(&text, &given).remove("site").unwrap();
+        assert_eq!(site.environment.keys().collect::<Vec<_>>(), ["B"], "{environment}");
+    }
+}
+
+#[test]
+fn a_file_that_many_services_name_cannot_fill_the_memory() {
+    let large = format!("A={}\n", "x".repeat(500_000));
+    let text: String = (0..40).map(|n| format!("        s{n}: {{ image: x, env_file: a.env }}\n")).collect();
+    let found = problems(text.trim_end(), &inputs(&[], &[("a.env", &large)]));
+    assert!(found.iter().any(|p| p.contains("larger than 16 MiB")), "{}", found.len());
+}
+
+#[test]
 fn what_is_wrong_with_a_file_of_variables_is_told_where_it_is() {
     let text = r#"        site:
           image: nginx
