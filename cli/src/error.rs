@@ -43,11 +43,15 @@ pub enum LocalCode {
     PassphraseNeeded,
     /// No passphrase that was given opens the key file.
     WrongPassphrase,
+    /// A saved plan is not as it was written.
+    PlanAltered,
+    /// The hosts would not get what a saved plan says.
+    PlanOutdated,
 }
 
 impl LocalCode {
     /// Every one.
-    pub const ALL: [LocalCode; 12] = [
+    pub const ALL: [LocalCode; 14] = [
         LocalCode::HubUnreachable,
         LocalCode::BadTopology,
         LocalCode::NoContext,
@@ -60,6 +64,8 @@ impl LocalCode {
         LocalCode::ClockSkew,
         LocalCode::PassphraseNeeded,
         LocalCode::WrongPassphrase,
+        LocalCode::PlanAltered,
+        LocalCode::PlanOutdated,
     ];
 
     /// The code as it is shown.
@@ -78,6 +84,8 @@ impl LocalCode {
             LocalCode::ClockSkew => "clock_skew",
             LocalCode::PassphraseNeeded => "passphrase_needed",
             LocalCode::WrongPassphrase => "wrong_passphrase",
+            LocalCode::PlanAltered => "plan_altered",
+            LocalCode::PlanOutdated => "plan_outdated",
         }
     }
 }

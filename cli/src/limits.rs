@@ -20,6 +20,14 @@ pub const ERROR_LOOKS: u32 = 3;
 pub const RECEIPT_GRACE: Duration = Duration::from_secs(3);
 /// Reports that are fetched at the same time.
 pub const REPORTS_AT_ONCE: usize = 16;
+/// A report that is older than this is warned of, in seconds.
+pub const REPORT_OLD_S: u64 = 300;
+/// The most characters of a field's name or value that a plan shows to people.
+pub const FIELD_SHOWN: usize = 72;
+/// The most fields of one step that a plan shows to people.
+pub const FIELDS_SHOWN: usize = 40;
+/// Hosts without anything to tell that a plan lists one by one; more are summed up.
+pub const QUIET_HOSTS_SHOWN: usize = 5;
 /// Revisions that `history` shows when not told.
 pub const HISTORY_DEFAULT: u32 = 20;
 /// Events of the past that `events` shows when not told.
@@ -49,6 +57,8 @@ pub const ORDER_FILE_MAX: u64 = 16 * 1024 * 1024;
 /// The largest file with a saved revision, in bytes: all that a push may have, each host's binding, the source before it and every
 /// version of the trust root.
 pub const REVISION_FILE_MAX: u64 = 256 * 1024 * 1024;
+/// The largest file with a saved plan, in bytes.
+pub const PLAN_FILE_MAX: u64 = 256 * 1024 * 1024;
 /// The largest line of a journal, in bytes.
 pub const JOURNAL_LINE_MAX: usize = moorline_common::journal::PART_LINE_MAX;
 /// The largest segment of a journal, in bytes: it is held in memory while it is checked.

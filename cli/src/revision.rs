@@ -10,7 +10,7 @@ use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
 use moorline_common::topology::{HostSpec, Inputs};
 use moorline_common::trust::TrustRoot;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::client::{HostView, RevisionView};
 use crate::error::Failure;
@@ -90,7 +90,7 @@ pub struct HostChange {
 }
 
 /// See [`HostChange::change`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
     /// It had no slice of this topology, or an empty one.
@@ -137,6 +137,12 @@ impl Previous {
             inputs: view.source.as_ref().map(|s| s.statement().inputs.clone()).unwrap_or_default(),
             slices: view.slices.iter().map(|(host, envelope)| (host.clone(), verify(host, envelope))).collect(),
         }
+    }
+
+    /// What this revision wants of `host`, as far as it can be read.
+    #[must_use]
+    pub fn spec_of(&self, host: &HostId) -> Option<HostSpec> {
+        self.content_of(host)?.spec().ok()
     }
 
     /// What `host` has by this revision: nothing when its slice is empty or unknown.

@@ -48,6 +48,7 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         message: args.message,
         deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
         base: Base::Newest,
+        reviewed: None,
         force: false,
         save: args.save,
     };

@@ -8,9 +8,11 @@ use moorline_common::id::Generation;
 
 use super::Env;
 use super::deploy::{self, Aim, Base, Order, Verb};
+use super::plan::saved::{Reviewed, SavedPlan};
 use crate::args::parse_generation;
+use crate::client::Client;
 use crate::clock;
-use crate::desired;
+use crate::desired::{self, Source};
 use crate::error::Failure;
 use crate::inputs::InputArgs;
 use crate::render::Ui;
@@ -19,8 +21,12 @@ use crate::render::Ui;
 #[derive(Debug, Args)]
 pub struct PushArgs {
     /// The topology file; `-` reads standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub file: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "plan")]
+    pub file: Option<PathBuf>,
+    /// Instead of a file, a plan that `plan --save` wrote: pushed exactly as it was reviewed, or refused when the newest generation
+    /// or what a host would get is another one by now
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["file", "env_file", "base", "accept_older_hub"])]
+    pub plan: Option<PathBuf>,
     /// What the file takes from this machine
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -70,21 +76,45 @@ impl WaitArgs {
 /// Runs it.
 ///
 /// # Errors
-/// `bad_topology` before anything is sent; `base_moved`; `not_converged` after a wait.
+/// `bad_topology` before anything is sent; `base_moved`; `plan_altered` and `plan_outdated`; `not_converged` after a wait.
 pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let source = desired::read(ui, &args.file, &args.inputs)?;
-    let client = env.client(ui).await?;
+    let (client, made) = match (&args.plan, &args.file) {
+        (Some(plan), _) => {
+            let client = env.client(ui).await?;
+            let (source, reviewed) = SavedPlan::open(plan, &client.root.cluster)?;
+            (client, Made { verb: Verb::PushPlan, source, base: Base::Generation(reviewed.base), reviewed: Some(reviewed) })
+        }
+        (None, Some(file)) => {
+            let source = desired::read(ui, file, &args.inputs)?;
+            let client = env.client(ui).await?;
+            let base = base(&args, &client, &source)?;
+            (client, Made { verb: Verb::Push, source, base, reviewed: None })
+        }
+        (None, None) => return Err(Failure::usage("nothing to push", "name a topology file with -f, or a saved plan with --plan")),
+    };
+    let Made { verb, source, base, reviewed } = made;
     let topology = source.file.topology.clone();
+    let aim = Aim { verb, topology, source: Some(source), accept_older_hub: args.accept_older_hub, wait: args.wait.limit() };
+    let (message, deliver_within, force, save) = (args.message, args.deliver_within, args.force, args.save);
+    deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, force, save }).await
+}
+
+/// What is pushed, and what it was made from.
+struct Made {
+    verb: Verb,
+    source: Source,
+    base: Base,
+    reviewed: Option<Reviewed>,
+}
+
+fn base(args: &PushArgs, client: &Client, source: &Source) -> Result<Base, Failure> {
     let floors = client.context.floors()?;
-    let pushed = floors.topologies.get(&topology).map(|f| f.pushed).filter(|g| g.0 > 0);
-    let base = match (args.base, pushed) {
+    let pushed = floors.topologies.get(&source.file.topology).map(|f| f.pushed).filter(|g| g.0 > 0);
+    Ok(match (args.base, pushed) {
         (Some(named), _) => Base::Generation(Generation(named)),
         // What this machine pushed last is of the generations that the older hub no longer has.
         (None, _) if args.accept_older_hub => Base::Newest,
         (None, Some(pushed)) => Base::Generation(pushed),
         (None, None) => Base::Unknown,
-    };
-    let aim = Aim { verb: Verb::Push, topology, source: Some(source), accept_older_hub: args.accept_older_hub, wait: args.wait.limit() };
-    let order = Order { aim, message: args.message, deliver_within: args.deliver_within, base, force: args.force, save: args.save };
-    deploy::run(&client, ui, order).await
+    })
 }

@@ -64,6 +64,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         message: format!("rollback to generation {to}"),
         deliver_within: Duration::from_secs(statement.deliver_within_s),
         base: Base::Newest,
+        reviewed: None,
         force: false,
         save: args.save,
     };

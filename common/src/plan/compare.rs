@@ -289,7 +289,7 @@ fn scalar(out: &mut Vec<Difference>, field: &str, wanted: &str, live: &str) {
 
 fn words(out: &mut Vec<Difference>, field: &str, wanted: &[String], live: &[String]) {
     if wanted != live {
-        out.push(Difference::new(field, text(wanted), text(live)));
+        out.push(Difference::new(field, text(wanted), (!live.is_empty()).then(|| text(live))));
     }
 }
 

@@ -35,6 +35,8 @@ mod ops;
 #[cfg(test)]
 mod options;
 #[cfg(test)]
+mod plan;
+#[cfg(test)]
 mod recovery;
 #[cfg(test)]
 mod refusals;

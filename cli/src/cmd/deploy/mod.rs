@@ -9,6 +9,7 @@ use moorline_common::id::{Generation, TopologyId};
 use moorline_common::topology::HostSpec;
 use serde::Serialize;
 
+use super::plan::saved::Reviewed;
 use super::revision_file;
 use crate::approve;
 use crate::client::{Client, HostView, RevisionView};
@@ -43,6 +44,8 @@ pub enum Base {
 pub enum Verb {
     /// `push`, of a file of the operator's.
     Push,
+    /// `push --plan`, of a plan that was reviewed.
+    PushPlan,
     /// `rollback`, to what stood before.
     Rollback,
     /// `down`.
@@ -75,6 +78,8 @@ pub struct Order {
     pub deliver_within: Duration,
     /// The generation that the file was made from.
     pub base: Base,
+    /// What was reviewed: then exactly that is made, from the generation that it names.
+    pub reviewed: Option<Reviewed>,
     /// Whether to push although no host changes.
     pub force: bool,
     /// Where to write the signed revision instead of handing it in.
@@ -168,6 +173,12 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
     let desired = wanted(ui, &aim.topology, aim.source.as_ref(), &scene)?;
     let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
     let newest = scene.previous.generation;
+    if let Some(reviewed) = &order.reviewed {
+        if reviewed.base != newest {
+            return Err(base_moved(client, aim, reviewed.base, scene.current.as_ref()).await);
+        }
+        reviewed.require_same(&changes)?;
+    }
     if !order.force && is_unchanged(aim.source.as_ref(), &scene.previous, &changes) {
         if let Some(file) = &order.save {
             return Err(told::nothing_to_sign(aim, newest, file));

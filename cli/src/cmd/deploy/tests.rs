@@ -21,7 +21,15 @@ fn aim(text: Option<&str>) -> Aim {
 }
 
 fn order(text: Option<&str>) -> Order {
-    Order { aim: aim(text), message: String::new(), deliver_within: Duration::from_secs(60), base: Base::Newest, force: false, save: None }
+    Order {
+        aim: aim(text),
+        message: String::new(),
+        deliver_within: Duration::from_secs(60),
+        base: Base::Newest,
+        reviewed: None,
+        force: false,
+        save: None,
+    }
 }
 
 fn previous(down: bool) -> Previous {
@@ -228,11 +236,29 @@ async fn whom_another_push_overtook_is_told_what_their_own_verb_does_next() {
     write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
     shown.lock().unwrap().revision = Some(shown_revision(3, 3, "topology: edge\nhosts: {}\n", &keys().1));
     let mut ui = Ui::new(Format::Json, false);
-    for (verb, words) in
-        [(Verb::Push, "push -f edge.yaml --base 3"), (Verb::Rollback, "repeat the command"), (Verb::Submit, "sign it anew")]
-    {
+    for (verb, words) in [
+        (Verb::Push, "push -f edge.yaml --base 3"),
+        (Verb::PushPlan, "plan -f edge.yaml --save"),
+        (Verb::Rollback, "repeat the command"),
+        (Verb::Submit, "sign it anew"),
+    ] {
         let aim = Aim { verb, ..aim(Some(FILE)) };
         let refused = run(&client, &mut ui, Order { aim, base: Base::Generation(Generation(2)), ..order(None) }).await.unwrap_err();
         assert!(refused.is(Code::BaseMoved) && refused.remedy.contains(words), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_plan_is_pushed_from_its_own_base_alone_also_when_the_newest_says_the_same() {
+    let (client, shown, _dir) = client().await;
+    write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+    shown.lock().unwrap().revision = Some(shown_revision(3, 3, FILE, &keys().1));
+    let mut ui = Ui::new(Format::Json, false);
+    let plan = |base| {
+        let reviewed = Reviewed { base: Generation(base), ..Reviewed::default() };
+        let aim = Aim { verb: Verb::PushPlan, ..aim(Some(FILE)) };
+        Order { aim, base: Base::Generation(Generation(base)), reviewed: Some(reviewed), ..order(None) }
+    };
+    assert!(run(&client, &mut ui, plan(2)).await.unwrap_err().is(Code::BaseMoved));
+    assert_eq!(run(&client, &mut ui, plan(3)).await.unwrap(), 0, "there is nothing to push");
 }

@@ -27,7 +27,7 @@ pub(super) fn words(outcome: &Outcome) -> String {
     } else if outcome.down {
         format!("{name} generation {} is down already\n", outcome.generation)
     } else {
-        let force = if outcome.verb == Verb::Push { " (--force pushes all the same)" } else { "" };
+        let force = if matches!(outcome.verb, Verb::Push | Verb::PushPlan) { " (--force pushes all the same)" } else { "" };
         format!("nothing changed: {name} generation {} says the same{force}\n", outcome.generation)
     };
     let counts: Vec<String> = [
@@ -79,7 +79,7 @@ pub(super) fn nothing_to_sign(aim: &Aim, newest: Generation, file: &Path) -> Fai
         format!("`{}` generation {newest} {state}: there is nothing to sign, and {} was not written", aim.topology, file.display());
     let failure = Failure::from(Fault::new(Code::AlreadyExists, message));
     match aim.verb {
-        Verb::Push => failure.with_remedy("with --force it is made all the same"),
+        Verb::Push | Verb::PushPlan => failure.with_remedy("with --force it is made all the same"),
         Verb::Rollback | Verb::Down | Verb::Submit => failure.with_remedy("nothing is left to do"),
     }
 }
@@ -151,6 +151,12 @@ fn after_a_move(aim: &Aim, generation: Generation) -> String {
             format!(
                 "merge the difference above into your file, then `moorctl push -f {file} --base {generation}` (`moorctl diff {} -f {file}` shows what that would change)",
                 aim.topology
+            )
+        }
+        Verb::PushPlan => {
+            let file = aim.source.as_ref().map_or("FILE", |s| s.name.as_str());
+            format!(
+                "merge the difference above into your file, then make the plan anew with `moorctl plan -f {file} --save PLAN` and review it"
             )
         }
         Verb::Rollback | Verb::Down => "look at the difference above; if it shall go all the same, repeat the command".to_owned(),

@@ -1,0 +1,157 @@
+//! `moorctl plan`: what a topology file would change on each host, judged by the host's last signed report.
+//!
+//! - [`model`]: the plan as programs read it.
+//! - [`words`]: the same for people.
+//! - [`saved`]: the same in a file, for `push --plan`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use clap::Args;
+use moorline_common::id::UnixSeconds;
+use moorline_common::observe::{EngineState, Observed};
+use moorline_common::plan::lower::{self, LoweredSpec};
+use moorline_common::plan::{Identity, docker};
+use moorline_common::topology::HostSpec;
+
+use self::model::{HostPlan, Outcome, Steps};
+use super::{Env, deploy};
+use crate::client::{HostView, ReportView};
+use crate::clock;
+use crate::desired;
+use crate::error::{EXIT_CHANGES, Failure};
+use crate::inputs::InputArgs;
+use crate::limits::REPORT_OLD_S;
+use crate::render::Ui;
+use crate::revision::{self, HostChange};
+use crate::saved::SavedFile as _;
+
+pub mod model;
+pub mod saved;
+#[cfg(test)]
+mod tests;
+pub mod words;
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The topology file; `-` reads standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// What the file takes from this machine
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Write the plan to a new file as well: `moorctl push --plan` pushes exactly that, or refuses
+    #[arg(long, visible_alias = "out", value_name = "PLAN")]
+    pub save: Option<PathBuf>,
+    /// Exit 2 when changes are pending, as is done anyway: for scripts that say it
+    #[arg(long)]
+    pub detailed_exitcode: bool,
+}
+
+/// Runs it; exit 2 when something would change.
+///
+/// # Errors
+/// `bad_topology`; what calls can fail with; when a plan that shall be saved cannot be.
+pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let source = desired::read(ui, &args.file, &args.inputs)?;
+    let topology = source.file.topology.clone();
+    let client = env.client(ui).await?;
+    let current = client.current(&topology, true).await?;
+    let scene = deploy::scene(&client, ui, &topology, current).await?;
+    let desired = deploy::wanted(ui, &topology, Some(&source), &scene)?;
+    let known: BTreeMap<_, _> = scene.hosts.iter().map(|h| (&h.host_id, h)).collect();
+    let mut planned = Vec::with_capacity(desired.hosts.len());
+    for change in revision::changes(&desired.hosts, &scene.previous, &scene.hosts)? {
+        if let (Some(host), Some(spec)) = (known.get(&change.host_id), desired.hosts.get(&change.host_id)) {
+            planned.push((*host, spec, change));
+        }
+    }
+    let reports = client.reports(&planned.iter().map(|(host, _, _)| *host).collect::<Vec<_>>()).await;
+    let now = clock::now();
+    let mut hosts = Vec::with_capacity(planned.len());
+    for ((host, spec, change), report) in planned.into_iter().zip(reports) {
+        let identity = Identity { cluster: client.root.cluster.clone(), host_id: host.host_id.clone(), topology: topology.clone() };
+        let before = scene.previous.spec_of(&host.host_id);
+        let side = Side { identity: &identity, host, spec, before: before.as_ref() };
+        hosts.push(plan_host(now, &side, (change, report))?);
+    }
+    let same = source.means_the_same_as(scene.previous.source.as_deref().unwrap_or_default(), &scene.previous.inputs);
+    hosts.iter_mut().for_each(HostPlan::tell_held);
+    let changes = hosts.iter().any(HostPlan::has_changes) || (!desired.pending.is_empty() && !same);
+    let outcome =
+        Outcome { topology: topology.to_string(), base_generation: scene.previous.generation.0, changes, hosts, awaiting: desired.pending };
+    if let Some(path) = &args.save {
+        saved::SavedPlan::new(&client.root.cluster, &topology, &source, &outcome, now)?.write_new(path)?;
+    }
+    ui.result(&outcome, || words::words(&outcome))?;
+    if let Some(path) = &args.save {
+        ui.note(&format!("saved; `moorctl push --plan {}` pushes exactly this", path.display()));
+    }
+    Ok(if changes { EXIT_CHANGES } else { 0 })
+}
+
+/// A host, and what it shall have.
+struct Side<'a> {
+    identity: &'a Identity,
+    host: &'a HostView,
+    spec: &'a HostSpec,
+    /// What the newest revision wants of it.
+    before: Option<&'a HostSpec>,
+}
+
+fn plan_host(
+    now: UnixSeconds,
+    side: &Side<'_>,
+    (change, report): (HostChange, Result<Option<ReportView>, Failure>),
+) -> Result<HostPlan, Failure> {
+    let (identity, host) = (side.identity, side.host);
+    let mut notes = Vec::new();
+    let report = match report {
+        Ok(report) => report,
+        Err(failure) => {
+            notes.push(format!("its report does not count: {failure}"));
+            None
+        }
+    };
+    let report_age_s = report.as_ref().map(|r| r.age_s(now));
+    let none = Observed::default();
+    let observed = report.as_ref().map_or(&none, |r| &r.report.statement().observed);
+    let blind = observed.engine == EngineState::Unreachable
+        && observed.networks.is_empty()
+        && observed.volumes.is_empty()
+        && observed.containers.is_empty();
+    if report.is_none() {
+        notes.push("no report yet: planned for an empty host".to_owned());
+    } else if blind {
+        notes.push("unknown: engine unreachable, nothing seen yet".to_owned());
+    } else if observed.engine == EngineState::Unreachable {
+        notes.push("its engine was unreachable: planned with what was seen before".to_owned());
+    }
+    if let Some(age) = report_age_s.filter(|age| *age > REPORT_OLD_S) {
+        notes.push(format!("its report is {} old: what it has may have changed since", clock::span_words(age)));
+    }
+    if observed.trimmed {
+        notes.push("its report was too large and came cut: the agent, which sees everything, may plan other steps".to_owned());
+    }
+    if !host.connected {
+        notes.push("offline: it gets the change when it connects".to_owned());
+    }
+    let empty = revision::empty_hash()?;
+    if let Some(other) = host.target.as_ref().filter(|t| t.topology != identity.topology && t.hash.as_ref() != Some(&empty)) {
+        notes.push(format!("it follows topology `{}`: a push is refused until that one is down", other.topology));
+    }
+    let plan = if blind { Steps::default() } else { steps(side, observed) };
+    let held = report.as_ref().map(|r| r.report.statement().apply.held.clone()).unwrap_or_default();
+    Ok(HostPlan { report_age_s, notes, held, ..HostPlan::new(change, plan) })
+}
+
+fn steps(side: &Side<'_>, observed: &Observed) -> Steps {
+    let plan = docker::plan(side.identity, side.spec, observed);
+    // Only steps are told by what was wanted before.
+    let before = match side.before.filter(|_| !plan.steps.is_empty()) {
+        Some(before) => lower::lower(side.identity, before),
+        None => LoweredSpec::default(),
+    };
+    Steps::of(plan, observed, &before)
+}
