@@ -2,6 +2,7 @@
 //!
 //! Everything is read and checked, with all problems at once, before any socket or state is opened.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use moorline_common::op::{Act, Class};
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use crate::files;
 use crate::limits::{BIND_ROOTS_MAX, CONFIG_MAX, POLICY_WORDS_MAX};
+use crate::registries::{Login, Registries};
 
 /// Where the state folder is when nothing says otherwise.
 pub const STATE_DEFAULT: &str = "/var/lib/moorline-agent";
@@ -33,6 +35,8 @@ pub struct Config {
     pub docker_socket: PathBuf,
     /// What this host allows, whatever an operator signs.
     pub policy: Policy,
+    /// By what private registries let this host in.
+    pub registries: Registries,
     /// What to do after a start while the hub cannot be reached.
     pub offline: Offline,
     /// The form of the log.
@@ -168,6 +172,9 @@ struct FileConfig {
     driver: Option<DriverKind>,
     docker_socket: Option<PathBuf>,
     policy: Option<PathBuf>,
+    docker_config: Option<PathBuf>,
+    #[serde(default)]
+    registry: BTreeMap<String, Login>,
     #[serde(default)]
     offline: Offline,
     #[serde(default)]
@@ -195,6 +202,7 @@ pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
         driver: overrides.driver.or(file.driver).unwrap_or_default(),
         docker_socket: overrides.docker_socket.clone().or(file.docker_socket).unwrap_or_else(|| DOCKER_SOCKET_DEFAULT.into()),
         policy,
+        registries: Registries::new(file.docker_config, file.registry, &mut problems),
         offline: file.offline,
         log: file.log,
         log_level: file.log_level.unwrap_or_else(|| "info".to_owned()),

@@ -17,6 +17,7 @@ use crate::journal::segment;
 use crate::ledger::Ledger;
 use crate::limits::{EXPIRED_RENEWAL_MAX_S, JOURNAL_READ_MAX, OBSERVE_TIMEOUT};
 use crate::link::transport;
+use crate::registries::Registries;
 use crate::trust::Trust;
 use crate::{admin, files};
 
@@ -65,7 +66,24 @@ pub async fn examine<D: Driver>(config: &Config, driver: Option<D>) -> Vec<Check
     if let Some(driver) = driver {
         checks.push(engine(driver).await);
     }
+    checks.extend(registries(config));
     checks
+}
+
+/// Whether the credentials of private registries can be read; nothing to say where there are none.
+fn registries(config: &Config) -> Option<Check> {
+    const NAME: &str = "registries";
+    let registries = &config.registries;
+    if *registries == Registries::default() {
+        return None;
+    }
+    let problems = registries.problems();
+    Some(if problems.is_empty() {
+        check(NAME, Outcome::Ok, "their credentials can be read")
+    } else {
+        let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        check(NAME, Outcome::Failed, words.join("; "))
+    })
 }
 
 fn permissions(dir: &Path) -> Check {

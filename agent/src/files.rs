@@ -59,11 +59,43 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// The file system's, and one for a file that is too large.
 pub fn read_limited(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e),
-    };
+    open(path)?.map(|file| take(file, path, max)).transpose()
+}
+
+/// Why a file with a secret is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivateError {
+    /// Everybody on this host may read, change or run it; its permissions.
+    #[error("others may read it (mode {0:04o})")]
+    Exposed(u32),
+    /// The file system's.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads a file of at most `max` bytes that only its owner and group may read; `None` when there is none.
+///
+/// # Errors
+/// [`PrivateError`].
+pub fn read_private(path: &Path, max: u64) -> Result<Option<Vec<u8>>, PrivateError> {
+    let Some(file) = open(path)? else { return Ok(None) };
+    // Of the file that was opened, not of what has its name by now.
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    if mode & 0o007 != 0 {
+        return Err(PrivateError::Exposed(mode));
+    }
+    Ok(Some(take(file, path, max)?))
+}
+
+fn open(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn take(file: File, path: &Path, max: u64) -> io::Result<Vec<u8>> {
     let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("{} is larger than {max} bytes", path.display()));
     if file.metadata()?.len() > max {
         return Err(too_large());
@@ -73,7 +105,7 @@ pub fn read_limited(path: &Path, max: u64) -> io::Result<Option<Vec<u8>>> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max {
         return Err(too_large());
     }
-    Ok(Some(bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]

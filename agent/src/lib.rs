@@ -11,6 +11,7 @@
 //! | [`reconcile`] | observe, plan, do, report |
 //! | [`ops`] | what operators order once |
 //! | [`driver`] | the engine |
+//! | [`registries`] | by what private registries let this host in |
 //! | [`link`] | the one connection to the hub |
 //! | [`report`], [`admin`], [`doctor`] | what the agent says about itself |
 //! | [`crash`], [`plant`] | where tests kill the agent, and which defects they plant in it |
@@ -37,6 +38,7 @@ pub mod ops;
 pub mod plant;
 pub mod reconcile;
 pub mod records;
+pub mod registries;
 pub mod report;
 pub mod run;
 pub mod teardown;

@@ -64,6 +64,16 @@ const _: () = assert!(2 * STEPS_MAX <= JOURNAL_APPEND_MAX && 2 * STEPS_MAX <= LA
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 /// Images that are pulled at once; the wait for a turn has no limit but the others' pulls.
 pub const PULLS_MAX: usize = 3;
+/// Layers of one image of which it is known how far they are; of others only that there are more.
+pub const PULL_LAYERS_MAX: usize = 512;
+/// Pulls that the hub is told of at once, those that wait included.
+pub const PULLS_TOLD_MAX: usize = 16;
+/// Between two words to the hub about pulls.
+pub const PULLS_GAP: Duration = Duration::from_millis(500);
+/// Bytes of a file with a registry's credentials.
+pub const CREDENTIALS_MAX: u64 = 1024 * 1024;
+/// Registries with credentials of their own.
+pub const REGISTRIES_MAX: usize = 256;
 /// Between two signs of life of a pull.
 pub const PULL_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// One pull: large images come over slow lines.

@@ -150,7 +150,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
             Err(fault) => tracing::warn!(code = %fault.code, error = %fault.message, "the stored slice is not enforced"),
         }
     }
-    let (driver_name, lanes, driver) = (driver.name(), Lanes::new(driver.parallelism()), Arc::new(driver));
+    let (driver_name, pulls, lanes, driver) = (driver.name(), driver.pulls(), Lanes::new(driver.parallelism()), Arc::new(driver));
     let (reconciler, handle) = Reconciler::new(reconcile::Parts {
         driver: driver.clone(),
         journal: journal.clone(),
@@ -172,6 +172,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         trust_store,
         journal: journal.clone(),
         reconciler: handle.clone(),
+        pulls,
         ops: ops_handle,
         own,
         driver: driver_name,

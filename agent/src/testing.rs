@@ -286,6 +286,7 @@ pub fn config(dir: &Path) -> Config {
         driver: DriverKind::Sim,
         docker_socket: "/nowhere".into(),
         policy: Policy::default(),
+        registries: crate::registries::Registries::default(),
         offline: Offline::Wait,
         log: LogFormat::Text,
         log_level: "info".to_owned(),

@@ -9,6 +9,7 @@ use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, TopologyFile}
 use crate::client::HostView;
 use crate::error::{Failure, LocalCode};
 use crate::inputs::{self, InputArgs, Machine};
+use crate::pins::{self, PinArgs};
 use crate::render::Ui;
 
 /// A topology file that was read and holds no problem that shows without hosts.
@@ -108,7 +109,21 @@ impl Source {
             }
         }
         let slices = self.file.slice(bound).map_err(|problems| inputs::bad(&self.name, &self.folder, &problems))?;
-        Ok(Desired { hosts: slices.hosts, pending: slices.pending })
+        let mut hosts = slices.hosts;
+        hosts.values_mut().try_for_each(|spec| pins::put_in(&self.inputs.pins, &self.name, spec))?;
+        Ok(Desired { hosts, pending: slices.pending })
+    }
+
+    /// Takes the digests that its images have now, if `args` say so; from then on it means exactly these.
+    ///
+    /// # Errors
+    /// As [`Self::slice`] and [`pins::find`].
+    pub async fn pin(&mut self, ui: &mut Ui, args: &PinArgs, hosts: &[HostView]) -> Result<(), Failure> {
+        if args.pin {
+            let desired = self.slice(hosts)?;
+            self.inputs.pins = pins::find(args, ui, &self.file, desired.hosts.values()).await?;
+        }
+        Ok(())
     }
 
     /// Whether it says the same as another text with what that takes, comments and key order aside.

@@ -47,11 +47,13 @@ pub enum LocalCode {
     PlanAltered,
     /// The hosts would not get what a saved plan says.
     PlanOutdated,
+    /// A registry did not say which digest an image has.
+    PinFailed,
 }
 
 impl LocalCode {
     /// Every one.
-    pub const ALL: [LocalCode; 14] = [
+    pub const ALL: [LocalCode; 15] = [
         LocalCode::HubUnreachable,
         LocalCode::BadTopology,
         LocalCode::NoContext,
@@ -66,6 +68,7 @@ impl LocalCode {
         LocalCode::WrongPassphrase,
         LocalCode::PlanAltered,
         LocalCode::PlanOutdated,
+        LocalCode::PinFailed,
     ];
 
     /// The code as it is shown.
@@ -86,6 +89,7 @@ impl LocalCode {
             LocalCode::WrongPassphrase => "wrong_passphrase",
             LocalCode::PlanAltered => "plan_altered",
             LocalCode::PlanOutdated => "plan_outdated",
+            LocalCode::PinFailed => "pin_failed",
         }
     }
 }

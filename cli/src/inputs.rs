@@ -172,6 +172,9 @@ pub fn shown(source: &str, inputs: &Inputs) -> String {
         text.push_str(&format!("# file {path}\n"));
         content.lines().for_each(|line| text.push_str(&format!("#   {line}\n")));
     }
+    for (image, digest) in &inputs.pins {
+        text.push_str(&format!("# image {image} is {digest}\n"));
+    }
     text
 }
 
@@ -265,7 +268,8 @@ hosts:
         let inputs = Inputs {
             variables: BTreeMap::from([("A".to_owned(), "1\n2".to_owned())]),
             files: BTreeMap::from([("a.env".to_owned(), "X=1\nY=2".to_owned())]),
+            pins: BTreeMap::from([("app:1".to_owned(), "sha256:0".to_owned())]),
         };
-        assert_eq!(shown("x", &inputs), "x\n# variable A=\"1\\n2\"\n# file a.env\n#   X=1\n#   Y=2\n");
+        assert_eq!(shown("x", &inputs), "x\n# variable A=\"1\\n2\"\n# file a.env\n#   X=1\n#   Y=2\n# image app:1 is sha256:0\n");
     }
 }

@@ -11,6 +11,7 @@
 //! | [`home`] | contexts, keys, roots and floors on disk |
 //! | [`client`] | the hub's API, typed and verified |
 //! | [`desired`] | from a file to one desired state per host |
+//! | [`pins`], [`registry`] | which digests images have, and asking their registries |
 //! | [`revision`] | from desired states to signed envelopes |
 //! | [`approve`] | the checks between a claimed host and its binding |
 //! | [`progress`] | whether a host has got where a push wants it, and waiting for that |
@@ -31,7 +32,9 @@ pub mod error;
 pub mod home;
 pub mod inputs;
 pub mod limits;
+pub mod pins;
 pub mod progress;
+pub mod registry;
 pub mod render;
 pub mod resign;
 pub mod revision;

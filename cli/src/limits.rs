@@ -10,6 +10,20 @@ pub const MESSAGE_MAX: usize = 256 * 1024 * 1024;
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two looks at the hosts while waiting.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(400);
+/// Between two lines about the same host's pulls, where there is no terminal to show them move.
+pub const PULL_LINES_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two looks at a pull that was ordered.
+pub const PULL_LOOK: Duration = Duration::from_secs(1);
+/// How long a registry may take to say which digest a tag has.
+pub const REGISTRY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a registry's answer: of a manifest or a token.
+pub const REGISTRY_ANSWER_MAX: usize = 4 * 1024 * 1024;
+/// How often a registry may send on to another place.
+pub const REGISTRY_REDIRECTS_MAX: usize = 5;
+/// Bytes of a file with logins for registries.
+pub const LOGINS_MAX: u64 = 1024 * 1024;
+/// Pulls of one host that are shown.
+pub const PULLS_MAX: usize = 16;
 /// Between two refreshes of `status -w`, however short an `--interval` is asked for.
 pub const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// How long `push --wait` hopes for offline hosts when every connected one is done.

@@ -1,6 +1,6 @@
 //! Whether a host has got where a revision wants it, and waiting until all have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::approve;
 use crate::client::{Client, HostView, ReportView};
 use crate::error::{Failure, LocalCode};
-use crate::limits::{ERROR_LOOKS, OFFLINE_GRACE, POLL_INTERVAL};
+use crate::limits::{ERROR_LOOKS, OFFLINE_GRACE, POLL_INTERVAL, PULL_LINES_INTERVAL};
 use crate::render::Ui;
 
 /// What a wait is for.
@@ -151,7 +151,7 @@ pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
         (Some(_), None) => "has not accepted the slice yet".to_owned(),
         (Some(_), Some(beat)) => match &host.last_error {
             Some(fault) => format!("{} [{}]", fault.message, fault.code),
-            None if beat.converging => "applying".to_owned(),
+            None if beat.converging => host.pull_words().unwrap_or_else(|| "applying".to_owned()),
             None => "accepted, not applied yet".to_owned(),
         },
     };
@@ -180,7 +180,7 @@ pub struct Waited {
 pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) -> Result<Waited, Failure> {
     let started = Instant::now();
     let bar = bar(ui, goal);
-    let mut shown: BTreeMap<String, Standing> = BTreeMap::new();
+    let mut shown = Shown::default();
     let mut errors: BTreeMap<HostId, u32> = BTreeMap::new();
     loop {
         let over = started.elapsed() >= timeout;
@@ -218,6 +218,7 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
             standings.push(HostStanding { host: name, standing });
         }
         standings.sort_by(|a, b| a.host.cmp(&b.host));
+        shown.pulling = hosts.values().filter(|h| !h.pulls.is_empty()).map(|h| h.name.to_string()).collect();
         show(ui, &bar, &standings, &mut shown);
         let moving = standings.iter().any(|s| matches!(s.standing, Standing::Waiting { .. }));
         let offline = standings.iter().any(|s| s.standing == Standing::Offline);
@@ -259,8 +260,29 @@ fn bar(ui: &Ui, goal: &Goal) -> ProgressBar {
     bar
 }
 
+/// What was said of each host, where nothing can move, with when and whether it pulled then.
+#[derive(Default)]
+struct Shown {
+    said: BTreeMap<String, (Standing, Instant, bool)>,
+    /// Hosts that pull: how far changes all the time.
+    pulling: BTreeSet<String>,
+}
+
+impl Shown {
+    /// Whether a line is due about `host`.
+    fn is_due(&mut self, host: &str, standing: &Standing, now: Instant) -> bool {
+        let pulls = self.pulling.contains(host);
+        let may_wait = |at: &Instant, pulled: bool| pulls && pulled && now.duration_since(*at) < PULL_LINES_INTERVAL;
+        let is_due = self.said.get(host).is_none_or(|(said, at, pulled)| said != standing && !may_wait(at, *pulled));
+        if is_due {
+            self.said.insert(host.to_owned(), (standing.clone(), now, pulls));
+        }
+        is_due
+    }
+}
+
 /// Moves the bar, or (off a terminal) says a line for each host whose standing changed.
-fn show(ui: &mut Ui, bar: &ProgressBar, standings: &[HostStanding], shown: &mut BTreeMap<String, Standing>) {
+fn show(ui: &mut Ui, bar: &ProgressBar, standings: &[HostStanding], shown: &mut Shown) {
     let done = standings.iter().filter(|s| s.standing == Standing::Done).count();
     bar.set_position(u64::try_from(done).unwrap_or(u64::MAX));
     let waiting = standings.iter().find_map(|s| match &s.standing {
@@ -274,9 +296,8 @@ fn show(ui: &mut Ui, bar: &ProgressBar, standings: &[HostStanding], shown: &mut 
         return;
     }
     for HostStanding { host, standing } in standings {
-        if shown.get(host) != Some(standing) {
+        if shown.is_due(host, standing, Instant::now()) {
             ui.note(&format!("{host}: {}", words(standing)));
-            shown.insert(host.clone(), standing.clone());
         }
     }
 }
@@ -315,6 +336,8 @@ fn finish(standings: Vec<HostStanding>, over: bool, timeout: Duration) -> Waited
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moorline_common::pulling::Pulling;
+
     use crate::client::facts::Beat;
     use crate::revision::tests::host;
 
@@ -356,6 +379,21 @@ mod tests {
         assert!(matches!(judge(&goal, &hash, &view), Standing::Waiting { .. }));
         view.connected = false;
         assert_eq!(judge(&goal, &hash, &view), Standing::Offline);
+    }
+
+    #[test]
+    fn a_pull_is_shown_as_it_goes_and_as_lines_at_a_sane_rate() {
+        let (goal, hash, mut view) = setup();
+        view.heartbeat = Some(beat(2, None, true));
+        view.pulls = vec![Pulling { image: "big:1\u{1b}[2J".into(), layers_done: 1, layers: 3, ..Pulling::default() }];
+        let Standing::Waiting { why } = judge(&goal, &hash, &view) else { panic!("done") };
+        assert!(why.contains("1 of 3 layers") && !why.contains('\u{1b}'), "{why}");
+        let (mut shown, start) = (Shown { pulling: ["a".to_owned()].into(), ..Shown::default() }, Instant::now());
+        let mut say = |why: &str, after| shown.is_due("a", &Standing::Waiting { why: why.into() }, start + after);
+        assert!(say("1", Duration::ZERO) && !say("2", PULL_LINES_INTERVAL / 2) && say("3", PULL_LINES_INTERVAL));
+        assert!(!say("3", PULL_LINES_INTERVAL * 3), "only what changed");
+        shown.pulling.clear();
+        assert!(shown.is_due("a", &Standing::Done, start + PULL_LINES_INTERVAL), "what is no pull is said at once");
     }
 
     #[test]

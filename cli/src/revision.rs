@@ -364,6 +364,7 @@ pub(crate) mod tests {
             joined_unix_ms: 0,
             agent_version: String::new(),
             witness: None,
+            pulls: Vec::new(),
         }
     }
 

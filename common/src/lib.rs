@@ -16,6 +16,8 @@
 //! | [`journal`] | whether a journal's lines are whole and in order |
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
+//! | [`registry`] | whose credentials an image needs, and where they stand |
+//! | [`pulling`] | how far a pull is, in words |
 //! | [`backoff`] | how long to wait before the next try |
 //! | [`fault`] | the stable error codes |
 
@@ -30,6 +32,8 @@ pub mod journal;
 pub mod observe;
 pub mod op;
 pub mod plan;
+pub mod pulling;
+pub mod registry;
 pub mod sign;
 pub mod statement;
 #[cfg(test)]

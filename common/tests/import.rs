@@ -22,7 +22,7 @@ fn text(name: &str) -> String {
 fn inputs() -> Inputs {
     let names = ["common.compose.yml", "base.env", "web.env"];
     let variables = BTreeMap::from([("API_TAG".to_owned(), "5".to_owned()), ("C".to_owned(), "sea".to_owned())]);
-    Inputs { variables, files: names.iter().map(|name| ((*name).to_owned(), text(name))).collect() }
+    Inputs { variables, files: names.iter().map(|name| ((*name).to_owned(), text(name))).collect(), ..Inputs::default() }
 }
 
 fn import(files: &[&str], bind_root: Option<&str>, way: &str, inputs: &Inputs) -> Imported {

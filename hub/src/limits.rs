@@ -73,6 +73,10 @@ pub const WORKERS_MAX: usize = 4;
 pub const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 /// The longest of an agent's short texts (versions, digests, codes), in bytes.
 pub const SHORT_MAX: usize = 200;
+/// Pulls of one host that operators are shown.
+pub const PULLS_MAX: usize = 16;
+/// The longest name of an image in them, in bytes.
+pub const PULL_IMAGE_MAX: usize = 512;
 /// The longest head of a journal's chain, in bytes.
 pub const JOURNAL_HEAD_MAX: usize = 64;
 /// How long sessions and calls may take to end when the hub stops.

@@ -2,6 +2,7 @@
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::observe::EngineState;
+use moorline_common::pulling::Pulling;
 use moorline_common::sign::Envelope;
 
 use crate::v1 as pb;
@@ -43,6 +44,20 @@ impl From<pb::Fault> for Fault {
             Some(code) => Fault::new(code, fault.message),
             None => Fault::new(Code::Internal, format!("{} [{}]", fault.message, fault.code)),
         }
+    }
+}
+
+impl From<Pulling> for pb::Pull {
+    fn from(pulling: Pulling) -> Self {
+        let Pulling { image, layers_done, layers, bytes_done, bytes, waiting } = pulling;
+        pb::Pull { image, layers_done, layers, bytes_done, bytes, waiting }
+    }
+}
+
+impl From<pb::Pull> for Pulling {
+    fn from(pull: pb::Pull) -> Self {
+        let pb::Pull { image, layers_done, layers, bytes_done, bytes, waiting } = pull;
+        Pulling { image, layers_done, layers, bytes_done, bytes, waiting }
     }
 }
 

@@ -10,6 +10,7 @@
 //! | [`engine`] | the Docker Engine: asking it and cleaning up behind a test |
 //! | [`own_engine`] | a Docker Engine of our own, to be stopped and started |
 //! | [`image`] | the image that tests and demo run, made without a registry |
+//! | [`registry`] | a registry of our own, with a login |
 //! | [`proxy`] | a recording proxy in front of the engine's socket |
 //! | [`crash`] | killing an agent anywhere, and checking what it did against what the engine saw |
 //! | [`faults`] | system calls of a program that fail or take long |
@@ -32,4 +33,5 @@ pub mod operator;
 pub mod own_engine;
 pub mod process;
 pub mod proxy;
+pub mod registry;
 pub mod wait;

@@ -97,7 +97,8 @@ impl Drop for OwnEngine {
     }
 }
 
-fn find(name: &str) -> Option<PathBuf> {
+/// Where a program of the system stands, if it does.
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = format!("{}:{SYSTEM_FOLDERS}", std::env::var("PATH").unwrap_or_default());
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

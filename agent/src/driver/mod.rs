@@ -19,6 +19,7 @@ mod evidence;
 mod op;
 mod output;
 mod prune;
+pub mod pulls;
 pub mod sim;
 
 #[cfg(test)]
@@ -74,6 +75,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Looks at everything that bears our labels, and at strangers enough to see name conflicts.
     /// Never mutates.
     fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
+
+    /// How far its pulls are.
+    fn pulls(&self) -> pulls::View {
+        pulls::View::empty()
+    }
 
     /// Makes one step so. Safe to repeat after a crash at any point within. What may take long outside the engine (a
     /// pull, a container that takes its time to stop) runs [`crate::lane::aside`], within a limit of its own.

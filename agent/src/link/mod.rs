@@ -61,6 +61,8 @@ pub struct Parts<J> {
     pub journal: J,
     /// The host's state.
     pub reconciler: reconcile::Handle,
+    /// How far pulls are.
+    pub pulls: crate::driver::pulls::View,
     /// What operators order once.
     pub ops: crate::ops::Handle,
     /// This host.

@@ -7,6 +7,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use moorline_common::fault::Code;
+use moorline_common::pulling::Pulling;
 use moorline_proto::v1::agent_message::Kind as Up;
 use moorline_proto::v1::hub_message::Kind as Down;
 use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION, v1 as pb};
@@ -24,7 +25,7 @@ use crate::identity::Transport;
 use crate::intake::Refused;
 use crate::journal::Journal;
 use crate::limits::{
-    HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_BYTES_MAX, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, RECEIPTS_AGAIN,
+    HEARTBEAT_GAP, HEARTBEAT_INTERVAL_RANGE, HELD_BYTES_MAX, HELD_ROOTS_MAX, HUB_ANSWER_TIMEOUT, OUTBOUND_QUEUE, PULLS_GAP, RECEIPTS_AGAIN,
     RENEW_RETRY, SEND_TIMEOUT,
 };
 use crate::ops;
@@ -64,6 +65,10 @@ pub(super) struct Session<'a, J> {
     last_beat_at: Instant,
     next_beat: Instant,
     last_beat: pb::Heartbeat,
+    /// When the hub is told of pulls again; `None` while there is no news of them.
+    next_pulls: Option<Instant>,
+    last_pulls_at: Option<Instant>,
+    pulls_told: Vec<Pulling>,
     /// The digests of the report that was sent last in this session.
     reported: Option<(String, String)>,
     /// The newest journal record whose operation the hub was told of in this session.
@@ -133,6 +138,10 @@ impl<'a, J: Journal> Session<'a, J> {
             last_beat_at: now,
             next_beat: now,
             last_beat: pb::Heartbeat::default(),
+            // Of an earlier session's pulls this hub may not know.
+            next_pulls: Some(now),
+            last_pulls_at: None,
+            pulls_told: Vec::new(),
             reported: None,
             ops_told: 0,
             ops_told_at: now,
@@ -151,6 +160,7 @@ impl<'a, J: Journal> Session<'a, J> {
         let mut ops = self.parts.ops.news();
         // All that this hub may not know.
         ops.mark_changed();
+        let mut pulls = self.parts.pulls.clone();
         loop {
             tokio::select! {
                 message = self.inbound.message() => match message? {
@@ -165,6 +175,8 @@ impl<'a, J: Journal> Session<'a, J> {
                 Ok(()) = trust.changed() => self.beat_soon(),
                 Ok(()) = target.changed() => self.beat_soon(),
                 () = tokio::time::sleep_until(self.next_beat) => self.beat().await?,
+                () = pulls.changed(), if self.next_pulls.is_none() => self.tell_pulls_soon(),
+                () = due(self.next_pulls) => self.tell_pulls(pulls.now()),
                 () = tokio::time::sleep_until(self.renew_at), if self.renewing.is_none() => self.begin_renewal(),
                 result = joined(&mut self.renewing) => if self.renewed(result) { return Ok(End::Renewed) },
             }
@@ -273,6 +285,25 @@ impl<'a, J: Journal> Session<'a, J> {
         Ok(())
     }
 
+    /// News of pulls comes many times in a second; the hub is told now and then.
+    fn tell_pulls_soon(&mut self) {
+        let now = Instant::now();
+        self.next_pulls = Some(self.last_pulls_at.map_or(now, |at| (at + PULLS_GAP).max(now)));
+    }
+
+    /// Tells the hub what is pulled. Where there is no room for that now, there may be for newer news: nothing waits for it.
+    fn tell_pulls(&mut self, now: Vec<Pulling>) {
+        (self.next_pulls, self.last_pulls_at) = (None, Some(Instant::now()));
+        if now == self.pulls_told {
+            return;
+        }
+        let message = pb::Pulls { pulls: now.iter().cloned().map(pb::Pull::from).collect() };
+        match self.outbound.try_send(pb::AgentMessage { kind: Some(Up::Pulls(message)) }) {
+            Ok(()) => self.pulls_told = now,
+            Err(_) => self.tell_pulls_soon(),
+        }
+    }
+
     async fn report(&mut self, state: &HostState) -> Result<(), LinkError> {
         let digests = (state.observed_digest.clone(), state.apply_digest.clone());
         if state.observed_digest.is_empty() || self.reported.as_ref() == Some(&digests) {
@@ -364,6 +395,13 @@ impl<J> Drop for Session<'_, J> {
         for task in self.renewing.iter().map(JoinHandle::abort_handle).chain(self.reading.iter().map(JoinHandle::abort_handle)) {
             task.abort();
         }
+    }
+}
+
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => pending().await,
     }
 }
 

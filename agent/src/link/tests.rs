@@ -316,6 +316,7 @@ impl Agent {
             trust_store: TrustStore::new(db),
             journal,
             reconciler: handle.clone(),
+            pulls: crate::driver::pulls::View::empty(),
             ops: ops_handle,
             own,
             driver: "fake",

@@ -4,9 +4,13 @@ use moorline_common::enrol::HostClaim;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, HostId, HostName, IdError, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::observe::EngineState;
+use moorline_common::pulling::Pulling;
 use moorline_common::sign::{Envelope, Verified};
 use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
 use moorline_proto::v1 as pb;
+
+use crate::limits::PULLS_MAX;
+use crate::render::visible;
 
 /// One host: the hub's facts, and the binding if it verified.
 #[derive(Debug, Clone)]
@@ -43,6 +47,8 @@ pub struct HostView {
     pub agent_version: String,
     /// The newest journal record that the hub has seen of its present life; `None` for none.
     pub witness: Option<Witness>,
+    /// What it pulls now. The hub's word.
+    pub pulls: Vec<Pulling>,
 }
 
 /// A journal record that a heartbeat named.
@@ -263,6 +269,13 @@ impl TryFrom<pb::Heartbeat> for Beat {
 }
 
 impl HostView {
+    /// What it pulls and how far that is, for people; `None` while it pulls nothing.
+    #[must_use]
+    pub fn pull_words(&self) -> Option<String> {
+        let words: Vec<String> = self.pulls.iter().map(|p| visible(&p.to_string())).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+
     /// The facts; the binding is left for the caller to verify and comes back beside them.
     ///
     /// # Errors
@@ -299,6 +312,7 @@ impl HostView {
                 seq: host.witnessed_journal_seq,
                 head: host.witnessed_journal_head,
             }),
+            pulls: host.pulls.into_iter().take(PULLS_MAX).map(Pulling::from).collect(),
         };
         Ok((view, binding))
     }

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::desired::{self, Source};
 use crate::error::Failure;
 use crate::inputs::InputArgs;
+use crate::pins::PinArgs;
 use crate::render::Ui;
 
 /// Arguments of `push`.
@@ -25,11 +26,14 @@ pub struct PushArgs {
     pub file: Option<PathBuf>,
     /// Instead of a file, a plan that `plan --save` wrote: pushed exactly as it was reviewed, or refused when the newest generation
     /// or what a host would get is another one by now
-    #[arg(long, value_name = "PLAN", conflicts_with_all = ["file", "env_file", "base", "accept_older_hub"])]
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["pin", "file", "env_file", "base", "accept_older_hub"])]
     pub plan: Option<PathBuf>,
     /// What the file takes from this machine
     #[command(flatten)]
     pub inputs: InputArgs,
+    /// Which images
+    #[command(flatten)]
+    pub pins: PinArgs,
     /// Why, for the history
     #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
     pub message: String,
@@ -76,7 +80,7 @@ impl WaitArgs {
 /// Runs it.
 ///
 /// # Errors
-/// `bad_topology` before anything is sent; `base_moved`; `plan_altered` and `plan_outdated`; `not_converged` after a wait.
+/// `bad_topology` and `pin_failed` before anything is sent; `base_moved`; `plan_altered` and `plan_outdated`; `not_converged` after a wait.
 pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let (client, made) = match (&args.plan, &args.file) {
         (Some(plan), _) => {
@@ -85,8 +89,11 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
             (client, Made { verb: Verb::PushPlan, source, base: Base::Generation(reviewed.base), reviewed: Some(reviewed) })
         }
         (None, Some(file)) => {
-            let source = desired::read(ui, file, &args.inputs)?;
+            let mut source = desired::read(ui, file, &args.inputs)?;
             let client = env.client(ui).await?;
+            if args.pins.pin {
+                source.pin(ui, &args.pins, &client.hosts(None).await?).await?;
+            }
             let base = base(&args, &client, &source)?;
             (client, Made { verb: Verb::Push, source, base, reviewed: None })
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{INPUT_FILES_MAX, INPUT_MAX, INPUTS_MAX, VARIABLES_MAX};
+use super::limits::{INPUT_FILES_MAX, INPUT_MAX, INPUTS_MAX, PINS_MAX, VARIABLES_MAX};
 use super::problem::Problem;
 use super::{Position, TopologyFile};
 
@@ -21,13 +21,16 @@ pub struct Inputs {
     /// Path as [`join`] gives it, relative to the topology file → content.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
+    /// Image as a service names it → the digest that it had at its registry. Empty where images are not pinned.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pins: BTreeMap<String, String>,
 }
 
 impl Inputs {
     /// Whether the topology stands alone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.variables.is_empty() && self.files.is_empty()
+        self.variables.is_empty() && self.files.is_empty() && self.pins.is_empty()
     }
 
     /// What is past a limit, if anything is.
@@ -39,6 +42,9 @@ impl Inputs {
         }
         if self.files.len() > INPUT_FILES_MAX {
             return problem(format!("the topology takes more than {INPUT_FILES_MAX} files"), "split the topology");
+        }
+        if self.pins.len() > PINS_MAX {
+            return problem(format!("more than {PINS_MAX} images are pinned"), "split the topology");
         }
         let variables = self.variables.iter().map(|(name, value)| (format!("the variable `{name}`"), value));
         let files = self.files.iter().map(|(path, content)| (format!("the file `{path}`"), content));

@@ -31,6 +31,8 @@ pub const NANO_CPUS_MAX: u64 = 4096 * 1_000_000_000;
 pub const NANOS_MAX: u64 = 1 << 53;
 /// The most variables of the operator's machine that a topology may take.
 pub const VARIABLES_MAX: usize = 1_000;
+/// The most images of a topology that are pinned to digests.
+pub const PINS_MAX: usize = 256;
 /// The most files that a topology may take besides itself.
 pub const INPUT_FILES_MAX: usize = 256;
 /// The largest such file, and the largest value of a variable, in bytes.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, ResourceId, TopologyId};
 use moorline_common::observe::EngineState;
+use moorline_common::pulling::Pulling;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,8 @@ pub(super) struct Live {
     /// What it said of operations lately, and of which that nobody here knows.
     pub(super) op_words: Minute,
     pub(super) unknown_receipts: Minute,
+    /// What it pulls now, by the word of its open session.
+    pub(super) pulls: Vec<Pulling>,
     /// The newest journal record that its heartbeats named.
     pub(super) witness: Witness,
     /// What it said and the store does not have yet.

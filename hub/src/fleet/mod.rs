@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId};
+use moorline_common::pulling::Pulling;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -122,6 +123,7 @@ impl Fleet {
         }
         let session =
             Session { id, tx, cut: cut.clone(), heard_ms: now_ms, beat_seen: false, not_after_s, epoch, delivery: Arc::default() };
+        live.pulls.clear();
         if let Some(old) = live.session.replace(session) {
             old.cut.cancel();
         }
@@ -134,6 +136,7 @@ impl Fleet {
         let Some(live) = inner.hosts.get_mut(host) else { return false };
         if live.session.as_ref().is_some_and(|s| s.id == session) {
             live.session = None;
+            live.pulls.clear();
             return true;
         }
         false
@@ -234,6 +237,13 @@ impl Fleet {
         live.beat = Some(beat);
         live.beat_unix_ms = unix_ms;
         BeatOutcome { changed, error }
+    }
+
+    /// Takes over what a host pulls now, in place of what it said before.
+    pub fn set_pulls(&self, host: &HostId, pulls: Vec<Pulling>) {
+        if let Some(live) = self.lock().hosts.get_mut(host) {
+            live.pulls = pulls;
+        }
     }
 
     /// Takes a verified report in; gives back an error to record.
@@ -392,6 +402,7 @@ impl Fleet {
             last_error: live.last_error(inner.root_version),
             held: live.report.as_ref().map(|r| r.held.clone()).unwrap_or_default(),
             witness: live.witness.clone(),
+            pulls: live.pulls.clone(),
         }
     }
 }
@@ -399,6 +410,24 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_host_pulls_is_shown_while_its_session_is_open_and_no_longer() {
+        let (fleet, host) = (Fleet::default(), HostId::of_key(&[1; 32]));
+        let epoch = || HostEpoch::parse("0".repeat(32)).unwrap();
+        let (tx, _rx) = mpsc::channel(1);
+        let hold = fleet.open(&host, epoch(), tx.clone(), 0, 0);
+        let pulling = |image: &str| vec![Pulling { image: image.to_owned(), ..Pulling::default() }];
+        fleet.set_pulls(&host, pulling("a"));
+        fleet.set_pulls(&host, pulling("b"));
+        assert_eq!(fleet.view(&host).pulls, pulling("b"), "the newest counts");
+        let next = fleet.open(&host, epoch(), tx, 0, 0);
+        assert_eq!(fleet.view(&host).pulls, []);
+        fleet.set_pulls(&host, pulling("c"));
+        assert!(!fleet.close(&host, hold.id) && fleet.view(&host).pulls == pulling("c"), "an older session's end is no matter");
+        assert!(fleet.close(&host, next.id) && fleet.view(&host).pulls.is_empty());
+        assert!(!fleet.has_unkept(), "nothing of it is kept");
+    }
 
     #[test]
     fn of_what_a_talkative_host_says_only_the_newest_is_kept_once_in_a_while() {

@@ -8,6 +8,7 @@ use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, OpId, ResourceId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
 use moorline_common::op::Outcome;
+use moorline_common::pulling::Pulling;
 use moorline_common::statement::{HELD_MAX, ObservedReport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -203,6 +204,8 @@ pub struct View {
     pub held: BTreeMap<ResourceId, OpId>,
     /// The newest journal record that its heartbeats named.
     pub witness: Witness,
+    /// What it pulls now.
+    pub pulls: Vec<Pulling>,
 }
 
 /// What a host said and the store does not have yet; newest wins.

@@ -193,6 +193,10 @@ impl Session {
                 self.hub.ops.journals.answer(&self.host, self.hold.id, part.request_id, part.lines, part.last, fault).await;
                 Ok(())
             }
+            Some(Said::Pulls(pulls)) => {
+                self.hub.fleet.set_pulls(&self.host, wire::pulls(pulls));
+                Ok(())
+            }
             // A newer agent says something that this hub does not know: it does not matter here.
             None => Ok(()),
         };

@@ -3,6 +3,7 @@
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
+use moorline_common::pulling::Pulling;
 use moorline_common::sign::ENVELOPE_MAX;
 use moorline_proto::v1 as pb;
 
@@ -89,6 +90,13 @@ fn heartbeat(beat: Beat) -> pb::Heartbeat {
     }
 }
 
+/// What a host pulls, as much of it as operators are shown.
+pub(super) fn pulls(message: pb::Pulls) -> Vec<Pulling> {
+    let short = |image: &str| image.chars().filter(|c| !c.is_control()).take(limits::PULL_IMAGE_MAX / 4).collect();
+    let pulls = message.pulls.into_iter().take(limits::PULLS_MAX);
+    pulls.map(|pull| Pulling { image: short(&pull.image), ..Pulling::from(pull) }).collect()
+}
+
 pub(super) fn outgoing(message: Outgoing) -> pb::HubMessage {
     use pb::hub_message::Kind;
     let envelope = |json| pb::Envelope { json };
@@ -137,6 +145,7 @@ pub(super) fn host(record: HostRecord, view: View) -> pb::Host {
         witnessed_journal_head: view.witness.head,
         witnessed_epoch: view.witness.epoch,
         held: view.held.into_iter().map(|(r, op)| pb::HeldResource { resource: r.into(), op_id: op.into() }).collect(),
+        pulls: view.pulls.into_iter().map(pb::Pull::from).collect(),
     }
 }
 
@@ -192,5 +201,18 @@ pub(super) fn event(event: Event) -> pb::Event {
         generation: event.generation,
         code: event.code,
         message: event.message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_hosts_pulls_only_so_much_is_taken() {
+        let pull = pb::Pull { image: format!("a\n{}", "x".repeat(2 * limits::PULL_IMAGE_MAX)), ..pb::Pull::default() };
+        let taken = pulls(pb::Pulls { pulls: vec![pull; 2 * limits::PULLS_MAX] });
+        assert_eq!(taken.len(), limits::PULLS_MAX);
+        assert!(taken.iter().all(|p| p.image.len() <= limits::PULL_IMAGE_MAX && p.image.starts_with("ax")));
     }
 }

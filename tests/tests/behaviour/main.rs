@@ -37,6 +37,8 @@ mod options;
 #[cfg(test)]
 mod plan;
 #[cfg(test)]
+mod pulls;
+#[cfg(test)]
 mod recovery;
 #[cfg(test)]
 mod refusals;

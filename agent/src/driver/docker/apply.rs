@@ -20,7 +20,7 @@ use moorline_common::topology::PullPolicy;
 use super::super::{DriverError, DriverErrorKind, Ownership};
 use super::body::{self, Carried};
 use super::error::{from_engine, image_unavailable, not_owned, status, words};
-use super::pull::pull;
+use super::pull::{Wanted, pull};
 use super::{Engine, patiently, twins};
 use crate::lane::aside;
 use crate::limits::REQUEST_TIMEOUT;
@@ -164,16 +164,17 @@ impl Hands<'_> {
     async fn make(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, DriverError> {
         let what = format!("creating the container `{}`", target.name);
         let (image, platform) = (target.spec.image.as_str(), target.spec.platform.as_deref());
+        let pulled = |is_here| aside(pull(self.docker, &self.engine.access, Wanted { image, platform, is_here }));
         if target.pull == PullPolicy::Always {
             // It may be here already.
-            aside(pull(self.docker, image, platform, true)).await?;
+            pulled(true).await?;
         }
         let made = match self.create(target, name, carried).await {
             Err(e) if status(&e) == Some(404) && words(&e).to_ascii_lowercase().contains("no such image") => {
                 if target.pull == PullPolicy::Never {
                     return Err(image_unavailable(image, false, DriverErrorKind::Permanent, "its `pull_policy` is `never`"));
                 }
-                aside(pull(self.docker, image, platform, false)).await?;
+                pulled(false).await?;
                 self.create(target, name, carried).await
             }
             other => other,

@@ -7,6 +7,9 @@ use moorline_common::fault::{Code, cut};
 
 use super::super::{DriverError, DriverErrorKind};
 
+/// Digits of an image's digest that errors show.
+const DIGEST_SHOWN: usize = 12;
+
 /// An error of the engine while doing `what`.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the client library's enum: all else is a fault of the request")]
 pub(super) fn from_engine(error: &Error, what: &str) -> DriverError {
@@ -79,9 +82,19 @@ pub(super) fn not_owned(what: &str) -> DriverError {
 
 /// The image cannot be had; `is_here`: a version of it is on the host.
 pub(super) fn image_unavailable(image: &str, is_here: bool, kind: DriverErrorKind, words: &str) -> DriverError {
-    let absent = if is_here { "" } else { "is not on this host and " };
-    let message = cut(&format!("the image `{image}` {absent}cannot be pulled: {words}"));
+    // Seen at once whether something older goes on being used; the rest of the room is for the cause.
+    let again = if is_here { " again" } else { "" };
+    let image = shortened(image);
+    let message = cut(&format!("the image `{image}` cannot be pulled{again}: {words}"));
     DriverError { kind, code: Code::ImageUnavailable, message }
+}
+
+/// An image's name with only the beginning of its digest: errors have little room, and the whole stands in the slice.
+fn shortened(image: &str) -> String {
+    match image.split_once("@sha256:") {
+        Some((name, digest)) => format!("{name}@sha256:{}…", digest.chars().take(DIGEST_SHOWN).collect::<String>()),
+        None => image.to_owned(),
+    }
 }
 
 /// An error of the engine while doing an operation's part `what`. What is no answer of the engine tells nothing about what it did.

@@ -27,9 +27,11 @@ use moorline_common::op::Act;
 use moorline_common::plan::{Step, model};
 use serde_json::Value;
 
+use super::pulls::{Board, View};
 use super::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership};
 use crate::lane::aside;
 use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT, STOP_ASIDE_AFTER};
+use crate::registries::Registries;
 
 mod apply;
 mod body;
@@ -51,6 +53,7 @@ mod twins;
 pub struct DockerDriver {
     socket: PathBuf,
     owned: Ownership,
+    access: Arc<pull::Access>,
     engine: Mutex<Option<Arc<Engine>>>,
     events: events::Events,
 }
@@ -60,17 +63,25 @@ struct Engine {
     docker: Docker,
     /// Its name and version, for people.
     version: String,
-    /// Whether a container can join several networks when it is made (API 1.44).
     /// The newest version of its API: `1.41`.
     api: String,
+    /// Whether a container can join several networks when it is made (API 1.44).
     many_endpoints: bool,
+    /// What pulls need besides.
+    access: Arc<pull::Access>,
 }
 
 impl DockerDriver {
     /// A driver for the engine behind `socket`; nothing is opened yet, and the engine may be away.
     #[must_use]
     pub fn new(socket: PathBuf, owned: Ownership) -> Self {
-        Self { socket, owned, engine: Mutex::new(None), events: events::Events::default() }
+        Self { socket, owned, access: Arc::default(), engine: Mutex::new(None), events: events::Events::default() }
+    }
+
+    /// The same, pulling by the credentials of `registries`.
+    #[must_use]
+    pub fn with_registries(self, registries: Registries) -> Self {
+        Self { access: Arc::new(pull::Access { registries, board: Board::default() }), ..self }
     }
 
     /// The engine's name and version, such as `docker 20.10.24`.
@@ -86,7 +97,7 @@ impl DockerDriver {
         if let Some(engine) = self.known() {
             return Ok(engine);
         }
-        let asked = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.socket)).await;
+        let asked = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.socket, self.access.clone())).await;
         let engine = Arc::new(asked.map_err(|_| no_answer("the engine"))??);
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&engine));
         Ok(engine)
@@ -142,6 +153,10 @@ impl Driver for DockerDriver {
         self.events.next(self).await;
     }
 
+    fn pulls(&self) -> View {
+        self.access.board.view()
+    }
+
     fn capabilities(&self) -> &'static [&'static str] {
         super::op::KINDS
     }
@@ -156,7 +171,7 @@ impl Driver for DockerDriver {
 
     async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
         let begun = match self.engine().await {
-            Ok(engine) => op::start(&engine.docker, &self.owned, order, evidence).await,
+            Ok(engine) => op::start(&engine, &self.owned, order, evidence).await,
             Err(error) => Err(error),
         };
         self.forget_if_away(begun)
@@ -189,7 +204,7 @@ async fn patiently<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-async fn connect(socket: &Path) -> Result<Engine, DriverError> {
+async fn connect(socket: &Path, access: Arc<pull::Access>) -> Result<Engine, DriverError> {
     let path = socket.to_string_lossy();
     let open = |version: &ClientVersion| {
         Docker::connect_with_unix(&path, REQUEST_TIMEOUT.as_secs(), version).map_err(|e| error::from_engine(&e, "connecting to the engine"))
@@ -202,7 +217,7 @@ async fn connect(socket: &Path) -> Result<Engine, DriverError> {
     let docker = open(&ClientVersion { major_version, minor_version })?;
     let version = format!("docker {}", said.version.as_deref().unwrap_or("of an unknown version"));
     let (major, minor) = api;
-    Ok(Engine { docker, version: cut(&version), api: format!("{major}.{minor}"), many_endpoints: api >= (1, 44) })
+    Ok(Engine { docker, version: cut(&version), api: format!("{major}.{minor}"), many_endpoints: api >= (1, 44), access })
 }
 
 fn parse_api(text: &str) -> Option<(usize, usize)> {

@@ -20,8 +20,8 @@ use super::super::evidence::{self, Birth, DEFAULT_GRACE_S, Evidence, Life, Live}
 use super::super::{Begun, DriverError, Found, OpOrder, OpResult, Ownership};
 use super::error::{from_engine_op, status, words};
 use super::observe::inspected_state;
-use super::pull::pull;
-use super::{exec, patiently, sweep};
+use super::pull::{Wanted, pull};
+use super::{Engine, exec, patiently, sweep};
 use crate::lane::aside;
 use crate::limits::{FREEZE_TIMEOUT, OP_LOOK, REQUEST_TIMEOUT};
 
@@ -57,10 +57,11 @@ pub(super) async fn prepare(docker: &Docker, owned: &Ownership, order: &OpOrder)
 }
 
 /// Does it, or makes the engine's task for it.
-pub(super) async fn start(docker: &Docker, owned: &Ownership, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
+pub(super) async fn start(engine: &Engine, owned: &Ownership, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
+    let docker = &engine.docker;
     let what = format!("`{}` on {}", order.act.kind(), order.resource);
     let done = match (&order.act, Evidence::read(order, evidence)?) {
-        (Act::Pull, Evidence::Image { id }) => pull_image(docker, order.resource.name(), id.is_some()).await?,
+        (Act::Pull, Evidence::Image { id }) => pull_image(engine, order.resource.name(), id.is_some()).await?,
         (Act::Prune { volumes }, Evidence::Debris(debris)) => {
             sweep::remove(docker, owned, &debris.leaving(&order.wanted), *volumes).await?
         }
@@ -210,12 +211,12 @@ pub(super) async fn remove_volume(docker: &Docker, owned: &Ownership, was: &Birt
     }
 }
 
-async fn pull_image(docker: &Docker, name: &str, is_here: bool) -> Result<OpResult, DriverError> {
+async fn pull_image(engine: &Engine, name: &str, is_here: bool) -> Result<OpResult, DriverError> {
     crate::crash::point("docker.pull.before");
-    let pulled = aside(pull(docker, name, None, is_here)).await;
+    let pulled = aside(pull(&engine.docker, &engine.access, Wanted { image: name, platform: None, is_here })).await;
     crate::crash::point("docker.pull.after");
     pulled?;
-    Ok(OpResult { result: json!({ "id": image_id(docker, name).await? }), fault: None })
+    Ok(OpResult { result: json!({ "id": image_id(&engine.docker, name).await? }), fault: None })
 }
 
 async fn image_id(docker: &Docker, name: &str) -> Result<Option<String>, DriverError> {

@@ -91,7 +91,8 @@ pub async fn hand_in(
         ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
     }
     if let Some(limit) = waiting.limit() {
-        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit).await?;
+        let pulled = (statement.kind == "pull").then(|| wait::Pulled::new(&host.name, statement.resource.name()));
+        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, pulled).await?;
     }
     let mut view = OpView::new(&client.root, op, Some(binding), Some(envelope))?;
     if let Some(doubt) = view.receipt_doubt {

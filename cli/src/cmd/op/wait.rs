@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{OpId, UnixSeconds};
+use moorline_common::id::{HostName, OpId, UnixSeconds};
 use moorline_common::op::{Stage, State};
 
 use crate::client::Client;
-use crate::client::ops::OpFacts;
+use crate::client::ops::{OpFacts, OpWatch};
 use crate::clock;
 use crate::error::{EXIT_INTERRUPTED, Failure, LocalCode};
-use crate::limits::{POLL_INTERVAL, RECEIPT_GRACE};
+use crate::limits::{POLL_INTERVAL, PULL_LINES_INTERVAL, PULL_LOOK, RECEIPT_GRACE};
 use crate::render::{Ui, visible};
 
 /// Why a wait ended without the operation's end.
@@ -31,6 +31,7 @@ pub async fn until_settled(
     op_id: &OpId,
     expires_at: UnixSeconds,
     limit: Duration,
+    mut pulled: Option<Pulled<'_>>,
 ) -> Result<OpFacts, Failure> {
     let over = Instant::now() + limit;
     let left_ms = expires_at.0.saturating_mul(1000).saturating_sub(client.hub_now_ms());
@@ -43,7 +44,7 @@ pub async fn until_settled(
         let until = if has_begun { over } else { over.min(window) };
         let settled = async {
             let mut watch = client.watch_op(op_id).await?;
-            while let Some(op) = watch.next().await? {
+            while let Some(op) = next(&mut watch, client, ui, &bar, pulled.as_mut()).await? {
                 let now = (op.state, op.message.clone());
                 let begins = !has_begun && matches!(op.state, Stage::At(State::Started | State::TaskRunning));
                 if shown.as_ref() != Some(&now) {
@@ -81,6 +82,53 @@ pub async fn until_settled(
     };
     bar.finish_and_clear();
     ended.map_err(|over| unsettled(&over, op_id, shown.map(|(stage, _)| stage), expires_at, limit))
+}
+
+/// An image whose pull is followed beside the operation that pulls it.
+pub struct Pulled<'a> {
+    host: &'a HostName,
+    image: &'a str,
+    said: Option<(String, Instant)>,
+}
+
+impl<'a> Pulled<'a> {
+    /// The pull of `image` on `host`.
+    pub fn new(host: &'a HostName, image: &'a str) -> Self {
+        Self { host, image, said: None }
+    }
+
+    async fn show(&mut self, client: &Client, ui: &mut Ui, bar: &ProgressBar) {
+        // Nothing hangs on it: what is not known is not shown.
+        let Ok(host) = client.host(self.host).await else { return };
+        let Some(pull) = host.pulls.iter().find(|p| p.image == self.image) else { return };
+        let words = visible(&pull.to_string());
+        if !bar.is_hidden() {
+            bar.set_message(words);
+        } else if self.said.as_ref().is_none_or(|(said, at)| *said != words && at.elapsed() >= PULL_LINES_INTERVAL) {
+            ui.note(&words);
+            self.said = Some((words, Instant::now()));
+        }
+    }
+}
+
+/// What becomes of the operation next; meanwhile how far its pull is.
+async fn next(
+    watch: &mut OpWatch,
+    client: &Client,
+    ui: &mut Ui,
+    bar: &ProgressBar,
+    mut pulled: Option<&mut Pulled<'_>>,
+) -> Result<Option<OpFacts>, Failure> {
+    loop {
+        tokio::select! {
+            op = watch.next() => return op,
+            () = tokio::time::sleep(PULL_LOOK), if pulled.is_some() => {
+                if let Some(pulled) = pulled.as_deref_mut() {
+                    pulled.show(client, ui, bar).await;
+                }
+            }
+        }
+    }
 }
 
 /// What is known of an operation that has not ended when the wait did.

@@ -22,6 +22,7 @@ use crate::desired;
 use crate::error::{EXIT_CHANGES, Failure};
 use crate::inputs::InputArgs;
 use crate::limits::REPORT_OLD_S;
+use crate::pins::PinArgs;
 use crate::render::Ui;
 use crate::revision::{self, HostChange};
 use crate::saved::SavedFile as _;
@@ -41,6 +42,9 @@ pub struct PlanArgs {
     /// What the file takes from this machine
     #[command(flatten)]
     pub inputs: InputArgs,
+    /// Which images
+    #[command(flatten)]
+    pub pins: PinArgs,
     /// Write the plan to a new file as well: `moorctl push --plan` pushes exactly that, or refuses
     #[arg(long, visible_alias = "out", value_name = "PLAN")]
     pub save: Option<PathBuf>,
@@ -54,11 +58,12 @@ pub struct PlanArgs {
 /// # Errors
 /// `bad_topology`; what calls can fail with; when a plan that shall be saved cannot be.
 pub async fn run(args: PlanArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let source = desired::read(ui, &args.file, &args.inputs)?;
+    let mut source = desired::read(ui, &args.file, &args.inputs)?;
     let topology = source.file.topology.clone();
     let client = env.client(ui).await?;
     let current = client.current(&topology, true).await?;
     let scene = deploy::scene(&client, ui, &topology, current).await?;
+    source.pin(ui, &args.pins, &scene.hosts).await?;
     let desired = deploy::wanted(ui, &topology, Some(&source), &scene)?;
     let known: BTreeMap<_, _> = scene.hosts.iter().map(|h| (&h.host_id, h)).collect();
     let mut planned = Vec::with_capacity(desired.hosts.len());

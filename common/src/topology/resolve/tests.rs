@@ -7,7 +7,7 @@ use crate::id::{HostId, HostName};
 
 fn inputs(variables: &[(&str, &str)], files: &[(&str, &str)]) -> Inputs {
     let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    Inputs { variables: map(variables), files: map(files) }
+    Inputs { variables: map(variables), files: map(files), ..Inputs::default() }
 }
 
 fn host() -> BoundHost {
