@@ -98,6 +98,10 @@ pub const EVENT_DEBOUNCE: Duration = Duration::from_millis(10);
 pub const ENGINE_RETRY: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(10) };
 /// Waits before a failed or crashing resource is tried again.
 pub const RESOURCE_RETRY: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
+/// For so long a container's successor must run before the old one goes, unless its service says.
+pub const MONITOR_DEFAULT: Duration = Duration::from_secs(1);
+/// The longest that a successor's healthcheck may take to say whether it is good; well below [`STEP_TIMEOUT`].
+pub const HEALTH_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 /// A change that must be made again within this time did not hold.
 pub const HOLD_TIME: Duration = Duration::from_secs(10);
 /// So many relapses in a row are mended at once; then [`RESOURCE_RETRY`] applies.

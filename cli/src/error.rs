@@ -268,6 +268,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::Quarantined => "run `moorline-agent doctor` on the host, mend the cause, then `moorctl host approve NAME`",
         Code::EngineUnreachable => "start the engine on the host, or fix its socket; nothing was changed there",
         Code::StepFailed => "read the message; the agent tries again by itself",
+        Code::RolledBack => "mend the service and push it, or try the same once more with `moorctl op converge`",
         Code::EngineTooOld => "leave the key out for this host, or update its engine",
         Code::ImageUnavailable => "check the image's name and that the host reaches its registry, or load it there",
         Code::DependencyFailed => "fix what it depends on; the agent goes on by itself",

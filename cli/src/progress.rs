@@ -105,6 +105,7 @@ const fn is_refusal(code: Code) -> bool {
         | Code::RecordsBehind
         | Code::StepFailed
         | Code::EngineTooOld
+        | Code::RolledBack
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::Waiting
@@ -161,7 +162,8 @@ pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
 /// Whether an error ends the wait: a refusal of the payload, or (once the slice was accepted and the agent
 /// rests) one that only an operator can mend.
 fn definite(fault: &Fault, accepted_and_resting: bool) -> bool {
-    is_refusal(fault.code) || (accepted_and_resting && matches!(fault.code, Code::EngineTooOld | Code::ImageUnavailable | Code::NotOwned))
+    is_refusal(fault.code)
+        || (accepted_and_resting && matches!(fault.code, Code::EngineTooOld | Code::RolledBack | Code::ImageUnavailable | Code::NotOwned))
 }
 
 /// How a wait ended.

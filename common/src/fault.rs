@@ -123,6 +123,8 @@ codes! {
     StepFailed = "step_failed",
     /// A key needs a newer engine than the host's.
     EngineTooOld = "engine_too_old",
+    /// A container's successor failed, and the old one is back.
+    RolledBack = "rolled_back",
     /// An image is not on the host and cannot be pulled.
     ImageUnavailable = "image_unavailable",
     /// A step was skipped because one that it needs failed.

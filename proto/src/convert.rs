@@ -133,6 +133,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::StepFailed
         | Code::ImageUnavailable
         | Code::EngineTooOld
+        | Code::RolledBack
         | Code::DependencyFailed
         | Code::Internal => tonic::Code::Internal,
     };

@@ -20,7 +20,7 @@ use futures_util::FutureExt as _;
 use moorline_common::drift::Drift;
 use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, ResourceId, UnixSeconds};
-use moorline_common::observe::{EngineState, Observed};
+use moorline_common::observe::{ContainerState, EngineState, Observed};
 use moorline_common::plan::docker::plan;
 use moorline_common::plan::{Blocked, Plan, Step};
 use tokio::sync::{Notify, mpsc, watch};
@@ -299,7 +299,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let failed = self.work.failed().iter().filter(|(r, _)| self.touched.contains(*r));
         let mut held: BTreeMap<ResourceId, Fault> = failed.map(|(r, f)| (r.clone(), f.clone())).collect();
         for step in &plan.steps {
-            if let Some(fault) = self.retries.planned(&step.resource, &step.reason, now, random()) {
+            let runs = step.action.container_id().is_some_and(|id| self.is_running(id));
+            if let Some(fault) = self.retries.planned(&step.resource, &step.reason, runs, now, random()) {
                 held.insert(step.resource.clone(), fault);
             }
         }
@@ -347,6 +348,12 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         self.publish().await;
         self.next_look = Instant::now() + ENGINE_RETRY.wait(self.engine_failures, random());
+    }
+
+    /// Whether the last look saw this container run.
+    fn is_running(&self, id: &str) -> bool {
+        let seen = self.unpublished.iter().flat_map(|(observed, _)| observed.containers.values());
+        seen.into_iter().any(|live| live.id == id && live.state == ContainerState::Running)
     }
 
     fn plan_next_look(&mut self) {

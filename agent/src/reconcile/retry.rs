@@ -21,6 +21,8 @@ struct Track {
     until: Option<Instant>,
     /// Why it waits.
     fault: Option<Fault>,
+    /// The change was undone: the same one is not tried again while what was there before still runs.
+    undone: bool,
 }
 
 /// See the module.
@@ -44,6 +46,7 @@ impl Retries {
         let waits = if again_soon { track.failures - 1 } else { track.failures };
         track.until = Some(now + RESOURCE_RETRY.wait(waits, random));
         track.fault = Some(fault.clone());
+        track.undone = fault.code == Code::RolledBack;
     }
 
     /// Takes note of a success.
@@ -53,11 +56,16 @@ impl Retries {
         track.changed_at = Some(now);
         track.until = None;
         track.fault = None;
+        track.undone = false;
     }
 
-    /// A plan wants to change `resource` because of `reason`. Returns why it must wait, if it must.
-    pub fn planned(&mut self, resource: &ResourceId, reason: &str, now: Instant, random: u64) -> Option<Fault> {
+    /// A plan wants to change `resource` because of `reason`; `runs`: what is to be changed runs now. Returns why it must wait, if
+    /// it must.
+    pub fn planned(&mut self, resource: &ResourceId, reason: &str, runs: bool, now: Instant, random: u64) -> Option<Fault> {
         let track = self.tracks.get_mut(resource)?;
+        if track.undone && runs {
+            return track.fault.clone();
+        }
         if let Some(changed_at) = track.changed_at.take() {
             if now.duration_since(changed_at) < HOLD_TIME {
                 track.relapses = track.relapses.saturating_add(1);
@@ -93,6 +101,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_was_undone_is_not_tried_again_while_the_old_one_runs() {
+        let (mut retries, now) = (Retries::default(), Instant::now());
+        let fault = Fault::new(Code::RolledBack, "its healthcheck fails");
+        retries.failed(&resource(), &fault, false, now, 0);
+        let later = now + Duration::from_secs(86_400);
+        assert_eq!(retries.planned(&resource(), "", true, later, 0), Some(fault), "a day later");
+        assert_eq!(retries.planned(&resource(), "", false, later, 0), None, "nothing runs in its place");
+        retries.reset();
+        assert_eq!(retries.planned(&resource(), "", true, now, 0), None, "a new slice");
+    }
+
     fn resource() -> ResourceId {
         ResourceId::parse("docker/container/a").unwrap()
     }
@@ -108,10 +128,10 @@ mod tests {
         let mut now = start;
         for ceiling in [1, 2, 4, 8] {
             retries.failed(&resource(), &fault, false, now, u64::MAX);
-            assert_eq!(retries.planned(&resource(), "", now, 0), Some(fault.clone()));
+            assert_eq!(retries.planned(&resource(), "", false, now, 0), Some(fault.clone()));
             assert!(retries.next_try(now).unwrap() <= now + seconds(ceiling));
             now += seconds(ceiling) + seconds(1);
-            assert_eq!(retries.planned(&resource(), "", now, 0), None);
+            assert_eq!(retries.planned(&resource(), "", false, now, 0), None);
         }
     }
 
@@ -121,12 +141,12 @@ mod tests {
         for _ in 0..FREE_RELAPSES {
             retries.succeeded(&resource(), now);
             now += seconds(1);
-            assert_eq!(retries.planned(&resource(), "it has exited", now, 0), None);
+            assert_eq!(retries.planned(&resource(), "it has exited", false, now, 0), None);
         }
         retries.succeeded(&resource(), now);
-        let fault = retries.planned(&resource(), "it has exited", now, 0).unwrap();
+        let fault = retries.planned(&resource(), "it has exited", false, now, 0).unwrap();
         assert!(fault.message.contains("it has exited"), "{fault}");
-        assert_eq!(retries.planned(&resource(), "it has exited", now + seconds(2), 0), None);
+        assert_eq!(retries.planned(&resource(), "it has exited", false, now + seconds(2), 0), None);
     }
 
     #[tokio::test]
@@ -135,7 +155,7 @@ mod tests {
         for _ in 0..20 {
             retries.succeeded(&resource(), now);
             now += HOLD_TIME + seconds(1);
-            assert_eq!(retries.planned(&resource(), "it was killed", now, 0), None);
+            assert_eq!(retries.planned(&resource(), "it was killed", false, now, 0), None);
         }
     }
 
@@ -144,9 +164,9 @@ mod tests {
         let (mut retries, now) = (Retries::default(), Instant::now());
         let fault = Fault::new(Code::StepFailed, "conflict");
         retries.failed(&resource(), &fault, true, now, 0);
-        assert_eq!(retries.planned(&resource(), "", now, 0), None);
+        assert_eq!(retries.planned(&resource(), "", false, now, 0), None);
         retries.failed(&resource(), &fault, true, now, 0);
-        assert!(retries.planned(&resource(), "", now, 0).is_some());
+        assert!(retries.planned(&resource(), "", false, now, 0).is_some());
     }
 
     #[tokio::test]

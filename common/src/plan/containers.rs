@@ -50,6 +50,9 @@ fn by_dependency(scene: &Scene<'_>, draft: &mut Draft) -> Vec<ResourceId> {
 /// their successors.
 fn plan_removals(scene: &Scene<'_>, draft: &mut Draft) {
     for (name, live, owner) in scene.own_containers() {
+        if is_successor(scene, name, owner) {
+            continue;
+        }
         let reason = if !scene.wants(&owner.resource) {
             "not in the slice"
         } else if owner.resource.name() != name && !is_heir(scene, name, &owner.resource) {
@@ -60,6 +63,16 @@ fn plan_removals(scene: &Scene<'_>, draft: &mut Draft) {
         let lane = lane_of(scene, name, live, owner, draft);
         draft.step(&lane, Action::RemoveContainer { id: live.id.clone() }, reason.to_owned());
     }
+}
+
+/// Whether it is as wanted and was made to replace the container that has its name: the replacement, once cut short, goes on with it.
+fn is_successor(scene: &Scene<'_>, name: &str, owner: &Owner) -> bool {
+    let Some(wanted) = scene.lowered.containers.get(&owner.resource) else { return false };
+    let occupant = scene.observed.containers.get(owner.resource.name()).filter(|o| scene.is(o.owner.as_ref(), &owner.resource));
+    occupant.is_some_and(|old| {
+        let is_old = old.owner.as_ref().is_some_and(|o| o.spec != wanted.lowered.hash.as_str());
+        is_old && owner.spec == wanted.lowered.hash.as_str() && name == lower::beside_name(owner.resource.name(), &old.id)
+    })
 }
 
 /// The resource under which a container is removed: its own, when no other step needs that.

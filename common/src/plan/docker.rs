@@ -289,6 +289,29 @@ mod tests {
     }
 
     #[test]
+    fn a_successor_as_wanted_is_left_for_the_replacement_to_go_on_with_and_any_other_goes() {
+        let (before, name) = (full(), "edge-db-1");
+        let mut after = before.clone();
+        after.docker.as_mut().unwrap().services.get_mut("db").unwrap().user = Some("7".to_owned());
+        let mut engine = settled(&before);
+        let old = engine.containers[name].clone();
+        let hash = |spec: &HostSpec| lower::lower(&identity(), spec).containers[&id("docker/container/edge-db-1")].lowered.hash.to_string();
+        let mut new = old.clone();
+        (new.id, new.owner.as_mut().unwrap().spec) = ("f".repeat(64), hash(&after));
+        engine.containers.insert(lower::beside_name(name, &old.id), new.clone());
+        let verbs = |engine: &Engine, spec: &HostSpec| replan(engine, spec).steps.iter().map(|s| s.action.verb()).collect::<Vec<_>>();
+        assert_eq!(verbs(&engine, &after), ["replace"]);
+        assert_eq!(verbs(&engine, &before), ["remove"], "the topology is as before");
+        // Of another predecessor, or not as wanted.
+        engine.containers.insert(lower::beside_name(name, &"0".repeat(64)), new.clone());
+        assert_eq!(verbs(&engine, &after), ["remove", "replace"]);
+        engine.containers.retain(|name, _| !name.contains("-new-"));
+        new.owner.as_mut().unwrap().spec = "sha256:0".to_owned();
+        engine.containers.insert(lower::beside_name(name, &old.id), new);
+        assert_eq!(verbs(&engine, &after), ["remove", "replace"]);
+    }
+
+    #[test]
     fn depends_on_alone_restarts_nothing() {
         let engine = settled(&full());
         let mut changed = full();

@@ -18,6 +18,9 @@ use crate::topology::{
     ServiceSpec, VolumeSpec,
 };
 
+/// Digits of the predecessor's id in the name that its successor bears.
+const ID_IN_NAME: usize = 12;
+
 /// A resource with the hash of its own spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lowered<T> {
@@ -90,6 +93,13 @@ pub fn container_name(topology: &TopologyId, service: &str, number: u32) -> Stri
 pub fn container_names<'a>(topology: &'a TopologyId, service: &'a str, spec: &ServiceSpec) -> impl Iterator<Item = String> + use<'a> {
     let number = spec.replicas.unwrap_or(1).min(u32::try_from(REPLICAS_MAX).unwrap_or(u32::MAX));
     (1..=number).map(move |number| container_name(topology, service, number))
+}
+
+/// The name that a container's successor bears until that is known to be good: two pushes of one content mean the same one.
+#[must_use]
+pub fn beside_name(engine_name: &str, predecessor_id: &str) -> String {
+    let short: String = predecessor_id.chars().take(ID_IN_NAME).collect();
+    format!("{engine_name}-new-{short}")
 }
 
 /// Whether a volume of some topology could have this name. Others are nothing to a driver.
@@ -297,9 +307,10 @@ fn lower_container(
     lowered.replicas = None;
     let hash = hash_of(resource, &engine_name, &ContainerContent { spec: &lowered, networks: hashes, renewed_with })?;
     let labels = labels(identity, resource, &hash, &spec.labels);
-    let target = ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, pull, update, labels };
-    let lowered = Lowered { target, hash };
     let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
+    let target =
+        ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, pull, update, ends: may_complete, labels };
+    let lowered = Lowered { target, hash };
     Ok(LoweredContainer { lowered, networks, volumes, joins, depends_on, may_complete, runs_once })
 }
 

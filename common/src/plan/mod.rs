@@ -250,6 +250,9 @@ pub struct ContainerTarget {
     /// How it takes the place of its predecessor.
     #[serde(default, skip_serializing_if = "Update::is_usual")]
     pub update: Update,
+    /// Whether an exit may be its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends: bool,
     /// Our labels and the operator's.
     pub labels: BTreeMap<String, String>,
 }

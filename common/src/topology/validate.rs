@@ -11,7 +11,7 @@ use super::problem::Problem;
 use super::slice::is_enabled;
 use super::{
     DEFAULT_NETWORK, DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Options, Position, Protocol, ServiceSpec,
-    TopologyFile,
+    TopologyFile, UpdateOrder,
 };
 
 impl TopologyFile {
@@ -148,10 +148,16 @@ impl Check<'_> {
         }
     }
 
-    /// What only one of several containers could have.
+    /// What only one of several containers could have, or of an old one and its successor.
     fn replicas(&mut self, name: &str, service: &ServiceSpec) {
-        let Some(number) = service.replicas.filter(|number| *number > 1) else { return };
-        let of = |what: String| format!("service `{name}` has {number} containers, and only one of them can have {what}");
+        let number = service.replicas.unwrap_or(1);
+        let of: Box<dyn Fn(String) -> String> = if number > 1 {
+            Box::new(move |what| format!("service `{name}` has {number} containers, and only one of them can have {what}"))
+        } else if service.update.order == Some(UpdateOrder::StartFirst) {
+            Box::new(move |what| format!("service `{name}` starts its successor first, and only one of the two can have {what}"))
+        } else {
+            return;
+        };
         for port in service.ports.iter().filter(|port| port.published.is_some()) {
             let message = of(format!("port {} of the host", port.published.unwrap_or_default()));
             self.report(&format!("docker.services.{name}.ports.{}", port_mark(port)), |p| {

@@ -275,6 +275,38 @@ impl Site {
         })
     }
 
+    /// The engine's id of a service's container, and whether it runs.
+    ///
+    /// # Errors
+    /// When the engine does not answer, or has no such container.
+    pub fn engine_id(&self, service: &str) -> Result<String> {
+        let (engine, _) = self.real.as_ref().context("only a real engine has containers")?;
+        let name = format!("{}-{service}-1", self.fleet.cluster());
+        let live = engine.containers(self.fleet.cluster())?.remove(&name).with_context(|| format!("there is no container {name}"))?;
+        Ok(format!("{} running: {}", live.id, live.running))
+    }
+
+    /// Waits until the agent says that a container's successor failed, and nothing is left of that. When the agent is killed
+    /// meanwhile, it is started again.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn until_undone(&mut self, service: &str) -> Result<()> {
+        wait_until("the old container is back", APPLY, || {
+            if self.is_dead()? {
+                self.start(None)?;
+            }
+            let host = self.operator.host(HOST)?;
+            let beat = host.heartbeat.unwrap_or_default();
+            if !host.connected || beat.generation != host.target_generation || beat.last_error_code != "rolled_back" {
+                return Ok(false);
+            }
+            let (engine, _) = self.real.as_ref().context("only a real engine has containers")?;
+            let beside = format!("{}-{service}-1-new-", self.fleet.cluster());
+            Ok(!engine.containers(self.fleet.cluster())?.keys().any(|name| name.starts_with(&beside)))
+        })
+    }
+
     /// Waits until the agent was killed at the place that it was started with.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ pub enum Story {
     Doubted,
     /// The topology changes, and changes back.
     Pushed,
+    /// The topology changes a container to one that is no good, and back.
+    Undone,
 }
 
 /// The story that passes `point`.
@@ -56,11 +58,14 @@ pub fn story_of(point: &str) -> Story {
         | "docker.start.before"
         | "docker.start.after"
         | "docker.replace.made"
+        | "docker.replace.stopped"
+        | "docker.replace.good"
         | "docker.replace.removed"
         | "docker.replace.named"
         | "docker.remove.stopped"
         | "ledger.admit.before"
         | "ledger.admit.after" => Story::Pushed,
+        "docker.replace.failed" | "docker.replace.undone" | "docker.replace.back" => Story::Undone,
         _ if point.starts_with("reconcile.") || point.starts_with("ledger.success.") => Story::Pushed,
         _ => Story::Lanes,
     }
@@ -161,6 +166,7 @@ pub fn play(site: &mut Site, story: Story, point: Option<&str>) -> Result<()> {
             ensure!(resolved == 1 && site.outcome(&signal) == "succeeded", "{resolved} resolutions; {}", site.outcome(&signal));
         }
         Story::Pushed => pushed(site, point)?,
+        Story::Undone => undone(site, point)?,
     }
     if !matches!(story, Story::Refused | Story::Fetched) {
         let failed = site.given().iter().skip(from).filter(|o| site.outcome(&o.id) != "succeeded");
@@ -199,6 +205,26 @@ fn died(site: &mut Site, deaths: u32, point: Option<&str>) -> Result<()> {
         site.start(None)?;
         site.settle()?;
     }
+    Ok(())
+}
+
+fn undone(site: &mut Site, point: Option<&str>) -> Result<()> {
+    let (deaths, name, old) = (site.deaths, site.topology(), site.engine_id("b")?);
+    let no_good = "        b:\n          healthcheck: { test: [CMD, /no/such/check], interval: 200ms, retries: 1 }\n";
+    site.push(&topology(&name, None).replace("        b:\n", no_good))?;
+    site.start(point)?;
+    site.until_undone("b")?;
+    if point.is_some() && site.deaths == deaths {
+        site.wait_for_death()?;
+        site.start(None)?;
+        site.until_undone("b")?;
+    }
+    let now = site.engine_id("b")?;
+    ensure!(now == old, "the container was {old}, now it is {now}");
+    let generation = site.push(&topology(&name, None))?;
+    site.converge(generation)?;
+    let now = site.engine_id("b")?;
+    ensure!(now == old, "the container was {old}, and when the topology is as before it is {now}");
     Ok(())
 }
 

@@ -12,15 +12,18 @@ const SITES: usize = 5;
 #[test]
 fn killed_at_every_point_nothing_happens_twice_and_nothing_is_lost() {
     assert!(POINTS.len() >= 40);
-    let mut queue: Vec<&str> = POINTS.to_vec();
+    // Where a replacement that fails in the end can be cut short before it has failed.
+    let undone =
+        ["docker.create.after", "docker.replace.made", "docker.replace.stopped", "docker.start.after"].map(|point| (point, Story::Undone));
+    let mut queue: Vec<(&str, Story)> = POINTS.iter().map(|point| (*point, story_of(point))).chain(undone).collect();
     if let Ok(only) = std::env::var("MOORLINE_CRASH_ONLY") {
         for one in only.split(',') {
             assert!(!one.is_empty() && POINTS.iter().any(|point| point.contains(one)), "MOORLINE_CRASH_ONLY: no point's name has `{one}`");
         }
-        queue.retain(|point| only.split(',').any(|one| point.contains(one)));
+        queue.retain(|(point, _)| only.split(',').any(|one| point.contains(one)));
     }
     // Taken from the end: those that wait longest first.
-    queue.sort_by_key(|point| matches!(story_of(point), Story::Destroyed | Story::Emptied | Story::Doubted));
+    queue.sort_by_key(|(_, story)| matches!(story, Story::Destroyed | Story::Emptied | Story::Doubted));
     let sites = SITES.min(queue.len());
     let (queue, failures) = (Mutex::new(queue), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -33,7 +36,7 @@ fn killed_at_every_point_nothing_happens_twice_and_nothing_is_lost() {
                 };
                 let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
                 let mut site = None;
-                while let Some(point) = next() {
+                while let Some((point, story)) = next() {
                     if site.is_none() {
                         site = match stage(&format!("crash{n}")) {
                             Ok(Some(site)) => Some(site),
@@ -42,7 +45,7 @@ fn killed_at_every_point_nothing_happens_twice_and_nothing_is_lost() {
                         };
                     }
                     let begun = Instant::now();
-                    let played = site.as_mut().map_or(Ok(()), |site| play(site, story_of(point), Some(point)));
+                    let played = site.as_mut().map_or(Ok(()), |site| play(site, story, Some(point)));
                     println!("{n}: {point}: {:.1} s", begun.elapsed().as_secs_f32());
                     if let Err(error) = played {
                         let log = site.as_ref().and_then(|s| s.fleet.logs().ok()).unwrap_or_default();

@@ -13,7 +13,7 @@ use bollard::query_parameters::{
     RenameContainerOptions, StartContainerOptions, StopContainerOptions,
 };
 use moorline_common::fault::{Code, cut};
-use moorline_common::observe::{LABEL_SPEC, Owner};
+use moorline_common::observe::Owner;
 use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model};
 use moorline_common::topology::PullPolicy;
 
@@ -24,11 +24,6 @@ use super::pull::{Wanted, pull};
 use super::{Engine, patiently, twins};
 use crate::lane::aside;
 use crate::limits::REQUEST_TIMEOUT;
-
-/// Digits of the predecessor's id in the name that its successor bears until it is gone.
-const ID_IN_NAME: usize = 12;
-/// Hex digits of the name that the engine gives to a volume without one.
-const ANONYMOUS_NAME: usize = 64;
 
 /// The engine's grace period for a container without one, in seconds.
 const DEFAULT_GRACE_S: u64 = 10;
@@ -59,9 +54,9 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
     }
 }
 
-struct Hands<'a> {
+pub(super) struct Hands<'a> {
     engine: &'a Engine,
-    docker: &'a Docker,
+    pub(super) docker: &'a Docker,
     owned: &'a Ownership,
 }
 
@@ -161,7 +156,7 @@ impl Hands<'_> {
 
     /// Makes the container `target` under `name` without starting it; one of the same spec that is there already is
     /// finished. Returns its id.
-    async fn make(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, DriverError> {
+    pub(super) async fn make(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<String, DriverError> {
         let what = format!("creating the container `{}`", target.name);
         let (image, platform) = (target.spec.image.as_str(), target.spec.platform.as_deref());
         let pulled = |is_here| aside(pull(self.docker, &self.engine.access, Wanted { image, platform, is_here }));
@@ -230,7 +225,7 @@ impl Hands<'_> {
         Ok(live.id)
     }
 
-    async fn start(&self, id: &str, name: &str) -> Result<(), DriverError> {
+    pub(super) async fn start(&self, id: &str, name: &str) -> Result<(), DriverError> {
         crate::crash::point("docker.start.before");
         let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
         crate::crash::point("docker.start.after");
@@ -251,50 +246,30 @@ impl Hands<'_> {
         if runs { Ok(()) } else { Err(from_engine(&e, &format!("resuming `{name}`"))) }
     }
 
-    /// The successor is made beside the old one, so that an image that can't be had stops nothing. At each moment one of
-    /// the two bears our labels and holds the volumes, whatever is cut short.
-    async fn replace_container(&self, old_id: &str, target: &ContainerTarget) -> Result<(), DriverError> {
-        let Some(old) = self.inspect(old_id).await? else {
-            let id = self.make(target, &target.name, &Carried::new()).await?;
-            return self.start(&id, &target.name).await;
-        };
-        let Some(owner) = self.owner(&old) else { return Err(not_owned(&format!("a container named `{}`", target.name))) };
-        let old_name = old.name.as_deref().unwrap_or_default().trim_start_matches('/');
-        let same_spec = target.labels.get(LABEL_SPEC).is_some_and(|spec| *spec == owner.spec);
-        if old_name != target.name && same_spec {
-            self.rename(old_id, &target.name).await?;
-            return self.start(old_id, &target.name).await;
-        }
-        let short: String = old_id.chars().take(ID_IN_NAME).collect();
-        let beside = format!("{}-new-{short}", target.name);
-        let id = self.make(target, &beside, &carried(&old, target)).await?;
-        crate::crash::point("docker.replace.made");
-        self.remove_container(old_id, &old, &target.name).await?;
-        crate::crash::point("docker.replace.removed");
-        self.rename(&id, &target.name).await?;
-        crate::crash::point("docker.replace.named");
-        self.start(&id, &target.name).await
-    }
-
-    async fn rename(&self, id: &str, name: &str) -> Result<(), DriverError> {
+    pub(super) async fn rename(&self, id: &str, name: &str) -> Result<(), DriverError> {
         let renamed = self.docker.rename_container(id, RenameContainerOptions { name: name.to_owned() }).await;
         renamed.map_err(|e| from_engine(&e, &format!("naming a container `{name}`")))
     }
 
     /// Stops and removes; its volumes stay, those without a name, too.
-    async fn remove_container(&self, id: &str, live: &ContainerInspectResponse, name: &str) -> Result<(), DriverError> {
-        let grace = live.config.as_ref().and_then(|c| c.stop_timeout).and_then(|s| u64::try_from(s).ok()).unwrap_or(DEFAULT_GRACE_S);
-        let patient = self.docker.clone().with_timeout(Duration::from_secs(grace).saturating_add(REQUEST_TIMEOUT));
-        match patiently(patient.stop_container(id, None::<StopContainerOptions>)).await {
-            Ok(()) => {}
-            Err(e) if status(&e) == Some(404) => return Ok(()),
-            Err(e) => return Err(from_engine(&e, &format!("stopping `{name}`"))),
-        }
+    pub(super) async fn remove_container(&self, id: &str, live: &ContainerInspectResponse, name: &str) -> Result<(), DriverError> {
+        self.stop(id, live, name).await?;
         crate::crash::point("docker.remove.stopped");
         gone(self.docker.remove_container(id, None::<RemoveContainerOptions>).await, &format!("removing `{name}`"))
     }
 
-    async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, DriverError> {
+    /// Lets it stop by itself, for as long as it may take. What is gone has stopped.
+    pub(super) async fn stop(&self, id: &str, live: &ContainerInspectResponse, name: &str) -> Result<(), DriverError> {
+        let grace = live.config.as_ref().and_then(|c| c.stop_timeout).and_then(|s| u64::try_from(s).ok()).unwrap_or(DEFAULT_GRACE_S);
+        let patient = self.docker.clone().with_timeout(Duration::from_secs(grace).saturating_add(REQUEST_TIMEOUT));
+        match patiently(patient.stop_container(id, None::<StopContainerOptions>)).await {
+            Ok(()) => Ok(()),
+            Err(e) if status(&e) == Some(404) => Ok(()),
+            Err(e) => Err(from_engine(&e, &format!("stopping `{name}`"))),
+        }
+    }
+
+    pub(super) async fn inspect(&self, id: &str) -> Result<Option<ContainerInspectResponse>, DriverError> {
         match self.docker.inspect_container(id, None::<InspectContainerOptions>).await {
             Ok(live) => Ok(Some(live)),
             Err(e) if status(&e) == Some(404) => Ok(None),
@@ -302,13 +277,13 @@ impl Hands<'_> {
         }
     }
 
-    fn owner(&self, live: &ContainerInspectResponse) -> Option<Owner> {
+    pub(super) fn owner(&self, live: &ContainerInspectResponse) -> Option<Owner> {
         live.config.as_ref().and_then(|c| c.labels.as_ref()).and_then(|labels| self.owned.of(labels))
     }
 }
 
 /// What does not exist any more is removed.
-fn gone(result: Result<(), Error>, what: &str) -> Result<(), DriverError> {
+pub(super) fn gone(result: Result<(), Error>, what: &str) -> Result<(), DriverError> {
     match result {
         Ok(()) => Ok(()),
         Err(e) if status(&e) == Some(404) => Ok(()),
@@ -319,23 +294,4 @@ fn gone(result: Result<(), Error>, what: &str) -> Result<(), DriverError> {
 /// Success when the object that is there was made by us for the very same spec.
 fn already_so(live: Option<&Owner>, wanted: &std::collections::BTreeMap<String, String>, what: &str) -> Result<(), DriverError> {
     if live.is_some() && live == model::owner_of(wanted).as_ref() { Ok(()) } else { Err(not_owned(what)) }
-}
-
-/// The volumes without a name that the successor takes over: those that its spec asks for, and those of the image.
-fn carried(old: &ContainerInspectResponse, target: &ContainerTarget) -> Carried {
-    let declared = old.config.as_ref().and_then(|c| c.volumes.clone()).unwrap_or_default();
-    let anonymous = |name: &str| name.len() == ANONYMOUS_NAME && name.bytes().all(|b| b.is_ascii_hexdigit());
-    let mut carried = Carried::new();
-    for mount in old.mounts.iter().flatten() {
-        let (Some(path), Some(name)) = (&mount.destination, &mount.name) else { continue };
-        let named = target.spec.volumes.iter().find(|(p, _)| moorline_common::plan::compare::clean_path(p) == *path);
-        let wanted = match named {
-            Some((_, spec)) => spec.kind == moorline_common::topology::MountKind::Volume && spec.source.is_none(),
-            None => declared.contains(path),
-        };
-        if wanted && mount.typ.as_deref() == Some("volume") && anonymous(name) {
-            carried.insert(named.map_or_else(|| path.clone(), |(p, _)| p.clone()), name.clone());
-        }
-    }
-    carried
 }

@@ -9,12 +9,17 @@ use super::super::{DriverError, DriverErrorKind};
 
 /// Digits of an image's digest that errors show.
 const DIGEST_SHOWN: usize = 12;
+/// What every failure to start a process begins with, and says nothing.
+const RUNTIME_PREFIX: &str =
+    "failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: ";
 
 /// An error of the engine while doing `what`.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the client library's enum: all else is a fault of the request")]
 pub(super) fn from_engine(error: &Error, what: &str) -> DriverError {
     let (kind, code, words) = match error {
-        Error::DockerResponseServerError { status_code, message } => (kind_of_status(*status_code), Code::StepFailed, message.clone()),
+        Error::DockerResponseServerError { status_code, message } => {
+            (kind_of_status(*status_code), Code::StepFailed, message.replace(RUNTIME_PREFIX, ""))
+        }
         Error::DockerStreamError { error } => (DriverErrorKind::Retryable, Code::StepFailed, error.clone()),
         // It took the request: that it is away shows in the next look, which has a shorter limit.
         Error::RequestTimeoutError => (DriverErrorKind::Retryable, Code::StepFailed, "the engine did not answer in time".to_owned()),

@@ -42,6 +42,7 @@ mod observe;
 mod op;
 mod options;
 mod pull;
+mod replace;
 #[cfg(test)]
 mod stalls;
 mod sweep;

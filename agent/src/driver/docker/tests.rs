@@ -23,6 +23,7 @@ use super::*;
 
 mod options;
 mod registry;
+mod replace;
 mod restarted;
 mod twins;
 

@@ -191,6 +191,7 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::Indeterminate
         | Code::StepFailed
         | Code::EngineTooOld
+        | Code::RolledBack
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::BaseMoved
