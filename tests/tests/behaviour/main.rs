@@ -43,6 +43,7 @@ mod recovery;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod replaced;
 mod repush;
 #[cfg(test)]
 mod restore;

@@ -47,8 +47,9 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
     let containers = stream::iter(containers.into_iter().map(|summary| container_of(engine, owned, &networks, &names, summary)))
         .buffer_unordered(DOCKER_PARALLELISM)
         .try_filter_map(|found| std::future::ready(Ok(found)))
-        .try_collect::<BTreeMap<_, _>>()
+        .try_collect::<Vec<(String, ObservedContainer, String)>>()
         .await?;
+    let containers = without_stale_shares(containers);
     let (engine_version, engine_api) = (Some(engine.version.clone()), Some(engine.api.clone()));
     Ok(Observed { engine: EngineState::Ready, error: None, engine_version, engine_api, networks, volumes, containers, trimmed: false })
 }
@@ -118,7 +119,7 @@ async fn container_of(
     networks: &BTreeMap<String, ObservedNetwork>,
     names: &BTreeMap<String, String>,
     summary: ContainerSummary,
-) -> Result<Option<(String, ObservedContainer)>, DriverError> {
+) -> Result<Option<(String, ObservedContainer, String)>, DriverError> {
     let name = name_of(&summary);
     let id = summary.id.unwrap_or_default();
     let name = name.unwrap_or_else(|| id.clone());
@@ -129,7 +130,7 @@ async fn container_of(
         }
         let state = summary.state.map_or_else(ContainerState::default, summary_state);
         let stranger = ObservedContainer { id, image: summary.image.unwrap_or_default(), state, ..Default::default() };
-        return Ok(Some((name, stranger)));
+        return Ok(Some((name, stranger, String::new())));
     };
     let live = match engine.docker.inspect_container(&id, None::<InspectContainerOptions>).await {
         Ok(live) => live,
@@ -139,13 +140,15 @@ async fn container_of(
             tracing::warn!(container = id, error = %e, "the engine fails to inspect a container");
             let state = summary.state.map_or_else(ContainerState::default, summary_state);
             let image = summary.image.unwrap_or_default();
-            return Ok(Some((name, ObservedContainer { owner: Some(owner), id, image, state, ..Default::default() })));
+            let unseen = ObservedContainer { owner: Some(owner), id, image, state, ..Default::default() };
+            return Ok(Some((name, unseen, String::new())));
         }
         Err(e) => return Err(error::from_engine(&e, "inspecting a container")),
     };
     let name = live.name.as_deref().unwrap_or_default().trim_start_matches('/').to_owned();
     let state = live.state.clone().unwrap_or_default();
     let is = state.status.map_or_else(ContainerState::default, inspected_state);
+    let started_at = state.started_at.clone().unwrap_or_default();
     let observed = ObservedContainer {
         owner: Some(owner),
         image: live.config.as_ref().and_then(|c| c.image.clone()).unwrap_or_default(),
@@ -155,7 +158,33 @@ async fn container_of(
         config: Some(Box::new(config_of(&id, live, networks, names))),
         id,
     };
-    Ok(Some((name, observed)))
+    Ok(Some((name, observed, started_at)))
+}
+
+/// A container that was started again has other namespaces than those that others have joined: what they say they share is gone.
+fn without_stale_shares(seen: Vec<(String, ObservedContainer, String)>) -> BTreeMap<String, ObservedContainer> {
+    let started: BTreeMap<String, (u64, String)> = seen.iter().map(|(name, _, at)| (name.clone(), instant(at))).collect();
+    let mut containers = BTreeMap::new();
+    for (name, mut live, at) in seen {
+        if let Some(config) = live.config.as_mut().filter(|_| live.state == ContainerState::Running) {
+            let options = &mut config.options;
+            for mode in [&mut options.network_mode, &mut options.ipc, &mut options.pid].into_iter().flatten() {
+                let other = mode.strip_prefix("container:").and_then(|other| started.get(other));
+                if other.is_some_and(|other| *other > instant(&at)) {
+                    *mode = format!("{mode}, as it was before its last start");
+                }
+            }
+        }
+        containers.insert(name, live);
+    }
+    containers
+}
+
+/// A point in time as the engine writes it (RFC 3339, zeros at the end left out), so that later ones are greater.
+fn instant(text: &str) -> (u64, String) {
+    let (seconds, fraction) = text.trim_end_matches('Z').split_once('.').unwrap_or((text.trim_end_matches('Z'), ""));
+    let digits: String = seconds.chars().filter(char::is_ascii_digit).collect();
+    (digits.parse().unwrap_or_default(), format!("{fraction:0<9}"))
 }
 
 pub(super) fn summary_state(state: ContainerSummaryStateEnum) -> ContainerState {
@@ -317,5 +346,24 @@ fn healthcheck_of(check: HealthConfig) -> Healthcheck {
         retries: check.retries.and_then(|n| u32::try_from(n).ok()).filter(|n| *n != 0),
         start_period: span(check.start_period),
         start_interval: span(check.start_interval),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_start_is_greater_however_the_engine_writes_it() {
+        let starts = [
+            "",
+            "0001-01-01T00:00:00Z",
+            "2026-11-22T05:00:00Z",
+            "2026-11-22T05:00:00.1Z",
+            "2026-11-22T05:00:00.12Z",
+            "2026-11-22T05:00:01Z",
+        ];
+        assert!(starts.map(instant).is_sorted());
+        assert!(instant(starts[3]) < instant(starts[4]));
     }
 }

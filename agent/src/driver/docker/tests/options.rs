@@ -68,6 +68,12 @@ async fn every_option_reads_back_as_it_was_said_and_those_who_share_are_made_ane
         let again = settle(&bench, &spec(&wanted)).await;
         assert_eq!(again.len(), 2, "{again:?}");
         assert!(again[0].contains("pids_limit is 200, should be 201") && again[1].contains("begins anew"), "{again:?}");
+
+        // Started again by its engine it has another network, of which those who share the old one hear nothing.
+        let name = format!("{}-tuned-1", bench.unique);
+        bench.docker.restart_container(&name, None).await.unwrap();
+        let again = settle(&bench, &spec(&wanted)).await;
+        assert!(again.len() == 1 && again[0].contains("joined-1") && again[0].contains("before its last start"), "{again:?}");
     })
     .await;
 }
