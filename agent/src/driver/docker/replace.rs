@@ -26,6 +26,8 @@ use crate::limits::{HEALTH_WAIT_MAX, MONITOR_DEFAULT, OP_LOOK};
 const ANONYMOUS_NAME: usize = 64;
 /// What the engine takes for a healthcheck that does not say: between two checks, and for one.
 const CHECK_DEFAULT: Duration = Duration::from_secs(30);
+/// What every failure to start a check begins with, and says nothing.
+const EXEC_PREFIX: &str = "OCI runtime exec failed: exec failed: unable to start container process: ";
 /// Failures in a row that make a container unhealthy, unless its healthcheck says.
 const CHECK_RETRIES: u32 = 3;
 
@@ -150,7 +152,7 @@ fn verdict(live: &ContainerInspectResponse) -> Verdict {
         Some(HealthStatusEnum::STARTING) => Verdict::Wait,
         Some(HealthStatusEnum::UNHEALTHY) => {
             let said = health.log.unwrap_or_default().pop().and_then(|check| check.output).unwrap_or_default();
-            let said = said.trim();
+            let said = said.trim().replace(EXEC_PREFIX, "");
             Verdict::Bad(format!("its healthcheck fails{}{said}", if said.is_empty() { "" } else { ": " }))
         }
     }
