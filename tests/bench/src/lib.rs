@@ -3,5 +3,7 @@
 //! They are programs, never timed tests: a machine's mood is no fault of the code. See [`apply`].
 
 pub mod apply;
+pub mod fleet;
 pub mod host;
 pub mod journal;
+pub mod plan;

@@ -114,7 +114,11 @@ impl Agent {
         Ok(begin.elapsed())
     }
 
-    async fn heal(&self) -> Result<std::time::Duration> {
+    /// Kills the chosen container; how long until it runs again.
+    ///
+    /// # Errors
+    /// As [`Self::round`].
+    pub async fn heal(&self) -> Result<std::time::Duration> {
         let name = format!("{}-{}-1", self.scene.name, scene::service(scene::CHOSEN));
         let id = self.docker.inspect_container(&name, None).await?.id.context("a container without an id")?;
         let witness = Witness::new(&self.docker);
