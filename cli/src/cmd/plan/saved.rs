@@ -97,7 +97,7 @@ impl SavedPlan {
     pub fn open(path: &Path, cluster: &ClusterId) -> Result<(Source, Reviewed), Failure> {
         let plan = Self::read(path)?;
         if plan.format != FORMAT {
-            let message = format!("{} is a plan of form {}; this moorctl reads form {FORMAT}", path.display(), plan.format);
+            let message = format!("{} is a plan of form {}; this version reads form {FORMAT}", path.display(), plan.format);
             return Err(Fault::new(Code::UnsupportedVersion, message).into());
         }
         if plan.digest != plan.true_digest()? {
