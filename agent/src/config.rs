@@ -259,8 +259,15 @@ fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, must_exist: bool, prob
             return None;
         }
     };
-    let parsed = std::str::from_utf8(&bytes).map_err(|e| e.to_string()).and_then(|text| toml::from_str(text).map_err(|e| e.to_string()));
+    let parsed =
+        std::str::from_utf8(&bytes).map_err(|e| e.to_string()).and_then(|text| toml::from_str(text).map_err(|e| at_line(text, &e)));
     parsed.map_err(|e| problems.push(format!("{}: {}", path.display(), e.trim_end()))).ok()
+}
+
+/// What is wrong and where, without the line itself: it may hold a password.
+fn at_line(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message())
 }
 
 #[cfg(test)]
@@ -307,5 +314,9 @@ mod tests {
         let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", "\nstaet = \"/a\"")), ..Overrides::default() };
         let text = load(&overrides).unwrap_err().to_string();
         assert!(text.contains("staet") && text.contains("line 2"), "{text}");
+        let secret = "[registry.\"registry.example\"]\npassword = \"hunter2\"\n";
+        let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", secret)), ..Overrides::default() };
+        let text = load(&overrides).unwrap_err().to_string();
+        assert!(text.contains("line 2") && text.contains("password") && !text.contains("hunter2"), "{text}");
     }
 }

@@ -211,3 +211,5 @@ pub const PRUNE_MAX: usize = 256;
 pub const SIM_EFFECTS_MAX: usize = 10_000;
 /// Between two warnings in the log that the trust root expires soon.
 pub const EXPIRY_WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Bytes of a thread's stack: what the engine is asked nests deep in builds that are not optimised. Only what is used takes memory.
+pub const THREAD_STACK: usize = 4 * 1024 * 1024;

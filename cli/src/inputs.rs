@@ -63,9 +63,12 @@ impl Machine<'_> {
                 }
                 let value = self.variable(name)?.or_else(|| named.as_ref().and_then(|named| named.get(name).cloned()));
                 inputs.variables.extend(value.map(|value| (name.clone(), value)));
+                within_bounds(&inputs)?;
             }
             for path in asked.files.difference(&known.files) {
+                is_plain(&self.folder.join(path.as_str()))?;
                 inputs.files.extend(read_text(&self.folder.join(path.as_str()))?.map(|content| (path.clone(), content)));
+                within_bounds(&inputs)?;
             }
             known.variables.extend(asked.variables.iter().cloned());
             known.files.extend(asked.files.iter().cloned());
@@ -110,6 +113,22 @@ impl Machine<'_> {
 }
 
 /// The text of a file; `None` when there is none.
+/// What is too much is not gathered first.
+fn within_bounds(inputs: &Inputs) -> Result<(), Failure> {
+    inputs.excess().map_or(Ok(()), |problem| Err(bad("the topology file", Path::new(""), &[problem])))
+}
+
+/// A file that a topology names is read more than once, and by other machines as it was: a pipe or a device is none.
+fn is_plain(path: &Path) -> Result<(), Failure> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let message = format!("{} is no plain file", path.display());
+            Err(Failure::new(LocalCode::BadTopology, message, "name a file with the content itself"))
+        }
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 fn read_text(path: &Path) -> Result<Option<String>, Failure> {
     let failed = |e: &std::io::Error| {
         Failure::file("read", path, e).with_remedy("the topology file takes this file: make it readable, or take it out")

@@ -120,11 +120,15 @@ impl Asker {
         let site = self.site(host).await?;
         let path = format!("/v2/{}/manifests/{}", name.repository, name.reference());
         let mut login = None;
-        let mut reply = self.follow(Method::HEAD, &site, &path, None).await?;
+        let (mut reply, answered) = self.follow(Method::HEAD, &site, &path, None).await?;
         if reply.status == StatusCode::UNAUTHORIZED {
+            // The credentials are the registry's: nobody whom it sends on to may ask for them.
+            if answered != site {
+                return Err(bad("it sends on to somebody who wants credentials"));
+            }
             let challenge = reply.headers.get(WWW_AUTHENTICATE).and_then(|v| v.to_str().ok()).unwrap_or_default();
             login = Some(self.login(host, &site, challenge, &name.repository, credentials).await?);
-            reply = self.follow(Method::HEAD, &site, &path, login.as_ref()).await?;
+            (reply, _) = self.follow(Method::HEAD, &site, &path, login.as_ref()).await?;
         }
         if reply.status.is_success()
             && let Some(digest) = reply.headers.get("docker-content-digest").and_then(|v| v.to_str().ok())
@@ -133,7 +137,7 @@ impl Asker {
         }
         // Registries need not answer HEAD, nor name the digest: it is that of the manifest's bytes.
         if reply.status.is_success() || reply.status == StatusCode::METHOD_NOT_ALLOWED {
-            reply = self.follow(Method::GET, &site, &path, login.as_ref()).await?;
+            (reply, _) = self.follow(Method::GET, &site, &path, login.as_ref()).await?;
         }
         match reply.status {
             StatusCode::OK if !reply.body.is_empty() => Ok(format!("sha256:{}", sha256_hex(&reply.body))),
@@ -161,13 +165,13 @@ impl Asker {
         Ok(site)
     }
 
-    /// Asks, and goes where it is sent on to: without credentials, when that is somebody else.
-    async fn follow(&self, method: Method, site: &Site, path: &str, login: Option<&HeaderValue>) -> Result<Reply, RegistryError> {
+    /// Asks, and goes where it is sent on to: without credentials, when that is somebody else. Says who answered.
+    async fn follow(&self, method: Method, site: &Site, path: &str, login: Option<&HeaderValue>) -> Result<(Reply, Site), RegistryError> {
         let (mut at, mut path, mut login) = (site.clone(), path.to_owned(), login.cloned());
         for _ in 0..=REGISTRY_REDIRECTS_MAX {
             let reply = self.once(method.clone(), &at, &path, login.as_ref()).await?;
             if !reply.status.is_redirection() {
-                return Ok(reply);
+                return Ok((reply, at));
             }
             let to = reply.headers.get(LOCATION).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<Uri>().ok());
             let Some(to) = to else { return Err(unreachable(&at.host, "it sends on to nowhere")) };
@@ -245,7 +249,7 @@ impl Asker {
             Some(path) => format!("{path}?{query}"),
             None => format!("/?{query}"),
         };
-        let reply = self.follow(Method::GET, &from, &path, basic.flatten().as_ref()).await?;
+        let (reply, _) = self.follow(Method::GET, &from, &path, basic.flatten().as_ref()).await?;
         if reply.status == StatusCode::UNAUTHORIZED || reply.status == StatusCode::FORBIDDEN {
             return Err(denied());
         }

@@ -27,6 +27,11 @@ pub struct ImageName {
     pub digest: Option<String>,
 }
 
+/// Whether the first part of a name is a registry's: engines take one with a capital letter for a host, too.
+fn is_host(first: &str) -> bool {
+    first.contains(['.', ':']) || first == "localhost" || first.bytes().any(|b| b.is_ascii_uppercase())
+}
+
 impl ImageName {
     /// Takes a name apart. Any text has parts; whether they are well-formed is judged where topologies are read.
     #[must_use]
@@ -38,7 +43,7 @@ impl ImageName {
             Some(_) | None => (name, None),
         };
         let (registry, path) = match familiar.split_once('/') {
-            Some((first, path)) if first.contains(['.', ':']) || first == "localhost" => (canonical_host(first), path),
+            Some((first, path)) if is_host(first) => (canonical_host(first), path),
             Some(_) | None => (HUB.to_owned(), familiar),
         };
         let repository = if registry == HUB && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };

@@ -157,7 +157,7 @@ pub fn execute(cli: Cli) -> ExitCode {
 /// Two threads for the service: one may hash or parse while the other keeps the heartbeat.
 fn runtime(service: bool) -> io::Result<tokio::runtime::Runtime> {
     let mut builder = if service { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
-    builder.worker_threads(2).max_blocking_threads(16).thread_stack_size(1024 * 1024).enable_all().build()
+    builder.worker_threads(2).max_blocking_threads(16).thread_stack_size(crate::limits::THREAD_STACK).enable_all().build()
 }
 
 fn init_logging(config: &Config, service: bool) {

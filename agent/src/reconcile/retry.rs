@@ -85,7 +85,10 @@ impl Retries {
     /// A plan found these resources wanting; what it says nothing of is well. Forgets those that have
     /// been well for long enough.
     pub fn retain_wanting(&mut self, wanting: impl Fn(&ResourceId) -> bool, now: Instant) {
-        self.tracks.retain(|resource, track| wanting(resource) || track.changed_at.is_some_and(|at| now.duration_since(at) < HOLD_TIME));
+        // What was undone is not wanted only for as long as something else is in its way.
+        self.tracks.retain(|resource, track| {
+            track.undone || wanting(resource) || track.changed_at.is_some_and(|at| now.duration_since(at) < HOLD_TIME)
+        });
     }
 
     /// When the next waiting resource may be tried, after `now`.

@@ -127,6 +127,16 @@ async fn credentials_go_to_nobody_else_and_never_without_tls() {
 }
 
 #[tokio::test]
+async fn whom_the_registry_sends_on_to_gets_no_credentials_by_asking_for_them() {
+    let thief = fake(|_, _, own| (401, vec![("WWW-Authenticate", format!("Bearer realm=\"http://{own}/t\""))], String::new())).await;
+    let to = format!("http://{}/v2/team/app/manifests/1", thief.address);
+    let registry = fake(move |_, _, _| (307, vec![("Location", to.clone())], String::new())).await;
+    assert!(matches!(ask(&registry, Some(&login())).await, Err(RegistryError::Answer { why, .. }) if why.contains("wants credentials")));
+    let asked = thief.asked.lock().unwrap().clone();
+    assert!(!asked.is_empty() && asked.iter().all(|(_, login)| login.is_none()), "{asked:?}");
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_told_without_the_secret() {
     let unknown = fake(|_, _, _| (404, vec![], String::new())).await;
     assert!(matches!(ask(&unknown, None).await, Err(RegistryError::Unknown { .. })));

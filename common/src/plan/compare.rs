@@ -257,7 +257,7 @@ fn same_options(wanted: &MountOptions, has: &MountOptions) -> bool {
         && (selinux.is_none() || *selinux == has.selinux)
         && nocopy.is_none_or(|nocopy| nocopy == has.nocopy.unwrap_or_default())
         && (subpath.is_none() || *subpath == has.subpath)
-        && (mode.is_none() || *mode == has.mode)
+        && mode.is_none_or(|mode| mode == has.mode.unwrap_or_default())
         && size.is_none_or(|size| size == has.size.unwrap_or_default())
 }
 

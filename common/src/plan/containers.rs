@@ -355,7 +355,7 @@ fn order_by_claims(scene: &Scene<'_>, draft: &mut Draft) {
     }
     for (resource, wanted) in scene.lowered.containers.iter().filter(|_| !freed.is_empty()) {
         for first in wanted_claims(&wanted.lowered.target.spec).iter().filter_map(|c| freed.get(c)).flatten() {
-            draft.order(resource, first);
+            draft.order_by_claim(resource, first);
         }
     }
 }

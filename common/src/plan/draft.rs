@@ -59,6 +59,18 @@ impl Draft {
         }
     }
 
+    /// The same for what `first` frees. When that one already waits for `resource`, `resource` cannot have it before it has given up
+    /// what it has itself.
+    pub fn order_by_claim(&mut self, resource: &ResourceId, first: &ResourceId) {
+        self.order(resource, first);
+        if resource != first
+            && self.waits_for(first, resource)
+            && let Some(Action::ReplaceContainer { target, .. }) = self.steps.get_mut(resource).map(|step| &mut step.action)
+        {
+            target.gives_way = true;
+        }
+    }
+
     /// Whether `resource` has a step.
     pub fn has_step(&self, resource: &ResourceId) -> bool {
         self.steps.contains_key(resource)

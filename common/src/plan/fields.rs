@@ -131,7 +131,10 @@ fn told(differences: impl IntoIterator<Item = Difference>) -> Vec<FieldChange> {
 
 fn entries(difference: Difference) -> Vec<FieldChange> {
     let Difference { field, expected, actual } = difference;
-    let attached = |text: Option<String>| text.filter(|t| !(t.is_empty() || field.starts_with("networks.") && t == "not attached"));
+    // Of these, nothing is a value as well.
+    let may_be_empty = ["environment.", "labels.", "driver_opts."].iter().any(|of| field.starts_with(of));
+    let says = |t: &String| (may_be_empty || !t.is_empty()) && !(field.starts_with("networks.") && t == "not attached");
+    let attached = |text: Option<String>| text.filter(says);
     let whole = FieldChange { live: attached(actual), wanted: attached(expected), field };
     if whole.field == "ports" {
         let split = |text: Option<&String>| -> Vec<String> { text.into_iter().flat_map(|t| t.split(", ")).map(str::to_owned).collect() };

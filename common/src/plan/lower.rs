@@ -206,9 +206,10 @@ fn lower_services(identity: &Identity, docker: &DockerSpec, out: &mut LoweredSpe
             left.remove(name);
         }
     }
-    for name in left.into_keys() {
-        let resource = container_resource(&container_name(&identity.topology, name, 1));
-        out.blocked.push(bad(&resource, "its depends_on leads back to itself, or to services that do so".to_owned()));
+    for (name, spec) in left {
+        for resource in container_names(&identity.topology, name, spec).map(|name| container_resource(&name)) {
+            out.blocked.push(bad(&resource, "its depends_on leads back to itself, or to services that do so".to_owned()));
+        }
     }
 }
 
@@ -308,8 +309,16 @@ fn lower_container(
     let hash = hash_of(resource, &engine_name, &ContainerContent { spec: &lowered, networks: hashes, renewed_with })?;
     let labels = labels(identity, resource, &hash, &spec.labels);
     let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
-    let target =
-        ContainerTarget { name: engine_name, service: service.to_owned(), spec: lowered, pull, update, ends: may_complete, labels };
+    let target = ContainerTarget {
+        name: engine_name,
+        service: service.to_owned(),
+        spec: lowered,
+        pull,
+        update,
+        ends: may_complete,
+        gives_way: false,
+        labels,
+    };
     let lowered = Lowered { target, hash };
     Ok(LoweredContainer { lowered, networks, volumes, joins, depends_on, may_complete, runs_once })
 }

@@ -253,6 +253,10 @@ pub struct ContainerTarget {
     /// Whether an exit may be its end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends: bool,
+    /// Whether its predecessor goes first, for better or worse: another container of the topology waits for what that has, and has what
+    /// this one needs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gives_way: bool,
     /// Our labels and the operator's.
     pub labels: BTreeMap<String, String>,
 }

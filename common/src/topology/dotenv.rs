@@ -6,7 +6,7 @@
 
 use super::Position;
 use super::interpolate::{Lookup, Style, substitute};
-use super::limits::PROBLEMS_KEPT_MAX;
+use super::limits::{FILLED_MAX, PROBLEMS_KEPT_MAX};
 use super::problem::Problem;
 use super::vars::Why;
 
@@ -38,8 +38,15 @@ pub struct Variable {
 pub fn variables(text: &str, format: Format, outer: &mut dyn FnMut(&str) -> Option<String>) -> Result<Vec<Variable>, Vec<Problem>> {
     // A byte order mark is no content.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
-    let mut reader =
-        Reader { rest: &text, line: 1, column: 1, found: Vec::new(), places: std::collections::BTreeMap::new(), problems: Vec::new() };
+    let mut reader = Reader {
+        rest: &text,
+        line: 1,
+        column: 1,
+        found: Vec::new(),
+        places: std::collections::BTreeMap::new(),
+        problems: Vec::new(),
+        total: 0,
+    };
     while !reader.rest.is_empty() {
         match format {
             Format::Compose => reader.statement(outer),
@@ -57,6 +64,8 @@ struct Reader<'t> {
     /// Name → its newest place in `found`.
     places: std::collections::BTreeMap<String, usize>,
     problems: Vec<Problem>,
+    /// Bytes of all values so far: each may hold those above it.
+    total: usize,
 }
 
 const ESCAPES: [(char, char); 8] =
@@ -106,6 +115,13 @@ impl<'t> Reader<'t> {
     fn push(&mut self, name: &str, value: Option<String>, at: Position) {
         if value.as_ref().is_some_and(|value| value.contains('\0')) {
             self.problem(at, name, Why::new("a NUL character cannot stand here"));
+            return;
+        }
+        self.total = self.total.saturating_add(value.as_ref().map_or(0, String::len));
+        if self.total > FILLED_MAX {
+            let mib = FILLED_MAX / (1024 * 1024);
+            self.problem(at, name, Why::new(format!("with their variables filled in, the values up to here are larger than {mib} MiB")));
+            self.rest = "";
             return;
         }
         self.places.insert(name.to_owned(), self.found.len());
@@ -238,6 +254,16 @@ fn no_name() -> Why {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_that_grow_out_of_each_other_end_somewhere() {
+        let mut text = String::from("A=0123456789abcdef\n");
+        for n in 0..40 {
+            text.push_str(&format!("A=$A$A # {n}\n"));
+        }
+        let problems = variables(&text, Format::Compose, &mut |_| None).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].message.contains("MiB"), "{problems:?}");
+    }
 
     fn read(text: &str, format: Format) -> Result<Vec<(String, Option<String>)>, Vec<Problem>> {
         let mut outer = |name: &str| match name {

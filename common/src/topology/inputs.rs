@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{INPUT_FILES_MAX, INPUT_MAX, INPUTS_MAX, PINS_MAX, VARIABLES_MAX};
 use super::problem::Problem;
 use super::{Position, TopologyFile};
+use crate::registry::is_digest;
 
 /// Variables and files that a topology takes. What is not in here does not exist for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,10 @@ impl Inputs {
         }
         if self.files.len() > INPUT_FILES_MAX {
             return problem(format!("the topology takes more than {INPUT_FILES_MAX} files"), "split the topology");
+        }
+        let is_plain = |image: &str| !image.is_empty() && image.len() <= INPUT_MAX && !image.contains(char::is_control);
+        if self.pins.iter().any(|(image, digest)| !is_plain(image) || !is_digest(digest)) {
+            return problem("an image is pinned to what is no digest".to_owned(), "push it again with `--pin`");
         }
         if self.pins.len() > PINS_MAX {
             return problem(format!("more than {PINS_MAX} images are pinned"), "split the topology");

@@ -47,5 +47,7 @@ pub const FILLED_MAX: usize = 16 * 1024 * 1024;
 pub const EXTENDS_MAX: usize = 32;
 /// The most values that a file may hold when what services extend is written out.
 pub const RESOLVED_NODES_MAX: usize = 2 * NODES_MAX;
+/// The longest time that a successor can be watched.
+pub const MONITOR_MAX: super::Nanos = super::Nanos(15 * 60 * 1_000_000_000);
 /// Containers of one service on one host.
 pub const REPLICAS_MAX: u64 = 100;

@@ -92,7 +92,11 @@ fn heartbeat(beat: Beat) -> pb::Heartbeat {
 
 /// What a host pulls, as much of it as operators are shown.
 pub(super) fn pulls(message: pb::Pulls) -> Vec<Pulling> {
-    let short = |image: &str| image.chars().filter(|c| !c.is_control()).take(limits::PULL_IMAGE_MAX / 4).collect();
+    let short = |image: &str| {
+        let mut text: String = image.chars().filter(|c| !c.is_control()).collect();
+        text.truncate(text.floor_char_boundary(limits::PULL_IMAGE_MAX));
+        text
+    };
     let pulls = message.pulls.into_iter().take(limits::PULLS_MAX);
     pulls.map(|pull| Pulling { image: short(&pull.image), ..Pulling::from(pull) }).collect()
 }

@@ -42,31 +42,63 @@ impl Hands<'_> {
         let same_spec = target.labels.get(LABEL_SPEC).is_some_and(|spec| *spec == owner.spec);
         if old_name != target.name && same_spec {
             self.rename(old_id, &target.name).await?;
-            return self.start(old_id, &target.name).await;
+            return self.begin(old_id, target).await;
         }
         let new_id = self.make(target, &beside_name(&target.name, old_id), &carried(&old, target)).await?;
         crate::crash::point("docker.replace.made");
+        if target.gives_way {
+            return self.take_over(&new_id, old_id, &old, target).await;
+        }
         if target.update.order != Some(UpdateOrder::StartFirst) {
             self.stop(old_id, &old, &target.name).await?;
             crate::crash::point("docker.replace.stopped");
         }
-        let began = match self.start(&new_id, &target.name).await {
-            Ok(()) => self.watch(&new_id, target).await,
-            Err(error) => Err(error),
-        };
-        match began {
+        match self.succeed(&new_id, target).await {
             Ok(()) => {}
-            // It goes on when the engine answers again.
-            Err(error) if error.kind == DriverErrorKind::Unreachable => return Err(error),
+            // Nothing is said about the successor: the next try goes on with it.
+            Err(error) if error.code != Code::RolledBack => return Err(error),
             Err(error) => return Err(self.bring_back(&new_id, old_id, &old, target, error).await?),
         }
         crate::crash::point("docker.replace.good");
-        self.remove_container(old_id, &old, &target.name).await?;
+        self.take_over(&new_id, old_id, &old, target).await
+    }
+
+    /// The old one goes, and the successor takes its name.
+    async fn take_over(
+        &self,
+        new_id: &str,
+        old_id: &str,
+        old: &ContainerInspectResponse,
+        target: &ContainerTarget,
+    ) -> Result<(), DriverError> {
+        self.remove_container(old_id, old, &target.name).await?;
         crate::crash::point("docker.replace.removed");
-        self.rename(&new_id, &target.name).await?;
+        self.rename(new_id, &target.name).await?;
         crate::crash::point("docker.replace.named");
-        // One that was started and has ended since is not started twice.
-        if target.ends { Ok(()) } else { self.start(&new_id, &target.name).await }
+        self.begin(new_id, target).await
+    }
+
+    /// Starts it; one that may end is not started twice.
+    async fn begin(&self, id: &str, target: &ContainerTarget) -> Result<(), DriverError> {
+        let created = Some(ContainerStateStatusEnum::CREATED);
+        let has_begun = target.ends && self.inspect(id).await?.is_some_and(|live| live.state.and_then(|s| s.status) != created);
+        if has_begun { Ok(()) } else { self.start(id, &target.name).await }
+    }
+
+    /// Starts the successor and waits until it is known to be good. The error of one that is no good is `rolled_back`.
+    async fn succeed(&self, id: &str, target: &ContainerTarget) -> Result<(), DriverError> {
+        if let Err(error) = self.begin(id, target).await {
+            let state = self.inspect(id).await?.and_then(|live| live.state).unwrap_or_default();
+            let is_up = state.running == Some(true);
+            // The engine notes why a container did not start. One that is slow at it, or away, has said nothing yet.
+            let has_failed = state.error.is_some_and(|why| !why.is_empty());
+            match () {
+                () if is_up => {}
+                () if has_failed => return Err(bad(error.message)),
+                () => return Err(error),
+            }
+        }
+        self.watch(id, target).await
     }
 
     /// Waits until the successor is known to be good. One that may end is when it has started.
@@ -75,7 +107,7 @@ impl Hands<'_> {
             return Ok(());
         }
         let begun = Instant::now();
-        let monitor = target.update.monitor.map_or(MONITOR_DEFAULT, |span| Duration::from_nanos(span.0));
+        let monitor = target.update.monitor.map_or(MONITOR_DEFAULT, |span| Duration::from_nanos(span.0)).min(HEALTH_WAIT_MAX);
         loop {
             let Some(live) = self.inspect(id).await? else { return Err(bad("it was removed meanwhile".to_owned())) };
             match verdict(&live) {

@@ -410,7 +410,7 @@ pub(crate) static UPDATE_CONFIG: Object = Object {
     about: "How a container is replaced by its successor. When that fails, the old one comes back.",
     keys: &[
         key("failure_action", Form::OneOf(&["rollback"]), "What is always done when the successor fails."),
-        key("monitor", Form::Duration, "How long the successor must run without a failure, or be healthy; 5s when left out."),
+        key("monitor", Form::Duration, "How long the successor must run without a failure, or be healthy; 1s when left out, at most 15m."),
         key(
             "order",
             Form::OneOf(&["stop-first", "start-first"]),

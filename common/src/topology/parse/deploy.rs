@@ -1,7 +1,7 @@
 //! `deploy` and `scale`: how many containers a service has, what each may use, and how it is replaced.
 
 use super::super::keys;
-use super::super::limits::REPLICAS_MAX;
+use super::super::limits::{MONITOR_MAX, REPLICAS_MAX};
 use super::super::node::{Node, shorten};
 use super::super::options::Options;
 use super::super::vars::Why;
@@ -87,7 +87,14 @@ fn restart_policy(w: &mut Walker<'_>, node: &Node) -> Option<RestartPolicy> {
 fn update_config(w: &mut Walker<'_>, node: &Node, service: &mut ServiceSpec) -> Option<()> {
     let fields = w.object(node, &keys::UPDATE_CONFIG)?;
     w.get(&fields, "failure_action", |w, n| w.one_of(n, &[("rollback", ())]));
-    service.update.monitor = w.get(&fields, "monitor", span);
+    service.update.monitor = w.get(&fields, "monitor", |w, n| {
+        let monitor = span(w, n)?;
+        if monitor > MONITOR_MAX {
+            w.report(n.at, "a successor is watched for at most 15m");
+            return None;
+        }
+        Some(monitor)
+    });
     let words = [("stop-first", UpdateOrder::StopFirst), ("start-first", UpdateOrder::StartFirst)];
     service.update.order = w.get(&fields, "order", |w, n| w.one_of(n, &words));
     Some(())

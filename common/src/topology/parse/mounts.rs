@@ -137,7 +137,11 @@ fn long_form(w: &mut Walker<'_>, node: &Node) -> Option<(String, MountSpec)> {
     if source_node.is_some() && source.is_none() {
         return None;
     }
-    Some((target?, MountSpec { kind, source, read_only, options }))
+    let target = target?;
+    if options.selinux.is_some() && (target.contains(':') || source.as_ref().is_some_and(|source| source.contains(':'))) {
+        w.report(fields.at, "engines label no path with a colon in it: leave `selinux` out");
+    }
+    Some((target, MountSpec { kind, source, read_only, options }))
 }
 
 fn long_options(w: &mut Walker<'_>, fields: &Fields<'_>, kind: MountKind) -> MountOptions {

@@ -127,6 +127,13 @@ impl Resolver<'_> {
         let read = dotenv::variables(text, format, &mut |name| self.variable(name));
         match read {
             Ok(variables) => {
+                // Values may hold others, and so be much longer than their file.
+                let values = variables.iter().filter_map(|variable| variable.value.as_ref()).map(String::len);
+                self.filled = values.fold(self.filled, usize::saturating_add);
+                if self.filled > FILLED_MAX {
+                    self.report(at, too_much());
+                    return;
+                }
                 for mut variable in variables {
                     variable.at.file = file;
                     match variable.value {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::super::inputs::{folder, join};
-use super::super::limits::{EXTENDS_MAX, PROBLEMS_KEPT_MAX};
+use super::super::limits::{EXTENDS_MAX, PROBLEMS_KEPT_MAX, RESOLVED_NODES_MAX};
 use super::super::node::{self, Kind, Node, Value, shorten};
 use super::super::problem::nearest;
 use super::super::vars::{self, Why};
@@ -90,7 +90,11 @@ impl Resolver<'_> {
             self.report(at, why);
             return None;
         };
-        let base = self.service(scope, name, found.clone(), trail);
+        // Each time it is written out anew, and has been told if that is too much.
+        if self.nodes > RESOLVED_NODES_MAX {
+            return None;
+        }
+        let base = self.service(scope, name, without_notes(found), trail);
         (!base.is_wrong()).then_some(base)
     }
 
@@ -171,4 +175,11 @@ impl Resolver<'_> {
 /// What is told of a file that is missing.
 pub(super) fn not_there(path: &str) -> Why {
     Why::new(format!("the file `{}` is not there", shorten(path))).help("a path is relative to the file that names it")
+}
+
+/// A service without its `x-` keys: they mean nothing, and whoever extends it has no use for them.
+fn without_notes(service: &Node) -> Node {
+    let Value::Map(pairs) = &service.value else { return service.clone() };
+    let pairs = pairs.iter().filter(|pair| !pair.key.starts_with("x-")).cloned().collect();
+    Node { value: Value::Map(pairs), at: service.at }
 }

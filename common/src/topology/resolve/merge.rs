@@ -58,7 +58,8 @@ fn merge(base: Node, over: Node, path: &str) -> Node {
     if base.is_null() {
         return over;
     }
-    if over.is_null() && !matches!(base.value, Value::Scalar { .. }) {
+    // Nothing takes away a command that came before, and says nothing about what is merged.
+    if over.is_null() && !matches!(rule(path), Rule::Replace) && !matches!(base.value, Value::Scalar { .. }) {
         return base;
     }
     let deeper = |key: &str, base, over| merge(base, over, &if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") });
@@ -121,6 +122,26 @@ fn append(base: Node, over: Node, path: &str) -> Node {
     Node { value: Value::List(items), at: over.at }
 }
 
+/// The parts of a short form, whose variables may hold colons of their own.
+fn colon_parts(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut out) = (0_usize, 0, Vec::new());
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' if before == '$' || depth > 0 => depth += 1,
+            '}' => depth = depth.saturating_sub(1),
+            ':' if depth == 0 => {
+                out.extend(text.get(start..at));
+                start = at + 1;
+            }
+            _ => {}
+        }
+        before = c;
+    }
+    out.extend(text.get(start..));
+    out
+}
+
 /// Which one of its list an item is.
 fn index(path: &str, item: &Node) -> Option<String> {
     let field = |key: &str| match &item.value {
@@ -131,7 +152,7 @@ fn index(path: &str, item: &Node) -> Option<String> {
         ("env_file", Value::Map(_)) => field("path").map(str::to_owned),
         ("volumes" | "devices" | "secrets" | "configs", Value::Map(_)) => field("target").or_else(|| field("source")).map(str::to_owned),
         ("volumes" | "devices", Value::Scalar { text, .. }) => {
-            let mut parts = text.split(':');
+            let mut parts = colon_parts(text).into_iter();
             let first = parts.next();
             parts.next().filter(|second| path == "devices" || second.starts_with('/')).or(first).map(str::to_owned)
         }
