@@ -18,6 +18,8 @@ pub const STATE_DEFAULT: &str = "/var/lib/moorline-agent";
 pub const CONFIG_DEFAULT: &str = "/etc/moorline/agent.toml";
 /// Where Docker listens when nothing says otherwise.
 pub const DOCKER_SOCKET_DEFAULT: &str = "/var/run/docker.sock";
+/// Where files with secrets are when nothing says otherwise.
+pub const SECRETS_DIR_DEFAULT: &str = "/run/moorline-agent/secrets";
 /// Host paths that containers may mount when no policy file says otherwise.
 pub const BIND_ROOT_DEFAULT: &str = "/srv/moorline";
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub docker_socket: PathBuf,
     /// What this host allows, whatever an operator signs.
     pub policy: Policy,
+    /// The folder, in memory, of the files with secrets that containers mount.
+    pub secrets_dir: PathBuf,
     /// By what private registries let this host in.
     pub registries: Registries,
     /// What to do after a start while the hub cannot be reached.
@@ -112,6 +116,10 @@ pub struct Policy {
     /// Programs that containers may name to be run by.
     #[serde(default)]
     pub runtimes: Vec<String>,
+    /// Names of networks, volumes and containers that Moorline did not make and that a topology may use (`external`) or take over
+    /// (`adopt`); `*` at the end stands for any rest.
+    #[serde(default)]
+    pub outside: Vec<String>,
     /// The greatest class of operation that is done here, whoever signs it. `P` has to be named to be allowed.
     #[serde(default = "op_class_default")]
     pub op_class_max: Class,
@@ -140,6 +148,7 @@ impl Default for Policy {
             host_namespaces: Vec::new(),
             security_opts: Vec::new(),
             log_drivers: Vec::new(),
+            outside: Vec::new(),
             runtimes: Vec::new(),
             op_class_max: op_class_default(),
             ops_denied: Vec::new(),
@@ -172,6 +181,7 @@ struct FileConfig {
     driver: Option<DriverKind>,
     docker_socket: Option<PathBuf>,
     policy: Option<PathBuf>,
+    secrets_dir: Option<PathBuf>,
     docker_config: Option<PathBuf>,
     #[serde(default)]
     registry: BTreeMap<String, Login>,
@@ -202,6 +212,7 @@ pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
         driver: overrides.driver.or(file.driver).unwrap_or_default(),
         docker_socket: overrides.docker_socket.clone().or(file.docker_socket).unwrap_or_else(|| DOCKER_SOCKET_DEFAULT.into()),
         policy,
+        secrets_dir: file.secrets_dir.unwrap_or_else(|| SECRETS_DIR_DEFAULT.into()),
         registries: Registries::new(file.docker_config, file.registry, &mut problems),
         offline: file.offline,
         log: file.log,
@@ -219,14 +230,25 @@ impl Config {
             }
         };
         absolute("docker_socket", &self.docker_socket);
+        absolute("secrets_dir", &self.secrets_dir);
         self.policy.bind_roots.iter().for_each(|root| absolute("bind root", root));
         self.policy.devices.iter().for_each(|device| absolute("device", device));
         if self.policy.bind_roots.len() > BIND_ROOTS_MAX {
             problems.push(format!("more than {BIND_ROOTS_MAX} bind roots"));
         }
-        let Policy { volume_drivers, volume_types, capabilities, host_namespaces, security_opts, log_drivers, runtimes, devices, .. } =
-            &self.policy;
-        let lists = [volume_drivers, volume_types, capabilities, host_namespaces, security_opts, log_drivers, runtimes];
+        let Policy {
+            volume_drivers,
+            volume_types,
+            capabilities,
+            host_namespaces,
+            security_opts,
+            log_drivers,
+            runtimes,
+            devices,
+            outside,
+            ..
+        } = &self.policy;
+        let lists = [volume_drivers, volume_types, capabilities, host_namespaces, security_opts, log_drivers, runtimes, outside];
         if lists.into_iter().map(Vec::len).chain([devices.len()]).any(|words| words > POLICY_WORDS_MAX) {
             problems.push(format!("a list of the policy file has more than {POLICY_WORDS_MAX} words"));
         }

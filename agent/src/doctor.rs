@@ -19,7 +19,7 @@ use crate::limits::{EXPIRED_RENEWAL_MAX_S, JOURNAL_READ_MAX, OBSERVE_TIMEOUT};
 use crate::link::transport;
 use crate::registries::Registries;
 use crate::trust::Trust;
-use crate::{admin, files};
+use crate::{admin, files, vault};
 
 /// How one check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,7 +67,27 @@ pub async fn examine<D: Driver>(config: &Config, driver: Option<D>) -> Vec<Check
         checks.push(engine(driver).await);
     }
     checks.extend(registries(config));
+    checks.push(secrets(config));
     checks
+}
+
+/// Whether files with secrets can be put where containers mount them.
+fn secrets(config: &Config) -> Check {
+    const NAME: &str = "secrets folder";
+    // Only who has any cannot do without.
+    let wrong = if vault::keeps_any(&config.state) { Outcome::Failed } else { Outcome::Warning };
+    let folder = config.secrets_dir.display();
+    match vault::standing(&config.secrets_dir) {
+        vault::Standing::Good => check(NAME, Outcome::Ok, format!("{folder} is in memory")),
+        vault::Standing::OnDisk(_) => check(
+            NAME,
+            wrong,
+            format!(
+                "{folder} is not in memory: no container can have secrets; mount a tmpfs there, or name another folder by `secrets_dir`"
+            ),
+        ),
+        vault::Standing::Unseen(why) => check(NAME, wrong, why),
+    }
 }
 
 /// Whether the credentials of private registries can be read; nothing to say where there are none.

@@ -481,5 +481,6 @@ fn write_time_floor(tx: &Transaction<'_>, floor: &TimeFloor) -> Result<(), DbErr
     put_meta(tx, TIME_FLOOR, &format!("{} {} {}", floor.at.0, floor.uptime_s, floor.boot_id))
 }
 
+mod notes;
 #[cfg(test)]
 mod tests;

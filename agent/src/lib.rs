@@ -11,6 +11,7 @@
 //! | [`reconcile`] | observe, plan, do, report |
 //! | [`ops`] | what operators order once |
 //! | [`driver`] | the engine |
+//! | [`vault`] | the values of secrets: sealed on the disk, open in memory |
 //! | [`registries`] | by what private registries let this host in |
 //! | [`link`] | the one connection to the hub |
 //! | [`report`], [`admin`], [`doctor`] | what the agent says about itself |
@@ -45,3 +46,4 @@ pub mod teardown;
 #[cfg(test)]
 mod testing;
 pub mod trust;
+pub mod vault;

@@ -161,6 +161,9 @@ pub const JOURNAL_TORN_MAX: usize = 8;
 /// For so long a closed segment is kept for audit, in milliseconds: 400 days.
 pub const JOURNAL_SEALED_AGE_MS: u64 = 400 * 24 * 3600 * 1000;
 
+/// The largest sealed value, in bytes: age's header, and base64.
+pub const SEALED_FILE_MAX: u64 = 1024 * 1024;
+
 /// The largest configuration or policy file, in bytes.
 pub const CONFIG_MAX: u64 = 64 * 1024;
 /// Bind roots in a policy.

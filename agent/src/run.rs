@@ -17,6 +17,7 @@ use crate::config::{Config, Offline};
 use crate::db::{DbError, blocking};
 use crate::driver::{Driver, Ownership};
 use crate::identity::{Enrolment, HostKeys, IdentityError, Lock, StateDir};
+use crate::intake::policy::Guarded;
 use crate::intake::{self, Intake, judge::Own};
 use crate::journal::file::FileJournal;
 use crate::journal::{Entry, HostJournal, Journal as _, JournalError};
@@ -28,6 +29,7 @@ use crate::ops::{self, Ops};
 use crate::reconcile::{self, Reconciler};
 use crate::records::{self, RecordsError};
 use crate::trust::{Trust, TrustStore};
+use crate::vault::Vault;
 
 /// Why the agent could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +60,7 @@ pub struct Host {
     state_dir: StateDir,
     enrolment: Enrolment,
     keys: HostKeys,
+    vault: Arc<Vault>,
 }
 
 /// Why [`run`] ended without an error.
@@ -84,7 +87,8 @@ impl Host {
         let lock = state_dir.lock()?;
         let mut keys = state_dir.keys()?.ok_or(IdentityError::NotJoined)?;
         state_dir.live_on(&mut keys)?;
-        Ok(Self { _lock: lock, state_dir, enrolment, keys })
+        let vault = Arc::new(Vault::new(&config.secrets_dir, &config.state, &keys)?);
+        Ok(Self { _lock: lock, state_dir, enrolment, keys, vault })
     }
 
     /// Begins the host's next life, in which nothing is changed until an operator binds it.
@@ -95,10 +99,16 @@ impl Host {
         self.state_dir.enter_quarantine(&mut self.keys, reason)
     }
 
+    /// What is sealed to this host, for its containers: what the intake accepts, the driver finds there.
+    #[must_use]
+    pub fn vault(&self) -> Arc<Vault> {
+        self.vault.clone()
+    }
+
     /// By what the driver knows our objects.
     #[must_use]
     pub fn ownership(&self) -> Ownership {
-        Ownership { cluster: self.enrolment.cluster.clone(), host_id: self.keys.host_id() }
+        Ownership { cluster: self.enrolment.cluster.clone(), host_id: self.keys.host_id(), known: Arc::default() }
     }
 }
 
@@ -115,7 +125,8 @@ pub fn open_intake(config: &Config, host: &mut Host) -> Result<Intake, RunError>
         root_pin: host.enrolment.root_pin.clone(),
         own: Own::of(&host.keys),
         policy: config.policy.clone(),
-        engine_sockets: socket_paths(&config.docker_socket),
+        guarded: guarded(config),
+        vault: host.vault(),
         quarantine: None,
     })?)
 }
@@ -125,6 +136,9 @@ pub fn open_intake(config: &Config, host: &mut Host) -> Result<Intake, RunError>
 /// # Errors
 /// [`RunError`].
 pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown: CancellationToken) -> Result<Ended, RunError> {
+    let vault = host.vault();
+    // Before anybody is told that the agent is up: an engine that starts behind it finds them.
+    vault.put_all_back();
     let db = records::open(&host.state_dir, &mut host.keys, &host.enrolment.root_pin)?;
     let (ledger, trust_store) = (Ledger::new(db.clone()), TrustStore::new(db));
     let (journal, quarantine) = open_journal(&config, &mut host, &trust_store).await?;
@@ -136,7 +150,8 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         root_pin: host.enrolment.root_pin.clone(),
         own: own.clone(),
         policy: config.policy.clone(),
-        engine_sockets: socket_paths(&config.docker_socket),
+        guarded: guarded(&config),
+        vault: vault.clone(),
         quarantine: quarantine.clone(),
     })?;
     tracing::info!(
@@ -145,10 +160,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         "starting"
     );
     if config.offline == Offline::Enforce {
-        match intake.enforce_stored().await {
-            Ok(found) => tracing::info!(found, "enforcing the stored slice without waiting for the hub"),
-            Err(fault) => tracing::warn!(code = %fault.code, error = %fault.message, "the stored slice is not enforced"),
-        }
+        enforce_stored(&mut intake).await;
     }
     let (driver_name, pulls, lanes, driver) = (driver.name(), driver.pulls(), Lanes::new(driver.parallelism()), Arc::new(driver));
     let (reconciler, handle) = Reconciler::new(reconcile::Parts {
@@ -194,6 +206,13 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     tracing::info!(socket = %config.state.join(admin::SOCKET).display(), "the admin socket is open");
     let parts = Running { reconciler, ops, link, journal, ledger, trust, released };
     parts.supervise(admin::serve(listener, sources, shutdown.clone()), shutdown).await
+}
+
+async fn enforce_stored(intake: &mut Intake) {
+    match intake.enforce_stored().await {
+        Ok(found) => tracing::info!(found, "enforcing the stored slice without waiting for the hub"),
+        Err(fault) => tracing::warn!(code = %fault.code, error = %fault.message, "the stored slice is not enforced"),
+    }
 }
 
 /// The parts that run side by side.
@@ -253,6 +272,12 @@ impl<D: Driver> Running<D, HostJournal> {
         tracing::info!(clean = result.is_ok(), "stopped");
         result
     }
+}
+
+/// What no container gets.
+fn guarded(config: &Config) -> Guarded {
+    let folders = vec![config.state.clone(), config.secrets_dir.clone()];
+    Guarded { engine_sockets: socket_paths(&config.docker_socket), folders }
 }
 
 /// The socket's path, and what it is when symbolic links are resolved.

@@ -13,7 +13,7 @@ use moorline_common::op::{Act, OpStatement};
 use moorline_common::plan::model::{Engine, owner_of};
 use moorline_common::plan::{Action, ContainerTarget, Step};
 use moorline_common::sign::{PrivateKey, Signed, Statement};
-use moorline_common::statement::{HostBinding, SliceStatement};
+use moorline_common::statement::{HostBinding, Sealed, SliceStatement};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 use serde_json::Value;
@@ -23,9 +23,11 @@ use crate::config::{Config, DriverKind, LogFormat, Offline, Policy};
 use crate::db::Db;
 use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, KINDS, OpOrder, OpResult};
 use crate::identity::{Enrolment, HostKeys, StateDir};
+use crate::intake::policy::Guarded;
 use crate::intake::{Intake, Parts, judge::Own};
 use crate::ledger::Ledger;
 use crate::trust::TrustStore;
+use crate::vault::Vault;
 
 mod admission;
 
@@ -286,6 +288,7 @@ pub fn config(dir: &Path) -> Config {
         driver: DriverKind::Sim,
         docker_socket: "/nowhere".into(),
         policy: Policy::default(),
+        secrets_dir: "/dev/shm/moorline-tests-of-the-agent".into(),
         registries: crate::registries::Registries::default(),
         offline: Offline::Wait,
         log: LogFormat::Text,
@@ -383,6 +386,7 @@ impl Operator {
             content,
             issued_at: UnixSeconds(NOW),
             deliver_by: UnixSeconds(u64::from(u32::MAX)),
+            sealed: Sealed::default(),
             fallback: None,
         };
         change(&mut slice);
@@ -440,7 +444,11 @@ impl Operator {
             root_pin: self.pin(),
             own: Own::of(&self.keys),
             policy,
-            engine_sockets: vec!["/var/run/docker.sock".into(), "/run/docker.sock".into()],
+            guarded: Guarded {
+                engine_sockets: vec!["/var/run/docker.sock".into(), "/run/docker.sock".into()],
+                folders: vec!["/srv/moorline/agent".into()],
+            },
+            vault: Arc::new(Vault::new(Path::new("/dev/shm/moorline-tests"), Path::new("/nowhere"), &self.keys).unwrap()),
             quarantine: None,
         })
         .unwrap()

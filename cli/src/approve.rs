@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use moorline_common::enrol::HostClaim;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, TopologyId};
+use moorline_common::id::{Generation, HostId, TopologyId};
 use moorline_common::sign::Verified;
-use moorline_common::statement::{HostBinding, TopologyStatement};
+use moorline_common::statement::{HostBinding, Sealed, TopologyStatement};
 use moorline_common::topology::{BoundHost, HostSpec, Inputs};
 
 use crate::client::facts::Claim;
@@ -18,7 +18,8 @@ use crate::error::{EXIT_USAGE, Failure, LocalCode};
 use crate::home::{Home, Pending};
 use crate::limits::RETRIES;
 use crate::render::Ui;
-use crate::revision::{Draft, Pen};
+use crate::revision::{Draft, Pen, Previous};
+use crate::secrets::{Sealer, Values};
 use crate::signers::Signers;
 
 /// Checks that a joined host is the one that was meant: by the MAC if this machine made the token, by
@@ -221,6 +222,21 @@ async fn owed(client: &Client, ui: &mut Ui, binding: &HostBinding) -> Result<Vec
     Ok(found)
 }
 
+/// What the slice that `host` is owed needs of secrets and configs, sealed to it.
+async fn sealed(client: &Client, owed: &Owed, host: &HostView, binding: &HostBinding) -> Result<BTreeMap<HostId, Sealed>, Failure> {
+    if owed.spec.sealed_digests().is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let topology = &owed.source.statement().topology;
+    // It may have been of the topology before.
+    let mut view = client.current(topology, true).await?;
+    view.iter_mut().for_each(|view| view.slices.retain(|(id, _)| *id == host.host_id));
+    let previous = Previous::of(view.as_ref(), std::slice::from_ref(host), &client.root);
+    let earlier = previous.slices.values().flatten().collect();
+    let sealer = Sealer { context: &client.context, topology, values: &Values::none(), earlier };
+    sealer.seal(&BTreeMap::from([(host.host_id.clone(), owed.spec.clone())]), &BTreeMap::from([(&host.host_id, binding)]))
+}
+
 /// Signs and hands in the slice that a bound host is owed by the topology that names it, if it lacks it.
 /// Gives the topology and generation that it now follows.
 ///
@@ -259,6 +275,7 @@ pub async fn give_slices(
             message: String::new(),
             deliver_within_s: statement.deliver_within_s,
             hosts: BTreeMap::new(),
+            sealed: sealed(client, &one, host, binding).await?,
         };
         let slice = Pen { root: &client.root, signers, now: clock::now() }.sign_slice(&draft, binding, &one.spec)?;
         match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {

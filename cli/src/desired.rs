@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use moorline_common::id::{HostId, HostName};
-use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, TopologyFile};
+use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, Origin, Problem, Slices, TopologyFile};
 
 use crate::client::HostView;
 use crate::error::{Failure, LocalCode};
+use crate::home::Place;
 use crate::inputs::{self, InputArgs, Machine};
+use crate::parallel;
 use crate::pins::{self, PinArgs};
 use crate::render::Ui;
+use crate::secrets::Values;
 
 /// A topology file that was read and holds no problem that shows without hosts.
 #[derive(Debug, Clone)]
@@ -25,6 +28,10 @@ pub struct Source {
     pub inputs: Inputs,
     /// What it says.
     pub file: TopologyFile,
+    /// Where it is, if it is a file of this machine and not what was signed.
+    pub place: Option<Place>,
+    /// The values of its secrets and configs, as far as they were read.
+    pub values: Values,
 }
 
 /// What a file means for the hosts.
@@ -52,7 +59,8 @@ pub fn read(ui: &mut Ui, path: &Path, args: &InputArgs) -> Result<Source, Failur
     }
     // What is not UTF-8 was refused.
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Source { name, folder, text, inputs, file })
+    let place = Some(Place::of(&folder, &args.env_file)?);
+    Ok(Source { name, folder, text, inputs, file, place, values: Values::default() })
 }
 
 /// The bytes of the file that `-f` names, no more than a topology file may have and one.
@@ -81,7 +89,8 @@ fn display_name(path: &Path) -> String {
 pub fn parse(name: &str, text: &str, taken: &Inputs) -> Result<Source, Failure> {
     let folder = PathBuf::new();
     let file = topology::read(text.as_bytes(), taken).file.map_err(|problems| inputs::bad(name, &folder, &problems))?;
-    Ok(Source { name: name.to_owned(), folder, text: text.to_owned(), inputs: taken.clone(), file })
+    let (name, text, inputs) = (name.to_owned(), text.to_owned(), taken.clone());
+    Ok(Source { name, folder, text, inputs, file, place: None, values: Values::default() })
 }
 
 impl Source {
@@ -108,10 +117,40 @@ impl Source {
                 ));
             }
         }
-        let slices = self.file.slice(bound).map_err(|problems| inputs::bad(&self.name, &self.folder, &problems))?;
+        let slices = self.sliced(bound).map_err(|problems| self.bad(&problems))?;
         let mut hosts = slices.hosts;
         hosts.values_mut().try_for_each(|spec| pins::put_in(&self.inputs.pins, &self.name, spec))?;
+        hosts.values_mut().try_for_each(|spec| spec.know_sealed(&self.inputs.digests).map_err(|unknown| self.unknown(&unknown)))?;
         Ok(Desired { hosts, pending: slices.pending })
+    }
+
+    /// The refusal of it, with every problem at its line.
+    pub(crate) fn bad(&self, problems: &[Problem]) -> Failure {
+        inputs::bad(&self.name, &self.folder, problems)
+    }
+
+    fn unknown(&self, unknown: &[(String, Origin)]) -> Failure {
+        Failure::new(
+            LocalCode::SecretsMissing,
+            format!("{} has secrets or configs whose values were not there when it was read", self.name),
+            "push the topology from where its secrets are: `moorctl push -f FILE`",
+        )
+        .with_details(unknown.iter().map(|(what, origin)| format!("{what}: {origin}")).collect())
+    }
+
+    /// What the file means for `bound`, which are looked at in parts.
+    fn sliced(&self, bound: &[BoundHost]) -> Result<Slices, Vec<Problem>> {
+        let parts = parallel::parts(bound, |part| self.file.slice(part)).into_iter().collect::<Result<Vec<_>, _>>();
+        // Only the whole tells each problem once, and where it is first.
+        let Ok(parts) = parts else { return self.file.slice(bound) };
+        let mut parts = parts.into_iter();
+        let first = parts.next().unwrap_or_default();
+        Ok(parts.fold(first, |mut all, part| {
+            all.hosts.extend(part.hosts);
+            // An entry is without its host when no part has that.
+            all.pending.retain(|entry| part.pending.contains(entry));
+            all
+        }))
     }
 
     /// Takes the digests that its images have now, if `args` say so; from then on it means exactly these.
@@ -140,5 +179,37 @@ impl Source {
             (Some(a), Some(b)) => a == b,
             (None, _) | (_, None) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str =
+        "topology: edge\nhosts:\n  site=a: { docker: { services: { s: { image: \"i:${host.name}\" } } } }\n  shop-19: {}\n  late: {}\n";
+
+    /// Hosts enough for several parts, of which the last has an entry of its own.
+    fn bound(site_of_last: &str) -> Vec<BoundHost> {
+        let label = |n| [("site".to_owned(), if n == 19 { site_of_last } else { "a" }.to_owned())].into();
+        let host =
+            |n: u8| BoundHost { host_id: HostId::of_key(&[n; 32]), name: HostName::parse(format!("shop-{n}")).unwrap(), labels: label(n) };
+        (0..20).map(host).collect()
+    }
+
+    #[test]
+    fn hosts_that_are_sliced_in_parts_get_what_they_get_together() {
+        let source = parse("edge.yaml", FILE, &Inputs::default()).unwrap();
+        let together = source.file.slice(&bound("b")).unwrap();
+        assert_eq!((together.hosts.len(), together.pending.as_slice()), (20, ["late".to_owned()].as_slice()));
+        assert_eq!(source.sliced(&bound("b")).unwrap(), together);
+    }
+
+    #[test]
+    fn a_problem_of_one_part_is_told_as_it_is_told_of_the_whole() {
+        let source = parse("edge.yaml", FILE, &Inputs::default()).unwrap();
+        let together = source.file.slice(&bound("a")).unwrap_err();
+        assert_eq!(together.len(), 1, "shop-19 is named twice");
+        assert_eq!(source.sliced(&bound("a")).unwrap_err(), together);
     }
 }

@@ -49,11 +49,13 @@ pub enum LocalCode {
     PlanOutdated,
     /// A registry did not say which digest an image has.
     PinFailed,
+    /// A host needs values of secrets that are not at hand.
+    SecretsMissing,
 }
 
 impl LocalCode {
     /// Every one.
-    pub const ALL: [LocalCode; 15] = [
+    pub const ALL: [LocalCode; 16] = [
         LocalCode::HubUnreachable,
         LocalCode::BadTopology,
         LocalCode::NoContext,
@@ -69,6 +71,7 @@ impl LocalCode {
         LocalCode::PlanAltered,
         LocalCode::PlanOutdated,
         LocalCode::PinFailed,
+        LocalCode::SecretsMissing,
     ];
 
     /// The code as it is shown.
@@ -90,6 +93,7 @@ impl LocalCode {
             LocalCode::PlanAltered => "plan_altered",
             LocalCode::PlanOutdated => "plan_outdated",
             LocalCode::PinFailed => "pin_failed",
+            LocalCode::SecretsMissing => "secrets_missing",
         }
     }
 }
@@ -224,9 +228,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::BadSignature => "do not act on it: somebody or something changed signed bytes; check the hub and its backups",
         Code::UnknownKey => "ask an operator whose key is in the trust root to sign, or to add yours with `moorctl key add`",
         Code::RevokedKey => "use a key that is not revoked",
-        Code::ThresholdNotMet => {
-            "more operators must sign: name their key files with --sign-with FILE, or collect signatures with --save FILE"
-        }
+        Code::ThresholdNotMet => "more operators must sign: name their key files with --sign-with FILE, or collect them with --save FILE",
         Code::WrongType | Code::WrongEpoch | Code::HashMismatch => {
             "push the topology or sign the order again; if it comes back, compare the versions of moorctl, hub and agents"
         }
@@ -245,6 +247,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::Equivocation => "two revisions bear one generation: push again to make a new one, and find out who signed the other",
         Code::AlreadyApplied => "a host follows one topology at a time; `moorctl status` shows which",
         Code::BadContent => "the agent does not understand the content; update it, or leave the new keys out",
+        Code::SecretsUnreadable => "push the topology again with --force from where its secrets are: they are sealed anew",
         Code::PolicyDenied => "allow it in the agent's local policy file on that host, or take it out of the topology",
         Code::UnknownKind => "look at `moorctl op --help` for what there is, and update the agent if it is older than moorctl",
         Code::BadParams => "correct the parameters; `moorctl op --help` shows each kind's",
@@ -274,6 +277,8 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::DependencyFailed => "fix what it depends on; the agent goes on by itself",
         Code::Waiting => "nothing is wrong yet: it goes on by itself when what it waits for is so far",
         Code::NotOwned => "it is never touched: rename or remove the object on the host, or choose another name in the topology",
+        Code::NotThere => "make it on the host, or leave `external` out, so that the topology makes it",
+        Code::AdoptDiffers => "import the host again with `moorctl import docker`, or mend the file; change it once it is taken over",
         Code::Busy => "try again in a moment",
         Code::BaseMoved => "look at the difference, merge it into your file, and push again",
         Code::JoinRefused => "make a new token with `moorctl host add`",

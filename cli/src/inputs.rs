@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use moorline_common::topology::dotenv::{self, Format};
-use moorline_common::topology::limits::INPUT_MAX;
-use moorline_common::topology::{self, Asked, Inputs, Problem, Reading};
+use moorline_common::topology::limits::{INPUT_MAX, SEALED_MAX};
+use moorline_common::topology::{self, Asked, Inputs, Origin, Problem, Reading};
+use zeroize::Zeroizing;
 
 use crate::error::{Failure, LocalCode};
 
@@ -22,7 +23,7 @@ pub struct InputArgs {
     pub env_file: Vec<PathBuf>,
 }
 
-/// Where variables and files come from.
+/// Where variables, files and the values of secrets come from.
 pub struct Machine<'m> {
     /// The folder of the topology file.
     pub folder: &'m Path,
@@ -31,6 +32,9 @@ pub struct Machine<'m> {
     /// The environment.
     pub environment: &'m dyn Fn(&str) -> Option<OsString>,
 }
+
+/// What was found of the values that were asked for.
+pub type Found<'o> = BTreeMap<&'o Origin, Option<Zeroizing<Vec<u8>>>>;
 
 impl Machine<'_> {
     /// Reads a topology with all that it takes from here, and nothing besides.
@@ -75,6 +79,37 @@ impl Machine<'_> {
         }
     }
 
+    /// The values of secrets and configs; `None` for one that is not here. What is asked for is looked for once.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, or is too large; a wrong line in a file of variables.
+    pub fn values<'o>(&self, origins: impl IntoIterator<Item = &'o Origin>) -> Result<Found<'o>, Failure> {
+        let mut named: Option<BTreeMap<String, String>> = None;
+        let mut found = BTreeMap::new();
+        for origin in origins {
+            if found.contains_key(origin) {
+                continue;
+            }
+            let value = match origin {
+                Origin::Content(text) => Some(text.clone().into_bytes()),
+                Origin::File(path) => {
+                    let path = self.folder.join(path);
+                    is_plain(&path)?;
+                    read_bytes(&path, SEALED_MAX)?
+                }
+                Origin::Environment(name) => {
+                    if named.is_none() {
+                        named = Some(self.named_variables()?);
+                    }
+                    let value = self.variable(name)?.or_else(|| named.as_ref().and_then(|named| named.get(name).cloned()));
+                    value.map(String::into_bytes)
+                }
+            };
+            found.insert(origin, value.map(Zeroizing::new));
+        }
+        Ok(found)
+    }
+
     fn variable(&self, name: &str) -> Result<Option<String>, Failure> {
         let Some(value) = (self.environment)(name) else { return Ok(None) };
         let wrong = |_| Failure::new(LocalCode::BadTopology, format!("the variable `{name}` is not UTF-8"), "set it to plain text");
@@ -112,7 +147,6 @@ impl Machine<'_> {
     }
 }
 
-/// The text of a file; `None` when there is none.
 /// What is too much is not gathered first.
 fn within_bounds(inputs: &Inputs) -> Result<(), Failure> {
     inputs.excess().map_or(Ok(()), |problem| Err(bad("the topology file", Path::new(""), &[problem])))
@@ -129,7 +163,15 @@ fn is_plain(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// The text of a file; `None` when there is none.
 fn read_text(path: &Path) -> Result<Option<String>, Failure> {
+    let Some(bytes) = read_bytes(path, INPUT_MAX)? else { return Ok(None) };
+    let wrong = |_| Failure::new(LocalCode::BadTopology, format!("{} is not UTF-8", path.display()), "save the file as UTF-8");
+    String::from_utf8(bytes).map(Some).map_err(wrong)
+}
+
+/// The bytes of a file; `None` when there is none.
+fn read_bytes(path: &Path, max: usize) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |e: &std::io::Error| {
         Failure::file("read", path, e).with_remedy("the topology file takes this file: make it readable, or take it out")
     };
@@ -139,16 +181,15 @@ fn read_text(path: &Path) -> Result<Option<String>, Failure> {
         Err(error) => return Err(failed(&error)),
     };
     // One byte more than may be, so that too much is told as such.
-    let limit = u64::try_from(INPUT_MAX).unwrap_or(u64::MAX).saturating_add(1);
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     file.take(limit).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
     // A character may be cut there.
-    if bytes.len() > INPUT_MAX {
-        let message = format!("{} is larger than {} KiB", path.display(), INPUT_MAX / 1024);
+    if bytes.len() > max {
+        let message = format!("{} is larger than {} KiB", path.display(), max / 1024);
         return Err(Failure::new(LocalCode::BadTopology, message, "large content belongs into an image or a volume"));
     }
-    let wrong = |_| Failure::new(LocalCode::BadTopology, format!("{} is not UTF-8", path.display()), "save the file as UTF-8");
-    String::from_utf8(bytes).map(Some).map_err(wrong)
+    Ok(Some(bytes))
 }
 
 /// The refusal of a file, with every problem at its line. Other files are named as seen from here, by way of `folder`.
@@ -193,6 +234,10 @@ pub fn shown(source: &str, inputs: &Inputs) -> String {
     }
     for (image, digest) in &inputs.pins {
         text.push_str(&format!("# image {image} is {digest}\n"));
+    }
+    for (what, digest) in &inputs.digests {
+        // Enough to see that it is another one.
+        text.push_str(&format!("# {what} is sealed, by the digest {}\n", digest.get(..12).unwrap_or(digest)));
     }
     text
 }
@@ -288,7 +333,11 @@ hosts:
             variables: BTreeMap::from([("A".to_owned(), "1\n2".to_owned())]),
             files: BTreeMap::from([("a.env".to_owned(), "X=1\nY=2".to_owned())]),
             pins: BTreeMap::from([("app:1".to_owned(), "sha256:0".to_owned())]),
+            digests: BTreeMap::from([("secrets.a file b".to_owned(), "0123456789abcdef".to_owned())]),
         };
-        assert_eq!(shown("x", &inputs), "x\n# variable A=\"1\\n2\"\n# file a.env\n#   X=1\n#   Y=2\n# image app:1 is sha256:0\n");
+        assert_eq!(
+            shown("x", &inputs),
+            "x\n# variable A=\"1\\n2\"\n# file a.env\n#   X=1\n#   Y=2\n# image app:1 is sha256:0\n# secrets.a file b is sealed, by the digest 0123456789ab\n"
+        );
     }
 }

@@ -14,6 +14,7 @@
 //! | [`pins`], [`registry`] | which digests images have, and asking their registries |
 //! | [`revision`] | from desired states to signed envelopes |
 //! | [`approve`] | the checks between a claimed host and its binding |
+//! | [`parallel`] | what costs processor time host by host, on all processors |
 //! | [`progress`] | whether a host has got where a push wants it, and waiting for that |
 //! | [`render`] | tables, JSON, YAML, colours, ages |
 //! | [`saved`] | what is to be signed, in files that go from operator to operator |
@@ -32,6 +33,7 @@ pub mod error;
 pub mod home;
 pub mod inputs;
 pub mod limits;
+pub mod parallel;
 pub mod pins;
 pub mod progress;
 pub mod registry;
@@ -39,6 +41,7 @@ pub mod render;
 pub mod resign;
 pub mod revision;
 pub mod saved;
+pub mod secrets;
 pub mod signers;
 
 use std::ffi::OsString;

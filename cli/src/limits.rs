@@ -32,6 +32,10 @@ pub const OFFLINE_GRACE: Duration = Duration::from_secs(10);
 pub const ERROR_LOOKS: u32 = 3;
 /// How long after the last moment of an order its end is still waited for.
 pub const RECEIPT_GRACE: Duration = Duration::from_secs(3);
+/// Threads that verify and plan at the same time.
+pub const WORKERS_MAX: usize = 8;
+/// Hosts for which a thread of their own is worth its start.
+pub const WORKER_SHARE_MIN: usize = 8;
 /// Reports that are fetched at the same time.
 pub const REPORTS_AT_ONCE: usize = 16;
 /// A report that is older than this is warned of, in seconds.
@@ -85,3 +89,5 @@ pub const SCRYPT_LOG_N_MAX: u8 = 20;
 pub const PASSPHRASES_MAX: usize = 8;
 /// The shortest passphrase that a key may be sealed with, in characters.
 pub const PASSPHRASE_MIN: usize = 8;
+/// The most answers that are asked for about what is on one host.
+pub const SURVEYS_MAX: usize = 100;

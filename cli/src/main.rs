@@ -5,8 +5,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Fails only when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    // One thread is enough: a verb waits for the hub most of the time.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    // What one host sent is verified while others' is on its way.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(moorctl::parallel::workers()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return moorctl::report_start_failure(&error),
     };

@@ -82,6 +82,7 @@ const fn is_refusal(code: Code) -> bool {
         | Code::AlreadyApplied
         | Code::HashMismatch
         | Code::BadContent
+        | Code::SecretsUnreadable
         | Code::PolicyDenied
         | Code::UnknownKind
         | Code::BadParams
@@ -105,6 +106,8 @@ const fn is_refusal(code: Code) -> bool {
         | Code::RecordsBehind
         | Code::StepFailed
         | Code::EngineTooOld
+        | Code::NotThere
+        | Code::AdoptDiffers
         | Code::RolledBack
         | Code::ImageUnavailable
         | Code::DependencyFailed
@@ -163,7 +166,11 @@ pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
 /// rests) one that only an operator can mend.
 fn definite(fault: &Fault, accepted_and_resting: bool) -> bool {
     is_refusal(fault.code)
-        || (accepted_and_resting && matches!(fault.code, Code::EngineTooOld | Code::RolledBack | Code::ImageUnavailable | Code::NotOwned))
+        || (accepted_and_resting
+            && matches!(
+                fault.code,
+                Code::EngineTooOld | Code::RolledBack | Code::ImageUnavailable | Code::NotOwned | Code::NotThere | Code::AdoptDiffers
+            ))
 }
 
 /// How a wait ended.

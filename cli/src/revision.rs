@@ -1,19 +1,20 @@
 //! From desired states to a signed revision: the source and one slice per host, an empty one for each
 //! host that leaves. Decides who leaves and what changed; asks nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_common::canonical::version_hash;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::sign::{Envelope, Signed, Verified};
-use moorline_common::statement::{HostBinding, SliceStatement, TopologyStatement};
+use moorline_common::statement::{HostBinding, Sealed, SliceStatement, TopologyStatement};
 use moorline_common::topology::{HostSpec, Inputs};
 use moorline_common::trust::TrustRoot;
 use serde::{Deserialize, Serialize};
 
 use crate::client::{HostView, RevisionView};
 use crate::error::Failure;
+use crate::parallel;
 use crate::signers::Signers;
 
 /// A revision, ready to be pushed.
@@ -57,6 +58,8 @@ pub struct Draft {
     pub deliver_within_s: u64,
     /// What each host shall have; empty for one that leaves.
     pub hosts: BTreeMap<HostId, HostSpec>,
+    /// The values of their secrets and configs, sealed to each.
+    pub sealed: BTreeMap<HostId, Sealed>,
 }
 
 /// The revision that a new one follows.
@@ -125,17 +128,18 @@ impl Previous {
     pub fn of(view: Option<&RevisionView>, hosts: &[HostView], root: &TrustRoot) -> Self {
         let Some(view) = view else { return Self::default() };
         let bindings = bindings(hosts);
-        let verify = |host: &HostId, envelope: &Envelope| {
+        let verify = |(host, envelope): &(HostId, Envelope)| {
             let signed = Signed::new(envelope.clone()).ok()?;
             let slice = root.verify_slice(signed, bindings.get(host)?).ok()?.into_statement();
             (slice.topology == view.facts.topology && slice.generation == view.facts.generation).then_some(slice)
         };
+        let slices = parallel::map(&view.slices, verify);
         Self {
             generation: view.facts.generation,
             down: view.source.as_ref().map_or(view.facts.down, |s| s.statement().down),
             source: view.source.as_ref().map(|s| s.statement().source.clone()),
             inputs: view.source.as_ref().map(|s| s.statement().inputs.clone()).unwrap_or_default(),
-            slices: view.slices.iter().map(|(host, envelope)| (host.clone(), verify(host, envelope))).collect(),
+            slices: view.slices.iter().map(|(host, _)| host.clone()).zip(slices).collect(),
         }
     }
 
@@ -171,8 +175,8 @@ pub fn leaving(
         }
         if host.bound().is_some() { leaves.push(host.host_id.clone()) } else { stuck.push(host.name.to_string()) }
     }
-    let listed = |id: &HostId| hosts.iter().any(|h| h.host_id == *id);
-    stuck.extend(previous.slices.keys().filter(|id| !listed(id) && !wanted.contains_key(id)).map(ToString::to_string));
+    let listed: BTreeSet<&HostId> = hosts.iter().map(|h| &h.host_id).collect();
+    stuck.extend(previous.slices.keys().filter(|id| !listed.contains(id) && !wanted.contains_key(id)).map(ToString::to_string));
     (leaves, stuck)
 }
 
@@ -183,8 +187,10 @@ pub fn leaving(
 pub fn changes(wanted: &BTreeMap<HostId, HostSpec>, previous: &Previous, hosts: &[HostView]) -> Result<Vec<HostChange>, Failure> {
     let names: BTreeMap<&HostId, &HostName> = hosts.iter().map(|h| (&h.host_id, &h.name)).collect();
     let mut changes = Vec::with_capacity(wanted.len());
-    for (host_id, spec) in wanted {
-        let to = content_hash(spec)?;
+    let wanted: Vec<(&HostId, &HostSpec)> = wanted.iter().collect();
+    let hashes = parallel::map(&wanted, |(_, spec)| content_hash(spec));
+    for ((host_id, spec), to) in wanted.into_iter().zip(hashes) {
+        let to = to?;
         let from = previous.content_of(host_id).map(|s| s.version_hash.clone());
         let change = match &from {
             _ if *spec == HostSpec::default() => ChangeKind::Leaves,
@@ -268,6 +274,7 @@ impl Pen<'_> {
             version_hash: hash.clone(),
             issued_at: self.now,
             deliver_by: self.now.plus(draft.deliver_within_s),
+            sealed: draft.sealed.get(&binding.host_id).cloned().unwrap_or_default(),
             fallback: None,
         };
         Ok(SignedSlice { envelope: self.signers.seal(&statement)?.envelope().clone(), hash })
@@ -386,6 +393,7 @@ pub(crate) mod tests {
             message: String::new(),
             deliver_within_s: 60,
             hosts,
+            sealed: BTreeMap::new(),
         }
     }
 

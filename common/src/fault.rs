@@ -83,6 +83,8 @@ codes! {
     HashMismatch = "hash_mismatch",
     /// The content is not a host's desired state that this agent understands.
     BadContent = "bad_content",
+    /// The values of secrets and configs in the slice are not all there, or this host cannot open them.
+    SecretsUnreadable = "secrets_unreadable",
     /// The agent's local policy file does not allow this content.
     PolicyDenied = "policy_denied",
     /// The agent does not know this kind of operation, or not for this resource.
@@ -133,6 +135,10 @@ codes! {
     Waiting = "waiting",
     /// An object of that name exists that is not ours.
     NotOwned = "not_owned",
+    /// An external network or volume does not exist.
+    NotThere = "not_there",
+    /// What shall be adopted is not as the topology says.
+    AdoptDiffers = "adopt_differs",
     /// A queue or list is at its limit; try again later.
     Busy = "busy",
     /// The push was made from a revision that is no longer the newest.

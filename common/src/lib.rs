@@ -36,6 +36,7 @@ pub mod pulling;
 pub mod registry;
 pub mod sign;
 pub mod statement;
+pub mod survey;
 #[cfg(test)]
 mod testing;
 pub mod topology;

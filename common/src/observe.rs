@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::to_canonical;
 use crate::id::{ResourceId, sha256_hex};
-use crate::topology::{Attachment, Healthcheck, Ipam, MountSpec, Nanos, Options, PortSpec, RestartPolicy};
+use crate::topology::{Attachment, Healthcheck, Ipam, MountSpec, Nanos, Options, PortSpec, RestartPolicy, SealedFile};
 
 /// The label that holds the cluster of an owned object.
 pub const LABEL_CLUSTER: &str = "moorline.cluster";
@@ -18,6 +18,8 @@ pub const LABEL_TOPOLOGY: &str = "moorline.topology";
 pub const LABEL_RESOURCE: &str = "moorline.resource";
 /// The label that holds the hash of the spec that was last applied to the object.
 pub const LABEL_SPEC: &str = "moorline.spec";
+/// The label that holds the hash of that part of a container's spec that only another container can have.
+pub const LABEL_BASE: &str = "moorline.base";
 /// The prefix that operators' own labels may not use.
 pub const LABEL_PREFIX: &str = "moorline.";
 
@@ -89,6 +91,12 @@ pub struct Owner {
     pub resource: ResourceId,
     /// The hash of the spec that was last applied.
     pub spec: String,
+    /// Of a container: the hash of that part of it that only another container can have.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub base: String,
+    /// Whether it was made otherwise and taken over as it was.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
 }
 
 /// A network on the engine. Only `id` and `owner: None` are filled for one that is not ours.
@@ -216,6 +224,9 @@ pub struct ContainerConfig {
     pub networks: BTreeMap<String, Attachment>,
     /// Mounts by target; named volumes by their engine names.
     pub volumes: BTreeMap<String, MountSpec>,
+    /// Secrets and configs by target.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sealed: BTreeMap<String, SealedFile>,
     /// The restart policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,

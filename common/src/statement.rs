@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::canonical::{from_strict_json, to_canonical};
+use crate::canonical::{CanonicalError, to_canonical};
 use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use crate::observe::Observed;
 use crate::sign::{PayloadType, Statement};
+use crate::topology::limits::SEALED_HOST_MAX;
 use crate::topology::{HostSpec, Inputs};
 
 /// How long a slice may wait for its first delivery when the operator says nothing: 30 days.
@@ -35,9 +36,32 @@ pub struct SliceStatement {
     pub issued_at: UnixSeconds,
     /// The last moment at which it may be accepted for the first time.
     pub deliver_by: UnixSeconds,
+    /// The values of the secrets and configs in `content`, sealed to the host; no part of `version_hash`, as sealing the same value
+    /// again makes other bytes.
+    #[serde(default, skip_serializing_if = "Sealed::is_empty")]
+    pub sealed: Sealed,
     /// The earlier revision that may be reinstated if this one fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+}
+
+/// Values that only one host can open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sealed {
+    /// The host's sealing key that they are sealed to, in hex; of no meaning where there are none.
+    #[serde(with = "hex_key")]
+    pub to: [u8; 32],
+    /// The digest of a value → the value in age's format, in base64.
+    pub values: BTreeMap<String, String>,
+}
+
+impl Sealed {
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
 }
 
 /// An earlier revision that the operator allows to come back.
@@ -64,7 +88,34 @@ impl SliceStatement {
         if VersionHash::of_bytes(&bytes) != self.version_hash {
             return Err(Fault::new(Code::HashMismatch, "the version hash is not that of the content"));
         }
-        from_strict_json(&bytes).map_err(|e| Fault::new(Code::BadContent, format!("this agent does not understand the content: {e}")))
+        // A value has no key twice, and one with a canonical form no unsafe number: nothing is left to be strict about.
+        HostSpec::deserialize(&self.content)
+            .map_err(|e| Fault::new(Code::BadContent, format!("this agent does not understand the content: {}", CanonicalError::Shape(e))))
+    }
+
+    /// Checks that each value which `spec`, the content, needs is here and sealed to `key`, and nothing else.
+    ///
+    /// # Errors
+    /// [`Code::SecretsUnreadable`], with the names of what is not.
+    pub fn require_sealed(&self, spec: &HostSpec, key: &[u8; 32]) -> Result<(), Fault> {
+        let unreadable = |message: String| Err(Fault::new(Code::SecretsUnreadable, message));
+        let needed = spec.sealed_digests();
+        let missing: Vec<&str> =
+            needed.iter().filter(|(digest, _)| !self.sealed.values.contains_key(**digest)).map(|(_, name)| name.as_str()).collect();
+        if !missing.is_empty() {
+            return unreadable(format!("the slice lacks the value of the {}; push the topology again", missing.join(" and the ")));
+        }
+        if !self.sealed.is_empty() && self.sealed.to != *key {
+            return unreadable("the values in the slice are sealed to another key than this host's; push the topology again".to_owned());
+        }
+        if let Some(unknown) = self.sealed.values.keys().find(|digest| !needed.contains_key(digest.as_str())) {
+            return unreadable(format!("the slice has a value, {unknown}, that none of its secrets and configs has"));
+        }
+        let total = self.sealed.values.values().map(String::len).fold(0_usize, usize::saturating_add);
+        if total.div_ceil(4).saturating_mul(3) > SEALED_HOST_MAX {
+            return unreadable(format!("the values in the slice are larger than {} KiB together", SEALED_HOST_MAX / 1024));
+        }
+        Ok(())
     }
 }
 
@@ -229,6 +280,38 @@ pub(crate) mod hex_key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::canonical::from_strict_json;
+
+    #[test]
+    fn a_slice_holds_what_its_secrets_need_and_nothing_else() {
+        let content = |digests: &[&str]| {
+            let objects: BTreeMap<&str, Value> = digests.iter().map(|d| (*d, serde_json::json!({ "digest": d }))).collect();
+            serde_json::json!({ "docker": { "secrets": objects } })
+        };
+        let with = |digests: &[&str], to: u8, values: &[&str]| {
+            let content = content(digests);
+            let values = values.iter().map(|d| ((*d).to_owned(), "x".to_owned())).collect();
+            let spec: HostSpec = serde_json::from_value(content.clone()).unwrap();
+            let before = r#"{"cluster":"acme","topology":"edge","generation":3,"host_id":"HOST","content":{},"version_hash":"HASH","issued_at":1,"deliver_by":2}"#;
+            let before =
+                before.replace("HOST", &"0".repeat(64)).replace("HASH", crate::canonical::version_hash(&content).unwrap().as_str());
+            let old: SliceStatement = from_strict_json(before.as_bytes()).unwrap();
+            assert!(!String::from_utf8(to_canonical(&old).unwrap()).unwrap().contains("sealed"), "signed as before there were secrets");
+            let slice = SliceStatement { content, sealed: Sealed { to: [to; 32], values }, ..old };
+            assert_eq!(slice.version_hash, crate::canonical::version_hash(&slice.content).unwrap());
+            slice.require_sealed(&spec, &[1; 32]).map_err(|f| (f.code, f.message))
+        };
+        assert_eq!(with(&["a"], 1, &["a"]), Ok(()));
+        assert_eq!(with(&[], 9, &[]), Ok(()));
+        for (digests, to, values, words) in [
+            (&["a", "b"][..], 1, &["a"][..], "lacks the value of the secret `b`"),
+            (&["a"], 2, &["a"], "another key than this host's"),
+            (&["a"], 1, &["a", "b"], "that none of its secrets and configs has"),
+        ] {
+            let (code, message) = with(digests, to, values).unwrap_err();
+            assert!(code == Code::SecretsUnreadable && message.contains(words), "{message}");
+        }
+    }
 
     #[test]
     fn a_topology_that_takes_nothing_is_signed_as_it_was_before_there_were_inputs() {

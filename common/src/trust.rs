@@ -330,7 +330,8 @@ impl TrustRoot {
         Err(Fault::new(Code::WrongCluster, format!("the statement is for cluster `{cluster}`, this is `{}`", self.cluster)))
     }
 
-    /// Verifies a slice for the host of `binding`: signatures, scope, cluster, host, content hash.
+    /// Verifies a slice for the host of `binding`: signatures, scope, cluster, host, content hash, and that what is sealed in it is all
+    /// there.
     /// Time, generation and local policy are the intake's to judge.
     ///
     /// # Errors
@@ -339,7 +340,7 @@ impl TrustRoot {
         let slice = self.authorise(signed, Some(&binding.name))?;
         self.check_cluster(&slice.statement().cluster)?;
         check_host(&slice.statement().host_id, &binding.host_id)?;
-        slice.statement().spec()?;
+        slice.statement().require_sealed(&slice.statement().spec()?, &binding.sealing_key)?;
         Ok(slice)
     }
 

@@ -96,4 +96,8 @@ fn paths_follow_the_topology_to_another_folder() {
         assert!(imported.asked.files.contains(path), "{path}: {:?}", imported.asked);
     }
     assert!(imported.asked.files.contains("compose/base.env"));
+    let imported = import(&["sealed.yml"], None, "compose", &moved);
+    let text = imported.text.unwrap();
+    assert!(text.contains("file: compose/secrets/password.txt") && text.contains("file: settings.conf"), "{text}");
+    assert!(imported.asked.files.is_empty() && !imported.asked.variables.contains("API_TOKEN"), "their values are for whoever pushes");
 }

@@ -123,6 +123,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::BadRoot
         | Code::HashMismatch
         | Code::BadContent
+        | Code::SecretsUnreadable
         | Code::UnknownKind
         | Code::BadParams
         | Code::InvalidArgument => tonic::Code::InvalidArgument,
@@ -133,6 +134,8 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::StepFailed
         | Code::ImageUnavailable
         | Code::EngineTooOld
+        | Code::NotThere
+        | Code::AdoptDiffers
         | Code::RolledBack
         | Code::DependencyFailed
         | Code::Internal => tonic::Code::Internal,

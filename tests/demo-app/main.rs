@@ -2,7 +2,7 @@
 //!
 //! Verbs: `serve [PORT]` answers HTTP with who it is; `check [PORT]` asks such a server (for
 //! healthchecks); `sleep [SECONDS|infinity]`, without a word for ever; `true`; `exit CODE`; `print WORDS`. The verb may also be
-//! the program's own file name, so that `/bin/sleep` works. Compiled by the harness with plain `rustc`.
+//! the program's own file name, so that `/bin/sleep` works. `cat FILE` prints a file. Compiled by the harness with plain `rustc`.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -34,7 +34,7 @@ fn main() {
     let name = name.rsplit('/').next().unwrap_or_default().to_owned();
     let mut words: Vec<String> = words.collect();
     let verb = match name.as_str() {
-        "sleep" | "true" | "check" => name,
+        "sleep" | "true" | "check" | "cat" => name,
         _ if words.is_empty() => "serve".to_owned(),
         _ => words.remove(0),
     };
@@ -46,12 +46,20 @@ fn main() {
         "sleep" => sleep(first),
         "true" => 0,
         "exit" => first.and_then(|c| c.parse().ok()).unwrap_or(1),
+        "cat" => match first.map(std::fs::read) {
+            Some(Ok(content)) => i32::from(std::io::stdout().write_all(&content).is_err()),
+            Some(Err(error)) => {
+                eprintln!("moorline-demo: {error}");
+                1
+            }
+            None => 64,
+        },
         "print" => {
             println!("{}", words.join(" "));
             0
         }
         other => {
-            eprintln!("moorline-demo: no verb `{other}`; known are serve, check, sleep, true, exit, print");
+            eprintln!("moorline-demo: no verb `{other}`; known are serve, check, sleep, true, exit, print, cat");
             64
         }
     };

@@ -16,7 +16,7 @@ pub const IMAGE: &str = "moorline-demo:1";
 const SOURCE: &str = include_str!("../demo-app/main.rs");
 const BLOCK: usize = 512;
 /// The program under the names that topologies call it by.
-const LINKS: [&str; 3] = ["bin/sleep", "bin/true", "bin/check"];
+const LINKS: [&str; 4] = ["bin/sleep", "bin/true", "bin/check", "bin/cat"];
 
 /// Makes [`IMAGE`] on the engine unless it is there already. Returns whether it was made now.
 ///

@@ -8,11 +8,14 @@
 //! | [`fleet`] | a hub, an operator's home and agents in one temporary folder |
 //! | [`operator`] | the Operator service, called as an operator's machine does |
 //! | [`engine`] | the Docker Engine: asking it and cleaning up behind a test |
+//! | [`inspect`] | what the engine says of its objects, and two such accounts side by side |
+//! | [`peer`] | Debian's `docker-compose` once more, loaded once and run for file after file |
 //! | [`own_engine`] | a Docker Engine of our own, to be stopped and started |
 //! | [`image`] | the image that tests and demo run, made without a registry |
 //! | [`registry`] | a registry of our own, with a login |
 //! | [`proxy`] | a recording proxy in front of the engine's socket |
 //! | [`crash`] | killing an agent anywhere, and checking what it did against what the engine saw |
+//! | [`leaks`] | whether a value stands anywhere, in whichever form |
 //! | [`faults`] | system calls of a program that fail or take long |
 //! | [`evil`] | a hub that sends whatever a test tells it to |
 //! | [`demo`] | the guided tour behind `cargo demo` |
@@ -28,9 +31,12 @@ pub mod evil;
 pub mod faults;
 pub mod fleet;
 pub mod image;
+pub mod inspect;
+pub mod leaks;
 pub mod limits;
 pub mod operator;
 pub mod own_engine;
+pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod registry;

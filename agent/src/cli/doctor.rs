@@ -26,7 +26,7 @@ pub(super) async fn doctor(config: &Config, output: Output) -> anyhow::Result<Ex
 fn ownership(config: &Config) -> Option<Ownership> {
     let state = StateDir(config.state.clone());
     let enrolment = state.joined().ok()?;
-    Some(Ownership { cluster: enrolment.cluster, host_id: state.keys().ok()??.host_id() })
+    Some(Ownership { cluster: enrolment.cluster, host_id: state.keys().ok()??.host_id(), known: Default::default() })
 }
 
 fn line(check: &Check) -> String {

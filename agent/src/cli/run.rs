@@ -27,7 +27,9 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
         let config = config.clone();
         let ended = match config.driver {
             DriverKind::Docker => {
-                let driver = DockerDriver::new(config.docker_socket.clone(), owned).with_registries(config.registries.clone());
+                let driver = DockerDriver::new(config.docker_socket.clone(), owned)
+                    .with_registries(config.registries.clone())
+                    .with_vault(host.vault());
                 run_agent(config.clone(), host, driver, shutdown.clone()).await?
             }
             DriverKind::Sim => {

@@ -23,7 +23,10 @@ pub(super) async fn teardown(config: &Config, yes: bool) -> anyhow::Result<ExitC
     let owned = host.ownership();
     let topology = removal.topology().clone();
     let report = match config.driver {
-        DriverKind::Docker => tear_down(config, removal, DockerDriver::new(config.docker_socket.clone(), owned)).await?,
+        DriverKind::Docker => {
+            let driver = DockerDriver::new(config.docker_socket.clone(), owned).with_vault(host.vault());
+            tear_down(config, removal, driver).await?
+        }
         DriverKind::Sim => tear_down(config, removal, SimDriver::new(&config.state, owned)).await?,
     };
     if report.is_empty() {

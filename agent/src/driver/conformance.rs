@@ -9,7 +9,7 @@ use moorline_common::fault::Code;
 use moorline_common::id::TopologyId;
 use moorline_common::observe::{ContainerState, Observed, ObservedContainer};
 use moorline_common::plan::docker::{desired_resources, plan};
-use moorline_common::plan::{Action, ContainerTarget, Identity, Plan, Step};
+use moorline_common::plan::{Action, ContainerTarget, Identity, InPlace, Plan, Step};
 use moorline_common::topology::HostSpec;
 use serde_json::{Value, json};
 
@@ -307,6 +307,11 @@ async fn strangers_are_left_alone(bench: &impl Bench) {
     for action in [
         Action::RemoveContainer { id: stranger.id.clone() },
         Action::ReplaceContainer { old_id: stranger.id.clone(), target: Box::new(target(&planned)) },
+        Action::UpdateContainer {
+            id: stranger.id.clone(),
+            target: Box::new(target(&planned)),
+            changes: InPlace { restart: true, ..InPlace::default() },
+        },
         Action::RemoveNetwork { id: before.networks[&network].id.clone() },
     ] {
         let step = Step { action, ..planned.steps[0].clone() };
@@ -325,11 +330,11 @@ async fn a_changed_network_takes_its_containers_along(bench: &impl Bench) {
     settle(&renamed, &before).await;
     let mut changed = before.clone();
     changed.docker.as_mut().unwrap().networks.get_mut("m").unwrap().labels.insert("a".to_owned(), "b".to_owned());
-    assert_eq!(verbs(&settle(&renamed, &changed).await), ["replace", "replace"]);
+    assert_eq!(verbs(&settle(&renamed, &changed).await), ["replace", "update"]);
     // Cut short right after the network.
     let (_, planned) = look(&renamed, &before).await;
     bench.driver().apply(&planned.steps[0]).await.unwrap();
-    assert_eq!(verbs(&settle(&renamed, &before).await), ["replace"]);
+    assert_eq!(verbs(&settle(&renamed, &before).await), ["update"]);
     settle(&renamed, &HostSpec::default()).await;
 }
 
@@ -343,7 +348,7 @@ async fn a_network_that_was_removed_comes_back_with_its_containers(bench: &impl 
             bench.by_hand(ByHand::Kill(&one_name)).await;
         }
         bench.by_hand(ByHand::DropNetwork(&network)).await;
-        assert_eq!(verbs(&settle(&renamed, &desired).await), ["create", "replace"]);
+        assert_eq!(verbs(&settle(&renamed, &desired).await), ["create", if stopped_first { "replace" } else { "update" }]);
         let (observed, _) = look(&renamed, &desired).await;
         assert!(container(&observed, &one_name).config.unwrap().networks.contains_key(&network));
     }

@@ -64,6 +64,8 @@ pub(super) enum Evidence {
     },
     /// What is going to be removed.
     Debris(Debris),
+    /// Nothing: the operation changes nothing.
+    Nothing,
 }
 
 /// Where a container is in its life.
@@ -192,7 +194,14 @@ pub(super) fn judge_container(act: &Act, was: &Life, is: Option<&Life>, age: Dur
         (Act::Stop { .. } | Act::Kill { .. } | Act::Pause | Act::Unpause, Some(_)) => unknown(),
         // Never a container's.
         (
-            Act::Pull | Act::Prune { .. } | Act::Converge | Act::Release | Act::TimeReset | Act::Cancel { .. } | Act::Resolve { .. },
+            Act::Pull
+            | Act::Prune { .. }
+            | Act::Converge
+            | Act::Release
+            | Act::TimeReset
+            | Act::Survey(_)
+            | Act::Cancel { .. }
+            | Act::Resolve { .. },
             Some(_),
         ) => unknown(),
     }

@@ -4,6 +4,7 @@
 //! nothing of slices, journals or the hub. One conformance suite runs against every driver.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_common::fault::Code;
@@ -16,23 +17,28 @@ use serde_json::Value;
 mod conformance;
 pub mod docker;
 mod evidence;
+mod known;
 mod op;
 mod output;
 mod prune;
 pub mod pulls;
 pub mod sim;
+mod survey;
 
+pub use known::Known;
 #[cfg(test)]
 pub(crate) use op::KINDS;
 pub use op::{Begun, Found, OpOrder, OpResult};
 
-/// Whose objects a driver counts as owned: those whose labels name this cluster and this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whose objects a driver counts as owned: those whose labels name this cluster and this host, and those that were taken over.
+#[derive(Debug, Clone)]
 pub struct Ownership {
     /// The cluster.
     pub cluster: ClusterId,
     /// The host.
     pub host_id: HostId,
+    /// What labels do not tell.
+    pub known: Arc<Known>,
 }
 
 /// What went wrong in a driver, and what the engine's caller may do about it.
@@ -71,6 +77,11 @@ pub trait Driver: Send + Sync + 'static {
 
     /// How many steps may run at once.
     fn parallelism(&self) -> usize;
+
+    /// What it knows of objects beside their labels. The ledger keeps it.
+    fn known(&self) -> Arc<Known> {
+        Arc::default()
+    }
 
     /// Looks at everything that bears our labels, and at strangers enough to see name conflicts.
     /// Never mutates.

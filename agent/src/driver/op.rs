@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{DriverError, DriverErrorKind};
 
 /// The kinds that an engine of containers does.
-pub(crate) const KINDS: &[&str] = &["start", "stop", "restart", "kill", "pause", "unpause", "exec", "pull", "destroy", "prune"];
+pub(crate) const KINDS: &[&str] = &["start", "stop", "restart", "kill", "pause", "unpause", "exec", "pull", "destroy", "prune", "survey"];
 
 /// One-shot work on one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]

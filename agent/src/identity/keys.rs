@@ -1,5 +1,6 @@
 //! The host's long-lived keys: made at the first join, kept for the life of the machine.
 
+use bech32::{Bech32, Hrp};
 use moorline_common::enrol::HostClaim;
 use moorline_common::id::{HostEpoch, HostId, HostName};
 use moorline_common::sign::PrivateKey;
@@ -9,6 +10,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::{IdentityError, StateDir};
 
 const IDENTITY: &str = "identity.json";
+/// How age names an X25519 secret key.
+const SECRET_KEY: &str = "age-secret-key-";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +48,17 @@ impl HostKeys {
     #[must_use]
     pub fn sealing_key(&self) -> [u8; 32] {
         x25519_dalek::PublicKey::from(&self.sealing_secret).to_bytes()
+    }
+
+    /// The X25519 key as age takes it, to open what is sealed to this host.
+    ///
+    /// # Errors
+    /// [`IdentityError::Crypto`], never in practice: every key has such a form.
+    pub fn sealing_identity(&self) -> Result<age::x25519::Identity, IdentityError> {
+        let secret = Zeroizing::new(self.sealing_secret.to_bytes());
+        let name = Hrp::parse(SECRET_KEY).map_err(|e| IdentityError::Crypto(e.to_string()))?;
+        let text = bech32::encode_upper::<Bech32>(name, secret.as_slice()).map_err(|e| IdentityError::Crypto(e.to_string()))?;
+        Zeroizing::new(text).parse().map_err(|e: &str| IdentityError::Crypto(e.to_owned()))
     }
 
     /// What the host says about itself.
@@ -125,6 +139,13 @@ mod tests {
         let second = state.ensure_keys().unwrap();
         assert_eq!(first.host_id(), second.host_id());
         assert_eq!(first.sealing_key(), second.sealing_key());
+        let to = Hrp::parse("age").unwrap();
+        let recipient = bech32::encode::<Bech32>(to, &first.sealing_key()).unwrap();
+        assert_eq!(
+            second.sealing_identity().unwrap().to_public().to_string(),
+            recipient,
+            "what is sealed to the one is opened by the other"
+        );
         assert_eq!(first.epoch, second.epoch);
     }
 

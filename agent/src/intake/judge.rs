@@ -4,8 +4,6 @@
 //! |---|---|
 //! | reads floors, trust and clocks; stores what is accepted | is this statement accepted, known already, or refused, and by which code? |
 
-use std::path::PathBuf;
-
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
 use moorline_common::sign::{Envelope, Signed, Verified};
@@ -13,7 +11,7 @@ use moorline_common::statement::{HostBinding, SliceStatement};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 
-use super::policy::{self, Resolve};
+use super::policy::{self, Guarded, Resolve};
 use crate::config::Policy;
 use crate::identity::HostKeys;
 use crate::ledger::{Floor, FloorState};
@@ -56,8 +54,8 @@ pub struct SliceContext<'a> {
     pub pinned: Option<&'a TopologyId>,
     /// What this host allows.
     pub policy: &'a Policy,
-    /// The paths of the engine's socket, which no container may have.
-    pub engine_sockets: &'a [PathBuf],
+    /// What no container may have.
+    pub guarded: &'a Guarded,
     /// Where a path of the host leads.
     pub resolve: Resolve,
     /// What time it is, as far as this host can know.
@@ -121,7 +119,7 @@ pub fn judge_slice(slice: &Verified<SliceStatement>, spec: &HostSpec, trust: &Tr
         }
         check_issued(statement.issued_at, context.time)?;
     }
-    policy::check(spec, context.policy, context.engine_sockets, context.resolve)?;
+    policy::check(spec, context.policy, context.guarded, context.resolve)?;
     Ok(if known { Verdict::Known } else { Verdict::New })
 }
 

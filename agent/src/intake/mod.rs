@@ -3,7 +3,6 @@
 //!
 //! [`judge`] decides; this reads and stores. It never touches an engine: it hands the accepted slice on.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
@@ -21,12 +20,14 @@ use crate::config::Policy;
 use crate::db::{DbError, blocking};
 use crate::ledger::{Admission, Floor, FloorState, Ledger};
 use crate::trust::{Trust, TrustStore, next_root};
+use crate::vault::Vault;
 
 pub mod gate;
 pub mod judge;
 pub mod policy;
 
 use judge::{Own, SliceContext, Time, Verdict};
+use policy::Guarded;
 
 /// An accepted slice: what the host shall be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +81,10 @@ pub struct Parts {
     pub own: Own,
     /// What this host allows.
     pub policy: Policy,
-    /// The paths of the engine's socket, symbolic links resolved and not.
-    pub engine_sockets: Vec<PathBuf>,
+    /// What no container may have.
+    pub guarded: Guarded,
+    /// Opens what is sealed to this host.
+    pub vault: Arc<Vault>,
     /// Why nothing may be changed, if the agent's records are damaged.
     pub quarantine: Option<Fault>,
 }
@@ -240,7 +243,8 @@ impl Intake {
         }
         let (slice, spec) = judge::verify_slice(envelope, &trust, &self.parts.own)?;
         let mut desired = desired_of(&slice, spec);
-        let (ledger, policy, engine_sockets) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.engine_sockets.clone());
+        let (ledger, policy, guarded) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.guarded.clone());
+        let (vault, sealed) = (self.parts.vault.clone(), slice.statement().sealed.clone());
         let (desired, verdict) = blocking(move || {
             let statement = slice.statement();
             let floor = ledger.floor(&statement.topology)?;
@@ -251,17 +255,19 @@ impl Intake {
                 floor: floor.as_ref(),
                 pinned: pinned.as_ref(),
                 policy: &policy,
-                engine_sockets: &engine_sockets,
+                guarded: &guarded,
                 resolve: policy::resolve,
                 time,
             };
             let verdict = judge::judge_slice(&slice, &desired.spec, &trust, context)?;
+            vault.check(&desired.spec, &sealed)?;
             let admission = &mut desired.admission;
             admission.content_since = Floor::content_since(floor.as_ref(), &admission.version_hash, admission.generation);
             // A known slice whose row was lost, or that was taken down on the host itself, gets its rows again.
             if verdict == Verdict::New || (current.is_none() && !admission.is_empty) {
                 ledger.admit(admission, &boot)?;
             }
+            vault.offer(&sealed);
             Ok::<_, IntakeError>((Arc::new(desired), verdict))
         })
         .await

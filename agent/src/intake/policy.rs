@@ -35,14 +35,32 @@ pub fn resolve(path: &Path) -> Option<PathBuf> {
     }
 }
 
+/// What no container gets, unless the policy file names that very path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guarded {
+    /// The paths of the engine's socket, symbolic links resolved and not.
+    pub engine_sockets: Vec<PathBuf>,
+    /// The agent's own folders: its state, and the files with secrets.
+    pub folders: Vec<PathBuf>,
+}
+
 /// Checks everything that `spec` would take from the host.
 ///
 /// # Errors
 /// [`Code::PolicyDenied`] with what would have to stand in the policy file.
-pub fn check(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf], resolve: Resolve) -> Result<(), Fault> {
+pub fn check(spec: &HostSpec, policy: &Policy, guarded: &Guarded, resolve: Resolve) -> Result<(), Fault> {
     let Some(docker) = &spec.docker else { return Ok(()) };
-    let check = Check { policy, engine_sockets, resolve };
+    let check = Check { policy, guarded, resolve };
+    for (name, network) in docker.networks.iter().filter(|(_, network)| network.external || network.adopt.is_some()) {
+        check.outside(network.name.as_ref().unwrap_or(name), &format!("network `{name}`"))?;
+    }
+    for (name, volume) in docker.volumes.iter().filter(|(_, volume)| volume.external || volume.adopt.is_some()) {
+        check.outside(volume.name.as_ref().unwrap_or(name), &format!("volume `{name}`"))?;
+    }
     for (name, service) in &docker.services {
+        if let Some(id) = &service.adopt {
+            check.outside(service.container_name.as_ref().unwrap_or(id), &format!("service `{name}`"))?;
+        }
         check.options(&docker.services, &service.options, &format!("service `{name}`"))?;
         for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
             check.path(mount.source.as_deref().unwrap_or_default(), &format!("service `{name}`"))?;
@@ -57,11 +75,24 @@ pub fn check(spec: &HostSpec, policy: &Policy, engine_sockets: &[PathBuf], resol
 
 struct Check<'a> {
     policy: &'a Policy,
-    engine_sockets: &'a [PathBuf],
+    guarded: &'a Guarded,
     resolve: Resolve,
 }
 
 impl Check<'_> {
+    /// What is there without Moorline is somebody else's: a slice uses or takes over only what the host gives away.
+    fn outside(&self, on_engine: &str, who: &str) -> Result<(), Fault> {
+        let allows = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(beginning) => on_engine.starts_with(beginning),
+            None => on_engine == pattern,
+        };
+        if self.policy.outside.iter().any(allows) {
+            return Ok(());
+        }
+        let why = format!("{who}: `{}` is not Moorline's, and not among the names in `outside` of this host's policy file", cut(on_engine));
+        Err(Fault::new(Code::PolicyDenied, why))
+    }
+
     /// The engine's `local` driver hands its options to mount(2): they can reach anything on the host.
     fn volume(&self, volume: &VolumeSpec, who: &str) -> Result<(), Fault> {
         let denied = |why: String| Err(Fault::new(Code::PolicyDenied, format!("{who}: {why}")));
@@ -207,11 +238,19 @@ impl Check<'_> {
             return denied("the agent cannot tell where it leads; let it see every folder above and give links a target");
         };
         let is_engine = |path: &Path| {
-            self.engine_sockets.iter().any(|s| s.starts_with(path) || (self.resolve)(s).is_some_and(|s| s.starts_with(path)))
+            self.guarded.engine_sockets.iter().any(|s| s.starts_with(path) || (self.resolve)(s).is_some_and(|s| s.starts_with(path)))
                 || path.file_name().is_some_and(|n| n == "docker.sock")
         };
         if (is_engine(source) || is_engine(&real)) && !self.policy.bind_roots.iter().any(|root| root == source) {
             return denied("it holds the engine's socket");
+        }
+        // What is in them, and what they are in.
+        let meets = |path: &Path, own: &Path| own.starts_with(path) || path.starts_with(own);
+        let is_own = |path: &Path| {
+            self.guarded.folders.iter().any(|own| meets(path, own) || (self.resolve)(own).is_some_and(|own| meets(path, &own)))
+        };
+        if (is_own(source) || is_own(&real)) && !self.policy.bind_roots.iter().any(|root| root == source) {
+            return denied("it holds the agent's own files, or is one of them");
         }
         if !self.policy.bind_roots.iter().any(|root| (self.resolve)(root).is_some_and(|root| real.starts_with(root))) {
             return denied("it is outside the `bind_roots` of this host's policy file");
@@ -278,7 +317,37 @@ mod tests {
 
     fn denies(policy: &Policy, volume: Value) -> bool {
         let spec: HostSpec = serde_json::from_value(json!({ "docker": { "volumes": { "v": volume } } })).unwrap();
-        check(&spec, policy, &["/run/docker.sock".into()], resolve).is_err_and(|f| f.code == Code::PolicyDenied)
+        check(&spec, policy, &Guarded { engine_sockets: vec!["/run/docker.sock".into()], ..Guarded::default() }, resolve)
+            .is_err_and(|f| f.code == Code::PolicyDenied)
+    }
+
+    #[test]
+    fn what_is_not_moorlines_is_used_and_taken_over_only_when_the_host_gives_it_away() {
+        let ask = |docker: Value, outside: &[&str]| {
+            let policy = Policy { outside: outside.iter().map(|name| (*name).to_owned()).collect(), ..Policy::default() };
+            let spec = serde_json::from_value(json!({ "docker": docker })).unwrap();
+            check(&spec, &policy, &Guarded::default(), resolve).map_err(|fault| fault.code)
+        };
+        let id = "a".repeat(64);
+        let asked = [
+            (json!({ "networks": { "shop": { "external": true } } }), "shop"),
+            (json!({ "networks": { "front": { "external": true, "name": "shop" } } }), "shop"),
+            (json!({ "networks": { "front": { "adopt": id, "name": "shop" } } }), "shop"),
+            (json!({ "volumes": { "shop": { "external": true } } }), "shop"),
+            (json!({ "volumes": { "data": { "adopt": "shop", "name": "shop" } } }), "shop"),
+            (json!({ "services": { "web": { "image": "i", "container_name": "shop", "adopt": id } } }), "shop"),
+        ];
+        for (docker, name) in asked {
+            for outside in [&[][..], &["sho"], &["shops"], &["sh"]] {
+                assert_eq!(ask(docker.clone(), outside), Err(Code::PolicyDenied), "{docker} with {outside:?}");
+            }
+            for outside in [&[name][..], &["*"], &["sh*"], &["x", "shop*"]] {
+                assert_eq!(ask(docker.clone(), outside), Ok(()), "{docker} with {outside:?}");
+            }
+        }
+        let own = json!({ "networks": { "a": { "name": "shop" } }, "volumes": { "a": { "name": "shop" } },
+            "services": { "web": { "image": "i", "container_name": "shop" } } });
+        assert_eq!(ask(own, &[]), Ok(()), "a name is no right to what bears it");
     }
 
     #[test]
@@ -286,7 +355,7 @@ mod tests {
         let asks = |policy: &Policy, options: Value| {
             let services = json!({ "s": { "image": "i", "options": options }, "db": { "image": "i" } });
             let spec = serde_json::from_value(json!({ "docker": { "services": services } })).unwrap();
-            check(&spec, policy, &[], resolve)
+            check(&spec, policy, &Guarded::default(), resolve)
         };
         let wide = Policy {
             privileged: true,
@@ -347,7 +416,7 @@ mod tests {
         let asks = |policy: &Policy, options: Value| {
             let mount = json!({ "type": "bind", "source": "/srv/moorline/a", "options": options });
             let spec = json!({ "docker": { "services": { "s": { "image": "i", "volumes": { "/a": mount } } } } });
-            check(&serde_json::from_value(spec).unwrap(), policy, &[], resolve)
+            check(&serde_json::from_value(spec).unwrap(), policy, &Guarded::default(), resolve)
         };
         let wide = Policy { host_namespaces: vec!["mount".to_owned()], ..Policy::default() };
         for word in ["shared", "rshared"] {
@@ -440,7 +509,38 @@ mod tests {
         }
         let spec = json!({ "docker": { "volumes": { "v": { "driver_opts": { "o": "bind", "device": "/srv/moorline/secret/out" } } } } });
         let spec: HostSpec = serde_json::from_value(spec).unwrap();
-        let fault = check(&spec, &Policy::default(), &[], forbidden).unwrap_err();
+        let fault = check(&spec, &Policy::default(), &Guarded::default(), forbidden).unwrap_err();
         assert!(fault.code == Code::PolicyDenied && fault.message.contains("cannot tell"), "{fault}");
+    }
+
+    #[test]
+    fn no_container_gets_the_agents_own_files_by_a_path_or_a_volume() {
+        fn same(path: &Path) -> Option<PathBuf> {
+            Some(if path.starts_with("/link") {
+                Path::new("/run/agent").join(path.strip_prefix("/link").unwrap())
+            } else {
+                path.to_owned()
+            })
+        }
+        let guarded = Guarded { folders: vec!["/run/agent/secrets".into(), "/var/lib/agent".into()], ..Guarded::default() };
+        let policy = Policy { bind_roots: vec!["/run".into(), "/var".into(), "/link".into()], ..Policy::default() };
+        let asks = |policy: &Policy, source: &str| {
+            let spec = serde_json::json!({ "docker": { "services": { "a": { "image": "i", "volumes": { "/x": { "type": "bind", "source": source } } } } } });
+            let volume = serde_json::json!({ "docker": { "volumes": { "v": { "driver_opts": { "type": "none", "o": "bind", "device": source } } } } });
+            [spec, volume].map(|spec| check(&serde_json::from_value(spec).unwrap(), policy, &guarded, same).map_err(|f| f.message))
+        };
+        for source in
+            ["/run/agent", "/run/agent/secrets", "/run/agent/secrets/h/f", "/var/lib", "/var/lib/agent/identity.json", "/link/secrets"]
+        {
+            for asked in asks(&policy, source) {
+                assert!(
+                    asked.as_ref().is_err_and(|why| why.contains("the agent's own files") || why.contains("bind_roots")),
+                    "{source}: {asked:?}"
+                );
+            }
+        }
+        assert!(asks(&policy, "/run/agent/secrets-of-another").iter().all(Result::is_ok));
+        let named = Policy { bind_roots: vec!["/run/agent/secrets".into()], ..policy };
+        assert!(asks(&named, "/run/agent/secrets").iter().all(Result::is_ok), "an administrator may name that very path");
     }
 }

@@ -1,8 +1,11 @@
 //! Each refusal by its code, and what is durable before anything acts.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::sign::PrivateKey;
+use moorline_common::statement::Sealed;
 use moorline_common::trust::TrustRoot;
 use serde_json::{Value, json};
 
@@ -347,4 +350,33 @@ async fn a_stored_slice_is_verified_again_before_it_is_enforced_offline() {
     let mut edited = bench.operator.intake(&bench.db);
     assert!(edited.enforce_stored().await.is_err());
     assert!(edited.target().borrow().desired.is_none());
+}
+
+#[tokio::test]
+async fn values_that_this_host_cannot_open_are_refused_before_anything_acts() {
+    let mut b = ready().await;
+    let digest = "0f".repeat(32);
+    let content = json!({ "docker": { "secrets": { "db": { "digest": digest } },
+        "services": { "site": { "image": "i", "secrets": { "/run/secrets/db": { "source": "db" } } } } } });
+    let own = b.operator.keys.sealing_identity().unwrap().to_public();
+    let other = age::x25519::Identity::generate().to_public();
+    let sealed_to = |recipient: &age::x25519::Recipient| STANDARD.encode(age::encrypt(recipient, b"marked").unwrap());
+    let with = |to: [u8; 32], values: &[(&str, String)]| {
+        let values = values.iter().map(|(digest, value)| ((*digest).to_owned(), value.clone())).collect();
+        b.operator.slice_with(1, content.clone(), |slice| slice.sealed = Sealed { to, values })
+    };
+    let key = b.operator.keys.sealing_key();
+    let wrong = [
+        ("none", b.operator.slice(1, content.clone())),
+        ("of another digest", with(key, &[(&"1f".repeat(32), sealed_to(&own))])),
+        ("to another host", with(key, &[(&digest, sealed_to(&other))])),
+        ("to another key, as it says", with([9; 32], &[(&digest, sealed_to(&own))])),
+        ("no sealed value", with(key, &[(&digest, "bWFya2Vk".to_owned())])),
+    ];
+    let good = with(key, &[(&digest, sealed_to(&own))]);
+    for (what, slice) in wrong {
+        assert_eq!(b.refused(slice).await, Code::SecretsUnreadable, "{what}");
+    }
+    b.intake.slice(good).await.unwrap();
+    assert!(b.intake.target().borrow().desired.is_some());
 }

@@ -22,7 +22,7 @@ use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, ResourceId, UnixSeconds};
 use moorline_common::observe::{ContainerState, EngineState, Observed};
 use moorline_common::plan::docker::plan;
-use moorline_common::plan::{Blocked, Plan, Step};
+use moorline_common::plan::{Blocked, Plan, Step, volume_key};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -188,6 +188,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
         self.stopping = shutdown.clone();
         let listener = tokio::spawn(listen(self.driver.clone(), self.events.clone()));
+        self.driver.known().load(self.books.notes().await);
         let result = self.work_until(&shutdown).await;
         listener.abort();
         result?;
@@ -242,6 +243,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.books.expect_success();
         self.settled_push = None;
         self.desired = target.desired;
+        self.driver.known().look_for(self.desired.as_ref().map(|d| &d.spec));
         self.pushes = target.pushes;
     }
 
@@ -314,8 +316,24 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.leave_lanes();
         if settled && self.unrecorded.is_empty() && self.books.settled(desired).await {
             self.settled_push = Some(self.pushes);
+            self.forget_what_is_gone().await;
         }
         Ok(())
+    }
+
+    /// Forgets what was known of objects that the host has no more.
+    async fn forget_what_is_gone(&self) {
+        let Some((observed, _)) = &self.unpublished else { return };
+        let is_there = |key: &String| {
+            observed.containers.values().any(|c| c.id == *key)
+                || observed.networks.values().any(|n| n.id == *key)
+                || observed.volumes.keys().any(|name| volume_key(name) == *key)
+        };
+        let gone: Vec<String> = self.driver.known().keys().into_iter().filter(|key| !is_there(key)).collect();
+        if !gone.is_empty() {
+            self.driver.known().forget(&gone);
+            self.books.forget(gone).await;
+        }
     }
 
     /// Whether an operation left `resource` as it is, to stay so. Nothing stays so when all of a topology goes.

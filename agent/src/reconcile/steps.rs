@@ -129,6 +129,12 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             entries.push(record::ended(&step, op_id, result.as_ref().err()));
             match result {
                 Ok(()) => {
+                    if let Some((key, owner)) = step.action.note() {
+                        let owner = self.driver.known().owner(&key).unwrap_or(owner);
+                        crate::crash::point("reconcile.note.before");
+                        self.books.note(key, owner).await;
+                        crate::crash::point("reconcile.note.after");
+                    }
                     self.retries.succeeded(&step.resource, now);
                     self.work.finish(&step.resource, Ok(()));
                 }

@@ -121,7 +121,7 @@ pub(super) mod tests {
     }
 
     pub(crate) fn step(name: &str, after: &[&str]) -> Step {
-        let target = NetworkTarget { name: name.to_owned(), spec: Default::default(), labels: BTreeMap::new() };
+        let target = NetworkTarget { name: name.to_owned(), spec: Default::default(), adopt: None, labels: BTreeMap::new() };
         Step {
             resource: resource(name),
             action: Action::CreateNetwork(target),

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::error::{Failure, LocalCode};
 use crate::home::Context;
 use crate::limits::{CLOCK_SKEW_MAX_S, REPORTS_AT_ONCE};
+use crate::parallel;
 
 pub mod facts;
 mod floor;
@@ -143,33 +144,32 @@ impl Client {
     pub async fn hosts(&self, name: Option<&HostName>) -> Result<Vec<HostView>, Failure> {
         let request = pb::ListHostsRequest { name: name.map(ToString::to_string).unwrap_or_default(), state: 0 };
         let answer = self.hub.call(|mut rpc| async move { rpc.list_hosts(request).await }).await?;
-        let mut views = Vec::with_capacity(answer.hosts.len());
-        for host in answer.hosts {
-            let (mut view, binding) = HostView::from_wire(host)?;
-            if let Some(envelope) = binding.filter(|_| !view.pending) {
-                match self.verify_binding(&view, envelope) {
-                    Ok(binding) => view.binding = Some(binding),
-                    Err(fault) => view.doubt = Some(fault),
-                }
-            } else if !view.pending {
-                view.doubt = Some(Fault::new(Code::BadEnvelope, "the hub shows no binding for it"));
-            }
-            views.push(view);
-        }
+        let shown = answer.hosts.into_iter().map(HostView::from_wire).collect::<Result<Vec<_>, Fault>>()?;
+        let verdicts = parallel::map(&shown, |(view, binding)| match binding {
+            _ if view.pending => None,
+            Some(envelope) => Some(self.verify_binding(view, envelope)),
+            None => Some(Err(Fault::new(Code::BadEnvelope, "the hub shows no binding for it"))),
+        });
+        let judged = shown.into_iter().zip(verdicts).map(|((view, _), verdict)| match verdict {
+            None => view,
+            Some(Ok(binding)) => HostView { binding: Some(binding), ..view },
+            Some(Err(fault)) => HostView { doubt: Some(fault), ..view },
+        });
+        let mut views: Vec<HostView> = judged.collect();
         self.note_serials(&mut views)?;
         views.sort_by(|a, b| (&a.name, &a.host_id).cmp(&(&b.name, &b.host_id)));
         Ok(views)
     }
 
-    fn verify_binding(&self, view: &HostView, envelope: pb::Envelope) -> Result<Verified<HostBinding>, Fault> {
-        let mut known = self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
-        let binding = match known.get(&view.host_id).filter(|(bytes, _)| *bytes == envelope.json) {
-            Some((_, binding)) => binding.clone(),
+    fn verify_binding(&self, view: &HostView, envelope: &pb::Envelope) -> Result<Verified<HostBinding>, Fault> {
+        let known = || self.bindings.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = known().get(&view.host_id).filter(|(bytes, _)| *bytes == envelope.json).map(|(_, binding)| binding.clone());
+        let binding = match same {
+            Some(binding) => binding,
             None => {
-                let bytes = envelope.json.clone();
-                let signed = Signed::new(Envelope::try_from(envelope)?)?;
+                let signed = Signed::from_json(&envelope.json)?;
                 let binding = self.root.verify_binding(signed, Some(&view.host_id))?;
-                known.insert(view.host_id.clone(), (bytes, binding.clone()));
+                known().insert(view.host_id.clone(), (envelope.json.clone(), binding.clone()));
                 binding
             }
         };
@@ -324,11 +324,12 @@ impl Client {
         let mut results: Vec<Result<Option<ReportView>, Failure>> = hosts.iter().map(|_| Ok(None)).collect();
         let mut tasks = JoinSet::new();
         let mut wanted = hosts.iter().enumerate().filter(|(_, h)| h.bound().is_some() && h.heartbeat.is_some());
+        let client = Arc::new(self.clone());
         loop {
             while tasks.len() < REPORTS_AT_ONCE
                 && let Some((index, host)) = wanted.next()
             {
-                let (client, host) = (self.clone(), (*host).clone());
+                let (client, host) = (client.clone(), (*host).clone());
                 tasks.spawn(async move { (index, client.report(&host).await) });
             }
             let Some(done) = tasks.join_next().await else { return results };

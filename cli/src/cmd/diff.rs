@@ -74,8 +74,8 @@ pub async fn run(args: DiffArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let client = env.client(ui).await?;
     let (old, new) = match args.file {
         Some(file) => {
-            let source = desired::read(ui, &file, &args.inputs)?;
-            against_file(&client, ui, &topology, &source).await?
+            let mut source = desired::read(ui, &file, &args.inputs)?;
+            against_file(&client, ui, &topology, &mut source).await?
         }
         None => revisions(&client, &topology, args.range).await?,
     };
@@ -126,13 +126,14 @@ fn words(outcome: &Outcome) -> String {
     text
 }
 
-async fn against_file(client: &Client, ui: &mut Ui, topology: &TopologyId, source: &desired::Source) -> Result<(Side, Side), Failure> {
+async fn against_file(client: &Client, ui: &mut Ui, topology: &TopologyId, source: &mut desired::Source) -> Result<(Side, Side), Failure> {
     if source.file.topology != *topology {
         let message = format!("{} describes topology `{}`, not `{topology}`", source.name, source.file.topology);
         return Err(Fault::new(Code::InvalidArgument, message).into());
     }
     let current = client.current(topology, true).await?;
     let scene = deploy::scene(client, ui, topology, current).await?;
+    source.read_secrets(&client.context, &deploy::bound(&scene.hosts))?;
     let wanted = deploy::wanted(ui, topology, Some(source), &scene)?;
     let mut hosts = BTreeMap::new();
     for (host_id, spec) in &wanted.hosts {

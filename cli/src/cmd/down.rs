@@ -49,6 +49,7 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
         base: Base::Newest,
         reviewed: None,
+        earlier: None,
         force: false,
         save: args.save,
     };

@@ -10,16 +10,21 @@ use moorline_common::topology::import::{self, Import};
 use moorline_common::topology::limits::TOPOLOGY_FILE_MAX;
 use serde_json::json;
 
+use crate::cmd::Env;
 use crate::error::{Failure, LocalCode};
 use crate::home::files;
 use crate::inputs::{self, InputArgs, Machine};
 use crate::render::Ui;
+
+mod docker;
 
 /// What is imported.
 #[derive(Debug, Subcommand)]
 pub enum ImportVerb {
     /// Make a topology file of Compose files, for one host
     Compose(ComposeArgs),
+    /// Make a topology file that takes over what runs on a host, without touching it
+    Docker(docker::DockerArgs),
 }
 
 /// Arguments of `import compose`.
@@ -49,10 +54,29 @@ pub struct ComposeArgs {
 ///
 /// # Errors
 /// `bad_topology` with everything that is in the way, at its place.
-pub fn run(verb: &ImportVerb, ui: &mut Ui) -> Result<u8, Failure> {
+pub async fn run(verb: &ImportVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     match verb {
         ImportVerb::Compose(args) => compose(args, ui),
+        ImportVerb::Docker(args) => docker::run(args, env, ui).await,
     }
+}
+
+/// Nothing is overwritten.
+fn require_new(out: Option<&PathBuf>) -> Result<(), Failure> {
+    let Some(out) = out.filter(|out| out.exists()) else { return Ok(()) };
+    let fault = Fault::new(Code::AlreadyExists, format!("{} is there already", out.display()));
+    Err(Failure::from(fault).with_remedy("name another file with --out, or remove that one"))
+}
+
+/// Writes the file, or shows it.
+fn give(out: Option<&PathBuf>, text: &str, ui: &mut Ui) -> Result<u8, Failure> {
+    let Some(out) = out else {
+        ui.result(&json!({ "topology": text }), || text.to_owned())?;
+        return Ok(0);
+    };
+    files::write_new(out, text.as_bytes())?;
+    ui.result(&json!({ "file": out }), || format!("wrote {}; look at it, then `moorctl validate -f {}`\n", out.display(), out.display()))?;
+    Ok(0)
 }
 
 fn compose(args: &ComposeArgs, ui: &mut Ui) -> Result<u8, Failure> {
@@ -61,10 +85,7 @@ fn compose(args: &ComposeArgs, ui: &mut Ui) -> Result<u8, Failure> {
     if args.bind_root.as_ref().is_some_and(|root| !root.starts_with('/')) {
         return Err(Failure::usage("--bind-root must be an absolute path on the host", "name one such as `/srv/moorline/shop`"));
     }
-    if let Some(out) = args.out.as_ref().filter(|out| out.exists()) {
-        let fault = Fault::new(Code::AlreadyExists, format!("{} is there already", out.display()));
-        return Err(Failure::from(fault).with_remedy("name another file with --out, or remove that one"));
-    }
+    require_new(args.out.as_ref())?;
     let mut texts = Vec::with_capacity(args.files.len());
     for path in &args.files {
         texts.push((path.display().to_string(), read(path)?));
@@ -92,13 +113,7 @@ fn compose(args: &ComposeArgs, ui: &mut Ui) -> Result<u8, Failure> {
     for note in &imported.notes {
         ui.note(&named(note).render_as(&what, "note"));
     }
-    let Some(out) = &args.out else {
-        ui.result(&json!({ "topology": text }), || text.clone())?;
-        return Ok(0);
-    };
-    files::write_new(out, text.as_bytes())?;
-    ui.result(&json!({ "file": out }), || format!("wrote {}; look at it, then `moorctl validate -f {}`\n", out.display(), out.display()))?;
-    Ok(0)
+    give(args.out.as_ref(), &text, ui)
 }
 
 fn refusal(what: &str, problems: &[Problem]) -> Failure {

@@ -88,7 +88,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Key(verb) => key::run(verb, &env, ui).await,
         Verb::Host(verb) => host::run(verb, &env, ui).await,
         Verb::Validate(args) => validate::run(&args, ui),
-        Verb::Import(verb) => import::run(&verb, ui),
+        Verb::Import(verb) => import::run(&verb, &env, ui).await,
         Verb::Plan(args) => plan::run(args, &env, ui).await,
         Verb::Push(args) => push::run(args, &env, ui).await,
         Verb::Revision(verb) => revision_file::run(verb, &env, ui).await,

@@ -103,7 +103,7 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let topology = source.file.topology.clone();
     let aim = Aim { verb, topology, source: Some(source), accept_older_hub: args.accept_older_hub, wait: args.wait.limit() };
     let (message, deliver_within, force, save) = (args.message, args.deliver_within, args.force, args.save);
-    deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, force, save }).await
+    deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, earlier: None, force, save }).await
 }
 
 /// What is pushed, and what it was made from.

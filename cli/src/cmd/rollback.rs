@@ -13,6 +13,7 @@ use crate::args::parse_generation;
 use crate::desired;
 use crate::error::Failure;
 use crate::render::Ui;
+use crate::revision::Previous;
 
 /// Arguments of `rollback`.
 #[derive(Debug, Args)]
@@ -41,7 +42,8 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         return Err(Failure::usage("--to must name a generation", "list them with `moorctl history`"));
     }
     let client = env.client(ui).await?;
-    let old = client.revision(&topology, to, false).await?;
+    let old = client.revision(&topology, to, true).await?;
+    let earlier = Previous::of(Some(&old), &client.hosts(None).await?, &client.root);
     let Some(source) = old.source else {
         let fault =
             old.doubt.unwrap_or_else(|| Fault::new(Code::NotFound, format!("the hub has no source of `{topology}` generation {to}")));
@@ -65,6 +67,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         deliver_within: Duration::from_secs(statement.deliver_within_s),
         base: Base::Newest,
         reviewed: None,
+        earlier: Some(earlier),
         force: false,
         save: args.save,
     };

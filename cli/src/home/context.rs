@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, HostId, TopologyId};
 use moorline_common::sign::{Envelope, PrivateKey};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::files::{ensure_private_dir, read_json, read_secret, write_json};
+use super::files::{ensure_private_dir, read_json, read_secret, write_json, write_new};
 use super::key::{SecretText, read_key};
 use super::passphrase::Passphrases;
 use crate::error::Failure;
@@ -83,6 +84,17 @@ pub struct TopologyFloor {
     pub pushed: Generation,
 }
 
+/// Where a topology file and its secrets are on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Place {
+    /// Its folder, absolute.
+    pub folder: PathBuf,
+    /// The files that were named instead of `.env`, absolute.
+    #[serde(default)]
+    pub env_files: Vec<PathBuf>,
+}
+
 impl Bundle {
     /// Reads a bundle file, and gives its exact bytes too.
     ///
@@ -149,6 +161,55 @@ impl Context {
         write_json(&self.dir.join("roots.json"), &roots)
     }
 
+    /// The key of the digests of secrets: made at its first use. Operators who have the same key make the same digests.
+    ///
+    /// # Errors
+    /// When it cannot be read or made, others can read it, or it is none.
+    pub fn digest_key(&self) -> Result<Zeroizing<[u8; 32]>, Failure> {
+        let path = self.dir.join("secrets.key");
+        if !path.exists() {
+            let mut key = Zeroizing::new([0; 32]);
+            getrandom::fill(key.as_mut_slice()).map_err(|e| Failure::local(format!("no random bytes: {e}")))?;
+            ensure_private_dir(&self.dir)?;
+            let text = Zeroizing::new(format!("{}\n", Zeroizing::new(hex::encode(key.as_slice())).as_str()));
+            match write_new(&path, text.as_bytes()) {
+                // Another process was faster.
+                Err(failure) if failure.is(Code::AlreadyExists) => {}
+                made => return made.map(|()| key),
+            }
+        }
+        let bytes = read_secret(&path)?;
+        let mut key = Zeroizing::new([0; 32]);
+        hex::decode_to_slice(bytes.trim_ascii(), key.as_mut_slice()).map_err(|_| {
+            Failure::local(format!("{} is no key of 64 hex digits", path.display()))
+                .with_remedy("restore it from a backup; a new one makes every secret count as changed")
+        })?;
+        Ok(key)
+    }
+
+    /// Where a topology was last pushed from on this machine.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn place(&self, topology: &TopologyId) -> Result<Option<Place>, Failure> {
+        let places: BTreeMap<TopologyId, Place> = read_json(&self.dir.join("places.json"))?.unwrap_or_default();
+        Ok(places.get(topology).cloned())
+    }
+
+    /// Notes where a topology is pushed from.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn note_place(&self, topology: &TopologyId, place: &Place) -> Result<(), Failure> {
+        let path = self.dir.join("places.json");
+        let mut places: BTreeMap<TopologyId, Place> = read_json(&path)?.unwrap_or_default();
+        if places.get(topology) == Some(place) {
+            return Ok(());
+        }
+        places.insert(topology.clone(), place.clone());
+        write_json(&path, &places)
+    }
+
     /// What was the newest that this machine has seen.
     ///
     /// # Errors
@@ -186,6 +247,25 @@ impl Context {
 mod tests {
     use super::*;
     use crate::home::Home;
+
+    #[test]
+    fn the_key_of_digests_is_made_once_and_for_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path().to_owned())).unwrap();
+        let facts = ContextFacts { cluster: ClusterId::parse("acme").unwrap(), operator: "ann".into(), root_pin: "00".into() };
+        let context = home.store_context("one", facts, b"{}").unwrap();
+        let key = context.digest_key().unwrap();
+        assert_eq!(*context.digest_key().unwrap(), *key);
+        let path = context.dir().join("secrets.key");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(context.digest_key().unwrap_err().code, "unsafe_file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&path, "no key").unwrap();
+        let failure = context.digest_key().unwrap_err();
+        assert!(failure.message.contains("no key of 64 hex digits") && failure.remedy.contains("backup"), "{failure:?}");
+    }
 
     #[test]
     fn floors_stay_as_they_were_when_a_change_is_refused() {

@@ -10,6 +10,8 @@
 //!                    operator.key.old-ID  keys that were rotated away: they count no more
 //!                    roots.json    every verified trust root, version 1 first
 //!                    floors.json   the newest that was seen: generations, binding serials
+//!                    secrets.key   the key of the digests of secrets; made when first needed
+//!                    places.json   where each topology with secrets was last pushed from
 //! HOME/pending/TOKEN_ID.json       what `host add` keeps until the host is bound
 //! HOME/keys/NAME.key               keys made by `key new`
 //! ```
@@ -31,7 +33,7 @@ pub mod files;
 mod key;
 mod passphrase;
 
-pub use context::{Bundle, Context, ContextFacts, Floors, TopologyFloor};
+pub use context::{Bundle, Context, ContextFacts, Floors, Place, TopologyFloor};
 pub use key::{OpenedKey, SecretText, new_key, open_key, parse_seed, public_of, read_key, write_key, write_sealed_key};
 pub use passphrase::Passphrases;
 

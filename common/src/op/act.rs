@@ -16,6 +16,8 @@ pub const GRACE_MAX_S: u32 = 3600;
 const ARGV_MAX: usize = 256;
 /// The most bytes of a command's words, environment and input together.
 const EXEC_BYTES_MAX: usize = 32 * 1024;
+/// The most characters of a key of age's.
+const RECIPIENT_MAX: usize = 128;
 /// The longest that a command may run, in seconds.
 const EXEC_TIMEOUT_MAX_S: u32 = 24 * 3600;
 
@@ -63,6 +65,8 @@ pub enum Act {
     Release,
     /// Sets the host's memory of time to its wall clock, which must lie in the order's window.
     TimeReset,
+    /// Tells what is on the host besides Moorline's, to the one who asked alone.
+    Survey(Survey),
     /// Takes an operation back that has not begun.
     Cancel {
         /// Which.
@@ -101,6 +105,17 @@ pub struct Exec {
     /// So long it may run, in seconds; past it an operator must look.
     #[serde(default = "exec_timeout_default")]
     pub timeout_s: u32,
+}
+
+/// For whom the host is looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Survey {
+    /// The key that the answer is sealed to: an X25519 recipient of age, `age1…`.
+    pub recipient: String,
+    /// The container behind which it goes on, by name: an answer holds only so much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
 }
 
 const fn exec_timeout_default() -> u32 {
@@ -146,7 +161,7 @@ struct Resolution {
 
 impl Act {
     /// Every kind's word.
-    pub const KINDS: [&'static str; 15] = [
+    pub const KINDS: [&'static str; 16] = [
         "start",
         "stop",
         "restart",
@@ -160,6 +175,7 @@ impl Act {
         "converge",
         "release",
         "time-reset",
+        "survey",
         "cancel",
         "resolve",
     ];
@@ -183,6 +199,7 @@ impl Act {
             "converge" => params_of::<Nothing>(kind, params).map(|_| Act::Converge)?,
             "release" => params_of::<Nothing>(kind, params).map(|_| Act::Release)?,
             "time-reset" => params_of::<Nothing>(kind, params).map(|_| Act::TimeReset)?,
+            "survey" => Act::Survey(survey(params_of(kind, params)?)?),
             "cancel" => Act::Cancel { op_id: params_of::<Target>(kind, params)?.op_id },
             "resolve" => {
                 let Resolution { op_id, outcome } = params_of(kind, params)?;
@@ -213,7 +230,7 @@ impl Act {
             Act::Pull => kind == "docker/image",
             Act::Destroy { .. } => matches!(kind, "docker/container" | "docker/volume"),
             Act::Converge | Act::Release => matches!(kind, "docker/container" | "docker/volume" | "docker/network"),
-            Act::Prune { .. } | Act::TimeReset => resource.is_host(),
+            Act::Prune { .. } | Act::TimeReset | Act::Survey(_) => resource.is_host(),
             // In the name of the operation that they are about.
             Act::Cancel { .. } | Act::Resolve { .. } => true,
         }
@@ -236,6 +253,7 @@ impl Act {
             Act::Converge => "converge",
             Act::Release => "release",
             Act::TimeReset => "time-reset",
+            Act::Survey(_) => "survey",
             Act::Cancel { .. } => "cancel",
             Act::Resolve { .. } => "resolve",
         }
@@ -249,6 +267,7 @@ impl Act {
             Act::Stop { timeout_s } | Act::Restart { timeout_s } => written(&Grace { timeout_s: *timeout_s }),
             Act::Kill { signal } => written(&Signal { signal: signal.clone() }),
             Act::Exec(exec) => written(exec),
+            Act::Survey(survey) => written(survey),
             Act::Destroy { volumes } | Act::Prune { volumes } => written(&Volumes { volumes: *volumes }),
             Act::Cancel { op_id } => written(&Target { op_id: op_id.clone() }),
             Act::Resolve { op_id, outcome } => written(&Resolution { op_id: op_id.clone(), outcome: *outcome }),
@@ -263,6 +282,8 @@ impl Act {
             // Without a grace period it is a kill.
             Act::Stop { timeout_s: Some(0) } | Act::Restart { timeout_s: Some(0) } => Class::R3,
             Act::Start | Act::Stop { .. } | Act::Restart { .. } | Act::Pause | Act::Unpause | Act::Pull | Act::Resolve { .. } => Class::R2,
+            // It changes nothing, and shows what others' containers were given.
+            Act::Survey(_) => Class::R2,
             Act::Exec(exec) if exec.privileged => Class::P,
             Act::Destroy { volumes } if *volumes || resource.kind() == "docker/volume" => Class::R4,
             Act::Prune { volumes: true } => Class::R4,
@@ -279,9 +300,14 @@ impl Act {
                 Some(HoldEffect::Place(generation))
             }
             Act::Start | Act::Restart { .. } | Act::Unpause | Act::Converge | Act::Release => Some(HoldEffect::Lift),
-            Act::Kill { .. } | Act::Exec(_) | Act::Pull | Act::Prune { .. } | Act::TimeReset | Act::Cancel { .. } | Act::Resolve { .. } => {
-                None
-            }
+            Act::Kill { .. }
+            | Act::Exec(_)
+            | Act::Pull
+            | Act::Prune { .. }
+            | Act::TimeReset
+            | Act::Survey(_)
+            | Act::Cancel { .. }
+            | Act::Resolve { .. } => None,
         }
     }
 
@@ -318,6 +344,14 @@ fn signal(name: String) -> Result<String, Fault> {
         return Ok(name);
     }
     Err(Fault::new(Code::BadParams, format!("`{}` is no signal; the known ones are {}", crate::fault::cut(&name), KNOWN.join(", "))))
+}
+
+fn survey(survey: Survey) -> Result<Survey, Fault> {
+    let is_key = survey.recipient.strip_prefix("age1").is_some_and(|key| key.bytes().all(|b| b.is_ascii_alphanumeric()));
+    if !is_key || survey.recipient.len() > RECIPIENT_MAX {
+        return Err(Fault::new(Code::BadParams, "`recipient` of `survey` is no key of age's, `age1…`"));
+    }
+    Ok(survey)
 }
 
 fn exec(exec: Exec) -> Result<Exec, Fault> {
@@ -390,6 +424,7 @@ mod tests {
             ("converge", json!({}), volume, Class::R1),
             ("release", json!({}), container, Class::R1),
             ("time-reset", json!({}), host, Class::R3),
+            ("survey", json!({ "recipient": "age1xyz", "after": "a" }), host, Class::R2),
             ("cancel", op, container, Class::R1),
             ("resolve", resolved, container, Class::R2),
         ];
@@ -413,6 +448,9 @@ mod tests {
             ("start", json!({ "x": 1 }), "docker/container/c", Code::BadParams),
             ("kill", json!({ "signal": "9" }), "docker/container/c", Code::BadParams),
             ("destroy", json!({ "volumes": true }), "docker/volume/v", Code::BadParams),
+            ("survey", json!({ "recipient": "ssh-ed25519 AAAA" }), "host", Code::BadParams),
+            ("survey", json!({ "recipient": "age1x", "all": true }), "host", Code::BadParams),
+            ("survey", json!({ "recipient": "age1x" }), "docker/container/c", Code::UnknownKind),
             ("exec", json!({ "argv": [] }), "docker/container/c", Code::BadParams),
             ("exec", json!({ "argv": ["a"], "stdin": "!" }), "docker/container/c", Code::BadParams),
             ("exec", json!({ "argv": ["a".repeat(EXEC_BYTES_MAX + 1)] }), "docker/container/c", Code::BadParams),

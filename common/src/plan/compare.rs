@@ -10,7 +10,7 @@ use crate::drift::Drift;
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ObservedContainer, ObservedNetwork, ObservedVolume};
 use crate::topology::{
-    Attachment, Healthcheck, MountKind, MountOptions, MountSpec, Nanos, NetworkSpec, PortSpec, RestartPolicy, VolumeSpec,
+    Attachment, Healthcheck, MountKind, MountOptions, MountSpec, Nanos, NetworkSpec, PortSpec, RestartPolicy, SealedFile, VolumeSpec,
 };
 
 /// Nanoseconds in a second: the engine keeps stop timeouts in whole seconds.
@@ -18,6 +18,11 @@ const SECOND_NANOS: u64 = 1_000_000_000;
 
 /// The word for what is not there.
 const NOTHING: &str = "nothing";
+
+/// What a secret or config gets whose value is another one; nobody shows which.
+pub const SEALED_CHANGED: &str = "changed";
+/// What it has until then.
+const SEALED_BEFORE: &str = "another value";
 
 /// One named field with another live value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +60,7 @@ impl Difference {
     /// For a step's reason. Values of environment variables stay out of it: reasons go to logs.
     #[must_use]
     pub fn reason(&self) -> String {
-        if self.field.starts_with("environment.") {
+        if self.field.starts_with("environment.") || self.expected.as_deref() == Some(SEALED_CHANGED) {
             return format!("{} differs", self.field);
         }
         format!("{} is {}, should be {}", self.field, self.live(), self.wanted())
@@ -144,8 +149,11 @@ pub fn container(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Diff
     if !spec.ports.is_empty() && spec.ports != config.ports {
         out.push(Difference::new("ports", list(spec.ports.iter().map(port)), list(config.ports.iter().map(port))));
     }
-    attachments(&mut out, target, &config.networks);
+    // What was made otherwise is not called there as its service.
+    let is_ours = live.owner.as_ref().is_some_and(|owner| !owner.adopted);
+    attachments(&mut out, target, &config.networks, is_ours);
     mounts(&mut out, &spec.volumes, &config.volumes);
+    sealed(&mut out, &target.sealed, &config.sealed);
     if let Some(restart) = spec.restart
         && config.restart != Some(restart)
     {
@@ -205,14 +213,14 @@ fn process(out: &mut Vec<Difference>, target: &ContainerTarget, config: &Contain
     }
 }
 
-fn attachments(out: &mut Vec<Difference>, target: &ContainerTarget, live: &BTreeMap<String, Attachment>) {
+fn attachments(out: &mut Vec<Difference>, target: &ContainerTarget, live: &BTreeMap<String, Attachment>, by_service: bool) {
     for (name, wanted) in &target.spec.networks {
         let field = format!("networks.{name}");
         let Some(has) = live.get(name) else {
             out.push(Difference::new(field, "attached".to_owned(), "not attached".to_owned()));
             continue;
         };
-        let missing = wanted.aliases.iter().chain([&target.service]).find(|alias| !has.aliases.contains(*alias));
+        let missing = wanted.aliases.iter().chain(Some(&target.service).filter(|_| by_service)).find(|alias| !has.aliases.contains(*alias));
         if let Some(alias) = missing {
             out.push(Difference::new(format!("{field}.aliases"), alias.clone(), list(has.aliases.iter().cloned())));
         }
@@ -236,6 +244,27 @@ fn mounts(out: &mut Vec<Difference>, wanted: &BTreeMap<String, MountSpec>, live:
             continue;
         }
         out.push(Difference::new(format!("volumes.{path}"), mount(wanted), found.map(|m| mount(m))));
+    }
+}
+
+/// What differs of secrets and configs, without anything of their values: digests are nothing to look at.
+fn sealed(out: &mut Vec<Difference>, wanted: &BTreeMap<String, SealedFile>, live: &BTreeMap<String, SealedFile>) {
+    let live: BTreeMap<String, &SealedFile> = live.iter().map(|(target, file)| (clean_path(target), file)).collect();
+    let rights = |file: &SealedFile| {
+        let id = |id: Option<u32>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+        format!("{}:{} {:04o}", id(file.uid), id(file.gid), file.mode)
+    };
+    for (path, wanted) in wanted {
+        let path = clean_path(path);
+        let field = wanted.field();
+        match live.get(&path).filter(|has| has.field() == field) {
+            None => out.push(Difference::new(field, format!("at {path}"), live.get(&path).map(|other| other.field()))),
+            Some(has) if has.digest != wanted.digest => {
+                out.push(Difference::new(field, SEALED_CHANGED.to_owned(), SEALED_BEFORE.to_owned()))
+            }
+            Some(has) if *has != wanted => out.push(Difference::new(field, rights(wanted), rights(has))),
+            Some(_) => {}
+        }
     }
 }
 
@@ -376,6 +405,12 @@ fn mount(mount: &MountSpec) -> String {
     format!("{kind}{source}{}{options}", if mount.read_only { " read-only" } else { "" })
 }
 
+/// A restart policy that a container has and nobody names.
+pub(super) fn restart_left_over(live: Option<RestartPolicy>) -> Option<Difference> {
+    let has = live.filter(|policy| *policy != RestartPolicy::No)?;
+    Some(Difference::new("restart", None, restart_words(Some(has))))
+}
+
 fn restart_words(policy: Option<RestartPolicy>) -> Option<String> {
     let policy = policy?;
     let plain = serde_json::to_value(policy).ok().and_then(|v| v.as_str().map(str::to_owned));
@@ -383,7 +418,7 @@ fn restart_words(policy: Option<RestartPolicy>) -> Option<String> {
 }
 
 /// A span in the largest unit that says it exactly.
-fn span_words(span: Nanos) -> String {
+pub(crate) fn span_words(span: Nanos) -> String {
     let units = [(SECOND_NANOS, "s"), (1_000_000, "ms"), (1_000, "us")];
     let exact = units.into_iter().find(|(unit, _)| span.0.is_multiple_of(*unit));
     exact.map_or_else(|| format!("{}ns", span.0), |(unit, name)| format!("{}{name}", span.0 / unit))

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::compare;
-use super::docker::{Scene, changed, not_owned};
+use super::docker::{Scene, adopt, changed, not_owned};
 use super::draft::Draft;
 use super::lower::{self, LoweredContainer, Wait};
-use super::{Action, api};
+use super::{Action, ContainerTarget, InPlace, api, in_place};
 use crate::fault::Code;
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ContainerState, Health, ObservedContainer, Owner};
@@ -105,6 +105,8 @@ enum Need {
     Wait(String),
     /// A step that makes or starts a process: dependencies gate it.
     Begin(Action, String),
+    /// It is changed while it runs.
+    Change(Action, String),
     /// It is only resumed.
     Resume(Action, String),
 }
@@ -112,6 +114,17 @@ enum Need {
 fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, draft: &mut Draft) {
     let target = &wanted.lowered.target;
     let occupant = scene.observed.containers.get(&target.name);
+    if let Some(stranger) = occupant.filter(|o| o.owner.is_none() && target.adopt.as_ref() == Some(&o.id)) {
+        let action = Action::AdoptContainer { id: stranger.id.clone(), target: Box::new(target.clone()) };
+        return adopt(resource, action, &compare::container(target, stranger), draft);
+    }
+    if let Some((name, _)) =
+        target.adopt.as_ref().and_then(|id| scene.observed.containers.iter().find(|(_, c)| c.owner.is_none() && c.id == *id))
+    {
+        let reason = format!("the container that is to be taken over is named `{name}`; add `container_name: {name}` to the service");
+        draft.block(resource, Some(Code::AdoptDiffers), reason);
+        return;
+    }
     if let Some(stranger) = occupant.filter(|o| o.owner.as_ref().is_none_or(|owner| owner.topology != scene.topology.as_str())) {
         draft.block(resource, Some(Code::NotOwned), not_owned("container", &target.name, stranger.owner.as_ref()));
         return;
@@ -144,15 +157,21 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
         Need::Nothing => {}
         Need::Wait(reason) => draft.block(resource, None, reason),
         Need::Resume(action, reason) => draft.step(resource, action, reason),
-        Need::Begin(action, reason) => match gate(scene, wanted, draft) {
-            Ok(after) => {
-                draft.step(resource, action, reason);
-                for first in after {
-                    draft.order(resource, &first);
-                }
-            }
+        Need::Change(action, reason) => match networks_first(wanted, draft) {
+            Ok(after) => step_after(resource, action, reason, after, draft),
             Err((code, reason)) => draft.block(resource, code, reason),
         },
+        Need::Begin(action, reason) => match gate(scene, wanted, draft) {
+            Ok(after) => step_after(resource, action, reason, after, draft),
+            Err((code, reason)) => draft.block(resource, code, reason),
+        },
+    }
+}
+
+fn step_after(resource: &ResourceId, action: Action, reason: String, after: Vec<ResourceId>, draft: &mut Draft) {
+    draft.step(resource, action, reason);
+    for first in after {
+        draft.order(resource, &first);
     }
 }
 
@@ -166,14 +185,13 @@ fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, 
         return Need::Wait("the engine is removing its predecessor".to_owned());
     }
     let differences = compare::container(target, live);
-    if live.owner.as_ref().is_none_or(|o| o.spec != wanted.lowered.hash.as_str()) {
+    let owner = live.owner.as_ref();
+    let is_changed = owner.is_none_or(|o| o.spec != wanted.lowered.hash.as_str());
+    if is_changed && owner.is_none_or(|o| o.base != wanted.base.as_str()) {
         return replace(changed(&differences));
     }
     if live.state == ContainerState::Dead {
         return replace("the engine calls it dead".to_owned());
-    }
-    if let Some(network) = wanted.networks.iter().find(|n| draft.has_step(n) && scene_has(scene, n)) {
-        return replace(format!("`{network}` is replaced"));
     }
     if let Some(other) = wanted.joins.iter().find(|other| draft.renews(other)) {
         return replace(format!("`{other}`, whose namespaces it shares, begins anew"));
@@ -183,14 +201,65 @@ fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, 
     if let Some(gone) = differences.iter().find(|d| !wanted.joins.is_empty() && is_gone(d)) {
         return replace(gone.reason());
     }
+    let renewed: Vec<&ResourceId> = wanted.networks.iter().filter(|n| draft.has_step(n) && scene_has(scene, n)).collect();
+    if is_changed || !renewed.is_empty() {
+        return update_of(target, live, &differences, &renewed, is_changed);
+    }
     draft.drift(resource, compare::extra_attachments(target, live));
     // One that never ran was left half-made: nothing is lost by making it anew.
     let mend = scene.policy == DriftPolicy::Heal || live.state == ContainerState::Created;
     if !differences.is_empty() && mend {
-        return replace(compare::reasons(&differences));
+        let changeable = differences.iter().all(|d| in_place::is_changeable(&d.field));
+        return match in_place::changes(target, &differences) {
+            Ok(changes) if changeable && can_change(live, &changes) => change(target, live, changes, compare::reasons(&differences)),
+            Ok(_) => replace(compare::reasons(&differences)),
+            Err(reason) => replace(reason),
+        };
     }
     draft.drift(resource, differences);
     need_of_state(wanted, live)
+}
+
+/// What a container needs whose slice changed in what the engine changes while it runs, or whose networks are `renewed`.
+fn update_of(
+    target: &ContainerTarget,
+    live: &ObservedContainer,
+    differences: &[compare::Difference],
+    renewed: &[&ResourceId],
+    is_changed: bool,
+) -> Need {
+    let replace =
+        |reason: String| Need::Begin(Action::ReplaceContainer { old_id: live.id.clone(), target: Box::new(target.clone()) }, reason);
+    let whole = if is_changed { in_place::differences(target, live) } else { differences.to_vec() };
+    let reason = match renewed.first() {
+        Some(network) if !is_changed => format!("`{network}` is replaced"),
+        _ => changed(&whole),
+    };
+    if differences.iter().any(|d| !in_place::is_changeable(&d.field)) {
+        return replace(changed(differences));
+    }
+    match in_place::changes(target, &whole) {
+        Ok(mut changes) => {
+            changes.attach.extend(renewed.iter().map(|network| network.name().to_owned()));
+            if can_change(live, &changes) { change(target, live, changes, reason) } else { replace(reason) }
+        }
+        Err(reason) => replace(reason),
+    }
+}
+
+/// Whether the engine makes the changes in the state that the container is in. One that never ran was left half-made, and one that
+/// does not run keeps what it had of networks that are gone.
+fn can_change(live: &ObservedContainer, changes: &InPlace) -> bool {
+    let networks = !changes.attach.is_empty() || !changes.detach.is_empty();
+    match live.state {
+        ContainerState::Running => true,
+        ContainerState::Paused | ContainerState::Exited | ContainerState::Restarting => !networks,
+        ContainerState::Created | ContainerState::Removing | ContainerState::Dead => false,
+    }
+}
+
+fn change(target: &ContainerTarget, live: &ObservedContainer, changes: InPlace, reason: String) -> Need {
+    Need::Change(Action::UpdateContainer { id: live.id.clone(), target: Box::new(target.clone()), changes }, reason)
 }
 
 /// Whether the network exists, so that a step on it is a replacement.
@@ -216,8 +285,8 @@ fn is_complete(wanted: &LoweredContainer, live: &ObservedContainer) -> bool {
     live.state == ContainerState::Exited && (wanted.runs_once || wanted.may_complete && live.exit_code == Some(0))
 }
 
-/// The resources whose steps must come first; or why the container cannot begin.
-fn gate(scene: &Scene<'_>, wanted: &LoweredContainer, draft: &Draft) -> Result<Vec<ResourceId>, (Option<Code>, String)> {
+/// The networks and volumes whose steps must come first; or why one of them keeps the container from being as wanted.
+fn networks_first(wanted: &LoweredContainer, draft: &Draft) -> Result<Vec<ResourceId>, (Option<Code>, String)> {
     let mut after: Vec<ResourceId> = Vec::new();
     for part in wanted.networks.iter().chain(&wanted.volumes) {
         if draft.has_step(part) {
@@ -226,6 +295,12 @@ fn gate(scene: &Scene<'_>, wanted: &LoweredContainer, draft: &Draft) -> Result<V
             return Err((Some(Code::DependencyFailed), format!("needs `{part}`: {}", blocked.reason)));
         }
     }
+    Ok(after)
+}
+
+/// The resources whose steps must come first; or why the container cannot begin.
+fn gate(scene: &Scene<'_>, wanted: &LoweredContainer, draft: &Draft) -> Result<Vec<ResourceId>, (Option<Code>, String)> {
+    let mut after = networks_first(wanted, draft)?;
     for (other, Wait { condition, optional }) in &wanted.depends_on {
         if draft.has_step(other) && *condition == DependencyCondition::ServiceStarted {
             after.push(other.clone());
@@ -339,10 +414,13 @@ fn order_by_claims(scene: &Scene<'_>, draft: &mut Draft) {
             continue;
         };
         let kept = match action {
-            Action::ReplaceContainer { target, .. } => wanted_claims(&target.spec),
+            Action::ReplaceContainer { target, .. } | Action::UpdateContainer { target, .. } => wanted_claims(&target.spec),
             Action::RemoveContainer { .. } => Vec::new(),
             Action::StartContainer { .. }
             | Action::UnpauseContainer { .. }
+            | Action::AdoptContainer { .. }
+            | Action::AdoptNetwork { .. }
+            | Action::AdoptVolume(_)
             | Action::CreateContainer(_)
             | Action::CreateNetwork(_)
             | Action::ReplaceNetwork { .. }

@@ -44,8 +44,10 @@ pub fn plan(identity: &Identity, desired: &HostSpec, observed: &Observed) -> Pla
 #[must_use]
 pub fn desired_resources(topology: &TopologyId, desired: &HostSpec) -> BTreeSet<ResourceId> {
     let Some(docker) = &desired.docker else { return BTreeSet::new() };
-    let networks = lower::needed_networks(docker).into_keys().map(|n| lower::network_resource(&lower::network_name(topology, n)));
-    let volumes = docker.volumes.keys().map(|v| lower::volume_resource(&lower::volume_name(topology, v)));
+    let networks = lower::needed_networks(docker).into_iter().filter(|(_, spec)| spec.is_none_or(|spec| !spec.external));
+    let networks = networks.map(|(name, spec)| lower::network_resource(&lower::network_name(topology, name, spec)));
+    let volumes = docker.volumes.iter().filter(|(_, spec)| !spec.external);
+    let volumes = volumes.map(|(name, spec)| lower::volume_resource(&lower::volume_name(topology, name, spec)));
     let lasting = docker.services.iter().filter(|(name, _)| !lower::may_complete(docker, name));
     let names = lasting.flat_map(|(name, spec)| lower::container_names(topology, name, spec));
     let containers = names.map(|name| lower::container_resource(&name));
@@ -91,13 +93,43 @@ pub(super) fn not_owned(kind: &str, name: &str, owner: Option<&Owner>) -> String
     }
 }
 
+/// Says why an external object cannot be used.
+fn not_there(kind: &str, name: &str) -> String {
+    format!("there is no {kind} `{name}` on this host, and the topology calls it external; make it by hand, or leave `external` out")
+}
+
+/// Takes over what is as the slice says, and nothing else: what differs would be made anew, and nobody has asked for that.
+pub(super) fn adopt(resource: &ResourceId, action: Action, differences: &[Difference], draft: &mut Draft) {
+    if differences.is_empty() {
+        draft.step(resource, action, "is taken over as it is".to_owned());
+        return;
+    }
+    let reason = format!(
+        "it is to be taken over, and is not as the topology says: {}; import it again, or change it once it is taken over",
+        compare::reasons(differences)
+    );
+    draft.block(resource, Some(Code::AdoptDiffers), reason);
+}
+
 fn plan_network(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<NetworkTarget>, draft: &mut Draft) {
     let target = &lowered.target;
+    if target.spec.external {
+        if !scene.observed.networks.contains_key(&target.name) {
+            draft.block(resource, Some(Code::NotThere), not_there("network", &target.name));
+        }
+        return;
+    }
     let Some(live) = scene.observed.networks.get(&target.name) else {
         draft.step(resource, Action::CreateNetwork(target.clone()), "does not exist".to_owned());
         return;
     };
     let Some(owner) = live.owner.as_ref().filter(|o| scene.is(Some(o), resource)) else {
+        if live.owner.is_none() && target.adopt.as_ref() == Some(&live.id) {
+            // Of a stranger that nobody asked about yet no more than the id is known.
+            let differences = if live.driver.is_empty() { Vec::new() } else { compare::network(&target.spec, live) };
+            let action = Action::AdoptNetwork { id: live.id.clone(), target: target.clone() };
+            return adopt(resource, action, &differences, draft);
+        }
         draft.block(resource, Some(Code::NotOwned), not_owned("network", &target.name, live.owner.as_ref()));
         return;
     };
@@ -123,11 +155,25 @@ pub(super) fn changed(differences: &[Difference]) -> String {
 
 fn plan_volume(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<VolumeTarget>, draft: &mut Draft) {
     let target = &lowered.target;
+    if target.spec.external {
+        if !scene.observed.volumes.contains_key(&target.name) {
+            draft.block(resource, Some(Code::NotThere), not_there("volume", &target.name));
+            draft.unusable.insert(resource.clone());
+        }
+        return;
+    }
     let Some(live) = scene.observed.volumes.get(&target.name) else {
         draft.step(resource, Action::CreateVolume(target.clone()), "does not exist".to_owned());
         return;
     };
     let Some(owner) = live.owner.as_ref().filter(|o| scene.is(Some(o), resource)) else {
+        if live.owner.is_none() && target.adopt.as_ref() == Some(&target.name) {
+            let differences = if live.driver.is_empty() { Vec::new() } else { compare::volume(&target.spec, live) };
+            if !differences.is_empty() {
+                draft.unusable.insert(resource.clone());
+            }
+            return adopt(resource, Action::AdoptVolume(target.clone()), &differences, draft);
+        }
         draft.block(resource, Some(Code::NotOwned), not_owned("volume", &target.name, live.owner.as_ref()));
         draft.unusable.insert(resource.clone());
         return;
@@ -333,12 +379,17 @@ mod tests {
         let mut changed = full();
         changed.docker.as_mut().unwrap().networks.get_mut("front").unwrap().labels.clear();
         let plan = replan(&engine, &changed);
-        assert_eq!(verbs(&plan), ["replace docker/network/edge_front", "replace docker/container/edge-site-1"]);
+        assert_eq!(verbs(&plan), ["replace docker/network/edge_front", "update docker/container/edge-site-1"]);
         assert!(plan.steps[1].after.contains(&plan.steps[0].resource));
         engine.apply(&plan.steps[0]).unwrap();
-        assert_eq!(verbs(&replan(&engine, &changed)), ["replace docker/container/edge-site-1"]);
-        settle(&mut engine, &changed);
-        assert!(replan(&engine, &changed).is_settled());
+        assert_eq!(verbs(&replan(&engine, &changed)), ["update docker/container/edge-site-1"]);
+        let mut stopped = engine.clone();
+        stopped.containers.get_mut("edge-site-1").unwrap().state = ContainerState::Exited;
+        assert_eq!(verbs(&replan(&stopped, &changed)), ["replace docker/container/edge-site-1"], "it keeps what it had of the old one");
+        for engine in [&mut engine, &mut stopped] {
+            settle(engine, &changed);
+            assert!(replan(engine, &changed).is_settled());
+        }
     }
 
     #[test]
@@ -349,7 +400,7 @@ mod tests {
         };
         let mut engine = settled(&net("old"));
         let plan = replan(&engine, &net("new"));
-        assert_eq!(verbs(&plan), ["remove docker/network/edge_old", "create docker/network/edge_new", "replace docker/container/edge-a-1"]);
+        assert_eq!(verbs(&plan), ["remove docker/network/edge_old", "create docker/network/edge_new", "update docker/container/edge-a-1"]);
         settle(&mut engine, &net("new"));
         assert!(!engine.networks.contains_key("edge_old"));
     }
@@ -359,7 +410,7 @@ mod tests {
         let shared = |limit: i64| {
             spec(json!({ "docker": { "services": {
                 "app": { "image": "i", "options": { "network_mode": "service:proxy" } },
-                "proxy": { "image": "i", "options": { "pids_limit": limit } }
+                "proxy": { "image": "i", "options": { "oom_score_adj": limit } }
             } } }))
         };
         let mut engine = Engine::default();
@@ -455,7 +506,7 @@ mod tests {
         let plan = replan(&engine, &inbox);
         assert!(plan.steps.is_empty());
         assert_eq!((plan.drift[0].field.as_str(), plan.drift[0].actual.as_str()), ("restart", "nothing"));
-        assert_eq!(verbs(&replan(&engine, &full())), ["replace docker/container/edge-site-1"]);
+        assert_eq!(verbs(&replan(&engine, &full())), ["update docker/container/edge-site-1"]);
     }
 
     #[test]

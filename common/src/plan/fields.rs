@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::compare::{self, Difference};
 use super::lower::LoweredSpec;
-use super::{Action, ContainerTarget, NetworkTarget, Step};
+use super::{Action, ContainerTarget, NetworkTarget, Step, in_place};
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ContainerState, LABEL_SPEC, Observed, ObservedContainer, ObservedNetwork, ObservedVolume};
 use crate::topology::Options;
@@ -54,7 +54,15 @@ pub fn of(step: &Step, observed: &Observed, before: &LoweredSpec) -> Detail {
             live.map_or_else(|| created(Vec::new()), |live| replaced_container(step, target, live, before))
         }
         Action::StartContainer { id } | Action::UnpauseContainer { id } => Detail { why: step.reason.clone(), fields: begun(id, observed) },
-        Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => Detail { why: step.reason.clone(), fields: Vec::new() },
+        Action::UpdateContainer { id, target, .. } => {
+            let live = observed.containers.values().find(|live| live.id == *id);
+            live.map_or_else(|| created(Vec::new()), |live| updated_container(step, target, live))
+        }
+        Action::AdoptContainer { .. }
+        | Action::AdoptNetwork { .. }
+        | Action::AdoptVolume(_)
+        | Action::RemoveNetwork { .. }
+        | Action::RemoveContainer { .. } => Detail { why: step.reason.clone(), fields: Vec::new() },
     }
 }
 
@@ -82,6 +90,13 @@ fn replaced_container(step: &Step, target: &ContainerTarget, live: &ObservedCont
         why: why(step, &target.labels, spec, &differences),
         fields: told(differences.into_iter().chain(dropped.into_iter().flatten())),
     }
+}
+
+fn updated_container(step: &Step, target: &ContainerTarget, live: &ObservedContainer) -> Detail {
+    let spec = live.owner.as_ref().map(|o| o.spec.as_str());
+    let is_changed = target.labels.get(LABEL_SPEC).map(String::as_str) != spec;
+    let differences = if is_changed { in_place::differences(target, live) } else { compare::container(target, live) };
+    Detail { why: why(step, &target.labels, spec, &differences), fields: told(differences) }
 }
 
 /// The reason of a replacement without the fields that it lists.
@@ -247,6 +262,30 @@ mod tests {
                 "tty: true → ∅",
             ]
         );
+    }
+
+    #[test]
+    fn a_rotated_secret_is_told_by_its_name_alone_and_is_no_change_when_it_is_the_same() {
+        let with = |digest: &str, mode: u32| {
+            let objects = json!({ "db": { "digest": digest.repeat(32) }, "old": { "digest": "aa".repeat(32) } });
+            let mounts = json!({ "/run/secrets/db": { "source": "db", "mode": mode }, "/run/secrets/old": { "source": "old" } });
+            spec(json!({ "docker": { "secrets": objects, "services": { "site": { "image": "i", "secrets": mounts } } } }))
+        };
+        let old = with("0f", 0o444);
+        assert!(plan(&identity(), &old, &settled(&old).observed()).is_settled());
+        let rotated = change(&old, &with("1f", 0o444), "docker/container/edge-site-1");
+        assert_eq!(lines(&rotated), ["secrets.db: another value → changed"]);
+        let closed = change(&old, &with("0f", 0o400), "docker/container/edge-site-1");
+        assert_eq!(lines(&closed), ["secrets.db: -:- 0444 → -:- 0400"]);
+        let mut limited = with("1f", 0o444);
+        limited.docker.as_mut().unwrap().services.get_mut("site").unwrap().options.cpu_shares = Some(5);
+        let verbs: Vec<_> = plan(&identity(), &limited, &settled(&old).observed()).steps.iter().map(|s| s.action.verb()).collect();
+        assert_eq!(verbs, ["replace"], "what changes in place besides does not keep it in place");
+        let without = change(&old, &site(json!({ "image": "i" })), "docker/container/edge-site-1");
+        assert_eq!(lines(&without), ["secrets.db: at /run/secrets/db → ∅", "secrets.old: at /run/secrets/old → ∅"]);
+        let reasons: Vec<String> =
+            plan(&identity(), &with("1f", 0o444), &settled(&old).observed()).steps.into_iter().map(|s| s.reason).collect();
+        assert!(reasons.iter().all(|r| !r.contains("1f1f") && !r.contains("0f0f")), "{reasons:?}");
     }
 
     #[test]

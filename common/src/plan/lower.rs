@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::{Blocked, ContainerTarget, Identity, NetworkTarget, VolumeTarget};
+use super::{Blocked, ContainerTarget, Identity, NetworkTarget, VolumeTarget, in_place};
 use crate::canonical::version_hash;
 use crate::fault::Code;
 use crate::id::{ResourceId, TopologyId, VersionHash, sha256_hex};
-use crate::observe::{LABEL_CLUSTER, LABEL_HOST, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY};
+use crate::observe::{LABEL_BASE, LABEL_CLUSTER, LABEL_HOST, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY};
 use crate::topology::limits::REPLICAS_MAX;
 use crate::topology::{
     DEFAULT_NETWORK, Dependency, DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, Options, RestartPolicy,
-    ServiceSpec, VolumeSpec,
+    SealedFile, SealedKind, ServiceSpec, VolumeSpec,
 };
 
 /// Digits of the predecessor's id in the name that its successor bears.
@@ -48,6 +48,8 @@ pub struct LoweredSpec {
 pub struct LoweredContainer {
     /// The target and the hash of its spec.
     pub lowered: Lowered<ContainerTarget>,
+    /// The hash of that part of its spec that only another container can have.
+    pub base: VersionHash,
     /// The networks that it joins.
     pub networks: BTreeSet<ResourceId>,
     /// The named volumes that it mounts.
@@ -73,26 +75,30 @@ pub struct Wait {
 
 /// The engine's name of a network.
 #[must_use]
-pub fn network_name(topology: &TopologyId, name: &str) -> String {
-    format!("{topology}_{name}")
+pub fn network_name(topology: &TopologyId, name: &str, spec: Option<&NetworkSpec>) -> String {
+    let (named, external) = spec.map_or((None, false), |spec| (spec.name.as_deref(), spec.external));
+    object_name(topology, name, named, external)
 }
 
 /// The engine's name of a volume.
 #[must_use]
-pub fn volume_name(topology: &TopologyId, name: &str) -> String {
-    format!("{topology}_{name}")
+pub fn volume_name(topology: &TopologyId, name: &str, spec: &VolumeSpec) -> String {
+    object_name(topology, name, spec.name.as_deref(), spec.external)
 }
 
-/// The engine's name of a service's container, counted from 1.
-#[must_use]
-pub fn container_name(topology: &TopologyId, service: &str, number: u32) -> String {
-    format!("{topology}-{service}-{number}")
+fn object_name(topology: &TopologyId, name: &str, named: Option<&str>, external: bool) -> String {
+    match named {
+        Some(named) => named.to_owned(),
+        None if external => name.to_owned(),
+        None => format!("{topology}_{name}"),
+    }
 }
 
-/// The engine's names of all containers that a service shall have.
-pub fn container_names<'a>(topology: &'a TopologyId, service: &'a str, spec: &ServiceSpec) -> impl Iterator<Item = String> + use<'a> {
+/// The engine's names of all containers that a service shall have, counted from 1. Only the first one can have a name that is given.
+pub fn container_names<'a>(topology: &'a TopologyId, service: &'a str, spec: &'a ServiceSpec) -> impl Iterator<Item = String> + use<'a> {
     let number = spec.replicas.unwrap_or(1).min(u32::try_from(REPLICAS_MAX).unwrap_or(u32::MAX));
-    (1..=number).map(move |number| container_name(topology, service, number))
+    let given = spec.container_name.as_ref();
+    (1..=number).map(move |n| given.filter(|_| n == 1).cloned().unwrap_or_else(|| format!("{topology}-{service}-{n}")))
 }
 
 /// The name that a container's successor bears until that is known to be good: two pushes of one content mean the same one.
@@ -214,25 +220,35 @@ fn lower_services(identity: &Identity, docker: &DockerSpec, out: &mut LoweredSpe
 }
 
 fn lower_network(identity: &Identity, name: &str, spec: Option<&NetworkSpec>, out: &mut LoweredSpec) {
-    let engine_name = network_name(&identity.topology, name);
+    let engine_name = network_name(&identity.topology, name, spec);
     let resource = network_resource(&engine_name);
-    let spec = spec.cloned().unwrap_or_default();
+    let mut spec = spec.cloned().unwrap_or_default();
+    spec.name = None;
+    let adopt = spec.adopt.take();
     match hash_of(&resource, &engine_name, &spec) {
+        Ok(_) if out.networks.contains_key(&resource) => {
+            out.blocked.push(bad(&resource, format!("two networks would be named `{engine_name}`")))
+        }
         Ok(hash) => {
             let labels = labels(identity, &resource, &hash, &spec.labels);
-            out.networks.insert(resource, Lowered { target: NetworkTarget { name: engine_name, spec, labels }, hash });
+            out.networks.insert(resource, Lowered { target: NetworkTarget { name: engine_name, spec, adopt, labels }, hash });
         }
         Err(blocked) => out.blocked.push(blocked),
     }
 }
 
 fn lower_volume(identity: &Identity, name: &str, spec: &VolumeSpec, out: &mut LoweredSpec) {
-    let engine_name = volume_name(&identity.topology, name);
+    let engine_name = volume_name(&identity.topology, name, spec);
     let resource = volume_resource(&engine_name);
-    match hash_of(&resource, &engine_name, spec) {
+    let adopt = spec.adopt.clone();
+    let spec = VolumeSpec { name: None, adopt: None, ..spec.clone() };
+    match hash_of(&resource, &engine_name, &spec) {
+        Ok(_) if out.volumes.contains_key(&resource) => {
+            out.blocked.push(bad(&resource, format!("two volumes would be named `{engine_name}`")))
+        }
         Ok(hash) => {
             let labels = labels(identity, &resource, &hash, &spec.labels);
-            out.volumes.insert(resource, Lowered { target: VolumeTarget { name: engine_name, spec: spec.clone(), labels }, hash });
+            out.volumes.insert(resource, Lowered { target: VolumeTarget { name: engine_name, spec, adopt, labels }, hash });
         }
         Err(blocked) => out.blocked.push(blocked),
     }
@@ -246,12 +262,18 @@ struct ContainerContent<'a> {
     spec: &'a ServiceSpec,
     networks: BTreeMap<&'a str, &'a VersionHash>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    sealed: &'a BTreeMap<String, SealedFile>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     renewed_with: BTreeMap<String, &'a VersionHash>,
 }
 
 fn lower_service(identity: &Identity, docker: &DockerSpec, service: &str, spec: &ServiceSpec, out: &mut LoweredSpec) {
     for engine_name in container_names(&identity.topology, service, spec) {
         let resource = container_resource(&engine_name);
+        if out.containers.contains_key(&resource) {
+            out.blocked.push(bad(&resource, format!("two containers would be named `{engine_name}`")));
+            continue;
+        }
         match lower_container(identity, docker, (service, engine_name), spec, &resource, out) {
             Ok(container) => {
                 out.containers.insert(resource, container);
@@ -271,10 +293,12 @@ fn lower_container(
 ) -> Result<LoweredContainer, Blocked> {
     let mut lowered = spec.clone();
     let joins = lower_namespaces(identity, docker, resource, &mut lowered)?;
+    let sealed = lower_sealed(docker, resource, &mut lowered)?;
     if lowered.networks.is_empty() && lowered.options.network_mode.is_none() {
         lowered.networks.insert(DEFAULT_NETWORK.to_owned(), crate::topology::Attachment::default());
     }
-    lowered.networks = lowered.networks.into_iter().map(|(n, a)| (network_name(&identity.topology, &n), a)).collect();
+    let engine_name_of = |name: &str| network_name(&identity.topology, name, docker.networks.get(name));
+    lowered.networks = lowered.networks.into_iter().map(|(n, a)| (engine_name_of(&n), a)).collect();
     let networks: BTreeSet<ResourceId> = lowered.networks.keys().map(|n| network_resource(n)).collect();
     let mut hashes = BTreeMap::new();
     for (name, network) in lowered.networks.keys().map(|n| (n, network_resource(n))) {
@@ -305,22 +329,34 @@ fn lower_container(
     }
     let pull = lowered.pull_policy.take().unwrap_or_default();
     let update = std::mem::take(&mut lowered.update);
-    lowered.replicas = None;
-    let hash = hash_of(resource, &engine_name, &ContainerContent { spec: &lowered, networks: hashes, renewed_with })?;
-    let labels = labels(identity, resource, &hash, &spec.labels);
+    (lowered.replicas, lowered.container_name) = (None, None);
+    let adopt = lowered.adopt.take();
+    let content = ContainerContent { spec: &lowered, networks: hashes, sealed: &sealed, renewed_with };
+    let hash = hash_of(resource, &engine_name, &content)?;
+    let fixed = ContainerContent {
+        spec: &in_place::without(&lowered),
+        networks: BTreeMap::new(),
+        sealed: &sealed,
+        renewed_with: content.renewed_with,
+    };
+    let base = hash_of(resource, &engine_name, &fixed)?;
+    let mut labels = labels(identity, resource, &hash, &spec.labels);
+    labels.insert(LABEL_BASE.to_owned(), base.to_string());
     let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
     let target = ContainerTarget {
         name: engine_name,
         service: service.to_owned(),
         spec: lowered,
+        sealed,
         pull,
         update,
+        adopt,
         ends: may_complete,
         gives_way: false,
         labels,
     };
     let lowered = Lowered { target, hash };
-    Ok(LoweredContainer { lowered, networks, volumes, joins, depends_on, may_complete, runs_once })
+    Ok(LoweredContainer { lowered, base, networks, volumes, joins, depends_on, may_complete, runs_once })
 }
 
 /// Names the containers whose namespaces it shares as the engine does; says which they are.
@@ -354,13 +390,34 @@ fn lower_mounts(
     for mount in mounts.values_mut() {
         let MountKind::Volume = mount.kind else { continue };
         let Some(source) = &mut mount.source else { continue };
-        if !docker.volumes.contains_key(source) {
+        let Some(spec) = docker.volumes.get(source) else {
             return Err(bad(resource, format!("it mounts the volume `{source}`, which the slice does not define")));
-        }
-        *source = volume_name(&identity.topology, source);
+        };
+        *source = volume_name(&identity.topology, source, spec);
         named.insert(volume_resource(source));
     }
     Ok(named)
+}
+
+/// The files of a service's secrets and configs, by the path in the container; the service itself names them no longer.
+fn lower_sealed(docker: &DockerSpec, resource: &ResourceId, spec: &mut ServiceSpec) -> Result<BTreeMap<String, SealedFile>, Blocked> {
+    let mut files = BTreeMap::new();
+    for kind in SealedKind::ALL {
+        for (target, mount) in kind.mounts(spec) {
+            let (word, name) = (kind.word(), &mount.source);
+            let Some(object) = docker.sealed_of(kind, name) else {
+                return Err(bad(resource, format!("it has the {word} `{name}`, which the slice does not define")));
+            };
+            let Some(file) = SealedFile::new(kind, mount, object) else {
+                return Err(bad(resource, format!("its {word} `{name}` cannot be a file")));
+            };
+            if files.insert(target.clone(), file).is_some() || spec.volumes.contains_key(target) {
+                return Err(bad(resource, format!("two things are mounted at `{target}`")));
+            }
+        }
+    }
+    (spec.secrets, spec.configs) = Default::default();
+    Ok(files)
 }
 
 fn labels(identity: &Identity, resource: &ResourceId, hash: &VersionHash, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -403,8 +460,9 @@ mod tests {
         for topology in ["a", "edge", "edge-2"] {
             let topology = TopologyId::parse(topology).unwrap();
             for name in ["a", "b_c", "db-1"] {
-                assert!(could_be_volume(&network_name(&topology, name)) && could_be_volume(&volume_name(&topology, name)));
-                assert!(could_be_container(&container_name(&topology, name, 12)));
+                assert!(could_be_volume(&network_name(&topology, name, None)));
+                assert!(could_be_volume(&volume_name(&topology, name, &VolumeSpec::default())));
+                assert!(container_names(&topology, name, &ServiceSpec::default()).all(|name| could_be_container(&name)));
             }
         }
         assert!(!could_be_volume("data") && !could_be_volume(&"0f".repeat(32)));

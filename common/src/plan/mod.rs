@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
-use crate::topology::{NetworkSpec, PullPolicy, ServiceSpec, Update, VolumeSpec};
+use crate::topology::{NetworkSpec, PullPolicy, SealedFile, ServiceSpec, Update, VolumeSpec};
 
 pub mod api;
 pub mod compare;
@@ -18,6 +18,7 @@ mod containers;
 pub mod docker;
 mod draft;
 pub mod fields;
+mod in_place;
 pub mod lower;
 pub mod model;
 #[cfg(test)]
@@ -109,6 +110,31 @@ pub enum Action {
         /// The engine's id.
         id: String,
     },
+    /// Change about an owned container what can be changed while it runs.
+    UpdateContainer {
+        /// The engine's id.
+        id: String,
+        /// What it shall be.
+        target: Box<ContainerTarget>,
+        /// What of that differs.
+        changes: InPlace,
+    },
+    /// Take a container over that was made otherwise, as it is.
+    AdoptContainer {
+        /// The engine's id.
+        id: String,
+        /// What it is, and what its successors shall be.
+        target: Box<ContainerTarget>,
+    },
+    /// Take a network over that was made otherwise, as it is.
+    AdoptNetwork {
+        /// The engine's id.
+        id: String,
+        /// What it is.
+        target: NetworkTarget,
+    },
+    /// Take a volume over that was made otherwise, as it is.
+    AdoptVolume(VolumeTarget),
     /// Stop and remove an owned container, then make and start its successor with the same
     /// anonymous volumes.
     ReplaceContainer {
@@ -122,6 +148,23 @@ pub enum Action {
         /// The engine's id.
         id: String,
     },
+}
+
+/// What changes about a container while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InPlace {
+    /// What it may use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resources: bool,
+    /// When the engine starts it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart: bool,
+    /// Networks that it leaves, by their engine names; those that it joins otherwise among them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub detach: BTreeSet<String>,
+    /// Networks that it joins, by their engine names.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub attach: BTreeSet<String>,
 }
 
 /// What becomes of the object that a step is about.
@@ -139,12 +182,14 @@ pub enum Effect {
 }
 
 impl Action {
-    /// What it does, in one word for people: `create`, `replace`, `remove`, `start` or `unpause`.
+    /// What it does, in one word for people: `create`, `update`, `replace`, `adopt`, `remove`, `start` or `unpause`.
     #[must_use]
     pub const fn verb(&self) -> &'static str {
         match self {
             Action::CreateNetwork(_) | Action::CreateVolume(_) | Action::CreateContainer(_) => "create",
             Action::ReplaceNetwork { .. } | Action::ReplaceContainer { .. } => "replace",
+            Action::UpdateContainer { .. } => "update",
+            Action::AdoptContainer { .. } | Action::AdoptNetwork { .. } | Action::AdoptVolume(_) => "adopt",
             Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => "remove",
             Action::StartContainer { .. } => "start",
             Action::UnpauseContainer { .. } => "unpause",
@@ -156,7 +201,12 @@ impl Action {
     pub const fn effect(&self) -> Effect {
         match self {
             Action::CreateNetwork(_) | Action::CreateVolume(_) | Action::CreateContainer(_) => Effect::Create,
-            Action::StartContainer { .. } | Action::UnpauseContainer { .. } => Effect::InPlace,
+            Action::StartContainer { .. }
+            | Action::UnpauseContainer { .. }
+            | Action::UpdateContainer { .. }
+            | Action::AdoptContainer { .. }
+            | Action::AdoptNetwork { .. }
+            | Action::AdoptVolume(_) => Effect::InPlace,
             Action::ReplaceNetwork { .. } | Action::ReplaceContainer { .. } => Effect::Replace,
             Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => Effect::Remove,
         }
@@ -166,9 +216,15 @@ impl Action {
     #[must_use]
     pub fn container_id(&self) -> Option<&str> {
         match self {
-            Action::StartContainer { id } | Action::UnpauseContainer { id } | Action::RemoveContainer { id } => Some(id),
+            Action::StartContainer { id }
+            | Action::UnpauseContainer { id }
+            | Action::UpdateContainer { id, .. }
+            | Action::AdoptContainer { id, .. }
+            | Action::RemoveContainer { id } => Some(id),
             Action::ReplaceContainer { old_id, .. } => Some(old_id),
-            Action::CreateNetwork(_)
+            Action::AdoptNetwork { .. }
+            | Action::AdoptVolume(_)
+            | Action::CreateNetwork(_)
             | Action::ReplaceNetwork { .. }
             | Action::RemoveNetwork { .. }
             | Action::CreateVolume(_)
@@ -187,8 +243,34 @@ impl Action {
             | Action::CreateVolume(_)
             | Action::StartContainer { .. }
             | Action::UnpauseContainer { .. }
+            | Action::UpdateContainer { .. }
+            | Action::AdoptContainer { .. }
+            | Action::AdoptNetwork { .. }
+            | Action::AdoptVolume(_)
             | Action::RemoveContainer { .. } => None,
         }
+    }
+
+    /// What is known of an object from now on though its labels do not tell: its engine's id (of a volume: [`volume_key`]), and
+    /// what it is.
+    #[must_use]
+    pub fn note(&self) -> Option<(String, crate::observe::Owner)> {
+        let (key, labels) = match self {
+            Action::UpdateContainer { id, target, .. } | Action::AdoptContainer { id, target } => (id.clone(), &target.labels),
+            Action::AdoptNetwork { id, target } => (id.clone(), &target.labels),
+            Action::AdoptVolume(target) => (volume_key(&target.name), &target.labels),
+            Action::CreateNetwork(_)
+            | Action::ReplaceNetwork { .. }
+            | Action::RemoveNetwork { .. }
+            | Action::CreateVolume(_)
+            | Action::CreateContainer(_)
+            | Action::StartContainer { .. }
+            | Action::UnpauseContainer { .. }
+            | Action::ReplaceContainer { .. }
+            | Action::RemoveContainer { .. } => return None,
+        };
+        let adopted = !matches!(self, Action::UpdateContainer { .. });
+        Some((key, crate::observe::Owner { adopted, ..model::owner_of(labels)? }))
     }
 
     /// Where it stands among steps that do not wait for each other.
@@ -196,14 +278,22 @@ impl Action {
         match self {
             Action::RemoveContainer { .. } => 0,
             Action::RemoveNetwork { .. } => 1,
-            Action::CreateNetwork(_) | Action::ReplaceNetwork { .. } => 2,
-            Action::CreateVolume(_) => 3,
+            Action::CreateNetwork(_) | Action::ReplaceNetwork { .. } | Action::AdoptNetwork { .. } => 2,
+            Action::CreateVolume(_) | Action::AdoptVolume(_) => 3,
             Action::CreateContainer(_)
+            | Action::UpdateContainer { .. }
+            | Action::AdoptContainer { .. }
             | Action::StartContainer { .. }
             | Action::UnpauseContainer { .. }
             | Action::ReplaceContainer { .. } => 4,
         }
     }
+}
+
+/// What a volume is known by beside the engine's ids of other objects.
+#[must_use]
+pub fn volume_key(engine_name: &str) -> String {
+    format!("volume/{engine_name}")
 }
 
 impl std::fmt::Display for Step {
@@ -219,6 +309,9 @@ pub struct NetworkTarget {
     pub name: String,
     /// What it shall be.
     pub spec: NetworkSpec,
+    /// The engine's id of the network that is taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<String>,
     /// Our labels and the operator's.
     pub labels: BTreeMap<String, String>,
 }
@@ -230,6 +323,9 @@ pub struct VolumeTarget {
     pub name: String,
     /// What it shall be.
     pub spec: VolumeSpec,
+    /// The name of the volume that is taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<String>,
     /// Our labels and the operator's.
     pub labels: BTreeMap<String, String>,
 }
@@ -244,12 +340,18 @@ pub struct ContainerTarget {
     /// What it shall be; networks and named volumes by their engine names, the implicit `default`
     /// network filled in.
     pub spec: ServiceSpec,
+    /// The secrets and configs that it mounts, by the path in the container.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sealed: BTreeMap<String, SealedFile>,
     /// When its image is pulled.
     #[serde(default)]
     pub pull: PullPolicy,
     /// How it takes the place of its predecessor.
     #[serde(default, skip_serializing_if = "Update::is_usual")]
     pub update: Update,
+    /// The engine's id of the container that is taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<String>,
     /// Whether an exit may be its end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends: bool,

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::compare::is_reset;
-use super::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget};
+use super::{Action, ContainerTarget, InPlace, NetworkTarget, Step, VolumeTarget};
 use crate::id::{ResourceId, sha256_hex};
 use crate::observe::{
-    ContainerConfig, ContainerState, EngineState, Health, LABEL_PREFIX, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY, Observed,
+    ContainerConfig, ContainerState, EngineState, Health, LABEL_BASE, LABEL_PREFIX, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY, Observed,
     ObservedContainer, ObservedNetwork, ObservedVolume, Owner,
 };
-use crate::topology::{Attachment, Healthcheck, IpamPool, MountKind, MountSpec, RestartPolicy};
+use crate::topology::{Attachment, Healthcheck, IpamPool, MountKind, MountSpec, Options, RestartPolicy};
 
 /// The variable that every simulated image brings along.
 const IMAGE_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -84,6 +84,8 @@ impl Engine {
                 self.set_state(&name, ContainerState::Running);
                 Ok(())
             }
+            Action::UpdateContainer { id, target, changes } => self.update_container(id, target, changes),
+            Action::AdoptContainer { .. } | Action::AdoptNetwork { .. } | Action::AdoptVolume(_) => self.adopt(&step.action),
             Action::ReplaceContainer { old_id, target } => self.replace_container(old_id, target),
             Action::RemoveContainer { id } => match self.container_name(id) {
                 Ok(name) => {
@@ -225,6 +227,59 @@ impl Engine {
         self.create_container(target, Some(&old))
     }
 
+    fn update_container(&mut self, id: &str, target: &ContainerTarget, changes: &InPlace) -> Result<(), ModelError> {
+        let name = self.container_name(id)?;
+        if let Some(missing) = changes.attach.iter().find(|n| !self.networks.contains_key(*n)) {
+            return Err(ModelError::NotFound(format!("the network `{missing}`")));
+        }
+        let Some(container) = self.containers.get_mut(&name) else { return Ok(()) };
+        container.owner = owner_of(&target.labels);
+        let Some(config) = container.config.as_mut() else { return Ok(()) };
+        config.networks.retain(|network, _| !changes.detach.contains(network));
+        for (network, attachment) in target.spec.networks.iter().filter(|(network, _)| changes.attach.contains(*network)) {
+            config.networks.insert(network.clone(), attach(target, attachment));
+        }
+        if changes.restart {
+            config.restart = target.spec.restart;
+        }
+        if changes.resources {
+            let wanted = target.spec.options.clone().without_usual();
+            let Options { cpu_shares, cpus, cpuset, mem_limit, mem_reservation, memswap_limit, pids_limit, .. } = wanted;
+            let live = &mut config.options;
+            // What is not said stays as it is.
+            live.cpu_shares = cpu_shares.or(live.cpu_shares);
+            live.cpus = cpus.or(live.cpus);
+            live.cpuset = cpuset.or(live.cpuset.take());
+            live.mem_limit = mem_limit.or(live.mem_limit);
+            live.mem_reservation = mem_reservation.or(live.mem_reservation);
+            live.memswap_limit = memswap_limit.or(live.memswap_limit);
+            live.pids_limit = if target.spec.options.pids_limit.is_some() { pids_limit } else { live.pids_limit };
+        }
+        Ok(())
+    }
+
+    /// Takes what is not ours for ours.
+    fn adopt(&mut self, action: &Action) -> Result<(), ModelError> {
+        let gone = || ModelError::NotFound("what is to be adopted".to_owned());
+        let owner = action.note().map(|(_, owner)| owner);
+        match action {
+            Action::AdoptContainer { id, .. } => self.containers.values_mut().find(|c| c.id == *id).ok_or_else(gone)?.owner = owner,
+            Action::AdoptNetwork { id, .. } => self.networks.values_mut().find(|n| n.id == *id).ok_or_else(gone)?.owner = owner,
+            Action::AdoptVolume(target) => self.volumes.get_mut(&target.name).ok_or_else(gone)?.owner = owner,
+            Action::CreateNetwork(_)
+            | Action::ReplaceNetwork { .. }
+            | Action::RemoveNetwork { .. }
+            | Action::CreateVolume(_)
+            | Action::CreateContainer(_)
+            | Action::StartContainer { .. }
+            | Action::UnpauseContainer { .. }
+            | Action::UpdateContainer { .. }
+            | Action::ReplaceContainer { .. }
+            | Action::RemoveContainer { .. } => {}
+        }
+        Ok(())
+    }
+
     /// The name of our container with this id.
     fn container_name(&self, id: &str) -> Result<String, ModelError> {
         match self.containers.iter().find(|(_, c)| c.id == id) {
@@ -277,6 +332,8 @@ pub fn owner_of(labels: &BTreeMap<String, String>) -> Option<Owner> {
         topology: labels.get(LABEL_TOPOLOGY)?.clone(),
         resource: ResourceId::parse(labels.get(LABEL_RESOURCE)?.as_str()).ok()?,
         spec: labels.get(LABEL_SPEC)?.clone(),
+        base: labels.get(LABEL_BASE).cloned().unwrap_or_default(),
+        adopted: false,
     })
 }
 
@@ -299,6 +356,7 @@ fn config_of(target: &ContainerTarget, id: &str, old: Option<&ContainerConfig>) 
         ports: spec.ports.clone(),
         networks: spec.networks.iter().map(|(name, a)| (name.clone(), attach(target, a))).collect(),
         volumes: spec.volumes.iter().map(|(path, m)| (path.clone(), mount_of(path, m, id, old))).collect(),
+        sealed: target.sealed.clone(),
         restart: Some(spec.restart.unwrap_or(RestartPolicy::No)).filter(|_| spec.restart.is_some()),
         labels: own_labels(&target.labels),
         healthcheck: spec.healthcheck.clone(),

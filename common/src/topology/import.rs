@@ -44,11 +44,7 @@ pub struct Imported {
 }
 
 /// Keys of a service that are left out, and why that changes nothing, or what to do.
-const LEFT_OUT: [(&str, &str); 4] = [
-    (
-        "container_name",
-        "the container is named by topology and service, `TOPOLOGY-SERVICE-1`; other services reach it by the service's name",
-    ),
+const LEFT_OUT: [(&str, &str); 3] = [
     ("attach", "it concerns the terminal of `docker compose up`"),
     ("develop", "it concerns `docker compose watch`"),
     ("pull_refresh_after", "images are pulled by `pull_policy`"),
@@ -146,6 +142,13 @@ impl Importer<'_> {
                     let why = Why::new("`include` has no meaning in a topology")
                         .help("name the included files on the command line, before this one");
                     self.problem(field.key_at, "include", why);
+                }
+                "secrets" | "configs" => {
+                    if let Value::Map(objects) = &mut field.value.value {
+                        let maps = objects.iter_mut().filter(|object| matches!(object.value.value, Value::Map(_)));
+                        maps.for_each(|object| self.move_paths(&mut object.value, "file"));
+                    }
+                    docker.push(field);
                 }
                 "services" => {
                     self.services(&mut field.value);

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{INPUT_FILES_MAX, INPUT_MAX, INPUTS_MAX, PINS_MAX, VARIABLES_MAX};
+use super::limits::{DIGESTS_MAX, INPUT_FILES_MAX, INPUT_MAX, INPUTS_MAX, PINS_MAX, VARIABLES_MAX};
 use super::problem::Problem;
-use super::{Position, TopologyFile};
+use super::{Position, TopologyFile, sealed};
 use crate::registry::is_digest;
 
 /// Variables and files that a topology takes. What is not in here does not exist for it.
@@ -25,13 +25,16 @@ pub struct Inputs {
     /// Image as a service names it → the digest that it had at its registry. Empty where images are not pinned.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub pins: BTreeMap<String, String>,
+    /// [`super::Origin::key`] of a secret or config → the digest of its value, which is in here for nobody.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub digests: BTreeMap<String, String>,
 }
 
 impl Inputs {
     /// Whether the topology stands alone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.variables.is_empty() && self.files.is_empty() && self.pins.is_empty()
+        self.variables.is_empty() && self.files.is_empty() && self.pins.is_empty() && self.digests.is_empty()
     }
 
     /// What is past a limit, if anything is.
@@ -50,6 +53,12 @@ impl Inputs {
         }
         if self.pins.len() > PINS_MAX {
             return problem(format!("more than {PINS_MAX} images are pinned"), "split the topology");
+        }
+        if self.digests.iter().any(|(key, digest)| key.contains(char::is_control) || !sealed::is_digest(digest)) {
+            return problem("the digest of a secret or config is none".to_owned(), "push it again from where its files are");
+        }
+        if self.digests.len() > DIGESTS_MAX {
+            return problem(format!("the topology takes more than {DIGESTS_MAX} secrets and configs"), "split the topology");
         }
         let variables = self.variables.iter().map(|(name, value)| (format!("the variable `{name}`"), value));
         let files = self.files.iter().map(|(path, content)| (format!("the file `{path}`"), content));

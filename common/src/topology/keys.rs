@@ -1,8 +1,10 @@
 //! Every key of the file: what may stand there, and what it means. The reader takes its known keys
 //! from these tables and the JSON Schema is made of them, so the two cannot disagree.
 
+mod sealed;
 mod service;
 
+pub(crate) use sealed::{CONFIG, CONFIG_MOUNT, SECRET, SECRET_MOUNT};
 pub(crate) use service::{
     ATTACHMENT, BIND_OPTIONS, DEPENDENCY, DEPLOY, DEVICE, ENV_FILE, EXTENDS, HEALTHCHECK, LIMITS, LOGGING, MOUNT, PORT, RESERVATIONS,
     RESOURCES, RESTART_POLICY, SERVICE, TMPFS_OPTIONS, ULIMIT, UPDATE_CONFIG, VOLUME_OPTIONS,
@@ -58,6 +60,8 @@ pub(crate) enum Form {
     OneOrMoreOr(&'static Object),
     /// Text or an object.
     TextOr(&'static Object),
+    /// `true`, `false` or an object.
+    BoolOr(&'static Object),
     /// As `Pairs`, and a name without a value.
     Environment,
     /// A list of text and numbers.
@@ -120,8 +124,11 @@ pub(crate) static FILE: Object = Object {
             "What each host shall have: a host's name, or `label=value` for every host whose binding has that label.",
         ),
     ],
-    never: &[],
-    later: &["rollout", "secrets", "configs"],
+    never: &[
+        ("secrets", "write them under `docker` of the profile or host whose services have them"),
+        ("configs", "write them under `docker` of the profile or host whose services have them"),
+    ],
+    later: &["rollout"],
 };
 
 /// `policy`.
@@ -173,10 +180,12 @@ pub(crate) static DOCKER: Object = Object {
     keys: &[
         key("networks", Form::Map(&NETWORK), "Networks; on the engine `{topology}_{name}`."),
         key("volumes", Form::Map(&VOLUME), "Named volumes; on the engine `{topology}_{name}`."),
+        key("secrets", Form::Map(&SECRET), "Secrets: files that services have, sealed to their hosts."),
+        key("configs", Form::Map(&CONFIG), "Configs: as secrets, and their values may stand here."),
         key("services", Form::Map(&SERVICE), "Services; each is one container, on the engine `{topology}-{name}-1`."),
     ],
     never: &[("version", "leave it out"), ("name", "the key `topology` of the file is the project's name")],
-    later: &["secrets", "configs", "include"],
+    later: &["include"],
 };
 
 /// An entry under `networks`.
@@ -192,9 +201,33 @@ pub(crate) static NETWORK: Object = Object {
         key("internal", Form::Bool, "Whether the network has no way out of the host."),
         key("ipam", Form::Object(&IPAM), "Address management."),
         key("labels", Form::Pairs, "Labels of your own; `moorline.` is reserved."),
+        key("name", Form::Text, "Its name on the engine, instead of `{topology}_{name}`."),
+        key(
+            "external",
+            Form::BoolOr(&EXTERNAL),
+            "Whether it is there without Moorline, and only used. The host's policy file must allow it.",
+        ),
+        key(
+            "adopt",
+            Form::Pattern(ID),
+            "The engine's id of the network that is taken over as it is. The host's policy file must allow it.",
+        ),
     ],
     never: &[],
-    later: &["enable_ipv4", "external", "name"],
+    later: &["enable_ipv4"],
+};
+
+/// An engine's id.
+pub(crate) const ID: &str = "^[0-9a-f]{64}$";
+
+/// The older form of `external`.
+pub(crate) static EXTERNAL: Object = Object {
+    name: "an external object",
+    definition: "external",
+    about: "The older form of `external: true` and `name`.",
+    keys: &[key("name", Form::Text, "Its name on the engine.")],
+    never: &[],
+    later: &[],
 };
 
 /// `ipam`.
@@ -230,7 +263,43 @@ pub(crate) static VOLUME: Object = Object {
         key("driver", Form::Text, "The volume driver; the engine's default is `local`."),
         key("driver_opts", Form::Options, "Options for the driver."),
         key("labels", Form::Pairs, "Labels of your own; `moorline.` is reserved."),
+        key("name", Form::Text, "Its name on the engine, instead of `{topology}_{name}`."),
+        key(
+            "external",
+            Form::BoolOr(&EXTERNAL),
+            "Whether it is there without Moorline, and only used. The host's policy file must allow it.",
+        ),
+        key("adopt", Form::Text, "The name of the volume that is taken over as it is. The host's policy file must allow it."),
     ],
     never: &[],
-    later: &["external", "name"],
+    later: &[],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guide_for_users_of_compose_has_every_key_that_is_refused() {
+        let guide = include_str!("../../../docs/compose.md");
+        let sections = [
+            ("", &SERVICE),
+            ("deploy.", &DEPLOY),
+            ("deploy.resources.", &RESOURCES),
+            ("deploy.resources.limits.", &LIMITS),
+            ("deploy.resources.reservations.", &RESERVATIONS),
+            ("deploy.restart_policy.", &RESTART_POLICY),
+            ("deploy.update_config.", &UPDATE_CONFIG),
+        ];
+        let rows = |(above, object): &(&str, &Object)| {
+            object.never.iter().map(|(key, remedy)| format!("| `{above}{key}` | {remedy} |")).collect::<Vec<_>>()
+        };
+        let wanted: Vec<String> = sections.iter().flat_map(rows).collect();
+        let (_, table) = guide.split_once("| key of a service |").unwrap_or_default();
+        let listed: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+        assert_eq!(listed, wanted);
+        for key in SERVICE.later {
+            assert!(table.contains(&format!("`{key}`")), "`{key}` is not supported yet, and docs/compose.md does not say so");
+        }
+    }
+}

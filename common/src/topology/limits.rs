@@ -21,6 +21,10 @@ pub const CYCLE_SHOWN_MAX: usize = 12;
 /// The longest name of a service, network, volume or profile, in characters: a DNS label's length,
 /// because a service's name is an alias on its networks.
 pub const NAME_MAX: usize = 63;
+/// The longest name on the engine that a topology may give.
+pub const ENGINE_NAME_MAX: usize = 200;
+/// The digits of an engine's id.
+pub const ENGINE_ID: usize = 64;
 /// The most ports that one service may publish, ranges expanded.
 pub const PORTS_MAX: usize = 1024;
 /// The most bytes of memory that a key may name: 2^53.
@@ -33,6 +37,12 @@ pub const NANOS_MAX: u64 = 1 << 53;
 pub const VARIABLES_MAX: usize = 1_000;
 /// The most images of a topology that are pinned to digests.
 pub const PINS_MAX: usize = 256;
+/// The most values of secrets and configs that a topology may take, those that differ from host to host counted one by one.
+pub const DIGESTS_MAX: usize = 5_000;
+/// The largest value of a secret or config, in bytes.
+pub const SEALED_MAX: usize = 512 * 1024;
+/// The most bytes of all values that one host gets, sealed: they are signed in one envelope with its slice.
+pub const SEALED_HOST_MAX: usize = 1024 * 1024;
 /// The most files that a topology may take besides itself.
 pub const INPUT_FILES_MAX: usize = 256;
 /// The largest such file, and the largest value of a variable, in bytes.

@@ -2,7 +2,7 @@
 //!
 //! One rule at every level: **maps merge key by key, everything else is replaced by the later one.**
 //! What the Compose Specification lets one write as a list or as a map counts as a map (environment,
-//! labels, a service's networks, `depends_on`; mounts by their target). Lists (ports, command,
+//! labels, a service's networks, `depends_on`; mounts, secrets and configs by their target). Lists (ports, command,
 //! entrypoint, a healthcheck's test, address pools, aliases) are replaced whole; `ports: []` takes
 //! away the ports that came before.
 
@@ -15,6 +15,9 @@ pub(crate) fn docker(spec: &mut HostSpec, part: DockerSpec, empties_ports: impl 
     let base = spec.docker.get_or_insert_default();
     by_key(&mut base.networks, part.networks, network);
     by_key(&mut base.volumes, part.volumes, volume);
+    // Each has one value, from one place.
+    base.secrets.extend(part.secrets);
+    base.configs.extend(part.configs);
     for (name, later) in part.services {
         let empties = empties_ports(&name);
         match base.services.entry(name) {
@@ -49,7 +52,10 @@ fn replace<T>(base: &mut Option<T>, later: Option<T>) {
 }
 
 fn network(base: &mut NetworkSpec, later: NetworkSpec) {
-    let NetworkSpec { driver, driver_opts, attachable, enable_ipv6, internal, ipam, labels } = later;
+    let NetworkSpec { name, external, adopt, driver, driver_opts, attachable, enable_ipv6, internal, ipam, labels } = later;
+    replace(&mut base.name, name);
+    base.external |= external;
+    replace(&mut base.adopt, adopt);
     replace(&mut base.driver, driver);
     base.driver_opts.extend(driver_opts);
     replace(&mut base.attachable, attachable);
@@ -66,7 +72,10 @@ fn network(base: &mut NetworkSpec, later: NetworkSpec) {
 }
 
 fn volume(base: &mut VolumeSpec, later: VolumeSpec) {
-    let VolumeSpec { driver, driver_opts, labels } = later;
+    let VolumeSpec { name, external, adopt, driver, driver_opts, labels } = later;
+    replace(&mut base.name, name);
+    base.external |= external;
+    replace(&mut base.adopt, adopt);
     replace(&mut base.driver, driver);
     base.driver_opts.extend(driver_opts);
     base.labels.extend(labels);
@@ -74,6 +83,8 @@ fn volume(base: &mut VolumeSpec, later: VolumeSpec) {
 
 fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     let ServiceSpec {
+        container_name,
+        adopt,
         image,
         platform,
         pull_policy,
@@ -83,6 +94,8 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
         ports,
         networks,
         volumes,
+        secrets,
+        configs,
         restart,
         labels,
         healthcheck,
@@ -96,6 +109,8 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
         update: Update { order, monitor },
         options,
     } = later;
+    replace(&mut base.container_name, container_name);
+    replace(&mut base.adopt, adopt);
     if !image.is_empty() {
         base.image = image;
     }
@@ -109,6 +124,8 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     }
     by_key(&mut base.networks, networks, attachment);
     base.volumes.extend(volumes);
+    base.secrets.extend(secrets);
+    base.configs.extend(configs);
     replace(&mut base.restart, restart);
     base.labels.extend(labels);
     if let Some(later) = healthcheck {

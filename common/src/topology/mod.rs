@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub mod adopt;
 mod credentials;
 pub mod dotenv;
 pub mod import;
@@ -26,6 +27,7 @@ pub mod parse;
 pub mod problem;
 mod resolve;
 pub mod schema;
+pub mod sealed;
 mod service;
 pub mod slice;
 mod validate;
@@ -37,6 +39,7 @@ pub use options::Options;
 pub use parse::{load, load_bytes, read};
 pub use problem::{Problem, nearest, render_all};
 pub use schema::json_schema;
+pub use sealed::{Origin, SealedFile, SealedKind, SealedMount, SealedSpec};
 pub use service::{
     Attachment, Dependency, DependencyCondition, Healthcheck, MountKind, MountOptions, MountSpec, Nanos, PortSpec, Protocol, PullPolicy,
     RestartPolicy, ServiceSpec, Update, UpdateOrder,
@@ -107,6 +110,8 @@ pub(crate) enum ObjectKind {
     Volume,
     /// A service.
     Service,
+    /// A secret or config.
+    Sealed(SealedKind),
 }
 
 impl ObjectKind {
@@ -116,6 +121,7 @@ impl ObjectKind {
             ObjectKind::Network => "networks",
             ObjectKind::Volume => "volumes",
             ObjectKind::Service => "services",
+            ObjectKind::Sealed(kind) => kind.section(),
         }
     }
 }
@@ -191,6 +197,12 @@ pub struct DockerSpec {
     /// Named volumes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, VolumeSpec>,
+    /// Secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SealedSpec>,
+    /// Configs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<String, SealedSpec>,
     /// Services; each is one container.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub services: BTreeMap<String, ServiceSpec>,
@@ -208,6 +220,15 @@ impl DockerSpec {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkSpec {
+    /// Its name on the engine, instead of the topology's and its own together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it is there without Moorline, and only used.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
+    /// The engine's id of the network that is taken over as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<String>,
     /// The network driver; the engine's default is `bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
@@ -261,6 +282,15 @@ pub struct IpamPool {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeSpec {
+    /// Its name on the engine, instead of the topology's and its own together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it is there without Moorline, and only used.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub external: bool,
+    /// The name of the volume that is taken over as it is: its name on the engine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<String>,
     /// The volume driver; the engine's default is `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,

@@ -74,6 +74,7 @@ fn form_schema(form: &'static Form, definitions: &mut Map<String, Value>) -> Val
             json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": one }] })
         }
         Form::TextOr(object) => json!({ "anyOf": [{ "type": "string" }, reference(object, definitions)] }),
+        Form::BoolOr(object) => json!({ "anyOf": [{ "type": "boolean" }, variable(), reference(object, definitions)] }),
         Form::Environment => json!({ "anyOf": [
             { "type": "object", "additionalProperties": { "type": ["string", "number", "boolean", "null"] } },
             { "type": "array", "items": { "type": "string", "pattern": "^[^=]+" } },

@@ -4,12 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Options;
+use super::{Options, SealedMount};
 
 /// A service. <https://github.com/compose-spec/compose-spec/blob/main/05-services.md>
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
+    /// Its container's name on the engine, instead of the topology's, its own and a number together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
+    /// The engine's id of the container that is taken over as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<String>,
     /// The image, as `docker run` would take it.
     pub image: String,
     /// What the image is made for: `linux/arm64`; the engine's own platform when `None`.
@@ -36,6 +42,12 @@ pub struct ServiceSpec {
     /// Mounts, sorted by target.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub volumes: BTreeMap<String, MountSpec>,
+    /// Secrets, by the path in the container.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, SealedMount>,
+    /// Configs, by the path in the container.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub configs: BTreeMap<String, SealedMount>,
     /// When the engine restarts the container by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,

@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::parse::{Hydrated, hydrate};
 use super::problem::{Problem, tidy};
 use super::validate::check_spec;
-use super::{Attachment, DEFAULT_NETWORK, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, ObjectKind, TopologyFile, Varying, merge};
+use super::{
+    Attachment, DEFAULT_NETWORK, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, ObjectKind, SealedKind, TopologyFile, Varying, merge,
+};
 use crate::id::{HostId, HostName};
 use crate::statement::HostBinding;
 
@@ -82,6 +84,16 @@ impl TopologyFile {
         if problems.is_empty() { Ok(out) } else { Err(tidy(problems, &self.files)) }
     }
 
+    /// Whether any part of it has secrets or configs.
+    #[must_use]
+    pub fn has_sealed(&self) -> bool {
+        let of = |entry: &Entry| {
+            let varies = entry.source.varying.iter().any(|v| matches!(v.kind, ObjectKind::Sealed(_)));
+            varies || entry.docker.iter().any(|docker| docker.sealed().next().is_some())
+        };
+        self.profiles.values().chain(self.hosts.values().map(|host| &host.own)).any(of)
+    }
+
     /// The entries that are for `host`, by name first.
     fn entries_for<'f>(&'f self, host: &'f BoundHost) -> impl Iterator<Item = (&'f str, &'f HostEntry)> {
         let by_name = self.hosts.get_key_value(host.name.as_str());
@@ -139,6 +151,8 @@ fn filled(docker: &DockerSpec, part: &Entry, host: &BoundHost, problems: &mut Ve
     let mut out = DockerSpec {
         networks: same(&docker.networks, ObjectKind::Network, varying),
         volumes: same(&docker.volumes, ObjectKind::Volume, varying),
+        secrets: same(&docker.secrets, ObjectKind::Sealed(SealedKind::Secret), varying),
+        configs: same(&docker.configs, ObjectKind::Sealed(SealedKind::Config), varying),
         services: same(&docker.services, ObjectKind::Service, varying),
     };
     for varying in varying {
@@ -149,6 +163,12 @@ fn filled(docker: &DockerSpec, part: &Entry, host: &BoundHost, problems: &mut Ve
             }
             Hydrated::Volume(volume) => {
                 out.volumes.insert(name, volume);
+            }
+            Hydrated::Sealed(SealedKind::Secret, spec) => {
+                out.secrets.insert(name, spec);
+            }
+            Hydrated::Sealed(SealedKind::Config, spec) => {
+                out.configs.insert(name, spec);
             }
             Hydrated::Service(service) => {
                 out.services.insert(name, *service);
@@ -170,6 +190,7 @@ fn finish(spec: &mut HostSpec) {
         spec.docker = None;
     }
     let Some(docker) = &mut spec.docker else { return };
+    docker.drop_unused_sealed();
     let mut names_default = false;
     for service in docker.services.values_mut() {
         // `networks: [default]` is what no `networks` means.

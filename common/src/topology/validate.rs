@@ -10,9 +10,11 @@ use super::parse::{port_mark, undefined};
 use super::problem::Problem;
 use super::slice::is_enabled;
 use super::{
-    DEFAULT_NETWORK, DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Options, Position, Protocol, ServiceSpec,
-    TopologyFile, UpdateOrder,
+    DEFAULT_NETWORK, DependencyCondition, DockerSpec, Entry, HostEntry, HostSpec, MountKind, Options, Position, Protocol, SealedKind,
+    ServiceSpec, TopologyFile, UpdateOrder,
 };
+use crate::id::TopologyId;
+use crate::plan::lower::{container_names, needed_networks, network_name, volume_name};
 
 impl TopologyFile {
     /// Checks everything that can be checked without the hosts.
@@ -47,6 +49,7 @@ pub(crate) fn check_spec(file: &TopologyFile, spec: &HostSpec, parts: &[&Entry],
     for (name, service) in &docker.services {
         check.service(name, service);
     }
+    check.engine_names(&file.topology);
     check.cycles();
     check.ports();
     check.addresses();
@@ -125,6 +128,7 @@ impl Check<'_> {
                 self.report(&format!("{}.volumes.{target}", here()), problem);
             }
         }
+        self.sealed(name, service);
         for path in service.options.tmpfs.iter().flatten().map(|(path, _)| path).filter(|path| service.volumes.contains_key(*path)) {
             self.say(&format!("{}.tmpfs.{path}", here()), format!("something is mounted at `{path}` already"));
         }
@@ -148,9 +152,39 @@ impl Check<'_> {
         }
     }
 
+    /// Secrets and configs: that they are defined, and that nothing else is at their place.
+    fn sealed(&mut self, name: &str, service: &ServiceSpec) {
+        let docker = self.docker;
+        let mut taken: BTreeSet<&str> = service.volumes.keys().map(String::as_str).collect();
+        taken.extend(service.options.tmpfs.iter().flatten().map(|(path, _)| path.as_str()));
+        for kind in SealedKind::ALL {
+            let (section, word) = (kind.section(), kind.word());
+            for (target, mount) in kind.mounts(service) {
+                let mark = format!("docker.services.{name}.{section}.{target}");
+                if docker.sealed_of(kind, &mount.source).is_none() {
+                    let message = format!("service `{name}` has the {word} `{}`, which is not defined", mount.source);
+                    let known = docker.sealed().filter(|(k, ..)| *k == kind).map(|(_, known, _)| known);
+                    let problem = |p: Problem| {
+                        undefined(Problem { message, ..p }, &mount.source, known)
+                            .help(format!("define it under `docker.{section}`, as in `{}: {{ file: ./{0} }}`", mount.source))
+                    };
+                    self.report(&mark, problem);
+                }
+                if !taken.insert(target) {
+                    self.say(&mark, format!("something is mounted at `{target}` already"));
+                }
+            }
+        }
+    }
+
     /// What only one of several containers could have, or of an old one and its successor.
     fn replicas(&mut self, name: &str, service: &ServiceSpec) {
         let number = service.replicas.unwrap_or(1);
+        let names = [("container_name", service.container_name.is_some()), ("adopt", service.adopt.is_some())];
+        for (key, _) in names.into_iter().filter(|(_, is_named)| *is_named && number > 1) {
+            let message = format!("service `{name}` has {number} containers, and `{key}` is about one");
+            self.report(&format!("docker.services.{name}"), |p| Problem { message, ..p }.help(format!("leave `{key}` out, or `scale`")));
+        }
         let of: Box<dyn Fn(String) -> String> = if number > 1 {
             Box::new(move |what| format!("service `{name}` has {number} containers, and only one of them can have {what}"))
         } else if service.update.order == Some(UpdateOrder::StartFirst) {
@@ -216,6 +250,32 @@ impl Check<'_> {
     fn varies(&self, network: &str) -> bool {
         let varying = self.parts.iter().flat_map(|part| &part.source.varying);
         varying.into_iter().any(|v| v.kind == super::ObjectKind::Network && v.name == network)
+    }
+
+    /// Names on the engine that several would have.
+    fn engine_names(&mut self, topology: &TopologyId) {
+        let docker = self.docker;
+        let mut taken: BTreeMap<(&str, String), &str> = BTreeMap::new();
+        let networks = needed_networks(docker).into_iter().map(|(key, spec)| ("networks", key, network_name(topology, key, spec)));
+        let volumes = docker.volumes.iter().map(|(key, spec)| ("volumes", key.as_str(), volume_name(topology, key, spec)));
+        let containers = docker
+            .services
+            .iter()
+            .flat_map(|(key, spec)| container_names(topology, key, spec).map(move |name| ("services", key.as_str(), name)));
+        for (section, key, name) in networks.chain(volumes).chain(containers) {
+            // Of two that cannot be told apart here the later one is told of.
+            if let Some(other) = taken.insert((section, name.clone()), key) {
+                let message = format!("`{key}` and `{other}` would both be named `{name}` on the engine");
+                self.report(&format!("docker.{section}.{key}"), |p| Problem { message, ..p }.help("give one of them another name"));
+            }
+        }
+        for (key, volume) in &docker.volumes {
+            let name = volume_name(topology, key, volume);
+            if let Some(adopted) = volume.adopt.as_ref().filter(|adopted| **adopted != name) {
+                let message = format!("volume `{key}` takes over `{adopted}`, and is named `{name}` on the engine");
+                self.report(&format!("docker.volumes.{key}"), |p| Problem { message, ..p }.help(format!("add `name: {adopted}`")));
+            }
+        }
     }
 
     /// Depth first, without recursion: a chain of services may be as long as the file.

@@ -6,6 +6,7 @@ use super::*;
 use crate::canonical::version_hash;
 use crate::id::{Generation, TopologyId};
 use crate::sign::PrivateKey;
+use crate::statement::Sealed;
 use crate::testing::{binding, code, key};
 
 fn role(keys: &[u8], threshold: u32, hosts: &[&str], kinds: &[PayloadType]) -> Role {
@@ -55,6 +56,7 @@ fn slice() -> SliceStatement {
         content,
         issued_at: UnixSeconds(1),
         deliver_by: UnixSeconds(2),
+        sealed: Sealed::default(),
         fallback: None,
     }
 }

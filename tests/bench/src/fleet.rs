@@ -249,6 +249,7 @@ impl Operator {
                     version_hash: version_hash.clone(),
                     issued_at: now(),
                     deliver_by: now().plus(3600),
+                    sealed: Default::default(),
                     fallback: None,
                 };
                 let signed = Signed::seal(&statement, &[&self.key])?;

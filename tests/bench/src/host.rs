@@ -3,17 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow};
-use moorline_agent::config::Policy;
+use moorline_agent::config::{Policy, SECRETS_DIR_DEFAULT};
 use moorline_agent::db::Db;
 use moorline_agent::driver::Ownership;
 use moorline_agent::identity::StateDir;
 use moorline_agent::intake::judge::Own;
+use moorline_agent::intake::policy::Guarded;
 use moorline_agent::intake::{self, Intake};
 use moorline_agent::journal::file::FileJournal;
 use moorline_agent::ledger::Ledger;
 use moorline_agent::trust::TrustStore;
+use moorline_agent::vault::Vault;
 use moorline_common::id::{ClusterId, HostName, UnixSeconds};
 use moorline_common::sign::{PrivateKey, Signed};
 use moorline_common::statement::HostBinding;
@@ -71,7 +74,8 @@ impl Host {
             root_pin: TrustRoot::pin(signed.envelope()),
             own: Own::of(&keys),
             policy: Policy::default(),
-            engine_sockets,
+            guarded: Guarded { engine_sockets, ..Guarded::default() },
+            vault: Arc::new(Vault::new(Path::new(SECRETS_DIR_DEFAULT), dir, &keys)?),
             quarantine: None,
         })?;
         intake.root(signed.envelope().to_json()).await.map_err(|r| anyhow!("{}", r.fault))?;
@@ -83,6 +87,6 @@ impl Host {
     /// By what its driver knows its objects.
     #[must_use]
     pub fn ownership(&self) -> Ownership {
-        Ownership { cluster: self.binding.cluster.clone(), host_id: self.binding.host_id.clone() }
+        Ownership { cluster: self.binding.cluster.clone(), host_id: self.binding.host_id.clone(), known: Default::default() }
     }
 }

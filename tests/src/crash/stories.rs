@@ -63,6 +63,9 @@ pub fn story_of(point: &str) -> Story {
         | "docker.replace.removed"
         | "docker.replace.named"
         | "docker.remove.stopped"
+        | "docker.update.before"
+        | "docker.update.networks"
+        | "docker.update.after"
         | "ledger.admit.before"
         | "ledger.admit.after" => Story::Pushed,
         "docker.replace.failed" | "docker.replace.undone" | "docker.replace.back" => Story::Undone,
@@ -87,7 +90,12 @@ pub fn topology(name: &str, change: Option<u32>) -> String {
             yaml.push_str(&format!("      networks: {{ more: {{}} }}\n      volumes: {{ data: {{}}, more{n}: {{}} }}\n      services:\n"))
         }
     }
-    yaml.push_str(&service("a", "one", ""));
+    // What the engine changes while it runs.
+    let running = match change {
+        None => "          pids_limit: 50\n",
+        Some(_) => "          pids_limit: 100\n          networks: [default, more]\n",
+    };
+    yaml.push_str(&service("a", "one", running));
     yaml.push_str(&service("b", greeting, ""));
     yaml.push_str(&service("c", "one", "          volumes: [\"data:/data\"]\n"));
     if let Some(n) = change {
@@ -230,11 +238,13 @@ fn undone(site: &mut Site, point: Option<&str>) -> Result<()> {
 
 fn pushed(site: &mut Site, point: Option<&str>) -> Result<()> {
     static CHANGES: AtomicU32 = AtomicU32::new(0);
-    let (deaths, name) = (site.deaths, site.topology());
+    let (deaths, name, unchanged) = (site.deaths, site.topology(), site.engine_id("a")?);
     let generation = site.push(&topology(&name, Some(CHANGES.fetch_add(1, Ordering::Relaxed))))?;
     site.start(point)?;
     site.converge(generation)?;
     let generation = site.push(&topology(&name, None))?;
     site.converge(generation)?;
+    let now = site.engine_id("a")?;
+    ensure!(now == unchanged, "the container was {unchanged}, and after what is changed while it runs it is {now}");
     died(site, deaths, point)
 }

@@ -16,7 +16,8 @@ fn blocks(markdown: &str, language: &str) -> Vec<String> {
 }
 
 /// Every page that users read.
-const PAGES: [&str; 6] = ["README.md", "CHANGELOG.md", "deploy/README.md", "docs/errors.md", "docs/operator-guide.md", "docs/topology.md"];
+const PAGES: [&str; 7] =
+    ["README.md", "CHANGELOG.md", "deploy/README.md", "docs/compose.md", "docs/errors.md", "docs/operator-guide.md", "docs/topology.md"];
 
 fn page(name: &str) -> String {
     std::fs::read_to_string(project().join(name)).unwrap()

@@ -2,9 +2,12 @@
 //! promise is about it. One file per promise.
 
 #[cfg(test)]
+mod adopted;
 mod bad_input;
 #[cfg(test)]
 mod clock;
+#[cfg(test)]
+mod corpus;
 #[cfg(test)]
 mod damage;
 #[cfg(test)]
@@ -49,6 +52,8 @@ mod repush;
 mod restore;
 #[cfg(test)]
 mod scope;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod setup;
 #[cfg(test)]

@@ -8,11 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::STANDARD;
 use bollard::query_parameters as query;
 use moorline_tests::engine::{self, Container, Engine};
 use moorline_tests::fleet::{Drive, Fleet, free_port};
 use moorline_tests::image::{self, IMAGE};
+use moorline_tests::leaks::Leaks;
 use moorline_tests::limits::{APPLY, SOON};
 use moorline_tests::own_engine::OwnEngine;
 use moorline_tests::registry::{PASSWORD, PASSWORD_AFTER, PULLER, Registry, SlowWay};
@@ -48,26 +49,6 @@ fn status_says(fleet: &Fleet, words: &[&str]) {
 fn password_file(path: &Path, password: &str, mode: u32) {
     std::fs::write(path, format!("{password}\n")).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// The files below `folder`, but for those named `but`, that have one of `words` in them.
-fn files_with(folder: &Path, words: &[Vec<u8>], but: &[&str]) -> Vec<String> {
-    let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            let (path, kind) = (entry.path(), entry.file_type().unwrap());
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if kind.is_dir() {
-                folders.push(path);
-            } else if kind.is_file() && !but.contains(&name.as_str()) {
-                let bytes = std::fs::read(&path).unwrap_or_default();
-                if words.iter().any(|w| bytes.windows(w.len()).any(|part| part == w)) {
-                    found.push(path.display().to_string());
-                }
-            }
-        }
-    }
-    found
 }
 
 #[test]
@@ -111,18 +92,11 @@ fn a_private_image_is_pulled_by_the_agents_own_credentials_and_nobody_else_sees_
     password_file(&file, PASSWORD_AFTER, 0o600);
     pull().ok().unwrap();
 
-    let mut secrets = Vec::new();
-    for password in [PASSWORD, PASSWORD_AFTER] {
-        let pair = format!("{PULLER}:{password}");
-        secrets.extend([password.as_bytes().to_vec(), STANDARD.encode(&pair).into_bytes(), URL_SAFE.encode(&pair).into_bytes()]);
-        // Within other text, in each of the three ways in which base64 may fall on it.
-        for before in ["", " ", "  "] {
-            for text in [STANDARD.encode(format!("{before}{password}")), URL_SAFE.encode(format!("{before}{password}"))] {
-                secrets.push(text.as_bytes()[4..text.len() - 4].to_vec());
-            }
-        }
-    }
-    assert_eq!(files_with(t.fleet.root(), &secrets, &["registry.password"]), Vec::<String>::new());
+    let pairs = [PASSWORD, PASSWORD_AFTER].map(|password| [password.to_owned(), format!("{PULLER}:{password}")]).concat();
+    let leaks = Leaks::of(pairs.iter().map(String::as_str)).unwrap();
+    let root = t.fleet.root();
+    let places = [root.join("hub/hub.sqlite"), root.join("operator"), root.join("logs"), t.fleet.agent_dir(HOST)];
+    leaks.check(root, &[file], &places).unwrap();
     assert!(t.fleet.logs().unwrap()[HOST].contains("pulling"), "the log is one that says much");
     forget(&t, &[&image]);
 }

@@ -1,4 +1,4 @@
-//! What the tests need besides Rust: a Docker Engine, a static busybox, strace, faketime, docker-registry, Python with grpcio. On Debian as root it is
+//! What the tests need besides Rust: a Docker Engine, a static busybox, strace, faketime, docker-registry, docker-compose, Python with grpcio. On Debian as root it is
 //! installed; elsewhere it is asked for.
 
 use std::os::unix::net::UnixStream;
@@ -103,9 +103,16 @@ fn packages(wanted: &[(&str, &str)]) -> Result<()> {
 }
 
 /// The static busybox that the drivers' own tests make their image of, the strace that lets a disk fail, the faketime that sets
-/// an agent's clock, and the registry that images are pulled from.
+/// an agent's clock, the registry that images are pulled from, and the
+/// `docker-compose` that Compose files are compared by.
 pub fn programs() -> Result<()> {
-    packages(&[("busybox", "busybox-static"), ("strace", "strace"), ("faketime", "faketime"), ("docker-registry", "docker-registry")])
+    packages(&[
+        ("busybox", "busybox-static"),
+        ("strace", "strace"),
+        ("faketime", "faketime"),
+        ("docker-registry", "docker-registry"),
+        ("docker-compose", "docker-compose"),
+    ])
 }
 
 /// A Python with grpcio, in a folder of its own under `target/`. Returns the interpreter.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bollard::Docker;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateResponse, ContainerInspectResponse, Ipam as EngineIpam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest,
-    NetworkDisconnectRequest, VolumeCreateRequest,
+    ContainerCreateResponse, ContainerInspectResponse, EndpointSettings, Ipam as EngineIpam, IpamConfig, Mount, NetworkConnectRequest,
+    NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest,
 };
 use bollard::query_parameters::{
     CreateContainerOptions, InspectContainerOptions, InspectNetworkOptions, ListNetworksOptions, RemoveContainerOptions,
@@ -14,14 +14,14 @@ use bollard::query_parameters::{
 };
 use moorline_common::fault::{Code, cut};
 use moorline_common::observe::Owner;
-use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model};
+use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model, volume_key};
 use moorline_common::topology::PullPolicy;
 
 use super::super::{DriverError, DriverErrorKind, Ownership};
 use super::body::{self, Carried};
 use super::error::{from_engine, image_unavailable, not_owned, status, words};
 use super::pull::{Wanted, pull};
-use super::{Engine, patiently, twins};
+use super::{Engine, patiently, sealed, twins};
 use crate::lane::aside;
 use crate::limits::REQUEST_TIMEOUT;
 
@@ -45,6 +45,23 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
         }
         Action::StartContainer { id } => hands.start(id, step.resource.name()).await,
         Action::UnpauseContainer { id } => hands.unpause(id, step.resource.name()).await,
+        Action::UpdateContainer { id, target, changes } => hands.update_container(id, target, changes).await,
+        Action::AdoptContainer { id, target } => match hands.inspect(id).await? {
+            // Others may have taken it meanwhile.
+            Some(live) if hands.owner(&live).is_none_or(|owner| Some(owner) == model::owner_of(&target.labels)) => Ok(()),
+            Some(_) => Err(not_owned(&format!("a container named `{}`", target.name))),
+            None => Err(vanished(&target.name)),
+        },
+        Action::AdoptNetwork { id, target } => match hands.docker.inspect_network(id, None::<InspectNetworkOptions>).await {
+            Ok(_) => Ok(()),
+            Err(e) if status(&e) == Some(404) => Err(vanished(&target.name)),
+            Err(e) => Err(from_engine(&e, "inspecting a network")),
+        },
+        Action::AdoptVolume(target) => match hands.docker.inspect_volume(&target.name).await {
+            Ok(_) => Ok(()),
+            Err(e) if status(&e) == Some(404) => Err(vanished(&target.name)),
+            Err(e) => Err(from_engine(&e, "inspecting a volume")),
+        },
         Action::ReplaceContainer { old_id, target } => hands.replace_container(old_id, target).await,
         Action::RemoveContainer { id } => match hands.inspect(id).await? {
             Some(live) if hands.owner(&live).is_some() => hands.remove_container(id, &live, step.resource.name()).await,
@@ -55,9 +72,9 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
 }
 
 pub(super) struct Hands<'a> {
-    engine: &'a Engine,
+    pub(super) engine: &'a Engine,
     pub(super) docker: &'a Docker,
-    owned: &'a Ownership,
+    pub(super) owned: &'a Ownership,
 }
 
 impl Hands<'_> {
@@ -68,7 +85,7 @@ impl Hands<'_> {
         let same_name = self.docker.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await;
         let same_name = same_name.map_err(|e| from_engine(&e, &what))?;
         if let Some(live) = same_name.iter().find(|n| n.name.as_deref() == Some(target.name.as_str())) {
-            let owner = live.labels.as_ref().and_then(|l| self.owned.of(l));
+            let owner = self.owned.of(live.id.as_deref().unwrap_or_default(), live.labels.iter().flatten());
             return already_so(owner.as_ref(), &target.labels, &format!("a network named `{}`", target.name));
         }
         let ipam = target.spec.ipam.as_ref().map(|ipam| EngineIpam {
@@ -103,7 +120,7 @@ impl Hands<'_> {
 
     async fn remove_network(&self, id: &str) -> Result<(), DriverError> {
         match self.docker.inspect_network(id, None::<InspectNetworkOptions>).await {
-            Ok(live) if live.labels.as_ref().and_then(|l| self.owned.of(l)).is_some() => {}
+            Ok(live) if self.owned.of(id, live.labels.iter().flatten()).is_some() => {}
             Ok(live) => return Err(not_owned(&format!("a network named `{}`", live.name.unwrap_or_default()))),
             Err(e) => return gone(Err(e), "inspecting a network"),
         }
@@ -151,7 +168,11 @@ impl Hands<'_> {
         crate::crash::point("docker.new-volume.after");
         let made = made.map_err(|e| from_engine(&e, &format!("creating the volume `{}`", target.name)))?;
         // The engine answers with the volume that is there, whoever made it.
-        already_so(self.owned.of(&made.labels).as_ref(), &target.labels, &format!("a volume named `{}`", target.name))
+        already_so(
+            self.owned.of(&volume_key(&made.name), &made.labels).as_ref(),
+            &target.labels,
+            &format!("a volume named `{}`", target.name),
+        )
     }
 
     /// Makes the container `target` under `name` without starting it; one of the same spec that is there already is
@@ -164,16 +185,19 @@ impl Hands<'_> {
             // It may be here already.
             pulled(true).await?;
         }
-        let made = match self.create(target, name, carried).await {
+        // Nothing is swept away until the container is there.
+        let sealed = sealed::mounted(self.engine, target).await?;
+        let made = match self.create(target, name, carried, &sealed.mounts).await {
             Err(e) if status(&e) == Some(404) && words(&e).to_ascii_lowercase().contains("no such image") => {
                 if target.pull == PullPolicy::Never {
                     return Err(image_unavailable(image, false, DriverErrorKind::Permanent, "its `pull_policy` is `never`"));
                 }
                 pulled(false).await?;
-                self.create(target, name, carried).await
+                self.create(target, name, carried, &sealed.mounts).await
             }
             other => other,
         };
+        drop(sealed);
         crate::crash::point("docker.create.after");
         let id = match made {
             Ok(made) => self.as_asked(made, &what).await?,
@@ -184,21 +208,25 @@ impl Hands<'_> {
             Err(e) => return Err(from_engine(&e, &what)),
         };
         for (network, endpoint) in body::further_networks(target, self.engine.many_endpoints) {
-            let request = NetworkConnectRequest { container: id.clone(), endpoint_config: Some(endpoint) };
-            let connected = match self.docker.connect_network(network, request.clone()).await {
-                Err(e) if twins::is_cause(words(&e)) => {
-                    twins::unify(self.docker, self.owned, network).await?;
-                    self.docker.connect_network(network, request).await
-                }
-                other => other,
-            };
-            match connected {
-                Ok(()) => {}
-                Err(e) if words(&e).contains("already exists in network") => {}
-                Err(e) => return Err(from_engine(&e, &format!("attaching `{}` to `{network}`", target.name))),
-            }
+            self.attach(&id, &target.name, network, endpoint).await?;
         }
         Ok(id)
+    }
+
+    pub(super) async fn attach(&self, id: &str, name: &str, network: &str, endpoint: EndpointSettings) -> Result<(), DriverError> {
+        let request = NetworkConnectRequest { container: id.to_owned(), endpoint_config: Some(endpoint) };
+        let connected = match self.docker.connect_network(network, request.clone()).await {
+            Err(e) if twins::is_cause(words(&e)) => {
+                twins::unify(self.docker, self.owned, network).await?;
+                self.docker.connect_network(network, request).await
+            }
+            other => other,
+        };
+        match connected {
+            Ok(()) => Ok(()),
+            Err(e) if words(&e).contains("already exists in network") => Ok(()),
+            Err(e) => Err(from_engine(&e, &format!("attaching `{name}` to `{network}`"))),
+        }
     }
 
     /// The id of a container that was made as it was asked for. One of which the engine left something out, for its machine or
@@ -210,9 +238,18 @@ impl Hands<'_> {
         Err(DriverError { kind: DriverErrorKind::Permanent, code: Code::StepFailed, message })
     }
 
-    async fn create(&self, target: &ContainerTarget, name: &str, carried: &Carried) -> Result<ContainerCreateResponse, Error> {
+    async fn create(
+        &self,
+        target: &ContainerTarget,
+        name: &str,
+        carried: &Carried,
+        sealed: &[Mount],
+    ) -> Result<ContainerCreateResponse, Error> {
         let options = CreateContainerOptions { name: Some(name.to_owned()), platform: target.spec.platform.clone().unwrap_or_default() };
-        let body = body::body(target, carried, self.engine.many_endpoints);
+        let mut body = body::body(target, carried, self.engine.many_endpoints);
+        if let Some(mounts) = body.host_config.as_mut().and_then(|host| host.mounts.as_mut()) {
+            mounts.extend(sealed.iter().cloned());
+        }
         crate::crash::point("docker.create.before");
         self.docker.create_container(Some(options), body).await
     }
@@ -226,6 +263,7 @@ impl Hands<'_> {
     }
 
     pub(super) async fn start(&self, id: &str, name: &str) -> Result<(), DriverError> {
+        sealed::put_back(self.engine, id, name).await?;
         crate::crash::point("docker.start.before");
         let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
         crate::crash::point("docker.start.after");
@@ -278,8 +316,14 @@ impl Hands<'_> {
     }
 
     pub(super) fn owner(&self, live: &ContainerInspectResponse) -> Option<Owner> {
-        live.config.as_ref().and_then(|c| c.labels.as_ref()).and_then(|labels| self.owned.of(labels))
+        let labels = live.config.as_ref().and_then(|c| c.labels.as_ref());
+        self.owned.of(live.id.as_deref().unwrap_or_default(), labels.into_iter().flatten())
     }
+}
+
+pub(super) fn vanished(name: &str) -> DriverError {
+    let message = cut(&format!("`{name}` is gone, which was to be taken over"));
+    DriverError { kind: DriverErrorKind::NotFound, code: Code::StepFailed, message }
 }
 
 /// What does not exist any more is removed.

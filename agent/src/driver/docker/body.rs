@@ -49,7 +49,7 @@ pub(super) fn further_networks(target: &ContainerTarget, many_endpoints: bool) -
     target.spec.networks.iter().skip(skip).map(|(name, a)| (name.as_str(), endpoint(&target.service, a))).collect()
 }
 
-fn endpoint(service: &str, attachment: &Attachment) -> EndpointSettings {
+pub(super) fn endpoint(service: &str, attachment: &Attachment) -> EndpointSettings {
     let mut aliases = attachment.aliases.clone();
     aliases.insert(service.to_owned());
     let text = |ip: Option<std::net::IpAddr>| ip.map(|ip| ip.to_string());
@@ -135,7 +135,7 @@ fn port_key(port: &PortSpec) -> String {
     format!("{}/{}", port.target, port.protocol.as_str())
 }
 
-fn restart_policy(policy: RestartPolicy) -> EngineRestartPolicy {
+pub(super) fn restart_policy(policy: RestartPolicy) -> EngineRestartPolicy {
     let (name, retries) = match policy {
         RestartPolicy::No => (RestartPolicyNameEnum::NO, None),
         RestartPolicy::Always => (RestartPolicyNameEnum::ALWAYS, None),

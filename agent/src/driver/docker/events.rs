@@ -20,7 +20,7 @@ use crate::limits::EVENTS_BACKOFF;
 const CONTAINER_ACTIONS: [&str; 9] = ["start", "die", "destroy", "pause", "unpause", "rename", "update", "oom", "health_status"];
 
 /// What happens to networks and volumes and matters.
-const OTHER_ACTIONS: [&str; 3] = ["destroy", "disconnect", "remove"];
+const OTHER_ACTIONS: [&str; 4] = ["create", "destroy", "disconnect", "remove"];
 
 /// What frees the name of a stranger. The engine sends these anyway.
 const FREEING_ACTIONS: [&str; 3] = ["destroy", "remove", "rename"];
@@ -95,11 +95,19 @@ impl Events {
             Some(EventMessageTypeEnum::CONTAINER) => {
                 let is = |key: &str, value: &str| attributes.and_then(|a| a.get(key)).is_some_and(|v| v == value);
                 let word = action.split(':').next().unwrap_or_default();
-                let ours = is(LABEL_CLUSTER, owned.cluster.as_str()) && is(LABEL_HOST, owned.host_id.as_str());
+                let id = actor.and_then(|a| a.id.as_deref()).unwrap_or_default();
+                let ours =
+                    owned.known.owner(id).is_some() || is(LABEL_CLUSTER, owned.cluster.as_str()) && is(LABEL_HOST, owned.host_id.as_str());
                 if ours { CONTAINER_ACTIONS.contains(&word) } else { frees_a_name() }
             }
             Some(EventMessageTypeEnum::NETWORK | EventMessageTypeEnum::VOLUME) => {
-                (OTHER_ACTIONS.contains(&action) && known() == Some(true)) || frees_a_name()
+                let name = match message.typ {
+                    Some(EventMessageTypeEnum::NETWORK) => attributes.and_then(|a| a.get("name").cloned()),
+                    _ => actor.and_then(|a| a.id.clone()),
+                };
+                // Something external that may be waited for.
+                let comes = || action == "create" && name.is_some_and(|name| owned.known.is_named(&name));
+                (OTHER_ACTIONS.contains(&action) && known() == Some(true)) || frees_a_name() || comes()
             }
             _ => false,
         }

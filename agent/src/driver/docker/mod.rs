@@ -7,9 +7,12 @@
 //! |---|---|
 //! | `observe` | lists and inspections → plain data |
 //! | `apply` | one step → the engine's calls |
+//! | `update` | what changes about a container while it runs |
 //! | `body` | a container's target → the engine's creation request |
 //! | `op` | one operation → the engine's calls, and the evidence of it |
 //! | `exec` | a command in a container, from its making to its end |
+//! | `sealed` | the files with secrets that a container mounts |
+//! | `survey` | what is there besides ours, told to the one who asked |
 //! | `sweep` | what is ours and no longer wanted → found, removed |
 //! | `pull` | an image from its registry |
 //! | `events` | the engine's event stream → "something changed" |
@@ -28,10 +31,11 @@ use moorline_common::plan::{Step, model};
 use serde_json::Value;
 
 use super::pulls::{Board, View};
-use super::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership};
 use crate::lane::aside;
 use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT, STOP_ASIDE_AFTER};
 use crate::registries::Registries;
+use crate::vault::Vault;
 
 mod apply;
 mod body;
@@ -43,18 +47,22 @@ mod op;
 mod options;
 mod pull;
 mod replace;
+mod sealed;
 #[cfg(test)]
 mod stalls;
+mod survey;
 mod sweep;
 #[cfg(test)]
 mod tests;
 mod twins;
+mod update;
 
 /// Talks to one Docker Engine.
 pub struct DockerDriver {
     socket: PathBuf,
     owned: Ownership,
     access: Arc<pull::Access>,
+    vault: Option<Arc<Vault>>,
     engine: Mutex<Option<Arc<Engine>>>,
     events: events::Events,
 }
@@ -70,19 +78,27 @@ struct Engine {
     many_endpoints: bool,
     /// What pulls need besides.
     access: Arc<pull::Access>,
+    /// Where containers have secrets from; without it none can have any.
+    vault: Option<Arc<Vault>>,
 }
 
 impl DockerDriver {
     /// A driver for the engine behind `socket`; nothing is opened yet, and the engine may be away.
     #[must_use]
     pub fn new(socket: PathBuf, owned: Ownership) -> Self {
-        Self { socket, owned, access: Arc::default(), engine: Mutex::new(None), events: events::Events::default() }
+        Self { socket, owned, access: Arc::default(), vault: None, engine: Mutex::new(None), events: events::Events::default() }
     }
 
     /// The same, pulling by the credentials of `registries`.
     #[must_use]
     pub fn with_registries(self, registries: Registries) -> Self {
         Self { access: Arc::new(pull::Access { registries, board: Board::default() }), ..self }
+    }
+
+    /// The same, with what is sealed to this host.
+    #[must_use]
+    pub fn with_vault(self, vault: Arc<Vault>) -> Self {
+        Self { vault: Some(vault), ..self }
     }
 
     /// The engine's name and version, such as `docker 20.10.24`.
@@ -95,16 +111,16 @@ impl DockerDriver {
 
     /// The engine, asked who it is when that is not known yet.
     async fn engine(&self) -> Result<Arc<Engine>, DriverError> {
-        if let Some(engine) = self.known() {
+        if let Some(engine) = self.connected() {
             return Ok(engine);
         }
-        let asked = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.socket, self.access.clone())).await;
+        let asked = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.socket, self.access.clone(), self.vault.clone())).await;
         let engine = Arc::new(asked.map_err(|_| no_answer("the engine"))??);
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&engine));
         Ok(engine)
     }
 
-    fn known(&self) -> Option<Arc<Engine>> {
+    fn connected(&self) -> Option<Arc<Engine>> {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -122,7 +138,11 @@ impl DockerDriver {
 
     async fn observe_now(&self) -> Result<Observed, DriverError> {
         let engine = self.engine().await?;
+        let vault = self.vault.as_ref().map(|vault| (vault, vault.mark()));
         let observed = observe::observe(&engine, &self.owned).await?;
+        if let Some((vault, mark)) = vault {
+            sealed::sweep(vault, mark, &observed);
+        }
         self.events.watch(&observed);
         Ok(observed)
     }
@@ -131,6 +151,10 @@ impl DockerDriver {
 impl Driver for DockerDriver {
     fn name(&self) -> &'static str {
         "docker"
+    }
+
+    fn known(&self) -> Arc<Known> {
+        self.owned.known.clone()
     }
 
     fn parallelism(&self) -> usize {
@@ -147,6 +171,9 @@ impl Driver for DockerDriver {
             Ok(engine) => apply::apply(&engine, &self.owned, step).await,
             Err(error) => Err(error),
         };
+        if let (Ok(()), Some((key, owner))) = (&applied, step.action.note()) {
+            self.owned.known.note(key, owner);
+        }
         self.forget_if_away(applied)
     }
 
@@ -205,7 +232,7 @@ async fn patiently<T>(work: impl Future<Output = T>) -> T {
     }
 }
 
-async fn connect(socket: &Path, access: Arc<pull::Access>) -> Result<Engine, DriverError> {
+async fn connect(socket: &Path, access: Arc<pull::Access>, vault: Option<Arc<Vault>>) -> Result<Engine, DriverError> {
     let path = socket.to_string_lossy();
     let open = |version: &ClientVersion| {
         Docker::connect_with_unix(&path, REQUEST_TIMEOUT.as_secs(), version).map_err(|e| error::from_engine(&e, "connecting to the engine"))
@@ -218,7 +245,7 @@ async fn connect(socket: &Path, access: Arc<pull::Access>) -> Result<Engine, Dri
     let docker = open(&ClientVersion { major_version, minor_version })?;
     let version = format!("docker {}", said.version.as_deref().unwrap_or("of an unknown version"));
     let (major, minor) = api;
-    Ok(Engine { docker, version: cut(&version), api: format!("{major}.{minor}"), many_endpoints: api >= (1, 44), access })
+    Ok(Engine { docker, version: cut(&version), api: format!("{major}.{minor}"), many_endpoints: api >= (1, 44), access, vault })
 }
 
 fn parse_api(text: &str) -> Option<(usize, usize)> {
@@ -231,8 +258,11 @@ fn no_answer(what: &str) -> DriverError {
 }
 
 impl Ownership {
-    /// The owner that an object's labels name, if it is ours.
-    fn of<'a>(&self, labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Option<Owner> {
+    /// The owner that is known of an object, or that its labels name, if it is ours.
+    fn of<'a>(&self, key: &str, labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> Option<Owner> {
+        if let Some(owner) = self.known.owner(key) {
+            return Some(owner);
+        }
         let labels = labels.into_iter().map(|(k, v)| (k.clone(), v.clone())).collect::<std::collections::BTreeMap<_, _>>();
         let is = |key: &str, value: &str| labels.get(key).is_some_and(|v| v == value);
         if is(LABEL_CLUSTER, self.cluster.as_str()) && is(LABEL_HOST, self.host_id.as_str()) { model::owner_of(&labels) } else { None }

@@ -13,17 +13,18 @@ use bollard::models::{
 use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use moorline_common::observe::{
-    ContainerConfig, ContainerState, EngineState, Health, Observed, ObservedContainer, ObservedNetwork, ObservedVolume,
+    ContainerConfig, ContainerState, EngineState, Health, Observed, ObservedContainer, ObservedNetwork, ObservedVolume, Owner,
 };
 use moorline_common::plan::compare::clean_path;
 use moorline_common::plan::lower::{could_be_container, could_be_volume};
 use moorline_common::plan::model::own_labels;
+use moorline_common::plan::volume_key;
 use moorline_common::topology::{
     Attachment, Healthcheck, Ipam, IpamPool, MountKind, MountOptions, MountSpec, Nanos, PortSpec, Protocol, RestartPolicy,
 };
 
 use super::super::{DriverError, Ownership};
-use super::{Engine, error, options};
+use super::{Engine, error, options, sealed};
 use crate::limits::DOCKER_PARALLELISM;
 
 /// Digits of the short container id that old engines add as an alias.
@@ -68,11 +69,17 @@ fn networks_of(found: Vec<Network>, owned: &Ownership) -> BTreeMap<String, Obser
 }
 
 fn network_of(network: Network, owned: &Ownership) -> ObservedNetwork {
-    let id = network.id.unwrap_or_default();
-    let labels: BTreeMap<String, String> = network.labels.unwrap_or_default().into_iter().collect();
-    let Some(owner) = owned.of(&labels) else {
+    let id = network.id.clone().unwrap_or_default();
+    let owner = owned.of(&id, network.labels.iter().flatten());
+    if owner.is_none() && !owned.known.is_adopted(&id) {
         return ObservedNetwork { id, ..Default::default() };
-    };
+    }
+    network_in_full(network, owner)
+}
+
+/// All that the engine tells of a network.
+pub(super) fn network_in_full(network: Network, owner: Option<Owner>) -> ObservedNetwork {
+    let labels: BTreeMap<String, String> = network.labels.unwrap_or_default().into_iter().collect();
     let ipam = network.ipam.unwrap_or_default();
     let pools = ipam.config.unwrap_or_default().into_iter().map(|pool| IpamPool {
         subnet: pool.subnet.unwrap_or_default(),
@@ -80,8 +87,8 @@ fn network_of(network: Network, owned: &Ownership) -> ObservedNetwork {
         gateway: pool.gateway.filter(|g| !g.is_empty()),
     });
     ObservedNetwork {
-        id,
-        owner: Some(owner),
+        id: network.id.unwrap_or_default(),
+        owner,
         driver: network.driver.unwrap_or_default(),
         driver_opts: network.options.unwrap_or_default().into_iter().collect(),
         attachable: network.attachable.unwrap_or_default(),
@@ -94,21 +101,19 @@ fn network_of(network: Network, owned: &Ownership) -> ObservedNetwork {
 
 fn volume_of(volume: Volume, owned: &Ownership) -> Option<(String, ObservedVolume)> {
     let labels: BTreeMap<String, String> = volume.labels.into_iter().collect();
-    let observed = match owned.of(&labels) {
-        None if !could_be_volume(&volume.name) => return None,
-        None => ObservedVolume::default(),
-        Some(owner) => ObservedVolume {
-            owner: Some(owner),
-            driver: volume.driver,
-            driver_opts: volume.options.into_iter().collect(),
-            labels: own_labels(&labels),
-        },
+    let key = volume_key(&volume.name);
+    let observed = match owned.of(&key, &labels) {
+        None if !could_be_volume(&volume.name) && !owned.known.is_named(&volume.name) => return None,
+        None if !owned.known.is_adopted(&key) => ObservedVolume::default(),
+        owner => {
+            ObservedVolume { owner, driver: volume.driver, driver_opts: volume.options.into_iter().collect(), labels: own_labels(&labels) }
+        }
     };
     Some((volume.name, observed))
 }
 
 /// A name with two slashes is a legacy link, not the container's own.
-fn name_of(summary: &ContainerSummary) -> Option<String> {
+pub(super) fn name_of(summary: &ContainerSummary) -> Option<String> {
     summary.names.iter().flatten().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).map(str::to_owned)
 }
 
@@ -124,14 +129,15 @@ async fn container_of(
     let id = summary.id.unwrap_or_default();
     let name = name.unwrap_or_else(|| id.clone());
     let labels: BTreeMap<String, String> = summary.labels.unwrap_or_default().into_iter().collect();
-    let Some(owner) = owned.of(&labels) else {
-        if !could_be_container(&name) {
+    let owner = owned.of(&id, &labels);
+    if owner.is_none() && !owned.known.is_adopted(&id) {
+        if !could_be_container(&name) && !owned.known.is_named(&name) {
             return Ok(None);
         }
         let state = summary.state.map_or_else(ContainerState::default, summary_state);
         let stranger = ObservedContainer { id, image: summary.image.unwrap_or_default(), state, ..Default::default() };
         return Ok(Some((name, stranger, String::new())));
-    };
+    }
     let live = match engine.docker.inspect_container(&id, None::<InspectContainerOptions>).await {
         Ok(live) => live,
         Err(e) if error::status(&e) == Some(404) => return Ok(None),
@@ -140,7 +146,7 @@ async fn container_of(
             tracing::warn!(container = id, error = %e, "the engine fails to inspect a container");
             let state = summary.state.map_or_else(ContainerState::default, summary_state);
             let image = summary.image.unwrap_or_default();
-            let unseen = ObservedContainer { owner: Some(owner), id, image, state, ..Default::default() };
+            let unseen = ObservedContainer { owner, id, image, state, ..Default::default() };
             return Ok(Some((name, unseen, String::new())));
         }
         Err(e) => return Err(error::from_engine(&e, "inspecting a container")),
@@ -149,13 +155,24 @@ async fn container_of(
     let state = live.state.clone().unwrap_or_default();
     let is = state.status.map_or_else(ContainerState::default, inspected_state);
     let started_at = state.started_at.clone().unwrap_or_default();
+    // What the agent itself mounts is no volume of the service's.
+    let (mut live, mut secrets) = (live, BTreeMap::new());
+    live.mounts.iter_mut().for_each(|mounts| {
+        mounts.retain(|mount| match sealed::file_of(engine, mount) {
+            Some(file) => {
+                secrets.insert(mount.destination.clone().unwrap_or_default(), file);
+                false
+            }
+            None => true,
+        });
+    });
     let observed = ObservedContainer {
-        owner: Some(owner),
+        owner,
         image: live.config.as_ref().and_then(|c| c.image.clone()).unwrap_or_default(),
         state: is,
         exit_code: state.exit_code.filter(|_| matches!(is, ContainerState::Exited | ContainerState::Restarting | ContainerState::Dead)),
         health: health_of(state.health.and_then(|h| h.status)),
-        config: Some(Box::new(config_of(&id, live, networks, names))),
+        config: Some(Box::new(ContainerConfig { sealed: secrets, ..config_of(&id, live, networks, names) })),
         id,
     };
     Ok(Some((name, observed, started_at)))
@@ -220,7 +237,7 @@ fn health_of(status: Option<HealthStatusEnum>) -> Health {
     }
 }
 
-fn config_of(
+pub(super) fn config_of(
     id: &str,
     live: ContainerInspectResponse,
     networks: &BTreeMap<String, ObservedNetwork>,
@@ -239,6 +256,7 @@ fn config_of(
         ports: ports_of(&host),
         networks: attached.map(|(name, endpoint)| (name, attachment_of(id, endpoint))).collect(),
         volumes: mounts_of(live.mounts.unwrap_or_default(), &host),
+        sealed: BTreeMap::new(),
         restart: host.restart_policy.and_then(|r| restart_of(r.name?, r.maximum_retry_count)),
         labels: own_labels(&labels),
         healthcheck: config.healthcheck.map(healthcheck_of),
@@ -268,7 +286,7 @@ fn attachment_of(container: &str, endpoint: EndpointSettings) -> Attachment {
     }
 }
 
-fn pair(entry: &str) -> (String, String) {
+pub(super) fn pair(entry: &str) -> (String, String) {
     entry.split_once('=').map_or_else(|| (entry.to_owned(), String::new()), |(k, v)| (k.to_owned(), v.to_owned()))
 }
 
@@ -337,7 +355,7 @@ fn restart_of(name: RestartPolicyNameEnum, retries: Option<i64>) -> Option<Resta
     })
 }
 
-fn healthcheck_of(check: HealthConfig) -> Healthcheck {
+pub(super) fn healthcheck_of(check: HealthConfig) -> Healthcheck {
     let span = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok()).filter(|n| *n != 0).map(Nanos);
     Healthcheck {
         test: check.test.unwrap_or_default(),

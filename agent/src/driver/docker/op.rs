@@ -14,6 +14,7 @@ use bollard::query_parameters::{
 };
 use moorline_common::observe::ContainerState;
 use moorline_common::op::{Act, GRACE_MAX_S};
+use moorline_common::plan::volume_key;
 use serde_json::{Value, json};
 
 use super::super::evidence::{self, Birth, DEFAULT_GRACE_S, Evidence, Life, Live};
@@ -21,7 +22,7 @@ use super::super::{Begun, DriverError, Found, OpOrder, OpResult, Ownership};
 use super::error::{from_engine_op, status, words};
 use super::observe::inspected_state;
 use super::pull::{Wanted, pull};
-use super::{Engine, exec, patiently, sweep};
+use super::{Engine, exec, patiently, sealed, survey, sweep};
 use crate::lane::aside;
 use crate::limits::{FREEZE_TIMEOUT, OP_LOOK, REQUEST_TIMEOUT};
 
@@ -35,6 +36,7 @@ pub(super) async fn prepare(docker: &Docker, owned: &Ownership, order: &OpOrder)
         Act::Destroy { .. } if evidence::is_kind(&order.resource, "volume") => {
             evidence::admit_volume(order, volume(docker, owned, name).await?)?
         }
+        Act::Survey(_) => Evidence::Nothing,
         Act::Start
         | Act::Stop { .. }
         | Act::Restart { .. }
@@ -65,13 +67,19 @@ pub(super) async fn start(engine: &Engine, owned: &Ownership, order: &OpOrder, e
         (Act::Prune { volumes }, Evidence::Debris(debris)) => {
             sweep::remove(docker, owned, &debris.leaving(&order.wanted), *volumes).await?
         }
+        (Act::Survey(asked), Evidence::Nothing) => survey::survey(engine, owned, asked).await?,
         (Act::Destroy { .. }, Evidence::Volume(was)) => destroy_volume(docker, owned, &was, &what).await?,
         (Act::Exec(command), Evidence::Container(was)) => return exec::create(docker, &was.id, command, &what).await.map(Begun::Task),
         (act, Evidence::Container(was)) => {
+            if matches!(act, Act::Start | Act::Restart { .. }) {
+                sealed::put_back(engine, &was.id, order.resource.name()).await?;
+            }
             act_on(docker, act, &was, &what).await?;
             OpResult::default()
         }
-        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_)) => return Err(evidence::mismatch(order)),
+        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_) | Evidence::Nothing) => {
+            return Err(evidence::mismatch(order));
+        }
     };
     Ok(Begun::Done(done))
 }
@@ -85,7 +93,9 @@ pub(super) async fn adopt(
     age: Duration,
 ) -> Result<Found, DriverError> {
     match (&order.act, Evidence::read(order, evidence)?) {
-        (Act::Pull, Evidence::Image { .. }) | (Act::Prune { .. }, Evidence::Debris(_)) => Ok(Found::Absent),
+        (Act::Pull, Evidence::Image { .. }) | (Act::Prune { .. }, Evidence::Debris(_)) | (Act::Survey(_), Evidence::Nothing) => {
+            Ok(Found::Absent)
+        }
         (Act::Destroy { .. }, Evidence::Volume(was)) => {
             let is = inspect_volume(docker, &was.name).await?.map(|v| birth_of(v.name, v.created_at));
             Ok(evidence::judge_volume(&was, is.as_ref(), age))
@@ -95,7 +105,7 @@ pub(super) async fn adopt(
             let is = inspect(docker, &was.id).await?.map(|live| life_of(&live));
             Ok(evidence::judge_container(act, &was, is.as_ref(), age))
         }
-        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_)) => Err(evidence::mismatch(order)),
+        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_) | Evidence::Nothing) => Err(evidence::mismatch(order)),
     }
 }
 
@@ -126,6 +136,7 @@ async fn act_on(docker: &Docker, act: &Act, was: &Life, what: &str) -> Result<()
         | Act::Converge
         | Act::Release
         | Act::TimeReset
+        | Act::Survey(_)
         | Act::Cancel { .. }
         | Act::Resolve { .. } => Ok(()),
     };
@@ -236,7 +247,8 @@ async fn inspect(docker: &Docker, id: &str) -> Result<Option<ContainerInspectRes
 }
 
 fn is_ours(owned: &Ownership, live: &ContainerInspectResponse) -> bool {
-    live.config.as_ref().and_then(|c| c.labels.as_ref()).and_then(|labels| owned.of(labels)).is_some()
+    let labels = live.config.as_ref().and_then(|c| c.labels.as_ref());
+    owned.of(live.id.as_deref().unwrap_or_default(), labels.into_iter().flatten()).is_some()
 }
 
 fn life_of(live: &ContainerInspectResponse) -> Life {
@@ -255,7 +267,7 @@ fn life_of(live: &ContainerInspectResponse) -> Life {
 
 async fn volume(docker: &Docker, owned: &Ownership, name: &str) -> Result<Option<Live<Birth>>, DriverError> {
     let live = inspect_volume(docker, name).await?;
-    Ok(live.map(|v| Live { ours: owned.of(&v.labels).is_some(), is: birth_of(v.name, v.created_at) }))
+    Ok(live.map(|v| Live { ours: owned.of(&volume_key(&v.name), &v.labels).is_some(), is: birth_of(v.name, v.created_at) }))
 }
 
 async fn inspect_volume(docker: &Docker, name: &str) -> Result<Option<bollard::models::Volume>, DriverError> {

@@ -22,7 +22,7 @@ fn now(status: u16, body: Value) -> Answer {
 }
 
 fn owned() -> Ownership {
-    Ownership { cluster: ClusterId::parse("home").unwrap(), host_id: HostId::of_key(&[3; 32]) }
+    Ownership { cluster: ClusterId::parse("home").unwrap(), host_id: HostId::of_key(&[3; 32]), known: Default::default() }
 }
 
 /// A driver for an engine that answers `"METHOD /path"` with `answer`, but tells its version by itself.

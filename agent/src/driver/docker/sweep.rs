@@ -8,6 +8,7 @@ use bollard::query_parameters::{ListContainersOptions, ListNetworksOptions, List
 use moorline_common::id::ResourceId;
 use moorline_common::observe::{ContainerState, LABEL_CLUSTER};
 use moorline_common::plan::lower::{container_resource, network_resource, volume_resource};
+use moorline_common::plan::volume_key;
 
 use super::super::evidence::Birth;
 use super::super::prune::{Debris, Named, Sweep, is_at_rest, is_debris};
@@ -20,8 +21,8 @@ use super::op::{VolumeError, birth_of, remove_volume};
 pub(super) async fn find(docker: &Docker, owned: &Ownership, wanted: &BTreeSet<ResourceId>, volumes: bool) -> Result<Debris, DriverError> {
     let what = "looking for what may go";
     let filters = || Some([("label".to_owned(), vec![format!("{LABEL_CLUSTER}={}", owned.cluster)])].into_iter().collect());
-    let may_go = |labels: Option<BTreeMap<String, String>>, on_engine: &ResourceId| {
-        labels.and_then(|l| owned.of(&l)).is_some_and(|owner| is_debris(wanted, on_engine, &owner))
+    let may_go = |key: &str, labels: Option<BTreeMap<String, String>>, on_engine: &ResourceId| {
+        labels.and_then(|l| owned.of(key, &l)).is_some_and(|owner| is_debris(wanted, on_engine, &owner))
     };
     let all = ListContainersOptions { all: true, filters: filters(), ..Default::default() };
     let found = docker.list_containers(Some(all)).await.map_err(|e| from_engine_op(&e, what))?;
@@ -31,21 +32,21 @@ pub(super) async fn find(docker: &Docker, owned: &Ownership, wanted: &BTreeSet<R
         let names = live.names.unwrap_or_default();
         let name = names.iter().map(|n| n.trim_start_matches('/')).find(|n| !n.contains('/')).unwrap_or(&id).to_owned();
         let labels = live.labels.map(|l| l.into_iter().collect());
-        if is_at_rest(live.state.map_or(ContainerState::Running, summary_state)) && may_go(labels, &container_resource(&name)) {
+        if is_at_rest(live.state.map_or(ContainerState::Running, summary_state)) && may_go(&id, labels, &container_resource(&name)) {
             containers.push(Named { id, name });
         }
     }
     let networks = docker.list_networks(Some(ListNetworksOptions { filters: filters() })).await.map_err(|e| from_engine_op(&e, what))?;
     let networks = networks.into_iter().filter_map(|live| {
         let name = live.name.unwrap_or_default();
-        may_go(live.labels.map(|l| l.into_iter().collect()), &network_resource(&name))
-            .then(|| Named { id: live.id.unwrap_or_default(), name })
+        let id = live.id.unwrap_or_default();
+        may_go(&id, live.labels.map(|l| l.into_iter().collect()), &network_resource(&name)).then_some(Named { id, name })
     });
     let mut births = Vec::new();
     if volumes {
         let found = docker.list_volumes(Some(ListVolumesOptions { filters: filters() })).await.map_err(|e| from_engine_op(&e, what))?;
         for live in found.volumes.unwrap_or_default() {
-            if may_go(Some(live.labels.into_iter().collect()), &volume_resource(&live.name)) {
+            if may_go(&volume_key(&live.name), Some(live.labels.into_iter().collect()), &volume_resource(&live.name)) {
                 births.push(birth_of(live.name, live.created_at));
             }
         }

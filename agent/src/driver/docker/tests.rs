@@ -26,6 +26,7 @@ mod registry;
 mod replace;
 mod restarted;
 mod twins;
+mod update;
 
 const SOCKET: &str = "/var/run/docker.sock";
 
@@ -45,7 +46,7 @@ fn unique() -> String {
 }
 
 fn owned(unique: &str) -> Ownership {
-    Ownership { cluster: ClusterId::parse(unique).unwrap(), host_id: HostId::of_key(&[3; 32]) }
+    Ownership { cluster: ClusterId::parse(unique).unwrap(), host_id: HostId::of_key(&[3; 32]), known: Default::default() }
 }
 
 impl DockerBench {
@@ -306,8 +307,8 @@ fn labels_of_another_host_make_no_owner() {
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .collect()
     };
-    assert!(owned.of(&labels(owned.host_id.as_str())).is_some());
-    assert!(owned.of(&labels(&"0".repeat(64))).is_none());
+    assert!(owned.of("", &labels(owned.host_id.as_str())).is_some());
+    assert!(owned.of("", &labels(&"0".repeat(64))).is_none());
 }
 
 #[test]

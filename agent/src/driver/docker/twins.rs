@@ -2,6 +2,7 @@
 //! them, as engines do not rule that out. Then no container can be attached by that name.
 
 use bollard::Docker;
+use bollard::models::Network;
 use bollard::query_parameters::{InspectContainerOptions, ListNetworksOptions};
 
 use super::super::{DriverError, Ownership};
@@ -27,7 +28,8 @@ pub(super) async fn unify(docker: &Docker, owned: &Ownership, name: &str) -> Res
     let what = format!("removing all but one of the networks `{name}`");
     let filters = [("name".to_owned(), vec![name.to_owned()])].into_iter().collect();
     let all = docker.list_networks(Some(ListNetworksOptions { filters: Some(filters) })).await.map_err(|e| from_engine(&e, &what))?;
-    let ours = all.into_iter().filter(|n| n.name.as_deref() == Some(name) && n.labels.as_ref().and_then(|l| owned.of(l)).is_some());
+    let is_ours = |n: &Network| owned.of(n.id.as_deref().unwrap_or_default(), n.labels.iter().flatten()).is_some();
+    let ours = all.into_iter().filter(|n| n.name.as_deref() == Some(name) && is_ours(n));
     let mut left: Vec<String> = ours.filter_map(|n| n.id).collect();
     let mut is_kept = false;
     while let Some(id) = left.pop() {

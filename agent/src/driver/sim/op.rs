@@ -19,6 +19,8 @@ use super::command;
 use super::failed;
 use super::world::{Command, World};
 use crate::limits::SIM_EFFECTS_MAX;
+use moorline_common::op::Survey as Asked;
+use moorline_common::survey::Survey;
 
 /// Why a command that is not known is indeterminate.
 pub(super) const FORGOTTEN: &str = "the simulated engine does not know the command any more";
@@ -36,6 +38,7 @@ pub(super) fn prepare(world: &World, order: &OpOrder) -> Result<Value, DriverErr
             let live = world.engine.volumes.get(name).zip(world.birth(name));
             evidence::admit_volume(order, live.map(|(v, is)| Live { ours: v.owner.is_some(), is }))?
         }
+        Act::Survey(_) => Evidence::Nothing,
         Act::Start
         | Act::Stop { .. }
         | Act::Restart { .. }
@@ -54,6 +57,13 @@ pub(super) fn prepare(world: &World, order: &OpOrder) -> Result<Value, DriverErr
     Ok(evidence.written())
 }
 
+/// What is there besides ours.
+fn survey(world: &World, asked: &Asked) -> Result<OpResult, DriverError> {
+    let strangers = world.engine.containers.iter().filter(|(_, c)| c.owner.is_none()).map(|(name, c)| (name.clone(), c.clone()));
+    let survey = Survey::of(strangers.collect(), &world.engine.networks, &world.engine.volumes, asked.after.as_deref());
+    super::super::survey::sealed(&survey, asked)
+}
+
 /// Does it, and counts it.
 pub(super) fn start(world: &mut World, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
     let evidence = Evidence::read(order, evidence)?;
@@ -67,6 +77,7 @@ pub(super) fn start(world: &mut World, order: &OpOrder, evidence: &Value) -> Res
             world.images.insert(name);
             OpResult { result: json!({ "id": id }), fault: None }
         }
+        (Act::Survey(asked), Evidence::Nothing) => survey(world, asked)?,
         (Act::Prune { .. }, Evidence::Debris(debris)) => remove(world, &debris.leaving(&order.wanted)),
         (Act::Destroy { .. }, Evidence::Volume(was)) => {
             destroy_volume(world, &was).map_err(|words| failed(DriverErrorKind::Conflict, Code::OpFailed, &words))?;
@@ -76,7 +87,9 @@ pub(super) fn start(world: &mut World, order: &OpOrder, evidence: &Value) -> Res
             act_on(world, act, &was, order)?;
             OpResult::default()
         }
-        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_)) => return Err(evidence::mismatch(order)),
+        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_) | Evidence::Nothing) => {
+            return Err(evidence::mismatch(order));
+        }
     };
     world.count(order);
     Ok(Begun::Done(done))
@@ -92,7 +105,9 @@ pub(super) fn adopt(
     now_ms: u64,
 ) -> Result<Found, DriverError> {
     match (&order.act, Evidence::read(order, evidence)?) {
-        (Act::Pull, Evidence::Image { .. }) | (Act::Prune { .. }, Evidence::Debris(_)) => Ok(Found::Absent),
+        (Act::Pull, Evidence::Image { .. }) | (Act::Prune { .. }, Evidence::Debris(_)) | (Act::Survey(_), Evidence::Nothing) => {
+            Ok(Found::Absent)
+        }
         (Act::Destroy { .. }, Evidence::Volume(was)) => Ok(evidence::judge_volume(&was, world.birth(&was.name).as_ref(), age)),
         (Act::Exec(exec), Evidence::Container(_)) if task.is_some() => {
             let task = task.unwrap_or_default();
@@ -109,7 +124,7 @@ pub(super) fn adopt(
             let is = world.container(&was.id).map(|(_, c)| world.life(c));
             Ok(evidence::judge_container(act, &was, is.as_ref(), age))
         }
-        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_)) => Err(evidence::mismatch(order)),
+        (_, Evidence::Image { .. } | Evidence::Volume(_) | Evidence::Debris(_) | Evidence::Nothing) => Err(evidence::mismatch(order)),
     }
 }
 
@@ -182,6 +197,7 @@ fn act_on(world: &mut World, act: &Act, was: &Life, order: &OpOrder) -> Result<(
         | Act::Converge
         | Act::Release
         | Act::TimeReset
+        | Act::Survey(_)
         | Act::Cancel { .. }
         | Act::Resolve { .. } => Err(DriverError::no_such_operation(order)),
     }

@@ -15,7 +15,7 @@ struct SimBench {
 }
 
 fn owned() -> Ownership {
-    Ownership { cluster: ClusterId::parse("home").unwrap(), host_id: HostId::of_key(&[1; 32]) }
+    Ownership { cluster: ClusterId::parse("home").unwrap(), host_id: HostId::of_key(&[1; 32]), known: Default::default() }
 }
 
 impl SimBench {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
-use moorline_common::topology::HostSpec;
+use moorline_common::topology::{BoundHost, HostSpec};
 use serde::Serialize;
 
 use super::plan::saved::Reviewed;
@@ -19,6 +19,7 @@ use crate::error::Failure;
 use crate::progress::{self, Goal, HostStanding};
 use crate::render::{Format, Ui};
 use crate::revision::{self, ChangeKind, Draft, HostChange, Pen, Previous, SignedRevision};
+use crate::secrets::{Sealer, Values};
 use crate::signers::Signers;
 
 #[cfg(test)]
@@ -80,6 +81,8 @@ pub struct Order {
     pub base: Base,
     /// What was reviewed: then exactly that is made, from the generation that it names.
     pub reviewed: Option<Reviewed>,
+    /// The revision that is gone back to: what it sealed to the hosts is taken over.
+    pub earlier: Option<Previous>,
     /// Whether to push although no host changes.
     pub force: bool,
     /// Where to write the signed revision instead of handing it in.
@@ -144,6 +147,12 @@ pub async fn scene(client: &Client, ui: &mut Ui, topology: &TopologyId, current:
     Ok(Scene { current, previous, hosts })
 }
 
+/// The hosts whose bindings count.
+#[must_use]
+pub fn bound(hosts: &[HostView]) -> Vec<BoundHost> {
+    hosts.iter().filter_map(HostView::bound).map(BoundHost::from).collect()
+}
+
 /// What every host gets: what the file says, nothing for hosts that leave.
 ///
 /// # Errors
@@ -165,11 +174,15 @@ pub fn wanted(ui: &mut Ui, topology: &TopologyId, source: Option<&Source>, scene
 ///
 /// # Errors
 /// [`Code::BaseMoved`] with the difference; what signing, pushing and waiting can fail with.
-pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failure> {
+pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, Failure> {
     client.require_signable()?;
-    let (aim, signers) = (&order.aim, Signers::of(client)?);
-    let current = aim.newest(client, true).await?;
-    let scene = scene(client, ui, &aim.topology, current).await?;
+    let signers = Signers::of(client)?;
+    let current = order.aim.newest(client, true).await?;
+    let scene = scene(client, ui, &order.aim.topology, current).await?;
+    if let Some(source) = &mut order.aim.source {
+        source.read_secrets(&client.context, &bound(&scene.hosts))?;
+    }
+    let aim = &order.aim;
     let desired = wanted(ui, &aim.topology, aim.source.as_ref(), &scene)?;
     let changes = revision::changes(&desired.hosts, &scene.previous, &scene.hosts)?;
     let newest = scene.previous.generation;
@@ -198,6 +211,7 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
     if base != newest {
         return Err(base_moved(client, aim, base, scene.current.as_ref()).await);
     }
+    let bindings = revision::bindings(&scene.hosts);
     let draft = Draft {
         topology: aim.topology.clone(),
         generation: base.next(),
@@ -207,9 +221,13 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         message: order.message.clone(),
         deliver_within_s: order.deliver_within.as_secs(),
         hosts: desired.hosts.clone(),
+        sealed: sealer(client, &order, &scene).seal(&desired.hosts, &bindings)?,
     };
+    if let Some(source) = &aim.source {
+        source.note_place(&client.context)?;
+    }
     let signed = Pen { root: &client.root, signers: &signers, now: clock::now() }.seal(&draft, &scene.hosts)?;
-    let verified = revision::verify(&client.root, &signed, &revision::bindings(&scene.hosts));
+    let verified = revision::verify(&client.root, &signed, &bindings);
     if let Some(file) = &order.save {
         return revision_file::write(client, ui, file, base, &signed, &scene, verified);
     }
@@ -220,6 +238,18 @@ pub async fn run(client: &Client, ui: &mut Ui, order: Order) -> Result<u8, Failu
         outcome.without_slice = late_hosts(client, ui, &signers, &scene).await;
     }
     finish(client, ui, aim, outcome).await
+}
+
+/// What seals the values that the hosts of `order` need.
+fn sealer<'a>(client: &'a Client, order: &'a Order, scene: &'a Scene) -> Sealer<'a> {
+    static NONE: Values = Values::none();
+    let earlier = order.earlier.iter().chain([&scene.previous]).flat_map(|previous| previous.slices.values().flatten());
+    Sealer {
+        context: &client.context,
+        topology: &order.aim.topology,
+        values: order.aim.source.as_ref().map_or(&NONE, |source| &source.values),
+        earlier: earlier.collect(),
+    }
 }
 
 /// Hands in a revision that has all its signatures, and notes that this machine did.

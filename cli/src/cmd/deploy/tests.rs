@@ -27,6 +27,7 @@ fn order(text: Option<&str>) -> Order {
         deliver_within: Duration::from_secs(60),
         base: Base::Newest,
         reviewed: None,
+        earlier: None,
         force: false,
         save: None,
     }
@@ -167,6 +168,7 @@ fn signed_elsewhere(client: &Client, aim: &Aim) -> SignedRevision {
         message: String::new(),
         deliver_within_s: 60,
         hosts: BTreeMap::new(),
+        sealed: BTreeMap::new(),
     };
     Pen { root: &client.root, signers: &keys().1.into(), now: clock::now() }.seal(&draft, &[]).unwrap()
 }

@@ -28,7 +28,7 @@ pub fn target(text: &str) -> Result<(HostName, Option<&str>), Failure> {
 /// # Errors
 /// A usage failure when it is missing, too much, or none.
 pub fn resource(act: &Act, text: Option<&str>) -> Result<ResourceId, Failure> {
-    let on_host = matches!(act, Act::Prune { .. } | Act::TimeReset);
+    let on_host = matches!(act, Act::Prune { .. } | Act::TimeReset | Act::Survey(_));
     let kind = act.kind();
     let Some(text) = text else {
         return if on_host {
@@ -280,7 +280,13 @@ pub(super) mod tests {
 
     fn observed() -> Observed {
         let owner = |resource: &str| {
-            Some(Owner { topology: "edge".to_owned(), resource: ResourceId::parse(resource).unwrap(), spec: String::new() })
+            Some(Owner {
+                topology: "edge".to_owned(),
+                resource: ResourceId::parse(resource).unwrap(),
+                spec: String::new(),
+                base: String::new(),
+                adopted: false,
+            })
         };
         let container =
             ObservedContainer { id: "c".repeat(64), owner: owner("docker/container/edge-site-1"), ..ObservedContainer::default() };

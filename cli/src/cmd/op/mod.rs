@@ -16,7 +16,7 @@ mod act;
 mod draft;
 mod list;
 mod saved;
-mod submit;
+pub mod submit;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -220,6 +220,13 @@ pub struct OpWait {
     /// How long to wait
     #[arg(long, default_value = "10m", value_name = "SPAN", value_parser = clock::parse_span)]
     pub timeout_wait: Duration,
+}
+
+impl OrderArgs {
+    /// Whether the answer would not be waited for, or be another order's.
+    pub const fn no_answer(&self) -> bool {
+        self.save.is_some() || self.key.is_some() || self.wait.no_wait
+    }
 }
 
 impl OpWait {

@@ -65,6 +65,28 @@ pub async fn order(client: &Client, ui: &mut Ui, host: &HostView, act: Act, reso
     hand_in(client, ui, host, &statement, class, &sealed.envelope, &args.wait).await
 }
 
+/// Asks the host something, and gives its signed answer.
+pub async fn ask(
+    client: &Client,
+    ui: &mut Ui,
+    host: &HostView,
+    act: Act,
+    resource: ResourceId,
+    args: &OrderArgs,
+) -> Result<Value, Failure> {
+    client.require_signable()?;
+    let binding = host.require_bound()?;
+    let signers = Signers::of(client)?;
+    let statement = draft::statement(&client.root, binding, &act, (resource, None), args, clock::now())?;
+    let sealed = draft::seal(&client.root, binding, &statement, &signers)?;
+    if let Some(lacks) = sealed.lacks {
+        return Err(Failure::from(lacks).with_remedy("name the other operators' key files with --sign-with FILE"));
+    }
+    let view = settle(client, ui, host, &statement, &sealed.envelope, Some(args.wait.timeout_wait)).await?;
+    judge(&view, &statement, binding)?;
+    Ok(view.receipt.map(|receipt| receipt.result).unwrap_or_default())
+}
+
 /// What disrupts or destroys is asked about first.
 pub fn confirm(ui: &mut Ui, class: Class, words: &str) -> Result<(), Failure> {
     match class {
@@ -86,18 +108,7 @@ pub async fn hand_in(
     waiting: &OpWait,
 ) -> Result<u8, Failure> {
     let binding = host.require_bound()?;
-    let (mut op, known) = client.submit_op(envelope).await.map_err(|f| not_taken(f, statement))?;
-    if known {
-        ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
-    }
-    if let Some(limit) = waiting.limit() {
-        let pulled = (statement.kind == "pull").then(|| wait::Pulled::new(&host.name, statement.resource.name()));
-        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, pulled).await?;
-    }
-    let mut view = OpView::new(&client.root, op, Some(binding), Some(envelope))?;
-    if let Some(doubt) = view.receipt_doubt {
-        return Err(distrust(&statement.op_id, doubt));
-    }
+    let mut view = settle(client, ui, host, statement, envelope, waiting.limit()).await?;
     view.facts.host = host.name.to_string();
     view.facts.class = class.to_string();
     tell(ui, &view, &host.name)?;
@@ -111,6 +122,30 @@ pub async fn hand_in(
         return Ok(0);
     }
     judge(&view, statement, binding)
+}
+
+/// Hands a signed order in and follows it for as long as `limit` says; with the host's own word when that is there.
+async fn settle(
+    client: &Client,
+    ui: &mut Ui,
+    host: &HostView,
+    statement: &OpStatement,
+    envelope: &Envelope,
+    limit: Option<std::time::Duration>,
+) -> Result<OpView, Failure> {
+    let (mut op, known) = client.submit_op(envelope).await.map_err(|f| not_taken(f, statement))?;
+    if known {
+        ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
+    }
+    if let Some(limit) = limit {
+        let pulled = (statement.kind == "pull").then(|| wait::Pulled::new(&host.name, statement.resource.name()));
+        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, pulled).await?;
+    }
+    let mut view = OpView::new(&client.root, op, Some(host.require_bound()?), Some(envelope))?;
+    match view.receipt_doubt.take() {
+        Some(doubt) => Err(distrust(&statement.op_id, doubt)),
+        None => Ok(view),
+    }
 }
 
 /// Why the hub did not take an order, and whether it may have.
@@ -191,10 +226,13 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::Indeterminate
         | Code::StepFailed
         | Code::EngineTooOld
+        | Code::NotThere
+        | Code::AdoptDiffers
         | Code::RolledBack
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::BaseMoved
+        | Code::SecretsUnreadable
         | Code::JoinRefused
         | Code::PermissionDenied
         | Code::AlreadyExists

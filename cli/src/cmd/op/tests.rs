@@ -134,6 +134,8 @@ fn report(shown: &mut Shown) {
         topology: "edge".to_owned(),
         resource: moorline_common::id::ResourceId::parse("docker/container/edge-web-1").unwrap(),
         spec: String::new(),
+        base: String::new(),
+        adopted: false,
     };
     let container = moorline_common::observe::ObservedContainer { id: "c".repeat(64), owner: Some(owner), ..Default::default() };
     let mut observed = moorline_common::observe::Observed::default();

@@ -12,6 +12,8 @@ use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, ResourceId, TopologyId, sha256_hex};
 use moorline_common::observe::ContainerState;
 use moorline_common::plan::Blocked;
+use moorline_common::plan::fields::FieldChange;
+use moorline_common::plan::lower::LoweredSpec;
 use moorline_common::plan::model::Engine;
 use moorline_common::sign::{PrivateKey, Signed};
 use moorline_common::statement::{ApplyReport, ObservedReport};
@@ -42,8 +44,8 @@ fn planned(kind: ChangeKind, wanted: &HostSpec, before: Option<&HostSpec>, obser
     let key = PrivateKey::from_seed(&[10; 32]);
     let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
     let report = Ok(Some(ReportView { report, received_unix_ms: 61_000 }));
-    let side = Side { identity: &identity(), host: &view, spec: wanted, before };
-    plan_host(UnixSeconds(61), &side, (change(kind, wanted), report)).unwrap()
+    let side = Side { identity: &identity(), host: &view, spec: wanted, before: &|| before.cloned() };
+    plan_host(UnixSeconds(61), &side, &change(kind, wanted), &report).unwrap()
 }
 
 /// A host of which nothing is known.
@@ -221,8 +223,8 @@ fn an_old_report_is_warned_of() {
         let key = PrivateKey::from_seed(&[10; 32]);
         let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
         let report = Ok(Some(ReportView { report, received_unix_ms: 0 }));
-        let side = Side { identity: &identity(), host: &view, spec: &wanted, before: None };
-        plan_host(UnixSeconds(now), &side, (change(ChangeKind::Unchanged, &wanted), report)).unwrap()
+        let side = Side { identity: &identity(), host: &view, spec: &wanted, before: &|| None };
+        plan_host(UnixSeconds(now), &side, &change(ChangeKind::Unchanged, &wanted), &report).unwrap()
     };
     assert!(at(1300).notes.is_empty());
     assert_eq!(at(1301).notes, ["its report is 5m old: what it has may have changed since"]);
@@ -338,4 +340,16 @@ fn hosts_that_come_out_unlike_the_plan_are_named() {
     // One that had nothing and gets nothing is on its way out, and may have gone meanwhile.
     let gone = HostChange { to: empty, ..changes(&[(14, "e", "x:1")]).remove(0) };
     reviewed(&changes(&[(10, "a", "x:1")])).require_same(&[changes(&[(10, "a", "x:1")]), vec![gone]].concat()).unwrap();
+}
+
+#[test]
+fn a_rotated_secret_is_told_by_its_name_and_nothing_else() {
+    let field = |field: &str, live: &str, wanted: &str| {
+        let change = FieldChange { field: field.to_owned(), live: Some(live.to_owned()), wanted: Some(wanted.to_owned()) };
+        anstream::adapter::strip_str(&words::field_words(&change)).to_string()
+    };
+    assert_eq!(field("secrets.db", "another value", "changed"), "~ secret db: changed");
+    assert_eq!(field("configs.site.conf", "another value", "changed"), "~ config site.conf: changed");
+    assert_eq!(field("secrets.db", "-:- 0444", "33:- 0400"), "~ secrets.db: -:- 0444 → 33:- 0400");
+    assert_eq!(field("environment.X", "1", "changed"), "~ environment.X: 1 → changed");
 }

@@ -1,7 +1,9 @@
 //! A plan for people: per host what is done and why, and below each step what the host has and what it gets.
 
 use moorline_common::plan::Effect;
+use moorline_common::plan::compare::SEALED_CHANGED;
 use moorline_common::plan::fields::FieldChange;
+use moorline_common::topology::SealedKind;
 use owo_colors::OwoColorize;
 
 use super::model::{HostPlan, Outcome, PlannedStep, only_waits};
@@ -120,8 +122,14 @@ fn step_words(step: &PlannedStep) -> String {
 }
 
 /// What one field has and gets.
-fn field_words(change: &FieldChange) -> String {
+pub(super) fn field_words(change: &FieldChange) -> String {
     let field = cut(&change.field);
+    if change.wanted.as_deref() == Some(SEALED_CHANGED)
+        && let Some((section, name)) = change.field.split_once('.')
+        && let Some(kind) = SealedKind::ALL.into_iter().find(|kind| kind.section() == section)
+    {
+        return painted('~', &format!("~ {} {}: {SEALED_CHANGED}", kind.word(), cut(name)));
+    }
     match (&change.live, &change.wanted) {
         (None, Some(wanted)) => painted('+', &format!("+ {field}: {}", cut(wanted))),
         (Some(live), None) => painted('-', &format!("- {field}: {}", cut(live))),

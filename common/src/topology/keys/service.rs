@@ -1,7 +1,7 @@
 //! The keys of a service.
 
 use super::super::limits::REPLICAS_MAX;
-use super::{Form, Object, key, required};
+use super::{CONFIG_MOUNT, Form, ID, Object, SECRET_MOUNT, key, required};
 
 /// An entry under `services`.
 pub(crate) static SERVICE: Object = Object {
@@ -10,6 +10,12 @@ pub(crate) static SERVICE: Object = Object {
     about: "A service: one container. https://github.com/compose-spec/compose-spec/blob/main/05-services.md",
     keys: &[
         key("image", Form::Text, "The image, as `docker run` takes it. Must come from the entry or from one of its profiles."),
+        key("container_name", Form::Text, "Its container's name on the engine, instead of `{topology}-{service}-{number}`."),
+        key(
+            "adopt",
+            Form::Pattern(ID),
+            "The engine's id of the container that is taken over as it is. The host's policy file must allow it.",
+        ),
         key("platform", Form::Text, "What the image is made for, such as `linux/arm64`; the engine's own platform when left out."),
         key(
             "pull_policy",
@@ -36,6 +42,16 @@ pub(crate) static SERVICE: Object = Object {
             "volumes",
             Form::ShortOr { number: false, long: &MOUNT },
             "Mounts: `name:/path[:ro]`, `/on/host:/path[:ro]`, `/path` for a volume without a name, or the long form.",
+        ),
+        key(
+            "secrets",
+            Form::ShortOr { number: false, long: &SECRET_MOUNT },
+            "Secrets that it has, by name or in the long form; each is the file `/run/secrets/NAME`.",
+        ),
+        key(
+            "configs",
+            Form::ShortOr { number: false, long: &CONFIG_MOUNT },
+            "Configs that it has, by name or in the long form; each is the file `/NAME`.",
         ),
         key("restart", Form::Pattern("^(no|always|unless-stopped|on-failure(:[0-9]+)?)$"), "When the engine starts the container again."),
         key("labels", Form::Pairs, "Labels of your own; `moorline.` is reserved."),
@@ -120,19 +136,7 @@ pub(crate) static SERVICE: Object = Object {
         ("use_api_socket", "mount the socket under `volumes`, which the host's policy file must allow"),
         ("volumes_from", "name the same volumes at both services"),
     ],
-    later: &[
-        "annotations",
-        "blkio_config",
-        "configs",
-        "container_name",
-        "cpu_rt_period",
-        "cpu_rt_runtime",
-        "gpus",
-        "mac_address",
-        "post_start",
-        "pre_stop",
-        "secrets",
-    ],
+    later: &["annotations", "blkio_config", "cpu_rt_period", "cpu_rt_runtime", "gpus", "mac_address", "post_start", "pre_stop"],
 };
 
 /// A file with variables.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use super::super::keys;
 use super::super::node::{Node, Value};
 use super::super::vars::Why;
-use super::super::{DockerSpec, Ipam, IpamPool, NetworkSpec, ObjectKind, Varying, VolumeSpec};
-use super::service;
+use super::super::{DockerSpec, Ipam, IpamPool, NetworkSpec, ObjectKind, SealedKind, Varying, VolumeSpec};
 use super::values;
 use super::walk::{Fields, Walker};
+use super::{sealed, service};
 use crate::observe::LABEL_PREFIX;
 
 /// Names that the engine gives a meaning of its own.
@@ -30,6 +30,8 @@ pub(crate) fn docker(w: &mut Walker<'_>, node: &Node, extras: &mut Extras) -> Op
     Some(DockerSpec {
         networks: objects(w, &fields, ObjectKind::Network, extras, network),
         volumes: objects(w, &fields, ObjectKind::Volume, extras, volume),
+        secrets: objects(w, &fields, ObjectKind::Sealed(SealedKind::Secret), extras, |w, n| sealed::object(w, n, SealedKind::Secret)),
+        configs: objects(w, &fields, ObjectKind::Sealed(SealedKind::Config), extras, |w, n| sealed::object(w, n, SealedKind::Config)),
         services: objects(w, &fields, ObjectKind::Service, extras, service::service),
     })
 }
@@ -67,7 +69,11 @@ fn objects<T>(
 /// Reads an entry under `networks`.
 pub(crate) fn network(w: &mut Walker<'_>, node: &Node) -> NetworkSpec {
     let Some(fields) = optional(w, node, &keys::NETWORK) else { return NetworkSpec::default() };
+    let (name, external) = naming(w, &fields, "network");
     NetworkSpec {
+        name,
+        external,
+        adopt: w.get(&fields, "adopt", |w, n| w.checked(n, values::engine_id)),
         driver: w.get(&fields, "driver", |w, n| w.checked(n, non_empty)),
         driver_opts: w.get(&fields, "driver_opts", |w, n| Some(w.options(n))).unwrap_or_default(),
         attachable: w.get(&fields, "attachable", Walker::truth),
@@ -81,11 +87,45 @@ pub(crate) fn network(w: &mut Walker<'_>, node: &Node) -> NetworkSpec {
 /// Reads an entry under `volumes`.
 pub(crate) fn volume(w: &mut Walker<'_>, node: &Node) -> VolumeSpec {
     let Some(fields) = optional(w, node, &keys::VOLUME) else { return VolumeSpec::default() };
+    let (name, external) = naming(w, &fields, "volume");
     VolumeSpec {
+        name,
+        external,
+        adopt: w.get(&fields, "adopt", |w, n| w.checked(n, values::engine_name)),
         driver: w.get(&fields, "driver", |w, n| w.checked(n, non_empty)),
         driver_opts: w.get(&fields, "driver_opts", |w, n| Some(w.options(n))).unwrap_or_default(),
         labels: w.get(&fields, "labels", labels).unwrap_or_default(),
     }
+}
+
+/// What a network or volume is called on the engine, and whether it is only used.
+fn naming(w: &mut Walker<'_>, fields: &Fields<'_>, what: &str) -> (Option<String>, bool) {
+    let check = |text: &str| match text {
+        "bridge" | "host" | "none" if what == "network" => Err(Why::new(format!("`{text}` is a network of the engine's own"))
+            .help(format!("write `network_mode: {text}` at the service, and no `networks`"))),
+        text => values::engine_name(text),
+    };
+    let mut name = w.get(fields, "name", |w, n| w.checked(n, check));
+    let mut is_external = false;
+    if let Some(node) = fields.get("external").filter(|node| !node.is_null()) {
+        w.within("external", |w| {
+            if let Value::Map(_) = &node.value {
+                let Some(older) = w.object(node, &keys::EXTERNAL) else { return };
+                name = w.get(&older, "name", |w, n| w.checked(n, check)).or(name.take());
+                is_external = true;
+            } else {
+                is_external = w.truth(node).unwrap_or_default();
+            }
+        });
+    }
+    if is_external {
+        let others = fields.keys().filter(|key| !matches!(*key, "name" | "external") && !key.starts_with("x-"));
+        for key in others.map(str::to_owned).collect::<Vec<_>>() {
+            let why = Why::new(format!("`{key}` says how a {what} is made, and an external one is there already"));
+            w.report_why(fields.key_at(&key), why.help(format!("leave `{key}` out, or `external`")));
+        }
+    }
+    (name, is_external)
 }
 
 /// An object that may also be nothing at all.

@@ -7,6 +7,7 @@ mod deploy;
 mod docker;
 mod mounts;
 mod options;
+mod sealed;
 mod service;
 mod values;
 mod walk;
@@ -22,7 +23,7 @@ use super::resolve::resolve;
 use super::slice::BoundHost;
 use super::vars::Why;
 use super::{DriftPolicy, Entry, HostEntry, ObjectKind, Policy, Position, Source, TopologyFile, Varying};
-use super::{NetworkSpec, ServiceSpec, VolumeSpec};
+use super::{NetworkSpec, SealedKind, SealedSpec, ServiceSpec, VolumeSpec};
 use crate::id::{HostName, TopologyId};
 use walk::Walker;
 
@@ -212,6 +213,8 @@ pub(crate) enum Hydrated {
     Network(NetworkSpec),
     /// A volume.
     Volume(VolumeSpec),
+    /// A secret or config.
+    Sealed(SealedKind, SealedSpec),
     /// A service.
     Service(Box<ServiceSpec>),
 }
@@ -223,6 +226,7 @@ pub(crate) fn hydrate(varying: &Varying, prefix: &str, host: &BoundHost, problem
     let done = match kind {
         ObjectKind::Network => Hydrated::Network(docker::network(&mut w, node)),
         ObjectKind::Volume => Hydrated::Volume(docker::volume(&mut w, node)),
+        ObjectKind::Sealed(kind) => Hydrated::Sealed(*kind, sealed::object(&mut w, node, *kind)),
         ObjectKind::Service => Hydrated::Service(Box::new(service::service(&mut w, node))),
     };
     let name = host.name.as_str();

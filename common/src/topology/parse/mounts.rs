@@ -186,7 +186,7 @@ fn subpath(text: &str) -> Result<String, Why> {
 }
 
 /// Permissions in octal digits.
-fn mode(w: &mut Walker<'_>, node: &Node) -> Option<u32> {
+pub(super) fn mode(w: &mut Walker<'_>, node: &Node) -> Option<u32> {
     // In YAML, 1777 is a decimal number.
     if let Value::Scalar { text, kind: Kind::Int } = &node.value
         && !text.starts_with('0')

@@ -7,10 +7,10 @@ use super::super::keys;
 use super::super::limits::PORTS_MAX;
 use super::super::node::{Kind, Node, Value, shorten};
 use super::super::vars::Why;
-use super::super::{Attachment, Dependency, DependencyCondition, Healthcheck, Nanos, PortSpec, Protocol, ServiceSpec};
+use super::super::{Attachment, Dependency, DependencyCondition, Healthcheck, Nanos, PortSpec, Protocol, SealedKind, ServiceSpec};
 use super::docker::{labels, non_empty, optional};
 use super::walk::{Filled, Walker};
-use super::{deploy, mounts, options, values};
+use super::{deploy, mounts, options, sealed, values};
 
 /// Reads an entry under `services`. An image may be missing here: another part may bring it.
 pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
@@ -22,6 +22,8 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
     }
     let Some(fields) = fields else { return ServiceSpec::default() };
     let mut service = ServiceSpec {
+        container_name: w.get(&fields, "container_name", |w, n| w.checked(n, values::engine_name)),
+        adopt: w.get(&fields, "adopt", |w, n| w.checked(n, values::engine_id)),
         image: w.get(&fields, "image", |w, n| w.checked(n, values::image)).unwrap_or_default(),
         platform: w.get(&fields, "platform", |w, n| w.checked(n, values::platform)),
         pull_policy: w.get(&fields, "pull_policy", |w, n| w.parsed(n, values::pull_policy)),
@@ -31,6 +33,8 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
         ports: w.get(&fields, "ports", ports).unwrap_or_default(),
         networks: w.get(&fields, "networks", networks).unwrap_or_default(),
         volumes: w.get(&fields, "volumes", mounts::mounts).unwrap_or_default(),
+        secrets: w.get(&fields, "secrets", |w, n| sealed::mounts(w, n, SealedKind::Secret)).unwrap_or_default(),
+        configs: w.get(&fields, "configs", |w, n| sealed::mounts(w, n, SealedKind::Config)).unwrap_or_default(),
         restart: w.get(&fields, "restart", restart),
         labels: w.get(&fields, "labels", labels).unwrap_or_default(),
         healthcheck: w.get(&fields, "healthcheck", healthcheck),

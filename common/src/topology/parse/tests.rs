@@ -202,3 +202,132 @@ fn an_entry_without_docker_objects_is_the_empty_slice() {
 fn json_is_read_as_it_is_and_a_byte_order_mark_is_no_content() {
     assert!(load("\u{feff}{\"topology\": \"t\",\n\t\"hosts\": {}}").is_ok());
 }
+
+/// A host with these secrets and configs and the service `s`.
+fn sealed(objects: &str, keys: &str) -> String {
+    format!("topology: t\nhosts:\n  h:\n    docker:\n      {objects}\n      services: {{ s: {{ image: i, {keys} }} }}\n")
+}
+
+#[test]
+fn secrets_and_configs_have_their_usual_places_in_every_spelling() {
+    let objects = "secrets: { a: { file: ./x/../a.txt }, b: { environment: B } }\n      configs: { c: { content: \"on ${host.name}\" }, d: { file: /etc/d }, unused: { file: u } }";
+    let keys = "secrets: [a, { source: b, target: bee, uid: \"33\", gid: 44, mode: 0400 }], configs: [c, { source: d, target: /etc/d.conf }, { source: d, target: x/y, mode: 0o440 }]";
+    let spec = spec_of(&sealed(objects, keys));
+    let docker = spec.docker.unwrap();
+    let origins: Vec<(&str, Option<&Origin>)> = docker.sealed().map(|(_, name, spec)| (name.as_str(), spec.origin.as_ref())).collect();
+    let (file, content) = (|path: &str| Origin::File(path.to_owned()), Origin::Content("on h".to_owned()));
+    let (a, b, d) = (file("a.txt"), Origin::Environment("B".to_owned()), file("/etc/d"));
+    assert_eq!(origins, [("a", Some(&a)), ("b", Some(&b)), ("c", Some(&content)), ("d", Some(&d))], "what no service has is left out");
+    let s = &docker.services["s"];
+    let mount = |source: &str| SealedMount { source: source.to_owned(), ..SealedMount::default() };
+    let secrets = [
+        ("/run/secrets/a".to_owned(), mount("a")),
+        ("/run/secrets/bee".to_owned(), SealedMount { uid: Some(33), gid: Some(44), mode: Some(0o400), ..mount("b") }),
+    ];
+    assert_eq!(s.secrets, secrets.into());
+    let configs = [
+        ("/c".to_owned(), mount("c")),
+        ("/etc/d.conf".to_owned(), mount("d")),
+        ("/x/y".to_owned(), SealedMount { mode: Some(0o440), ..mount("d") }),
+    ];
+    assert_eq!(s.configs, configs.into());
+    let long = spec_of(&sealed("secrets: { a: { file: a.txt } }", "secrets: [{ source: a, target: /run/secrets/a }]"));
+    assert_eq!(long, spec_of(&sealed("secrets: { a: { file: a.txt } }", "secrets: [a]")));
+}
+
+#[test]
+fn a_slice_has_digests_and_nothing_of_where_values_come_from() {
+    let mut spec = spec_of(&sealed("secrets: { a: { file: path-of-it } }", "secrets: [a]"));
+    let missing = spec.know_sealed(&BTreeMap::new()).unwrap_err();
+    assert_eq!(missing, [("secret `a`".to_owned(), Origin::File("path-of-it".to_owned()))]);
+    let digests = BTreeMap::from([("secrets.a file path-of-it".to_owned(), "0f".repeat(32))]);
+    spec.know_sealed(&digests).unwrap();
+    let text = canonical(&spec);
+    assert!(text.contains(&format!(r#""secrets":{{"a":{{"digest":"{}"}}}}"#, "0f".repeat(32))) && !text.contains("path-of-it"), "{text}");
+    assert_eq!(spec.sealed_digests(), BTreeMap::from([("0f".repeat(32).as_str(), "secret `a`".to_owned())]));
+}
+
+#[test]
+fn what_is_wrong_with_secrets_and_configs_is_told_at_its_line() {
+    let told = |objects: &str, keys: &str| -> Vec<String> {
+        let problems = load(&sealed(objects, keys)).unwrap_err();
+        problems
+            .into_iter()
+            .map(|p| format!("{} {}{}", p.position.line, p.message, p.help.map(|h| format!(" ({h})")).unwrap_or_default()))
+            .collect()
+    };
+    for (objects, keys, expected) in [
+        (
+            "secrets: { a: { file: a } }",
+            "secrets: [b]",
+            "6 service `s` has the secret `b`, which is not defined (define it under `docker.secrets`, as in `b: { file: ./b }`)",
+        ),
+        (
+            "configs: { a: { file: a } }",
+            "secrets: [a]",
+            "6 service `s` has the secret `a`, which is not defined (define it under `docker.secrets`, as in `a: { file: ./a }`)",
+        ),
+        ("secrets: { a: }", "", "5 this secret says nowhere where its value comes from (name a `file`, or a variable by `environment`)"),
+        (
+            "configs: { a: { } }",
+            "",
+            "5 this config says nowhere where its value comes from (name a `file`, a variable by `environment`, or write its `content`)",
+        ),
+        (
+            "secrets: { a: { file: a, environment: A } }",
+            "",
+            "5 `file` and `environment` both name the value of this secret; only one of them can be",
+        ),
+        ("secrets: { a: { content: x } }", "", "5 a secret has no key `content`"),
+        (
+            "secrets: { a: { external: true } }",
+            "",
+            "5 `external` has no meaning here (name the `file` or the variable (`environment`) that has the value: no store of secrets is asked)",
+        ),
+        (
+            "secrets: { a: { file: a, name: b } }",
+            "",
+            "5 `name` has no meaning here (leave it out: the key itself is the name, and `target` of the service the path in the container)",
+        ),
+        (
+            "secrets: { a: { file: ~/a } }",
+            "",
+            "5 `~` is not replaced in a path (write the path relative to the topology file, or beginning with `/`)",
+        ),
+        ("secrets: { a: { file: a } }", "secrets: [a, { source: a }]", "6 something is mounted at `/run/secrets/a` already"),
+        ("secrets: { a: { file: a } }", "secrets: [a], volumes: [/run/secrets/a]", "6 something is mounted at `/run/secrets/a` already"),
+        ("secrets: { a: { file: a } }", "secrets: [{ source: a, mode: 440 }]", "6 `440` are no octal digits (write `0o440`)"),
+        (
+            "secrets: { a: { file: a } }",
+            "secrets: [{ source: a, mode: 0o4444 }]",
+            "6 a file of values has permissions to read, write and run, and no other bits",
+        ),
+        (
+            "secrets: { a: { file: a } }",
+            "secrets: [{ source: a, uid: www }]",
+            "6 `www` is no number of a user or group (names of users are the image's own: write the number)",
+        ),
+        ("secrets: { a: { file: a } }", "secrets: [{ target: a }]", "6 a secret of a service needs the key `source`"),
+        (
+            "secrets: { a: { file: a } }",
+            "secrets: [{ source: a, target: ../a }]",
+            "6 `/run/secrets/../a` holds `..` (write the path that is meant)",
+        ),
+    ] {
+        assert_eq!(told(objects, keys), [expected], "{objects} {keys}");
+    }
+    let top = load("topology: t\nsecrets: { a: { file: a } }\nhosts: { h: {} }\n").unwrap_err();
+    assert_eq!(top[0].help.as_deref(), Some("write them under `docker` of the profile or host whose services have them"));
+}
+
+#[test]
+fn parts_give_secrets_by_name_and_services_have_them_by_target() {
+    let text = "topology: t\nprofiles:\n  p: { docker: { secrets: { a: { file: one }, b: { file: b } }, services: { s: { image: i, secrets: [a, b] } } } }\n\
+                hosts:\n  h: { use: [p], docker: { secrets: { a: { file: two }, c: { file: c } }, services: { s: { secrets: [{ source: c, target: b }] } } } }\n";
+    let docker = spec_of(text).docker.unwrap();
+    let names: Vec<&str> = docker.secrets.keys().map(String::as_str).collect();
+    assert_eq!(names, ["a", "c"], "nothing has `b` any more");
+    assert_eq!(docker.secrets["a"].origin, Some(Origin::File("two".to_owned())));
+    let sources: Vec<(&str, &str)> = docker.services["s"].secrets.iter().map(|(t, m)| (t.as_str(), m.source.as_str())).collect();
+    assert_eq!(sources, [("/run/secrets/a", "a"), ("/run/secrets/b", "c")]);
+}

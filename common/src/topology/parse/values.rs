@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::super::limits::{MEMORY_MAX, NAME_MAX, NANOS_MAX, PORTS_MAX};
+use super::super::limits::{ENGINE_ID, ENGINE_NAME_MAX, MEMORY_MAX, NAME_MAX, NANOS_MAX, PORTS_MAX};
 use super::super::node::shorten;
 use super::super::vars::Why;
 use super::super::{Nanos, PortSpec, Protocol, PullPolicy, RestartPolicy};
@@ -18,15 +18,31 @@ pub(crate) fn decimal(text: &str) -> Option<u64> {
 
 /// A name of a service, network, volume or profile.
 pub(crate) fn name(text: &str) -> Result<String, Why> {
+    named(text, NAME_MAX)
+}
+
+fn named(text: &str, longest: usize) -> Result<String, Why> {
     let head = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if head && rest && text.len() <= NAME_MAX {
+    if head && rest && text.len() <= longest {
         return Ok(text.to_owned());
     }
     Err(Why::new(format!(
-        "`{}` cannot be a name: use at most {NAME_MAX} letters, digits, `_`, `.` and `-`, beginning with a letter or digit",
+        "`{}` cannot be a name: use at most {longest} letters, digits, `_`, `.` and `-`, beginning with a letter or digit",
         shorten(text)
     )))
+}
+
+/// A name on the engine.
+pub(crate) fn engine_name(text: &str) -> Result<String, Why> {
+    if text.len() > 1 { named(text, ENGINE_NAME_MAX) } else { Err(Why::new("a name on the engine has at least two characters")) }
+}
+
+/// The engine's id of a container or network.
+pub(crate) fn engine_id(text: &str) -> Result<String, Why> {
+    let is_id = text.len() == ENGINE_ID && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let wrong = || Why::new(format!("`{}` is no id of an engine's: it has {ENGINE_ID} digits of `0-9a-f`", shorten(text)));
+    if is_id { Ok(text.to_owned()) } else { Err(wrong().help("`moorctl import docker --host NAME` finds it")) }
 }
 
 /// An absolute path without `..`, in one spelling.

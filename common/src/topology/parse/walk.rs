@@ -42,6 +42,11 @@ impl<'n> Fields<'n> {
         self.pairs.iter().find(|p| p.key == key).map(|p| &p.value)
     }
 
+    /// The keys that stand there.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.pairs.iter().map(|p| p.key.as_str())
+    }
+
     /// Where `key` stands; else where the map begins.
     pub(crate) fn key_at(&self, key: &str) -> Position {
         self.pairs.iter().find(|p| p.key == key).map_or(self.at, |p| p.key_at)

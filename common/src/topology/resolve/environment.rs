@@ -200,7 +200,7 @@ impl Resolver<'_> {
         for (name, _, at) in found.into_iter().filter(|(name, value, _)| looks_like_one(name, value)) {
             let section = if at.file > 0 && of_files.contains(name) { "env_file" } else { "environment" };
             let why = Why::new(format!("the value of `{}` looks like a credential, and it will be readable in the signed slice, at the hub and in `docker inspect`", shorten(name)))
-                .help("such values belong into `secrets`, which this version does not have yet; until then, mount a file that you put on the host");
+                .help("such values belong into `secrets`: a file or variable that only the host can open, and the container reads at `/run/secrets/NAME`");
             self.within(section, |r| r.within(name, |r| r.warn(at, why)));
         }
     }

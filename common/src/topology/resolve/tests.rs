@@ -331,3 +331,30 @@ fn profiles_of_compose_take_a_service_out_unless_one_is_enabled() {
     );
     assert!(problems("        a: { image: x, profiles: debug }", &Inputs::default())[0].contains("expected a list of names"));
 }
+
+#[test]
+fn the_values_of_secrets_are_not_asked_for_and_their_paths_are_filled_in() {
+    let text = "topology: edge\nhosts:\n  shop-17:\n    docker:\n      secrets: { a: { file: \"${DIR}/a-${host.name}\" }, b: { environment: SECRET } }\n      \
+                configs: { c: { content: \"x=$X\" } }\n      services: { site: { image: i, secrets: [a, b], configs: [c] } }\n";
+    let given = inputs(&[("DIR", "./conf"), ("X", "1"), ("SECRET", "no")], &[("conf/a-shop-17", "no")]);
+    let reading = read(text.as_bytes(), &given);
+    assert_eq!(reading.asked.variables, BTreeSet::from(["DIR", "X"].map(str::to_owned)));
+    assert!(reading.asked.files.is_empty());
+    let docker = reading.file.unwrap().slice(&[host()]).unwrap().hosts.into_values().next().unwrap().docker.unwrap();
+    let keys: Vec<String> = docker.sealed().map(|(kind, name, spec)| spec.origin.as_ref().unwrap().key(kind, name)).collect();
+    assert_eq!(keys[..2], ["secrets.a file conf/a-shop-17", "secrets.b environment SECRET"]);
+    assert!(keys[2].starts_with("configs.c content ") && !keys[2].contains("x=1"), "{keys:?}");
+}
+
+#[test]
+fn secrets_of_an_extended_service_come_along_once_for_each_target() {
+    let web = "services: { web: { image: i, secrets: [a, { source: b, target: bee }], configs: [c] } }";
+    let text = "topology: edge\nhosts: { shop-17: { docker: { secrets: { a: { file: a }, b: { file: b }, d: { file: d } }, configs: { c: { file: c } }, \
+                services: { site: { extends: { file: web.yml, service: web }, secrets: [a, { source: d, target: bee }] } } } } }\n";
+    let file = read(text.as_bytes(), &inputs(&[], &[("web.yml", web)])).file.unwrap_or_else(|p| panic!("{}", render_all(&p, "x")));
+    let docker = file.slice(&[host()]).unwrap().hosts.into_values().next().unwrap().docker.unwrap();
+    let site = &docker.services["site"];
+    let secrets: Vec<(&str, &str)> = site.secrets.iter().map(|(t, m)| (t.as_str(), m.source.as_str())).collect();
+    assert_eq!(secrets, [("/run/secrets/a", "a"), ("/run/secrets/bee", "d")]);
+    assert_eq!(site.configs.keys().collect::<Vec<_>>(), ["/c"]);
+}

@@ -258,6 +258,7 @@ impl Kit {
             content,
             issued_at: self.now(),
             deliver_by: self.now().plus(3600),
+            sealed: Default::default(),
             fallback: None,
         }
     }

@@ -94,6 +94,7 @@ impl Agent {
             content,
             issued_at: UnixSeconds(now().as_secs()),
             deliver_by: UnixSeconds(u64::from(u32::MAX)),
+            sealed: Default::default(),
             fallback: None,
         };
         self.slice = Signed::seal(&slice, &[&self.operator])?.envelope().to_json();

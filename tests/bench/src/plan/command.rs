@@ -1,5 +1,6 @@
 //! `moorctl plan` for a fleet: the real program, a real hub, and reports that each host's own key signed.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use crate::fleet::{Agent, Hub, Operator};
 const MOST_S: f64 = 2.0;
 /// Reports fetched at once by the floor, as `moorctl` does.
 const AT_ONCE: usize = 16;
+/// Sessions that are being opened at once.
+const OPENING_MAX: u64 = 64;
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The programs that are measured.
@@ -52,18 +55,17 @@ pub async fn measure(programs: &Programs, rounds: u32, hosts: usize) -> Result<V
     let (same, other) = (folder.path().join("same.yaml"), folder.path().join("other.yaml"));
     std::fs::write(&same, scene::file("1"))?;
     std::fs::write(&other, scene::file("2"))?;
-    let settled = Arc::new(AtomicU64::new(0));
-    let mut sessions = JoinSet::new();
-    for agent in agents {
-        let (settled, address, pins) = (settled.clone(), hub.address.clone(), hub.pins.clone());
-        sessions.spawn(async move { agent.live(&address, pins, Duration::from_secs(5), &settled, &Settled).await });
-    }
     moorctl.run(&["push", "-f", path(&same)?], 0)?;
+    let mut fleet = Fleet { sessions: JoinSet::new(), begun: 0, settled: Arc::default() };
     let deadline = Instant::now() + PATIENCE;
-    while settled.load(Ordering::Relaxed) < u64::try_from(hosts)? || moorctl.run(&["plan", "-f", path(&same)?], 0).is_err() {
-        ensure!(Instant::now() < deadline, "{} of {hosts} hosts had reported", settled.load(Ordering::Relaxed));
-        ensure!(sessions.try_join_next().is_none(), "an agent's session ended");
-        hub.check_alive()?;
+    for agent in agents {
+        // More at once than a machine can shake hands with in time would be refused.
+        fleet.wait_for(fleet.begun.saturating_sub(OPENING_MAX), deadline, &mut hub).await?;
+        fleet.begin(agent, &hub);
+    }
+    fleet.wait_for(fleet.begun, deadline, &mut hub).await?;
+    while moorctl.run(&["plan", "-f", path(&same)?], 0).is_err() {
+        ensure!(Instant::now() < deadline, "the hosts are not at rest");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let (mut rest, mut changed, mut status, mut floor) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -88,6 +90,36 @@ pub async fn measure(programs: &Programs, rounds: u32, hosts: usize) -> Result<V
     .into_iter()
     .rev()
     .collect())
+}
+
+/// Agents with open sessions; dropped before the hub, so that its end is no news to anybody.
+struct Fleet {
+    sessions: JoinSet<Result<Infallible>>,
+    begun: u64,
+    /// How many have reported.
+    settled: Arc<AtomicU64>,
+}
+
+impl Fleet {
+    fn begin(&mut self, agent: Agent, hub: &Hub) {
+        let (settled, address, pins) = (self.settled.clone(), hub.address.clone(), hub.pins.clone());
+        self.sessions.spawn(async move { agent.live(&address, pins, Duration::from_secs(5), &settled, &Settled).await });
+        self.begun += 1;
+    }
+
+    /// Waits until `count` have reported.
+    async fn wait_for(&mut self, count: u64, deadline: Instant, hub: &mut Hub) -> Result<()> {
+        while self.settled.load(Ordering::Relaxed) < count {
+            let settled = || format!("{} of {} agents had reported", self.settled.load(Ordering::Relaxed), self.begun);
+            ensure!(Instant::now() < deadline, "at the end {}", settled());
+            hub.check_alive().with_context(settled)?;
+            if let Some(ended) = self.sessions.try_join_next() {
+                match ended.context("a session's task")?.context("an agent's session ended").with_context(settled)? {}
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
 }
 
 /// Fetches and verifies every report, and does nothing with it; how long that takes, in seconds.

@@ -64,10 +64,10 @@ async fn every_option_reads_back_as_it_was_said_and_those_who_share_are_made_ane
         let mut wanted = services(&bench.images()[0]);
         assert_eq!(settle(&bench, &spec(&wanted)).await.len(), 8, "a network and seven containers, each made once");
 
-        wanted["tuned"]["options"]["pids_limit"] = json!(201);
+        wanted["tuned"]["options"]["oom_score_adj"] = json!(101);
         let again = settle(&bench, &spec(&wanted)).await;
         assert_eq!(again.len(), 2, "{again:?}");
-        assert!(again[0].contains("pids_limit is 200, should be 201") && again[1].contains("begins anew"), "{again:?}");
+        assert!(again[0].contains("oom_score_adj is 100, should be 101") && again[1].contains("begins anew"), "{again:?}");
 
         // Started again by its engine it has another network, of which those who share the old one hear nothing.
         let name = format!("{}-tuned-1", bench.unique);

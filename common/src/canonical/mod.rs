@@ -9,9 +9,10 @@ use std::fmt;
 
 use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::id::VersionHash;
+
+mod write;
 
 /// The largest integer that every JSON reader holds exactly: 2^53.
 pub const MAX_SAFE_INTEGER: u64 = 1 << 53;
@@ -38,9 +39,7 @@ pub enum CanonicalError {
 /// # Errors
 /// [`CanonicalError::Number`] for a number outside ±2^53 or with a fraction.
 pub fn to_canonical<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CanonicalError> {
-    let value = serde_json::to_value(value).map_err(CanonicalError::Write)?;
-    check_numbers(&value)?;
-    serde_json_canonicalizer::to_vec(&value).map_err(CanonicalError::Write)
+    write::to_vec(value)
 }
 
 /// The version hash of slice content (or of any one resource's spec).
@@ -63,21 +62,6 @@ pub fn from_strict_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Canonica
 
 fn is_safe(magnitude: u64) -> bool {
     magnitude <= MAX_SAFE_INTEGER
-}
-
-fn check_numbers(value: &Value) -> Result<(), CanonicalError> {
-    match value {
-        Value::Null | Value::Bool(_) | Value::String(_) => Ok(()),
-        Value::Number(n) => {
-            let magnitude = n.as_u64().or_else(|| n.as_i64().map(i64::unsigned_abs));
-            match magnitude {
-                Some(m) if is_safe(m) => Ok(()),
-                Some(_) | None => Err(CanonicalError::Number(n.to_string())),
-            }
-        }
-        Value::Array(items) => items.iter().try_for_each(check_numbers),
-        Value::Object(map) => map.values().try_for_each(check_numbers),
-    }
 }
 
 /// Any JSON whose objects have no duplicate keys and whose numbers are safe integers.
@@ -164,7 +148,86 @@ impl<'de> Visitor<'de> for KeyVisitor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Any JSON that may be canonical, keys beyond ASCII and characters that must be escaped among it.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let text = || prop_oneof![".*", "[a-c\\\\\"/\u{0}-\u{1f}\u{7f}]{0,4}", "[a\u{e9}\u{ffff}\u{10000}]{0,3}"];
+        let number = prop_oneof![(-(1_i64 << 53)..=1 << 53).prop_map(Value::from), Just(json!(-(1_i64 << 53))), Just(json!(1_u64 << 53))];
+        let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), number, text().prop_map(Value::from)];
+        leaf.prop_recursive(4, 32, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((text(), inner), 0..6).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_the_full_canonicalizer_writes(value in any_json()) {
+            prop_assert_eq!(to_canonical(&value).unwrap(), serde_json_canonicalizer::to_vec(&value).unwrap());
+        }
+    }
+
+    #[test]
+    fn keys_stand_in_the_order_of_utf_16() {
+        let bytes = to_canonical(&json!({ "in": { "\u{ffff}": 1, "\u{10000}": 2 } })).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), "{\"in\":{\"\u{10000}\":2,\"\u{ffff}\":1}}");
+    }
+
+    /// All that serde can say of a value.
+    #[derive(Serialize)]
+    struct Everything<'a> {
+        zebra: (u8, i16, char),
+        unit: (),
+        #[serde(rename = "a b")]
+        spaced: Option<&'a str>,
+        a: Variants<'a>,
+        numbered: std::collections::BTreeMap<i64, Variants<'a>>,
+        truths: std::collections::BTreeMap<bool, Unit>,
+        named: std::collections::BTreeMap<&'a str, Variants<'a>>,
+        #[serde(flatten)]
+        more: std::collections::BTreeMap<&'a str, [u64; 2]>,
+    }
+    #[derive(Serialize)]
+    struct Unit;
+    #[derive(Serialize)]
+    enum Variants<'a> {
+        Unit,
+        New(&'a str),
+        Tuple(bool, i32),
+        Struct { z: u64, b: Option<u8>, a: Vec<i8> },
+    }
+
+    #[test]
+    fn every_shape_of_value_is_written_as_its_tree_would_be() {
+        let value = Everything {
+            zebra: (255, -7, '"'),
+            unit: (),
+            spaced: Some("x\u{7}\u{1f600}"),
+            a: Variants::Tuple(true, i32::MIN),
+            numbered: [(10, Variants::Unit), (9, Variants::New("n")), (-1, Variants::Tuple(false, 0))].into(),
+            truths: [(true, Unit), (false, Unit)].into(),
+            named: [("a\"", Variants::Struct { z: 1, b: None, a: vec![-1] }), ("a!", Variants::Unit), ("a", Variants::New(""))].into(),
+            more: [("a!", [1, 2]), ("zz", [MAX_SAFE_INTEGER, 0])].into(),
+        };
+        let tree = serde_json::to_value(&value).unwrap();
+        assert_eq!(String::from_utf8(to_canonical(&value).unwrap()), String::from_utf8(serde_json_canonicalizer::to_vec(&tree).unwrap()));
+    }
+
+    #[test]
+    fn of_two_entries_with_one_name_the_last_counts() {
+        struct Twice;
+        impl Serialize for Twice {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_map([("b", 1), ("a", 2), ("b", 3)])
+            }
+        }
+        assert_eq!(to_canonical(&Twice).unwrap(), br#"{"a":2,"b":3}"#);
+        assert!(to_canonical(&[((), 1)].into_iter().collect::<std::collections::BTreeMap<_, _>>()).is_err());
+    }
 
     #[test]
     fn key_order_and_spacing_do_not_change_the_hash() {

@@ -1,0 +1,97 @@
+//! What is known of the engine's objects beside their labels, which cannot be changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use moorline_common::observe::Owner;
+use moorline_common::plan::volume_key;
+use moorline_common::topology::{DockerSpec, HostSpec};
+
+/// See the module. The ledger keeps the notes; this is what a driver sees of them.
+#[derive(Debug, Default)]
+pub struct Known(RwLock<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// What objects are, by the engine's ids of containers and networks, and [`volume_key`] of volumes.
+    notes: BTreeMap<String, Owner>,
+    /// Names that the slice gives, which strangers may bear.
+    names: BTreeSet<String>,
+    /// Ids and volumes that the slice takes over.
+    adopted: BTreeSet<String>,
+}
+
+impl Known {
+    /// Takes in what the ledger knows.
+    pub fn load(&self, notes: impl IntoIterator<Item = (String, Owner)>) {
+        self.write().notes.extend(notes);
+    }
+
+    /// Notes what `key` is from now on. What was taken over once stays so.
+    pub fn note(&self, key: String, owner: Owner) {
+        let mut inner = self.write();
+        let adopted = owner.adopted || inner.notes.get(&key).is_some_and(|before| before.adopted);
+        inner.notes.insert(key, Owner { adopted, ..owner });
+    }
+
+    /// Forgets `keys`.
+    pub fn forget<'k>(&self, keys: impl IntoIterator<Item = &'k String>) {
+        let mut inner = self.write();
+        for key in keys {
+            inner.notes.remove(key);
+        }
+    }
+
+    /// The keys of all notes.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        self.read().notes.keys().cloned().collect()
+    }
+
+    /// What `key` is.
+    #[must_use]
+    pub fn owner(&self, key: &str) -> Option<Owner> {
+        self.read().notes.get(key).cloned()
+    }
+
+    /// Looks for what `slice` names.
+    pub fn look_for(&self, slice: Option<&HostSpec>) {
+        let (mut names, mut adopted) = (BTreeSet::new(), BTreeSet::new());
+        let nothing = DockerSpec::default();
+        let DockerSpec { networks, volumes, services, .. } = slice.and_then(|s| s.docker.as_ref()).unwrap_or(&nothing);
+        for (key, network) in networks {
+            names.extend(network.name.clone().or_else(|| network.external.then(|| key.clone())));
+            adopted.extend(network.adopt.clone());
+        }
+        for (key, volume) in volumes {
+            names.extend(volume.name.clone().or_else(|| volume.external.then(|| key.clone())));
+            adopted.extend(volume.adopt.as_deref().map(volume_key));
+        }
+        for service in services.values() {
+            names.extend(service.container_name.clone());
+            adopted.extend(service.adopt.clone());
+        }
+        let mut inner = self.write();
+        (inner.names, inner.adopted) = (names, adopted);
+    }
+
+    /// Whether the slice gives this name.
+    #[must_use]
+    pub fn is_named(&self, name: &str) -> bool {
+        self.read().names.contains(name)
+    }
+
+    /// Whether the slice takes this object over.
+    #[must_use]
+    pub fn is_adopted(&self, key: &str) -> bool {
+        self.read().adopted.contains(key)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,164 @@
+//! The vault on real folders, one of them in memory.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+use moorline_common::topology::SealedKind;
+
+use super::*;
+use crate::identity::StateDir;
+
+/// A folder in memory; tests that need one are told apart by it.
+fn memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
+struct Bench {
+    state: tempfile::TempDir,
+    memory: tempfile::TempDir,
+    keys: HostKeys,
+    vault: Arc<Vault>,
+}
+
+fn bench() -> Bench {
+    let (state, memory) = (tempfile::tempdir().unwrap(), memory());
+    let keys = StateDir(state.path().to_owned()).ensure_keys().unwrap();
+    let vault = Arc::new(Vault::new(&memory.path().join("secrets"), state.path(), &keys).unwrap());
+    Bench { state, memory, keys, vault }
+}
+
+fn file(digest: &str, mode: u32) -> SealedFile {
+    SealedFile { kind: SealedKind::Secret, digest: digest.repeat(32), uid: None, gid: None, mode, name: "db".to_owned() }
+}
+
+fn sealed(keys: &HostKeys, value: &[u8]) -> String {
+    STANDARD.encode(age::encrypt(&keys.sealing_identity().unwrap().to_public(), value).unwrap())
+}
+
+impl Bench {
+    fn offer(&self, digest: &str, value: &[u8]) {
+        let values = BTreeMap::from([(digest.repeat(32), sealed(&self.keys, value))]);
+        self.vault.offer(&Sealed { to: self.keys.sealing_key(), values });
+    }
+
+    fn read(&self, file: &SealedFile) -> Option<Vec<u8>> {
+        std::fs::read(self.vault.path(file)).ok()
+    }
+
+    fn files(&self, folder: &Path) -> usize {
+        walk(folder).len()
+    }
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries: Vec<PathBuf> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    entries.into_iter().flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn a_value_is_in_memory_with_its_rights_and_on_the_disk_only_sealed() {
+    let b = bench();
+    b.offer("0f", b"marked value");
+    let (open, closed) = (file("0f", 0o444), file("0f", 0o400));
+    b.vault.put(&open).unwrap();
+    b.vault.put(&closed).unwrap();
+    assert_eq!((b.read(&open).unwrap(), b.read(&closed).unwrap()), (b"marked value".to_vec(), b"marked value".to_vec()));
+    assert_eq!(std::fs::metadata(b.vault.path(&closed)).unwrap().permissions().mode() & 0o7777, 0o400);
+    let folder = b.vault.path(&open).parent().unwrap().to_owned();
+    assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    for path in walk(b.state.path()) {
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(12).any(|part| part == b"marked value"), "{}", path.display());
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o077, 0, "{}", path.display());
+    }
+    assert_eq!(b.vault.file_at(b.vault.path(&open).to_str().unwrap()), Some(open));
+    assert_eq!(b.vault.file_at("/etc/passwd"), None);
+    assert_eq!(b.vault.file_at(folder.join("other").to_str().unwrap()), None);
+}
+
+#[test]
+fn what_a_reboot_takes_comes_back_without_the_slice() {
+    let b = bench();
+    b.offer("0f", b"value");
+    let file = SealedFile { uid: Some(12), gid: Some(34), ..file("0f", 0o440) };
+    b.vault.put(&file).unwrap();
+    for path in walk(b.memory.path()) {
+        std::fs::remove_file(path).unwrap();
+    }
+    // Another agent on the same folders, which has accepted nothing.
+    let again = Vault::new(&b.memory.path().join("secrets"), b.state.path(), &b.keys).unwrap();
+    again.put_all_back();
+    assert_eq!(b.read(&file).unwrap(), b"value");
+    let found = std::fs::metadata(b.vault.path(&file)).unwrap();
+    assert_eq!((found.uid(), found.gid()), (12, 34));
+    assert!(matches!(again.put(&self::file("1f", 0o444)), Err(VaultError::Unknown(_))), "what was never here is told");
+}
+
+#[test]
+fn a_file_that_is_not_as_it_should_be_is_written_anew() {
+    let b = bench();
+    b.offer("0f", b"value");
+    let file = file("0f", 0o400);
+    b.vault.put(&file).unwrap();
+    let path = b.vault.path(&file);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    assert!(b.vault.put(&file).is_err(), "what an engine made in its place is not removed unseen");
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, "half").unwrap();
+    b.vault.put(&file).unwrap();
+    assert_eq!(b.read(&file).unwrap(), b"value");
+    assert_eq!(b.files(b.memory.path()), 1, "no temporary file stays");
+}
+
+#[test]
+fn nothing_is_swept_away_that_a_container_has_or_is_made_with() {
+    let b = bench();
+    b.offer("0f", b"value");
+    let (one, two) = (file("0f", 0o400), file("0f", 0o444));
+    b.vault.put(&one).unwrap();
+    b.vault.put(&two).unwrap();
+    let used = BTreeSet::from([one.clone()]);
+    let before = b.vault.mark();
+    let hold = b.vault.hold();
+    b.vault.sweep(b.vault.mark(), &used);
+    assert!(b.read(&two).is_some(), "somebody is at it");
+    drop(hold);
+    b.vault.sweep(before, &used);
+    assert!(b.read(&two).is_some(), "the look is older than what was made");
+    b.vault.sweep(b.vault.mark(), &used);
+    assert_eq!((b.read(&one).is_some(), b.read(&two).is_some()), (true, false));
+    assert!(!b.vault.is_empty());
+    std::fs::write(b.vault.path(&one).with_file_name(".1.0.tmp"), "of a killed agent").unwrap();
+    b.vault.sweep(b.vault.mark(), &BTreeSet::new());
+    assert!(b.vault.is_empty() && b.files(b.memory.path()) == 0);
+}
+
+#[test]
+fn what_was_sealed_to_another_host_is_refused_by_name() {
+    let (b, other) = (bench(), bench());
+    let spec: HostSpec =
+        serde_json::from_value(serde_json::json!({ "docker": { "secrets": { "db": { "digest": "0f".repeat(32) } } } })).unwrap();
+    let check =
+        |value: String| b.vault.check(&spec, &Sealed { to: b.keys.sealing_key(), values: BTreeMap::from([("0f".repeat(32), value)]) });
+    check(sealed(&b.keys, b"x")).unwrap();
+    let mut damaged = sealed(&b.keys, b"marked value");
+    damaged.replace_range(damaged.len() - 8..damaged.len() - 4, "AAAA");
+    for wrong in [sealed(&other.keys, b"marked value"), damaged, "no base64".to_owned(), String::new()] {
+        let fault = check(wrong).unwrap_err();
+        assert_eq!(fault.code, Code::SecretsUnreadable);
+        assert!(fault.message.contains("secret `db`") && !fault.message.contains("marked"), "{fault}");
+    }
+}
+
+#[test]
+fn nothing_is_written_to_a_disk() {
+    let state = tempfile::tempdir().unwrap();
+    let keys = StateDir(state.path().to_owned()).ensure_keys().unwrap();
+    let on_disk = Path::new(env!("CARGO_MANIFEST_DIR")).join("target-of-no-test/secrets");
+    let vault = Arc::new(Vault::new(&on_disk, state.path(), &keys).unwrap());
+    vault.offer(&Sealed { to: keys.sealing_key(), values: BTreeMap::from([("0f".repeat(32), sealed(&keys, b"x"))]) });
+    let error = vault.put(&file("0f", 0o444)).unwrap_err().to_string();
+    assert!(error.contains("is not in memory; mount a tmpfs there") && !on_disk.exists(), "{error}");
+    assert!(matches!(standing(&on_disk), Standing::OnDisk(_)));
+    assert_eq!(standing(&memory().path().join("a/b")), Standing::Good);
+}

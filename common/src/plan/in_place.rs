@@ -1,0 +1,178 @@
+//! What the engine changes about a container while it runs: what it may use, its restart policy, its networks.
+
+use std::collections::BTreeSet;
+
+use super::compare::{self, Difference};
+use super::{ContainerTarget, InPlace};
+use crate::observe::{ContainerConfig, ObservedContainer};
+use crate::topology::{Options, ServiceSpec};
+
+/// The limits that the engine changes, by their keys.
+const LIMITS: [&str; 7] = ["cpu_shares", "cpus", "cpuset", "mem_limit", "mem_reservation", "memswap_limit", "pids_limit"];
+
+/// `spec` without what can be changed.
+pub(super) fn without(spec: &ServiceSpec) -> ServiceSpec {
+    let mut fixed = spec.clone();
+    fixed.restart = None;
+    fixed.networks.clear();
+    let Options { cpu_shares, cpus, cpuset, mem_limit, mem_reservation, memswap_limit, pids_limit, .. } = &mut fixed.options;
+    (*cpu_shares, *cpus, *mem_limit, *mem_reservation) = (None, None, None, None);
+    (*cpuset, *memswap_limit, *pids_limit) = (None, None, None);
+    fixed
+}
+
+/// Whether a difference in `field` can be mended while the container runs.
+pub(super) fn is_changeable(field: &str) -> bool {
+    field == "restart" || field.starts_with("networks.") || LIMITS.contains(&field)
+}
+
+/// What has to change about a container so that it has no `differences` from `target` any more; or the limit that the engine
+/// cannot take away again.
+pub(super) fn changes(target: &ContainerTarget, differences: &[Difference]) -> Result<InPlace, String> {
+    let mut changes = InPlace::default();
+    for difference in differences {
+        let Some(network) = difference.field.strip_prefix("networks.") else {
+            changes.restart |= difference.field == "restart";
+            changes.resources |= LIMITS.contains(&difference.field.as_str());
+            continue;
+        };
+        match network.rsplit_once('.') {
+            _ if difference.expected.is_none() => drop(changes.detach.insert(network.to_owned())),
+            // What it is called there, or its address: it leaves and joins again.
+            Some((network, _)) if target.spec.networks.contains_key(network) => {
+                changes.detach.insert(network.to_owned());
+                changes.attach.insert(network.to_owned());
+            }
+            _ => drop(changes.attach.insert(network.to_owned())),
+        }
+    }
+    let named = named(&target.spec.options);
+    match differences.iter().find(|d| LIMITS.contains(&d.field.as_str()) && !named.contains(d.field.as_str())) {
+        Some(limit) => Err(format!("{}, which the engine cannot take from a container", limit.reason())),
+        None => Ok(changes),
+    }
+}
+
+/// The limits that say something.
+fn named(options: &Options) -> BTreeSet<&'static str> {
+    let all_processes = options.pids_limit.map(|_| "pids_limit");
+    options.differences(&Options::default()).iter().map(|d| d.key).chain(all_processes).collect()
+}
+
+/// What a container of the same base has otherwise than a changed `target` says, also by what that no longer names.
+pub(super) fn differences(target: &ContainerTarget, live: &ObservedContainer) -> Vec<Difference> {
+    let Some(config) = &live.config else { return Vec::new() };
+    let mut out: Vec<Difference> = compare::container(target, live).into_iter().filter(|d| is_changeable(&d.field)).collect();
+    if target.spec.restart.is_none() {
+        out.extend(compare::restart_left_over(config.restart));
+    }
+    out.extend(compare::extra_attachments(target, live).into_iter().map(|extra| Difference { expected: None, ..extra }));
+    out.extend(left_over(&target.spec.options, config));
+    out
+}
+
+/// Limits that the container has and nobody names.
+fn left_over(wanted: &Options, config: &ContainerConfig) -> Vec<Difference> {
+    let Options { cpu_shares, cpus, cpuset, mem_limit, mem_reservation, memswap_limit, pids_limit, .. } = &config.options;
+    // Unless it is told, the engine allows as much swap as memory, or as much as there is.
+    let by_itself = |swap: i64| swap == -1 || mem_limit.is_some_and(|memory| u64::try_from(swap).ok() == memory.checked_mul(2));
+    let has = Options {
+        cpu_shares: cpu_shares.filter(|_| wanted.cpu_shares.is_none()),
+        cpus: cpus.filter(|_| wanted.cpus.is_none()),
+        cpuset: cpuset.clone().filter(|_| wanted.cpuset.is_none()),
+        mem_limit: mem_limit.filter(|_| wanted.mem_limit.is_none()),
+        mem_reservation: mem_reservation.filter(|_| wanted.mem_reservation.is_none()),
+        memswap_limit: memswap_limit.filter(|swap| wanted.memswap_limit.is_none() && !by_itself(*swap)),
+        pids_limit: pids_limit.filter(|_| wanted.pids_limit.is_none()),
+        ..Options::default()
+    };
+    has.differences(&Options::default())
+        .into_iter()
+        .map(|d| Difference { field: d.key.to_owned(), expected: None, actual: Some(d.wanted) })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::docker::plan;
+    use super::super::testing::{identity, settle, settled, spec, verbs};
+    use super::super::{Action, Effect};
+    use crate::topology::HostSpec;
+
+    fn site(service: serde_json::Value) -> HostSpec {
+        let mut service = service;
+        service["image"] = json!("site:1");
+        spec(json!({ "docker": { "networks": { "a": {}, "b": {} }, "services": { "site": service } } }))
+    }
+
+    /// The verbs by which a host with `before` comes to `after`, whether its container stayed the same, and why.
+    fn way(before: serde_json::Value, after: serde_json::Value) -> (Vec<String>, bool, String) {
+        let (before, after) = (site(before), site(after));
+        let mut engine = settled(&before);
+        let id = engine.containers["edge-site-1"].id.clone();
+        let plan = plan(&identity(), &after, &engine.observed());
+        settle(&mut engine, &after);
+        let reason = plan.steps.first().map(|s| s.reason.clone()).unwrap_or_default();
+        (verbs(&plan), engine.containers["edge-site-1"].id == id, reason)
+    }
+
+    #[test]
+    fn limits_restart_policy_and_networks_change_while_the_container_runs() {
+        let cases = [
+            (json!({}), json!({ "options": { "mem_limit": 64 << 20 } })),
+            (
+                json!({ "options": { "mem_limit": 64 << 20, "cpus": 500_000_000 } }),
+                json!({ "options": { "mem_limit": 128 << 20, "cpus": 1_000_000_000 } }),
+            ),
+            (json!({ "options": { "pids_limit": 100 } }), json!({ "options": { "pids_limit": -1 } })),
+            (json!({ "restart": "always" }), json!({})),
+            (json!({}), json!({ "restart": "unless-stopped" })),
+            (json!({ "networks": { "a": {} } }), json!({ "networks": { "a": {}, "b": { "aliases": ["www"] } } })),
+            (json!({ "networks": { "a": {}, "b": {} } }), json!({ "networks": { "b": {} } })),
+            (json!({ "networks": { "a": { "aliases": ["old"] } } }), json!({ "networks": { "a": { "aliases": ["new"] } } })),
+        ];
+        for (before, after) in cases {
+            let (verbs, same, reason) = way(before.clone(), after.clone());
+            assert_eq!((verbs, same), (vec!["update docker/container/edge-site-1".to_owned()], true), "{before} -> {after}: {reason}");
+            assert!(!reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_the_engine_cannot_take_away_and_everything_else_makes_another_container() {
+        let limited = json!({ "options": { "mem_limit": 64 << 20 } });
+        for after in [json!({}), json!({ "options": { "mem_limit": 0 } })] {
+            let (verbs, same, reason) = way(limited.clone(), after);
+            assert_eq!((verbs, same), (vec!["replace docker/container/edge-site-1".to_owned()], false));
+            assert!(reason.contains("mem_limit") && reason.contains("cannot take"), "{reason}");
+        }
+        let (verbs, same, _) = way(limited, json!({ "user": "7", "options": { "mem_limit": 65 << 20 } }));
+        assert_eq!((verbs, same), (vec!["replace docker/container/edge-site-1".to_owned()], false));
+        let (verbs, same, _) = way(json!({ "user": "7", "restart": "always" }), json!({}));
+        assert_eq!((verbs, same), (vec!["replace docker/container/edge-site-1".to_owned()], false), "a key was dropped as well");
+    }
+
+    #[test]
+    fn what_somebody_changed_is_changed_back_while_it_runs_and_in_inbox_it_is_left() {
+        let wanted = site(json!({ "networks": { "a": {} }, "options": { "mem_limit": 64 << 20 } }));
+        let mut engine = settled(&wanted);
+        let live = engine.containers.get_mut("edge-site-1").unwrap().config.as_mut().unwrap();
+        live.options.mem_limit = Some(1 << 30);
+        live.networks.clear();
+        let healed = plan(&identity(), &wanted, &engine.observed());
+        assert_eq!(verbs(&healed), ["update docker/container/edge-site-1"]);
+        assert_eq!(healed.steps[0].action.effect(), Effect::InPlace);
+        let mut inbox = wanted;
+        inbox.policy = Some(crate::topology::Policy { drift: crate::topology::DriftPolicy::Inbox });
+        let left = plan(&identity(), &inbox, &engine.observed());
+        assert!(left.steps.is_empty() && left.drift.len() == 2, "{left:?}");
+        // What the operator changes is changed, whatever the policy.
+        let mut changed = site(json!({ "networks": { "a": {} }, "options": { "mem_limit": 32 << 20 } }));
+        changed.policy = inbox.policy;
+        let plan = plan(&identity(), &changed, &engine.observed());
+        let Action::UpdateContainer { changes, .. } = &plan.steps[0].action else { panic!("{plan:?}") };
+        assert!(changes.resources && changes.attach.contains("edge_a"), "{changes:?}");
+    }
+}
