@@ -230,6 +230,9 @@ impl Server {
         keeper::flush(&hub).await;
         let words = gone.as_ref().map_or_else(|| "stopped in order".to_owned(), ToString::to_string);
         hub.record(NewEvent::hub(Kind::HubStopped, words)).await;
+        if let Err(error) = hub.store.close().await {
+            tracing::warn!(%error, "the store did not close in order");
+        }
         drop(lock);
         gone.map_or_else(|| drained(ended), Err)
     }

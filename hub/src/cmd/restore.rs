@@ -164,7 +164,11 @@ fn away(dir: &Path) -> PathBuf {
 fn move_away(dir: &Path, away: &Path) -> io::Result<()> {
     files::private_dir(away)?;
     for name in old_files(dir)? {
-        fs::rename(dir.join(&name), away.join(&name))?;
+        match fs::rename(dir.join(&name), away.join(&name)) {
+            // SQLite removes its log with the last reader of the store, say a `doctor` that ran meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            moved => moved?,
+        }
     }
     Ok(())
 }

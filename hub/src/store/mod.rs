@@ -445,6 +445,10 @@ pub trait Store: Send + Sync + 'static {
     fn newest_event(&self) -> watch::Receiver<u64>;
     /// Cancelled once any part of the store has ended (by a panic): only a restart brings it back.
     fn ended(&self) -> CancellationToken;
+
+    /// Does what it was asked for before, then lets go of its files: who waits for this may move or replace them.
+    /// Whatever is asked for later fails.
+    fn close(&self) -> Verb<'_, ()>;
     /// Checks every event's hash against its predecessor's; gives back the count, or where the chain is broken.
     fn verify_events(&self) -> Verb<'_, std::result::Result<u64, u64>>;
 }

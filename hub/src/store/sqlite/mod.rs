@@ -11,6 +11,8 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, Trans
 use rusqlite_migration::{M, Migrations};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{Result, StoreError};
 use crate::clock::Clock;
@@ -71,22 +73,30 @@ type Answer = Box<dyn FnOnce(std::result::Result<(), String>) + Send>;
 type WriteJob = Box<dyn FnOnce(&mut Transaction<'_>, u64) -> Answer + Send>;
 type ReadJob = Box<dyn FnOnce(&Connection) + Send>;
 
-/// The embedded store. Clones share its threads, which end with the last of them.
+/// What a thread is given to do; [`None`] is the last.
+type Job<J> = Option<J>;
+
+/// The embedded store. Clones share its threads, which end with the last of them or by
+/// [`Store::close`](super::Store::close).
 #[derive(Clone)]
 pub struct SqliteStore {
-    writer: mpsc::Sender<WriteJob>,
-    readers: Vec<mpsc::Sender<ReadJob>>,
+    writer: mpsc::Sender<Job<WriteJob>>,
+    readers: Vec<mpsc::Sender<Job<ReadJob>>>,
     next_reader: std::sync::Arc<std::sync::atomic::AtomicUsize>,
     newest_event: watch::Receiver<u64>,
     ended: CancellationToken,
+    threads: TaskTracker,
 }
 
 /// Tells that a thread ended, however it did.
-struct Ended(CancellationToken);
+struct Ended {
+    any: CancellationToken,
+    _this: TaskTrackerToken,
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.cancel();
+        self.any.cancel();
     }
 }
 
@@ -143,12 +153,13 @@ impl SqliteStore {
         let newest = events::newest(&conn).map_err(|e| failed(&e))?;
         let (newest_tx, newest_event) = watch::channel(newest);
         let (writer, jobs) = mpsc::channel(limits::WRITE_QUEUE);
-        let ended = CancellationToken::new();
-        let guard = Ended(ended.clone());
+        let (ended, threads) = (CancellationToken::new(), TaskTracker::new());
+        let guard = || Ended { any: ended.clone(), _this: threads.token() };
+        let writing = guard();
         thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let _guard = guard;
+                let _guard = writing;
                 write_loop(conn, jobs, &clock, &newest_tx);
             })
             .map_err(|e| failed(&e))?;
@@ -156,15 +167,15 @@ impl SqliteStore {
         for n in 0..limits::READERS {
             let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             let (reader, jobs) = mpsc::channel(limits::READ_QUEUE);
-            let guard = Ended(ended.clone());
+            let guard = guard();
             let reading = move || {
                 let _guard = guard;
-                read_loop(&conn, jobs);
+                read_loop(conn, jobs);
             };
             thread::Builder::new().name(format!("store-reader-{n}")).spawn(reading).map_err(|e| failed(&e))?;
             readers.push(reader);
         }
-        Ok(Self { writer, readers, next_reader: std::sync::Arc::default(), newest_event, ended })
+        Ok(Self { writer, readers, next_reader: std::sync::Arc::default(), newest_event, ended, threads })
     }
 
     /// Runs `verb` in its own savepoint; answers after the commit.
@@ -184,7 +195,7 @@ impl SqliteStore {
                 let _ = reply.send(result);
             })
         });
-        self.writer.send(job).await.map_err(|_| gone())?;
+        self.writer.send(Some(job)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -200,8 +211,20 @@ impl SqliteStore {
         });
         let turn = self.next_reader.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let reader = self.readers.get(turn % self.readers.len().max(1)).ok_or_else(gone)?;
-        reader.send(job).await.map_err(|_| gone())?;
+        reader.send(Some(job)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
+    }
+
+    /// Ends the threads behind what they were given before, and waits for them.
+    async fn close_threads(&self) -> Result<()> {
+        self.threads.close();
+        // A thread that has ended by itself takes nothing any more.
+        for reader in &self.readers {
+            let _ = reader.send(None).await;
+        }
+        let _ = self.writer.send(None).await;
+        self.threads.wait().await;
+        Ok(())
     }
 }
 
@@ -224,8 +247,9 @@ fn in_savepoint<T>(transaction: &mut Transaction<'_>, now_ms: u64, verb: impl Fn
     }
 }
 
-fn write_loop(mut conn: Connection, mut jobs: mpsc::Receiver<WriteJob>, clock: &Clock, newest: &watch::Sender<u64>) {
-    while let Some(first) = jobs.blocking_recv() {
+fn write_loop(mut conn: Connection, mut jobs: mpsc::Receiver<Job<WriteJob>>, clock: &Clock, newest: &watch::Sender<u64>) {
+    let mut closing = false;
+    while !closing && let Some(Some(first)) = jobs.blocking_recv() {
         let mut answers: Vec<Answer> = Vec::new();
         let committed = (|| {
             let mut transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -237,6 +261,10 @@ fn write_loop(mut conn: Connection, mut jobs: mpsc::Receiver<WriteJob>, clock: &
                 && !transaction.is_autocommit()
                 && let Ok(job) = jobs.try_recv()
             {
+                let Some(job) = job else {
+                    closing = true;
+                    break;
+                };
                 answers.push(job(&mut transaction, now_ms));
             }
             let sequence = events::newest(&transaction)?;
@@ -255,9 +283,9 @@ fn write_loop(mut conn: Connection, mut jobs: mpsc::Receiver<WriteJob>, clock: &
     let _ = conn.pragma_update(None, "wal_checkpoint", "TRUNCATE");
 }
 
-fn read_loop(conn: &Connection, mut jobs: mpsc::Receiver<ReadJob>) {
-    while let Some(job) = jobs.blocking_recv() {
-        job(conn);
+fn read_loop(conn: Connection, mut jobs: mpsc::Receiver<Job<ReadJob>>) {
+    while let Some(Some(job)) = jobs.blocking_recv() {
+        job(&conn);
     }
 }
 
@@ -357,6 +385,35 @@ mod tests {
             Ok(statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?)
         };
         assert_eq!(store.read(stored).await.unwrap(), ["third"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_closed_store_has_done_what_it_was_given_and_has_let_go_of_its_files() {
+        use crate::store::Store as _;
+        let (store, dir) = open();
+        let other = store.clone();
+        let (begun, begins) = oneshot::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let slow = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let last = move |tx: &Tx<'_>| {
+                    let _ = begun.send(());
+                    let _ = wait.recv();
+                    put(tx, "last")
+                };
+                store.write(last).await
+            }
+        });
+        begins.await.unwrap();
+        let closing = tokio::spawn(async move { store.close().await });
+        go.send(()).unwrap();
+        closing.await.unwrap().unwrap();
+        slow.await.unwrap().unwrap();
+        // The log goes with the last connection, so what is left is one file.
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, [FILE]);
+        assert!(matches!(other.read(|_| Ok(())).await, Err(StoreError::Failed(_))));
     }
 
     #[tokio::test]

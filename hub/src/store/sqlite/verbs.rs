@@ -141,6 +141,9 @@ impl Store for SqliteStore {
     fn ended(&self) -> CancellationToken {
         self.ended.clone()
     }
+    fn close(&self) -> Verb<'_, ()> {
+        Box::pin(self.close_threads())
+    }
     fn verify_events(&self) -> Verb<'_, std::result::Result<u64, u64>> {
         Box::pin(self.read(events::verify))
     }
