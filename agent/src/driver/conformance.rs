@@ -3,6 +3,7 @@
 //! A [`Bench`] brings one driver with a fresh topology, and the hands of somebody who changes the engine behind its back.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_common::fault::Code;
@@ -306,10 +307,10 @@ async fn strangers_are_left_alone(bench: &impl Bench) {
     let stranger = container(&before, &one_name);
     for action in [
         Action::RemoveContainer { id: stranger.id.clone() },
-        Action::ReplaceContainer { old_id: stranger.id.clone(), target: Box::new(target(&planned)) },
+        Action::ReplaceContainer { old_id: stranger.id.clone(), target: Arc::new(target(&planned)) },
         Action::UpdateContainer {
             id: stranger.id.clone(),
-            target: Box::new(target(&planned)),
+            target: Arc::new(target(&planned)),
             changes: InPlace { restart: true, ..InPlace::default() },
         },
         Action::RemoveNetwork { id: before.networks[&network].id.clone() },

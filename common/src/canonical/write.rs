@@ -8,9 +8,12 @@ use serde::ser::{self, Serialize};
 
 use super::{CanonicalError, is_safe};
 
+/// What one resource's spec usually takes.
+const USUAL_BYTES: usize = 1024;
+
 /// `value` in canonical form.
 pub(super) fn to_vec<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CanonicalError> {
-    let mut writer = Writer::default();
+    let mut writer = Writer { out: Vec::with_capacity(USUAL_BYTES), ..Writer::default() };
     value.serialize(&mut writer).map_err(|Refused(error)| error)?;
     Ok(writer.out)
 }
@@ -55,6 +58,8 @@ struct Writer {
     out: Vec<u8>,
     /// Entries of the objects that are being written, the innermost one's last.
     entries: Vec<Entry>,
+    /// The object that was put in order last; kept for its memory.
+    ordered: Vec<u8>,
 }
 
 impl Writer {
@@ -152,7 +157,7 @@ impl Object<'_> {
     }
 
     fn finish(self) {
-        let Writer { out, entries } = self.writer;
+        let Writer { out, entries, ordered } = self.writer;
         let own = entries.get_mut(self.first..).unwrap_or_default();
         let written = |range: Range<usize>| out.get(range).unwrap_or_default();
         let order = |a: &Entry, b: &Entry| {
@@ -161,7 +166,7 @@ impl Object<'_> {
         };
         if !own.is_sorted_by(|a, b| order(a, b) == Ordering::Less) {
             own.sort_by(order);
-            let mut ordered = Vec::with_capacity(out.len().saturating_sub(self.begin));
+            ordered.clear();
             for (n, entry) in own.iter().enumerate() {
                 // Of two entries with one key the last counts, as in any map.
                 if own.get(n + 1).is_some_and(|next| order(entry, next) == Ordering::Equal) {
@@ -173,7 +178,7 @@ impl Object<'_> {
                 ordered.extend_from_slice(written(entry.key.start..entry.end));
             }
             out.truncate(self.begin);
-            out.extend_from_slice(&ordered);
+            out.extend_from_slice(ordered);
         }
         entries.truncate(self.first);
         out.push(b'}');

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::compare;
 use super::docker::{Scene, adopt, changed, not_owned};
@@ -115,7 +116,7 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
     let target = &wanted.lowered.target;
     let occupant = scene.observed.containers.get(&target.name);
     if let Some(stranger) = occupant.filter(|o| o.owner.is_none() && target.adopt.as_ref() == Some(&o.id)) {
-        let action = Action::AdoptContainer { id: stranger.id.clone(), target: Box::new(target.clone()) };
+        let action = Action::AdoptContainer { id: stranger.id.clone(), target: Arc::clone(target) };
         return adopt(resource, action, &compare::container(target, stranger), draft);
     }
     if let Some((name, _)) =
@@ -147,10 +148,10 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
         Some(live) => need_of(scene, resource, wanted, live, draft),
         None => match heir(scene, resource) {
             Some((name, live)) => {
-                let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Box::new(target.clone()) };
+                let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Arc::clone(target) };
                 Need::Begin(action, format!("stands under the name `{name}`"))
             }
-            None => Need::Begin(Action::CreateContainer(Box::new(target.clone())), "does not exist".to_owned()),
+            None => Need::Begin(Action::CreateContainer(Arc::clone(target)), "does not exist".to_owned()),
         },
     };
     match need {
@@ -178,7 +179,7 @@ fn step_after(resource: &ResourceId, action: Action, reason: String, after: Vec<
 fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, live: &ObservedContainer, draft: &mut Draft) -> Need {
     let target = &wanted.lowered.target;
     let replace = |reason: String| {
-        let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Box::new(target.clone()) };
+        let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Arc::clone(target) };
         Need::Begin(action, reason)
     };
     if live.state == ContainerState::Removing {
@@ -222,14 +223,13 @@ fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, 
 
 /// What a container needs whose slice changed in what the engine changes while it runs, or whose networks are `renewed`.
 fn update_of(
-    target: &ContainerTarget,
+    target: &Arc<ContainerTarget>,
     live: &ObservedContainer,
     differences: &[compare::Difference],
     renewed: &[&ResourceId],
     is_changed: bool,
 ) -> Need {
-    let replace =
-        |reason: String| Need::Begin(Action::ReplaceContainer { old_id: live.id.clone(), target: Box::new(target.clone()) }, reason);
+    let replace = |reason: String| Need::Begin(Action::ReplaceContainer { old_id: live.id.clone(), target: Arc::clone(target) }, reason);
     let whole = if is_changed { in_place::differences(target, live) } else { differences.to_vec() };
     let reason = match renewed.first() {
         Some(network) if !is_changed => format!("`{network}` is replaced"),
@@ -258,8 +258,8 @@ fn can_change(live: &ObservedContainer, changes: &InPlace) -> bool {
     }
 }
 
-fn change(target: &ContainerTarget, live: &ObservedContainer, changes: InPlace, reason: String) -> Need {
-    Need::Change(Action::UpdateContainer { id: live.id.clone(), target: Box::new(target.clone()), changes }, reason)
+fn change(target: &Arc<ContainerTarget>, live: &ObservedContainer, changes: InPlace, reason: String) -> Need {
+    Need::Change(Action::UpdateContainer { id: live.id.clone(), target: Arc::clone(target), changes }, reason)
 }
 
 /// Whether the network exists, so that a step on it is a replacement.

@@ -1,6 +1,7 @@
 //! A plan while it is made: one step per resource, edges that never close a circle, and the final order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::compare::Difference;
 use super::{Action, Blocked, Plan, Step};
@@ -67,7 +68,7 @@ impl Draft {
             && self.waits_for(first, resource)
             && let Some(Action::ReplaceContainer { target, .. }) = self.steps.get_mut(resource).map(|step| &mut step.action)
         {
-            target.gives_way = true;
+            Arc::make_mut(target).gives_way = true;
         }
     }
 

@@ -1,24 +1,62 @@
 //! What the engine changes about a container while it runs: what it may use, its restart policy, its networks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
 
 use super::compare::{self, Difference};
 use super::{ContainerTarget, InPlace};
 use crate::observe::{ContainerConfig, ObservedContainer};
-use crate::topology::{Options, ServiceSpec};
+use crate::topology::{Attachment, Options, RestartPolicy, ServiceSpec};
 
 /// The limits that the engine changes, by their keys.
 const LIMITS: [&str; 7] = ["cpu_shares", "cpus", "cpuset", "mem_limit", "mem_reservation", "memswap_limit", "pids_limit"];
 
-/// `spec` without what can be changed.
-pub(super) fn without(spec: &ServiceSpec) -> ServiceSpec {
-    let mut fixed = spec.clone();
-    fixed.restart = None;
-    fixed.networks.clear();
-    let Options { cpu_shares, cpus, cpuset, mem_limit, mem_reservation, memswap_limit, pids_limit, .. } = &mut fixed.options;
-    (*cpu_shares, *cpus, *mem_limit, *mem_reservation) = (None, None, None, None);
-    (*cpuset, *memswap_limit, *pids_limit) = (None, None, None);
-    fixed
+/// The part of a service that can be changed while its container runs.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Changeable {
+    restart: Option<RestartPolicy>,
+    networks: BTreeMap<String, Attachment>,
+    limits: Limits,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Limits {
+    cpu_shares: Option<u64>,
+    cpus: Option<u64>,
+    cpuset: Option<String>,
+    mem_limit: Option<u64>,
+    mem_reservation: Option<u64>,
+    memswap_limit: Option<i64>,
+    pids_limit: Option<i64>,
+}
+
+impl Changeable {
+    /// Takes that part out of `spec`.
+    pub fn take(spec: &mut ServiceSpec) -> Self {
+        let mut changeable = Self::default();
+        changeable.swap(spec);
+        changeable
+    }
+
+    /// Puts it back.
+    pub fn put_back(mut self, spec: &mut ServiceSpec) {
+        self.swap(spec);
+    }
+
+    fn swap(&mut self, spec: &mut ServiceSpec) {
+        use std::mem::swap;
+        let (limits, options) = (&mut self.limits, &mut spec.options);
+        swap(&mut self.restart, &mut spec.restart);
+        swap(&mut self.networks, &mut spec.networks);
+        swap(&mut limits.cpu_shares, &mut options.cpu_shares);
+        swap(&mut limits.cpus, &mut options.cpus);
+        swap(&mut limits.cpuset, &mut options.cpuset);
+        swap(&mut limits.mem_limit, &mut options.mem_limit);
+        swap(&mut limits.mem_reservation, &mut options.mem_reservation);
+        swap(&mut limits.memswap_limit, &mut options.memswap_limit);
+        swap(&mut limits.pids_limit, &mut options.pids_limit);
+    }
 }
 
 /// Whether a difference in `field` can be mended while the container runs.
@@ -137,6 +175,17 @@ mod tests {
             let (verbs, same, reason) = way(before.clone(), after.clone());
             assert_eq!((verbs, same), (vec!["update docker/container/edge-site-1".to_owned()], true), "{before} -> {after}: {reason}");
             assert!(!reason.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_limit_is_changed_while_the_container_runs() {
+        for key in super::LIMITS {
+            let limit =
+                |n: u32| if key == "cpuset" { json!({ "options": { key: n.to_string() } }) } else { json!({ "options": { key: n } }) };
+            let (verbs, same, reason) = way(limit(64), limit(65));
+            assert_eq!((verbs, same), (vec!["update docker/container/edge-site-1".to_owned()], true), "{key}: {reason}");
+            assert!(reason.contains(key), "{key}: {reason}");
         }
     }
 

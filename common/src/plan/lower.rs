@@ -4,10 +4,12 @@
 //! [`Blocked`], the rest goes on. It looks at nothing but the slice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Blocked, ContainerTarget, Identity, NetworkTarget, VolumeTarget, in_place};
+use super::in_place::Changeable;
+use super::{Blocked, ContainerTarget, Identity, NetworkTarget, VolumeTarget};
 use crate::canonical::version_hash;
 use crate::fault::Code;
 use crate::id::{ResourceId, TopologyId, VersionHash, sha256_hex};
@@ -47,7 +49,7 @@ pub struct LoweredSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoweredContainer {
     /// The target and the hash of its spec.
-    pub lowered: Lowered<ContainerTarget>,
+    pub lowered: Lowered<Arc<ContainerTarget>>,
     /// The hash of that part of its spec that only another container can have.
     pub base: VersionHash,
     /// The networks that it joins.
@@ -254,17 +256,25 @@ fn lower_volume(identity: &Identity, name: &str, spec: &VolumeSpec, out: &mut Lo
     }
 }
 
-/// What a container's `moorline.spec` label is the hash of. The networks' hashes are part of it, and those of the containers that
-/// it is made anew with: it must be replaced with them, also when the replacement was cut short. What it depends on otherwise is not, nor
-/// when its image is pulled and how it is replaced: they are about how it is made, and no reason to make it anew.
+/// What a container's `moorline.base` label is the hash of: what only another container can have. The hashes of the containers that
+/// it is made anew with are part of it: it must be replaced with them, also when the replacement was cut short. What it depends on
+/// otherwise is not, nor when its image is pulled and how it is replaced: they are about how it is made, and no reason to make it anew.
 #[derive(Serialize)]
-struct ContainerContent<'a> {
+struct BaseContent<'a> {
     spec: &'a ServiceSpec,
-    networks: BTreeMap<&'a str, &'a VersionHash>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     sealed: &'a BTreeMap<String, SealedFile>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     renewed_with: BTreeMap<String, &'a VersionHash>,
+}
+
+/// What a container's `moorline.spec` label is the hash of: the base, and what can be changed.
+#[derive(Serialize)]
+struct ContainerContent<'a> {
+    base: &'a VersionHash,
+    changeable: &'a Changeable,
+    /// Hashes of the networks that it joins, in the order of their names.
+    networks: Vec<&'a VersionHash>,
 }
 
 fn lower_service(identity: &Identity, docker: &DockerSpec, service: &str, spec: &ServiceSpec, out: &mut LoweredSpec) {
@@ -300,13 +310,13 @@ fn lower_container(
     let engine_name_of = |name: &str| network_name(&identity.topology, name, docker.networks.get(name));
     lowered.networks = lowered.networks.into_iter().map(|(n, a)| (engine_name_of(&n), a)).collect();
     let networks: BTreeSet<ResourceId> = lowered.networks.keys().map(|n| network_resource(n)).collect();
-    let mut hashes = BTreeMap::new();
+    let mut hashes = Vec::new();
     for (name, network) in lowered.networks.keys().map(|n| (n, network_resource(n))) {
         let known = done.networks.get(&network);
         let Some(known) = known else {
             return Err(bad(resource, format!("it joins the network `{name}`, which the slice does not define")));
         };
-        hashes.insert(name.as_str(), &known.hash);
+        hashes.push(&known.hash);
     }
     let volumes = lower_mounts(identity, docker, resource, &mut lowered.volumes)?;
     let started = Wait { condition: DependencyCondition::ServiceStarted, optional: false };
@@ -331,15 +341,10 @@ fn lower_container(
     let update = std::mem::take(&mut lowered.update);
     (lowered.replicas, lowered.container_name) = (None, None);
     let adopt = lowered.adopt.take();
-    let content = ContainerContent { spec: &lowered, networks: hashes, sealed: &sealed, renewed_with };
-    let hash = hash_of(resource, &engine_name, &content)?;
-    let fixed = ContainerContent {
-        spec: &in_place::without(&lowered),
-        networks: BTreeMap::new(),
-        sealed: &sealed,
-        renewed_with: content.renewed_with,
-    };
-    let base = hash_of(resource, &engine_name, &fixed)?;
+    let changeable = Changeable::take(&mut lowered);
+    let base = hash_of(resource, &engine_name, &BaseContent { spec: &lowered, sealed: &sealed, renewed_with })?;
+    let hash = hash_of(resource, &engine_name, &ContainerContent { base: &base, changeable: &changeable, networks: hashes })?;
+    changeable.put_back(&mut lowered);
     let mut labels = labels(identity, resource, &hash, &spec.labels);
     labels.insert(LABEL_BASE.to_owned(), base.to_string());
     let (may_complete, runs_once) = (may_complete(docker, service), runs_once(docker, service));
@@ -355,7 +360,7 @@ fn lower_container(
         gives_way: false,
         labels,
     };
-    let lowered = Lowered { target, hash };
+    let lowered = Lowered { target: Arc::new(target), hash };
     Ok(LoweredContainer { lowered, base, networks, volumes, joins, depends_on, may_complete, runs_once })
 }
 

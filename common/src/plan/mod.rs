@@ -5,6 +5,7 @@
 //! is empty; no step touches an object without our labels.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -99,7 +100,7 @@ pub enum Action {
     /// Make a volume.
     CreateVolume(VolumeTarget),
     /// Make and start a container, pulling its image when it is not there.
-    CreateContainer(Box<ContainerTarget>),
+    CreateContainer(Arc<ContainerTarget>),
     /// Start an owned container that exists and is as wanted otherwise.
     StartContainer {
         /// The engine's id.
@@ -115,7 +116,7 @@ pub enum Action {
         /// The engine's id.
         id: String,
         /// What it shall be.
-        target: Box<ContainerTarget>,
+        target: Arc<ContainerTarget>,
         /// What of that differs.
         changes: InPlace,
     },
@@ -124,7 +125,7 @@ pub enum Action {
         /// The engine's id.
         id: String,
         /// What it is, and what its successors shall be.
-        target: Box<ContainerTarget>,
+        target: Arc<ContainerTarget>,
     },
     /// Take a network over that was made otherwise, as it is.
     AdoptNetwork {
@@ -141,7 +142,7 @@ pub enum Action {
         /// The engine's id of the old one.
         old_id: String,
         /// The new one.
-        target: Box<ContainerTarget>,
+        target: Arc<ContainerTarget>,
     },
     /// Stop and remove an owned container.
     RemoveContainer {

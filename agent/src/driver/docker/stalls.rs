@@ -86,7 +86,7 @@ fn step(action: Action) -> Step {
 fn create() -> Step {
     let target: ContainerTarget =
         serde_json::from_value(json!({ "name": "edge-a-1", "service": "a", "labels": {}, "spec": { "image": "demo:1" } })).unwrap();
-    step(Action::CreateContainer(Box::new(target)))
+    step(Action::CreateContainer(Arc::new(target)))
 }
 
 fn labels() -> Value {

@@ -1,5 +1,7 @@
 //! The conformance suite against the simulated engine, and what only it can show: how often something happened.
 
+use std::sync::Arc;
+
 use moorline_common::id::{ClusterId, HostId, TopologyId};
 use moorline_common::observe::{ContainerState, ObservedContainer, ObservedNetwork, ObservedVolume};
 use moorline_common::plan::model::Engine;
@@ -43,7 +45,7 @@ fn faults(folder: &tempfile::TempDir, text: &str) {
 fn half_made(engine: &mut Engine, target: &ContainerTarget, name: &str) {
     let target = ContainerTarget { name: name.to_owned(), ..target.clone() };
     let resource = moorline_common::plan::lower::container_resource(name);
-    let action = Action::CreateContainer(Box::new(target));
+    let action = Action::CreateContainer(Arc::new(target));
     engine.apply(&Step { resource, action, reason: String::new(), after: BTreeSet::new() }).unwrap();
     let container = engine.containers.get_mut(name).unwrap();
     container.state = ContainerState::Created;
