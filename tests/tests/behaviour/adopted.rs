@@ -1,10 +1,10 @@
 //! What `docker-compose` made is taken over as it is, and is then like everything else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bollard::models::ContainerInspectResponse;
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveVolumeOptions};
 use moorline_tests::limits::SOON;
 use moorline_tests::wait::wait_until;
 use moorline_tests::{image, peer::Compose};
@@ -164,5 +164,10 @@ fn story(t: &mut EngineFleet, name: &str, policy: &Path) {
     t.fleet.push(&gone, &["--wait"]).unwrap().ok().unwrap();
     t.fleet.moorctl(&["--yes", "down", name, "--wait"]).unwrap().ok().unwrap();
     assert!(look(t, name).is_empty(), "{:?}", look(t, name).keys());
-    assert!(t.engine.block_on(t.engine.docker().inspect_volume(&format!("{name}_data"))).is_ok(), "its data stays");
+    // Its data stays, that without a name, too; which nobody else would find to remove.
+    let volumes: BTreeSet<String> = before.into_values().flat_map(|(_, _, volumes)| volumes).collect();
+    assert!(volumes.contains(&format!("{name}_data")), "{volumes:?}");
+    for volume in &volumes {
+        t.engine.block_on(t.engine.docker().remove_volume(volume, None::<RemoveVolumeOptions>)).unwrap();
+    }
 }

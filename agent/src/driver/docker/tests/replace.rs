@@ -38,6 +38,14 @@ impl Stage {
         self.bench.docker.inspect_container(name, None).await.ok()
     }
 
+    async fn until_runs(&self, name: &str) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while self.inspect(name).await.is_none_or(|live| live.state.and_then(|s| s.running) != Some(true)) {
+            assert!(tokio::time::Instant::now() < deadline, "`{name}` does not run");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// What tells whether it is the very same container with the very same volume, and runs.
     async fn is(&self) -> (String, String, bool) {
         let live = self.inspect(&self.name).await.unwrap();
@@ -90,9 +98,7 @@ async fn a_successor_that_goes_first_runs_beside_the_old_container_until_it_is_h
         let beside = moorline_common::plan::lower::beside_name(&stage.name, &before.0);
         let driver = &stage.bench.driver;
         let make_it_ready = async {
-            while stage.inspect(&beside).await.is_none_or(|live| live.state.and_then(|s| s.running) != Some(true)) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            stage.until_runs(&beside).await;
             assert_eq!(stage.is().await, before, "the old one runs as long as the new one is not healthy");
             // A pass that begins now goes on with it.
             let again = stage.plan(&more).await;
@@ -118,14 +124,9 @@ async fn a_replacement_that_was_cut_short_goes_on_and_makes_no_third_container()
         let step = stage.plan(&more).await.pop().unwrap();
         let beside = moorline_common::plan::lower::beside_name(&stage.name, &before.0);
         let driver = &stage.bench.driver;
-        let begun = async {
-            while stage.inspect(&beside).await.is_none_or(|live| live.state.and_then(|s| s.running) != Some(true)) {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
         tokio::select! {
             done = driver.apply(&step) => panic!("it is watched for a minute: {done:?}"),
-            () = begun => {}
+            () = stage.until_runs(&beside) => {}
         }
         let new_id = stage.inspect(&beside).await.unwrap().id;
         // The same content, and no longer watched for so long: how it is replaced is no part of what it is.
