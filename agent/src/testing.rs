@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, DriverKind, LogFormat, Offline, Policy};
 use crate::db::Db;
-use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, KINDS, OpOrder, OpResult};
+use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, KINDS, Known, OpOrder, OpResult};
 use crate::identity::{Enrolment, HostKeys, StateDir};
 use crate::intake::policy::Guarded;
 use crate::intake::{Intake, Parts, judge::Own};
@@ -55,6 +55,7 @@ pub struct FakeDriver {
     op_stuck: Arc<watch::Sender<bool>>,
     op_begun: Arc<Notify>,
     adopted: Arc<Notify>,
+    known: Arc<Known>,
 }
 
 /// What happens when a step begins.
@@ -174,6 +175,10 @@ impl Driver for FakeDriver {
         "fake"
     }
 
+    fn known(&self) -> Arc<Known> {
+        self.known.clone()
+    }
+
     fn parallelism(&self) -> usize {
         8
     }
@@ -186,7 +191,9 @@ impl Driver for FakeDriver {
         if fake.unreachable {
             return Err(error(DriverErrorKind::Unreachable, "nobody answers"));
         }
-        Ok(fake.engine.observed())
+        let mut observed = fake.engine.observed();
+        self.known.show(&mut observed);
+        Ok(observed)
     }
 
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {

@@ -140,10 +140,8 @@ pub fn said(mut config: ContainerConfig, id: &str, inherited: &Inherited) -> Con
     options.cgroup = options.cgroup.take().filter(|mode| inherited.cgroup.as_ref() != Some(mode));
     let usual = |log: &crate::topology::options::Logging| log.options.is_empty() && log.driver == inherited.log_driver;
     options.logging = options.logging.take().filter(|logging| !usual(logging));
-    // Unless it is told, the engine allows as much swap as memory, or as much as there is.
-    let memory = options.mem_limit;
-    let by_itself = |swap: i64| swap == -1 || memory.is_some_and(|memory| u64::try_from(swap).ok() == memory.checked_mul(2));
-    options.memswap_limit = options.memswap_limit.filter(|swap| !by_itself(*swap));
+    let by_itself = options.usual_swap();
+    options.memswap_limit = options.memswap_limit.filter(|swap| *swap != by_itself);
     config.options = std::mem::take(&mut config.options).without_usual();
     config
 }

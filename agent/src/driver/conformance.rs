@@ -14,7 +14,7 @@ use moorline_common::plan::{Action, ContainerTarget, Identity, InPlace, Plan, St
 use moorline_common::topology::HostSpec;
 use serde_json::{Value, json};
 
-use super::{Driver, DriverErrorKind};
+use super::{Driver, DriverError, DriverErrorKind};
 
 pub mod ops;
 
@@ -145,6 +145,16 @@ fn ours(mut observed: Observed) -> Observed {
     observed
 }
 
+/// Makes `step` so and notes what labels do not tell, as the reconciler does.
+pub async fn carry_out(driver: &impl Driver, step: &Step) -> Result<(), DriverError> {
+    driver.apply(step).await?;
+    if let Some((key, owner)) = step.action.note() {
+        let owner = driver.known().heir(&key, owner);
+        driver.known().note(key, owner);
+    }
+    Ok(())
+}
+
 /// Observes, plans and applies until the host is as wanted; returns all steps that it took.
 async fn settle(bench: &impl Bench, desired: &HostSpec) -> Vec<Step> {
     let mut taken = Vec::new();
@@ -154,7 +164,7 @@ async fn settle(bench: &impl Bench, desired: &HostSpec) -> Vec<Step> {
             return taken;
         }
         for step in &plan.steps {
-            bench.driver().apply(step).await.unwrap_or_else(|e| panic!("{step}: {e:?}"));
+            carry_out(bench.driver(), step).await.unwrap_or_else(|e| panic!("{step}: {e:?}"));
         }
         if plan.steps.is_empty() {
             // Somebody's health: nothing but time helps.

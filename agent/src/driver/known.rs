@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use moorline_common::observe::Owner;
+use moorline_common::observe::{Observed, Owner};
 use moorline_common::plan::volume_key;
 use moorline_common::topology::{DockerSpec, HostSpec};
 
@@ -27,11 +27,16 @@ impl Known {
         self.write().notes.extend(notes);
     }
 
-    /// Notes what `key` is from now on. What was taken over once stays so.
+    /// Notes what `key` is from now on.
     pub fn note(&self, key: String, owner: Owner) {
-        let mut inner = self.write();
-        let adopted = owner.adopted || inner.notes.get(&key).is_some_and(|before| before.adopted);
-        inner.notes.insert(key, Owner { adopted, ..owner });
+        self.write().notes.insert(key, owner);
+    }
+
+    /// `owner` as it is noted for `key`: what was taken over once stays so.
+    #[must_use]
+    pub fn heir(&self, key: &str, owner: Owner) -> Owner {
+        let adopted = owner.adopted || self.read().notes.get(key).is_some_and(|before| before.adopted);
+        Owner { adopted, ..owner }
     }
 
     /// Forgets `keys`.
@@ -52,6 +57,19 @@ impl Known {
     #[must_use]
     pub fn owner(&self, key: &str) -> Option<Owner> {
         self.read().notes.get(key).cloned()
+    }
+
+    /// Shows in `observed` what is known.
+    pub fn show(&self, observed: &mut Observed) {
+        let inner = self.read();
+        let containers = observed.containers.values_mut().map(|live| (live.id.clone(), &mut live.owner));
+        let networks = observed.networks.values_mut().map(|live| (live.id.clone(), &mut live.owner));
+        let volumes = observed.volumes.iter_mut().map(|(name, live)| (volume_key(name), &mut live.owner));
+        for (key, owner) in containers.chain(networks).chain(volumes) {
+            if let Some(known) = inner.notes.get(&key) {
+                *owner = Some(known.clone());
+            }
+        }
     }
 
     /// Looks for what `slice` names.

@@ -79,9 +79,7 @@ pub trait Driver: Send + Sync + 'static {
     fn parallelism(&self) -> usize;
 
     /// What it knows of objects beside their labels. The ledger keeps it.
-    fn known(&self) -> Arc<Known> {
-        Arc::default()
-    }
+    fn known(&self) -> Arc<Known>;
 
     /// Looks at everything that bears our labels, and at strangers enough to see name conflicts.
     /// Never mutates.

@@ -7,6 +7,7 @@
 //! - [`work`]: which steps may run now.
 //! - [`retry`]: when a resource is tried again.
 //! - `record`: what goes into journal and ledger.
+//! - `notes`: what objects are beside their labels.
 //! - `steps`: steps on their way.
 //! - `turns`: its place among the operations.
 //! - `look`: one observation at a time.
@@ -39,6 +40,7 @@ use crate::plant::planted;
 use crate::report::HostState;
 
 mod look;
+mod notes;
 mod publish;
 mod record;
 pub mod retry;
@@ -47,6 +49,7 @@ mod turns;
 pub mod work;
 
 use look::{Look, finished, is_believed, listen};
+use notes::Notes;
 use record::{Bookkeeping, random};
 use retry::Retries;
 use turns::Turns;
@@ -104,6 +107,7 @@ pub struct Reconciler<D, J> {
     events: Arc<Notify>,
     state: watch::Sender<HostState>,
     books: Bookkeeping,
+    notes: Notes,
     done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
     turns: Turns,
     work: Work,
@@ -148,6 +152,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let (state, state_rx) = watch::channel(HostState::default());
         let look = Arc::new(Notify::new());
         let handle = Handle { state: state_rx, look: look.clone() };
+        let known = driver.known();
         let reconciler = Self {
             driver,
             journal,
@@ -155,6 +160,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             look,
             events: Arc::new(Notify::new()),
             state,
+            notes: Notes::new(ledger.clone(), known),
             books: Bookkeeping::new(ledger),
             // Bounded by the steps in flight, which the lanes bound.
             done: mpsc::unbounded_channel(),
@@ -188,11 +194,28 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), JournalError> {
         self.stopping = shutdown.clone();
         let listener = tokio::spawn(listen(self.driver.clone(), self.events.clone()));
-        self.driver.known().load(self.books.notes().await);
-        let result = self.work_until(&shutdown).await;
+        let result = match self.load_notes(&shutdown).await {
+            true => self.work_until(&shutdown).await,
+            false => Ok(()),
+        };
         listener.abort();
         result?;
         self.drain().await
+    }
+
+    /// Without them strangers and our own could not be told apart, so nothing is looked at before. Returns whether they came.
+    async fn load_notes(&mut self, shutdown: &CancellationToken) -> bool {
+        while let Err(error) = self.notes.load().await {
+            tracing::error!(error = %error.message, "nothing is done before the ledger can be read");
+            self.take_target();
+            self.unobserved(&error).await;
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                () = tokio::time::sleep_until(self.next_look) => {}
+            }
+        }
+        self.engine_failures = 0;
+        true
     }
 
     /// Stops only between two pieces of work, so that what was recorded as begun has begun.
@@ -213,7 +236,10 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                     self.take_look(seen).await?;
                 }
                 Ok(()) = self.target.changed() => {
-                    self.take_target();
+                    if self.take_target() {
+                        // The look under way did not know what this slice takes over or calls by its name.
+                        look = None;
+                    }
                     wanted = true;
                 }
                 () = self.turns.came() => wanted = true,
@@ -230,7 +256,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
     }
 
-    fn take_target(&mut self) {
+    /// Takes up what to work towards; returns whether it is another slice.
+    fn take_target(&mut self) -> bool {
         let target = self.target.borrow_and_update().clone();
         let is_new = self.desired.as_ref().map(|d| &d.admission) != target.desired.as_ref().map(|d| &d.admission);
         if is_new {
@@ -245,6 +272,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.desired = target.desired;
         self.driver.known().look_for(self.desired.as_ref().map(|d| &d.spec));
         self.pushes = target.pushes;
+        is_new
     }
 
     /// Begins a look at the host. Steps go on meanwhile: what it sees of their resources is not believed.
@@ -329,11 +357,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
                 || observed.networks.values().any(|n| n.id == *key)
                 || observed.volumes.keys().any(|name| volume_key(name) == *key)
         };
-        let gone: Vec<String> = self.driver.known().keys().into_iter().filter(|key| !is_there(key)).collect();
-        if !gone.is_empty() {
-            self.driver.known().forget(&gone);
-            self.books.forget(gone).await;
-        }
+        self.notes.forget_unless(is_there).await;
     }
 
     /// Whether an operation left `resource` as it is, to stay so. Nothing stays so when all of a topology goes.

@@ -1,7 +1,6 @@
 //! What the reconciler records: steps for the journal, outcomes for the ledger.
 
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::observe::Owner;
 use moorline_common::op::State;
 use moorline_common::plan::{Action, Step};
 use serde_json::json;
@@ -103,31 +102,6 @@ impl Bookkeeping {
         match blocking(move || ledger.record_error(&topology, &copy)).await {
             Ok(()) => self.last_failure = Some(fault.clone()),
             Err(error) => log(&error),
-        }
-    }
-
-    /// What the ledger knows of objects beside their labels.
-    pub(super) async fn notes(&self) -> Vec<(String, Owner)> {
-        let ledger = self.ledger.clone();
-        blocking(move || ledger.notes()).await.unwrap_or_else(|error: DbError| {
-            log(&error);
-            Vec::new()
-        })
-    }
-
-    /// Notes what `key` is from now on.
-    pub(super) async fn note(&self, key: String, owner: Owner) {
-        let ledger = self.ledger.clone();
-        if let Err(error) = blocking(move || ledger.note(&key, &owner)).await {
-            log(&error);
-        }
-    }
-
-    /// Forgets what is gone.
-    pub(super) async fn forget(&self, keys: Vec<String>) {
-        let ledger = self.ledger.clone();
-        if let Err(error) = blocking(move || ledger.forget(&keys)).await {
-            log(&error);
         }
     }
 

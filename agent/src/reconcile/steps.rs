@@ -101,12 +101,14 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     fn submit(&mut self, step: Step, op_id: Uuid, turn: Turn) {
         self.touched.insert(step.resource.clone());
         tracing::info!(op = %op_id, resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
-        let (driver, copy) = (self.driver.clone(), step.clone());
+        let (driver, notes, copy) = (self.driver.clone(), self.notes.clone(), step.clone());
         let job = async move {
+            notes.begin(&copy.action).await?;
             crate::crash::point("reconcile.step.before");
             let applied = lane::within(STEP_TIMEOUT, driver.apply(&copy)).await;
             crate::crash::point("reconcile.step.after");
-            applied.unwrap_or_else(|| Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))))
+            applied.unwrap_or_else(|| Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))))?;
+            notes.end(&copy.action).await
         };
         let done = self.done.0.clone();
         tokio::spawn(async move {
@@ -129,12 +131,6 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             entries.push(record::ended(&step, op_id, result.as_ref().err()));
             match result {
                 Ok(()) => {
-                    if let Some((key, owner)) = step.action.note() {
-                        let owner = self.driver.known().owner(&key).unwrap_or(owner);
-                        crate::crash::point("reconcile.note.before");
-                        self.books.note(key, owner).await;
-                        crate::crash::point("reconcile.note.after");
-                    }
                     self.retries.succeeded(&step.resource, now);
                     self.work.finish(&step.resource, Ok(()));
                 }

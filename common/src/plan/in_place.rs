@@ -9,59 +9,30 @@ use super::{ContainerTarget, InPlace};
 use crate::observe::{ContainerConfig, ObservedContainer};
 use crate::topology::{Attachment, Options, RestartPolicy, ServiceSpec};
 
-/// The limits that the engine changes, by their keys.
-const LIMITS: [&str; 7] = ["cpu_shares", "cpus", "cpuset", "mem_limit", "mem_reservation", "memswap_limit", "pids_limit"];
-
 /// The part of a service that can be changed while its container runs.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Changeable {
     restart: Option<RestartPolicy>,
     networks: BTreeMap<String, Attachment>,
-    limits: Limits,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct Limits {
-    cpu_shares: Option<u64>,
-    cpus: Option<u64>,
-    cpuset: Option<String>,
-    mem_limit: Option<u64>,
-    mem_reservation: Option<u64>,
-    memswap_limit: Option<i64>,
-    pids_limit: Option<i64>,
+    limits: Options,
 }
 
 impl Changeable {
     /// Takes that part out of `spec`.
     pub fn take(spec: &mut ServiceSpec) -> Self {
-        let mut changeable = Self::default();
-        changeable.swap(spec);
-        changeable
+        Self { restart: spec.restart.take(), networks: std::mem::take(&mut spec.networks), limits: spec.options.take_limits() }
     }
 
     /// Puts it back.
-    pub fn put_back(mut self, spec: &mut ServiceSpec) {
-        self.swap(spec);
-    }
-
-    fn swap(&mut self, spec: &mut ServiceSpec) {
-        use std::mem::swap;
-        let (limits, options) = (&mut self.limits, &mut spec.options);
-        swap(&mut self.restart, &mut spec.restart);
-        swap(&mut self.networks, &mut spec.networks);
-        swap(&mut limits.cpu_shares, &mut options.cpu_shares);
-        swap(&mut limits.cpus, &mut options.cpus);
-        swap(&mut limits.cpuset, &mut options.cpuset);
-        swap(&mut limits.mem_limit, &mut options.mem_limit);
-        swap(&mut limits.mem_reservation, &mut options.mem_reservation);
-        swap(&mut limits.memswap_limit, &mut options.memswap_limit);
-        swap(&mut limits.pids_limit, &mut options.pids_limit);
+    pub fn put_back(self, spec: &mut ServiceSpec) {
+        (spec.restart, spec.networks) = (self.restart, self.networks);
+        spec.options.merge(self.limits);
     }
 }
 
 /// Whether a difference in `field` can be mended while the container runs.
 pub(super) fn is_changeable(field: &str) -> bool {
-    field == "restart" || field.starts_with("networks.") || LIMITS.contains(&field)
+    field == "restart" || field.starts_with("networks.") || Options::LIMITS.contains(&field)
 }
 
 /// What has to change about a container so that it has no `differences` from `target` any more; or the limit that the engine
@@ -71,10 +42,12 @@ pub(super) fn changes(target: &ContainerTarget, differences: &[Difference]) -> R
     for difference in differences {
         let Some(network) = difference.field.strip_prefix("networks.") else {
             changes.restart |= difference.field == "restart";
-            changes.resources |= LIMITS.contains(&difference.field.as_str());
+            changes.resources |= Options::LIMITS.contains(&difference.field.as_str());
             continue;
         };
-        match network.rsplit_once('.') {
+        // Names may have dots, too.
+        let is_whole = target.spec.networks.contains_key(network);
+        match network.rsplit_once('.').filter(|_| !is_whole) {
             _ if difference.expected.is_none() => drop(changes.detach.insert(network.to_owned())),
             // What it is called there, or its address: it leaves and joins again.
             Some((network, _)) if target.spec.networks.contains_key(network) => {
@@ -85,16 +58,17 @@ pub(super) fn changes(target: &ContainerTarget, differences: &[Difference]) -> R
         }
     }
     let named = named(&target.spec.options);
-    match differences.iter().find(|d| LIMITS.contains(&d.field.as_str()) && !named.contains(d.field.as_str())) {
+    match differences.iter().find(|d| Options::LIMITS.contains(&d.field.as_str()) && !named.contains(d.field.as_str())) {
         Some(limit) => Err(format!("{}, which the engine cannot take from a container", limit.reason())),
         None => Ok(changes),
     }
 }
 
-/// The limits that say something.
+/// The limits that say something. What is said of memory goes for swap, too.
 fn named(options: &Options) -> BTreeSet<&'static str> {
     let all_processes = options.pids_limit.map(|_| "pids_limit");
-    options.differences(&Options::default()).iter().map(|d| d.key).chain(all_processes).collect()
+    let swap = options.mem_limit.filter(|memory| *memory != 0).map(|_| "memswap_limit");
+    options.differences(&Options::default()).iter().map(|d| d.key).chain(all_processes).chain(swap).collect()
 }
 
 /// What a container of the same base has otherwise than a changed `target` says, also by what that no longer names.
@@ -111,19 +85,12 @@ pub(super) fn differences(target: &ContainerTarget, live: &ObservedContainer) ->
 
 /// Limits that the container has and nobody names.
 fn left_over(wanted: &Options, config: &ContainerConfig) -> Vec<Difference> {
-    let Options { cpu_shares, cpus, cpuset, mem_limit, mem_reservation, memswap_limit, pids_limit, .. } = &config.options;
-    // Unless it is told, the engine allows as much swap as memory, or as much as there is.
-    let by_itself = |swap: i64| swap == -1 || mem_limit.is_some_and(|memory| u64::try_from(swap).ok() == memory.checked_mul(2));
-    let has = Options {
-        cpu_shares: cpu_shares.filter(|_| wanted.cpu_shares.is_none()),
-        cpus: cpus.filter(|_| wanted.cpus.is_none()),
-        cpuset: cpuset.clone().filter(|_| wanted.cpuset.is_none()),
-        mem_limit: mem_limit.filter(|_| wanted.mem_limit.is_none()),
-        mem_reservation: mem_reservation.filter(|_| wanted.mem_reservation.is_none()),
-        memswap_limit: memswap_limit.filter(|swap| wanted.memswap_limit.is_none() && !by_itself(*swap)),
-        pids_limit: pids_limit.filter(|_| wanted.pids_limit.is_none()),
-        ..Options::default()
-    };
+    let mut live = config.options.clone();
+    let by_itself = live.usual_swap();
+    live.memswap_limit = live.memswap_limit.filter(|swap| *swap != by_itself);
+    let wanted = wanted.clone().take_limits();
+    let mut has = live.take_limits();
+    has.unname(&wanted);
     has.differences(&Options::default())
         .into_iter()
         .map(|d| Difference { field: d.key.to_owned(), expected: None, actual: Some(d.wanted) })
@@ -142,7 +109,7 @@ mod tests {
     fn site(service: serde_json::Value) -> HostSpec {
         let mut service = service;
         service["image"] = json!("site:1");
-        spec(json!({ "docker": { "networks": { "a": {}, "b": {} }, "services": { "site": service } } }))
+        spec(json!({ "docker": { "networks": { "a": {}, "b": {}, "a.b": { "name": "edge_a.b" } }, "services": { "site": service } } }))
     }
 
     /// The verbs by which a host with `before` comes to `after`, whether its container stayed the same, and why.
@@ -168,6 +135,10 @@ mod tests {
             (json!({ "restart": "always" }), json!({})),
             (json!({}), json!({ "restart": "unless-stopped" })),
             (json!({ "networks": { "a": {} } }), json!({ "networks": { "a": {}, "b": { "aliases": ["www"] } } })),
+            (json!({ "networks": { "a": {} } }), json!({ "networks": { "a": {}, "a.b": {} } })),
+            // Without a word about swap it has what a new container would have.
+            (json!({ "options": { "mem_limit": 64 << 20, "memswap_limit": -1 } }), json!({ "options": { "mem_limit": 64 << 20 } })),
+            (json!({ "options": { "mem_limit": 64 << 20, "memswap_limit": 96 << 20 } }), json!({ "options": { "mem_limit": 65 << 20 } })),
             (json!({ "networks": { "a": {}, "b": {} } }), json!({ "networks": { "b": {} } })),
             (json!({ "networks": { "a": { "aliases": ["old"] } } }), json!({ "networks": { "a": { "aliases": ["new"] } } })),
         ];
@@ -180,7 +151,7 @@ mod tests {
 
     #[test]
     fn every_limit_is_changed_while_the_container_runs() {
-        for key in super::LIMITS {
+        for key in crate::topology::Options::LIMITS {
             let limit =
                 |n: u32| if key == "cpuset" { json!({ "options": { key: n.to_string() } }) } else { json!({ "options": { key: n } }) };
             let (verbs, same, reason) = way(limit(64), limit(65));

@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::compare::is_reset;
+use super::docker::{NotAdopted, check_adoption};
 use super::{Action, ContainerTarget, InPlace, NetworkTarget, Step, VolumeTarget};
 use crate::id::{ResourceId, sha256_hex};
 use crate::observe::{
     ContainerConfig, ContainerState, EngineState, Health, LABEL_BASE, LABEL_PREFIX, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY, Observed,
     ObservedContainer, ObservedNetwork, ObservedVolume, Owner,
 };
-use crate::topology::{Attachment, Healthcheck, IpamPool, MountKind, MountSpec, Options, RestartPolicy};
+use crate::topology::{Attachment, Healthcheck, IpamPool, MountKind, MountSpec, RestartPolicy};
 
 /// The variable that every simulated image brings along.
 const IMAGE_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -85,7 +86,21 @@ impl Engine {
                 Ok(())
             }
             Action::UpdateContainer { id, target, changes } => self.update_container(id, target, changes),
-            Action::AdoptContainer { .. } | Action::AdoptNetwork { .. } | Action::AdoptVolume(_) => self.adopt(&step.action),
+            Action::AdoptContainer { target, .. } => {
+                let owner = self.adopted(&step.action)?;
+                self.containers.entry(target.name.clone()).and_modify(|live| live.owner = owner);
+                Ok(())
+            }
+            Action::AdoptNetwork { target, .. } => {
+                let owner = self.adopted(&step.action)?;
+                self.networks.entry(target.name.clone()).and_modify(|live| live.owner = owner);
+                Ok(())
+            }
+            Action::AdoptVolume(target) => {
+                let owner = self.adopted(&step.action)?;
+                self.volumes.entry(target.name.clone()).and_modify(|live| live.owner = owner);
+                Ok(())
+            }
             Action::ReplaceContainer { old_id, target } => self.replace_container(old_id, target),
             Action::RemoveContainer { id } => match self.container_name(id) {
                 Ok(name) => {
@@ -243,41 +258,24 @@ impl Engine {
             config.restart = target.spec.restart;
         }
         if changes.resources {
-            let wanted = target.spec.options.clone().without_usual();
-            let Options { cpu_shares, cpus, cpuset, mem_limit, mem_reservation, memswap_limit, pids_limit, .. } = wanted;
-            let live = &mut config.options;
+            let mut limits = target.spec.options.clone().take_limits();
+            if limits.mem_limit.is_some() {
+                limits.memswap_limit.get_or_insert(limits.usual_swap());
+            }
             // What is not said stays as it is.
-            live.cpu_shares = cpu_shares.or(live.cpu_shares);
-            live.cpus = cpus.or(live.cpus);
-            live.cpuset = cpuset.or(live.cpuset.take());
-            live.mem_limit = mem_limit.or(live.mem_limit);
-            live.mem_reservation = mem_reservation.or(live.mem_reservation);
-            live.memswap_limit = memswap_limit.or(live.memswap_limit);
-            live.pids_limit = if target.spec.options.pids_limit.is_some() { pids_limit } else { live.pids_limit };
+            config.options.merge(limits);
+            config.options = std::mem::take(&mut config.options).without_usual();
         }
         Ok(())
     }
 
-    /// Takes what is not ours for ours.
-    fn adopt(&mut self, action: &Action) -> Result<(), ModelError> {
-        let gone = || ModelError::NotFound("what is to be adopted".to_owned());
-        let owner = action.note().map(|(_, owner)| owner);
-        match action {
-            Action::AdoptContainer { id, .. } => self.containers.values_mut().find(|c| c.id == *id).ok_or_else(gone)?.owner = owner,
-            Action::AdoptNetwork { id, .. } => self.networks.values_mut().find(|n| n.id == *id).ok_or_else(gone)?.owner = owner,
-            Action::AdoptVolume(target) => self.volumes.get_mut(&target.name).ok_or_else(gone)?.owner = owner,
-            Action::CreateNetwork(_)
-            | Action::ReplaceNetwork { .. }
-            | Action::RemoveNetwork { .. }
-            | Action::CreateVolume(_)
-            | Action::CreateContainer(_)
-            | Action::StartContainer { .. }
-            | Action::UnpauseContainer { .. }
-            | Action::UpdateContainer { .. }
-            | Action::ReplaceContainer { .. }
-            | Action::RemoveContainer { .. } => {}
+    /// Whose what is taken over is from now on.
+    fn adopted(&self, action: &Action) -> Result<Option<Owner>, ModelError> {
+        match check_adoption(action, &self.observed()) {
+            Ok(()) => Ok(action.note().map(|(_, owner)| owner)),
+            Err(NotAdopted::Gone) => Err(ModelError::NotFound("what is to be adopted".to_owned())),
+            Err(cause) => Err(ModelError::Conflict(cause.to_string())),
         }
-        Ok(())
     }
 
     /// The name of our container with this id.

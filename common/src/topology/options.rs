@@ -174,6 +174,11 @@ macro_rules! options {
                 })+
             }
 
+            /// Leaves out what `other` names.
+            pub fn unname(&mut self, other: &Self) {
+                $(self.$key = self.$key.take().filter(|_| other.$key.is_none());)+
+            }
+
             /// What `live` has otherwise than this names.
             #[must_use]
             pub fn differences(&self, live: &Self) -> Vec<Differs> {
@@ -193,6 +198,33 @@ macro_rules! options {
             }
         }
     };
+}
+
+impl Options {
+    /// The limits that an engine changes while a container runs.
+    pub const LIMITS: [&str; 7] = ["cpu_shares", "cpus", "cpuset", "mem_limit", "mem_reservation", "memswap_limit", "pids_limit"];
+
+    /// Takes [`Self::LIMITS`] out of these.
+    #[must_use]
+    pub fn take_limits(&mut self) -> Self {
+        Self {
+            cpu_shares: self.cpu_shares.take(),
+            cpus: self.cpus.take(),
+            cpuset: self.cpuset.take(),
+            mem_limit: self.mem_limit.take(),
+            mem_reservation: self.mem_reservation.take(),
+            memswap_limit: self.memswap_limit.take(),
+            pids_limit: self.pids_limit.take(),
+            ..Self::default()
+        }
+    }
+
+    /// The `memswap_limit` that an engine gives a container with this `mem_limit` without being told: as much swap as memory. Where
+    /// the kernel cannot limit swap, it says -1 all the same.
+    #[must_use]
+    pub fn usual_swap(&self) -> i64 {
+        self.mem_limit.and_then(|memory| i64::try_from(memory.checked_mul(2)?).ok()).unwrap_or(-1)
+    }
 }
 
 fn differ<T: Setting>(out: &mut Vec<Differs>, key: &'static str, wanted: Option<&T>, live: Option<&T>, is_usual: impl Fn(&T) -> bool) {

@@ -14,6 +14,7 @@ use bollard::query_parameters::{
 };
 use moorline_common::fault::{Code, cut};
 use moorline_common::observe::Owner;
+use moorline_common::plan::docker::{NotAdopted, check_adoption};
 use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model, volume_key};
 use moorline_common::topology::PullPolicy;
 
@@ -21,7 +22,7 @@ use super::super::{DriverError, DriverErrorKind, Ownership};
 use super::body::{self, Carried};
 use super::error::{from_engine, image_unavailable, not_owned, status, words};
 use super::pull::{Wanted, pull};
-use super::{Engine, patiently, sealed, twins};
+use super::{Engine, observe, patiently, sealed, twins};
 use crate::lane::aside;
 use crate::limits::REQUEST_TIMEOUT;
 
@@ -46,22 +47,11 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
         Action::StartContainer { id } => hands.start(id, step.resource.name()).await,
         Action::UnpauseContainer { id } => hands.unpause(id, step.resource.name()).await,
         Action::UpdateContainer { id, target, changes } => hands.update_container(id, target, changes).await,
-        Action::AdoptContainer { id, target } => match hands.inspect(id).await? {
-            // Others may have taken it meanwhile.
-            Some(live) if hands.owner(&live).is_none_or(|owner| Some(owner) == model::owner_of(&target.labels)) => Ok(()),
-            Some(_) => Err(not_owned(&format!("a container named `{}`", target.name))),
-            None => Err(vanished(&target.name)),
-        },
-        Action::AdoptNetwork { id, target } => match hands.docker.inspect_network(id, None::<InspectNetworkOptions>).await {
-            Ok(_) => Ok(()),
-            Err(e) if status(&e) == Some(404) => Err(vanished(&target.name)),
-            Err(e) => Err(from_engine(&e, "inspecting a network")),
-        },
-        Action::AdoptVolume(target) => match hands.docker.inspect_volume(&target.name).await {
-            Ok(_) => Ok(()),
-            Err(e) if status(&e) == Some(404) => Err(vanished(&target.name)),
-            Err(e) => Err(from_engine(&e, "inspecting a volume")),
-        },
+        Action::AdoptContainer { .. } | Action::AdoptNetwork { .. } | Action::AdoptVolume(_) => {
+            // Seen now: it may have changed, or nobody may have looked closely before.
+            let seen = observe::observe(engine, owned).await?;
+            check_adoption(&step.action, &seen).map_err(|cause| not_adopted(step.resource.name(), &cause))
+        }
         Action::ReplaceContainer { old_id, target } => hands.replace_container(old_id, target).await,
         Action::RemoveContainer { id } => match hands.inspect(id).await? {
             Some(live) if hands.owner(&live).is_some() => hands.remove_container(id, &live, step.resource.name()).await,
@@ -321,9 +311,15 @@ impl Hands<'_> {
     }
 }
 
-pub(super) fn vanished(name: &str) -> DriverError {
-    let message = cut(&format!("`{name}` is gone, which was to be taken over"));
-    DriverError { kind: DriverErrorKind::NotFound, code: Code::StepFailed, message }
+/// Why `name` was not taken over; the host is looked at and planned for anew.
+fn not_adopted(name: &str, cause: &NotAdopted) -> DriverError {
+    let (kind, code) = match cause {
+        NotAdopted::Gone => (DriverErrorKind::NotFound, Code::StepFailed),
+        NotAdopted::Unseen => (DriverErrorKind::Retryable, Code::StepFailed),
+        NotAdopted::Taken(_) => (DriverErrorKind::Conflict, Code::NotOwned),
+        NotAdopted::Differs(_) => (DriverErrorKind::Conflict, Code::AdoptDiffers),
+    };
+    DriverError { kind, code, message: cut(&format!("`{name}`: {cause}")) }
 }
 
 /// What does not exist any more is removed.

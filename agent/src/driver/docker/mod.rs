@@ -171,9 +171,6 @@ impl Driver for DockerDriver {
             Ok(engine) => apply::apply(&engine, &self.owned, step).await,
             Err(error) => Err(error),
         };
-        if let (Ok(()), Some((key, owner))) = (&applied, step.action.note()) {
-            self.owned.known.note(key, owner);
-        }
         self.forget_if_away(applied)
     }
 

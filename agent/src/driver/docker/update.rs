@@ -1,10 +1,11 @@
 //! What changes about a container while it runs: its networks, limits and restart policy.
 
 use bollard::models::{ContainerUpdateBody, NetworkDisconnectRequest};
+use moorline_common::fault::{Code, cut};
 use moorline_common::plan::{ContainerTarget, InPlace};
-use moorline_common::topology::{Options, RestartPolicy};
+use moorline_common::topology::RestartPolicy;
 
-use super::super::DriverError;
+use super::super::{DriverError, DriverErrorKind};
 use super::apply::{Hands, gone};
 use super::body;
 use super::error::{from_engine, not_owned};
@@ -16,7 +17,7 @@ impl Hands<'_> {
         match self.inspect(id).await? {
             Some(live) if self.owner(&live).is_some() => {}
             Some(_) => return Err(not_owned(&format!("a container named `{name}`"))),
-            None => return Err(super::apply::vanished(name)),
+            None => return Err(vanished(name)),
         }
         crate::crash::point("docker.update.before");
         // New ones first: it is never without a network that it keeps or gets, but for those that it joins otherwise.
@@ -47,21 +48,26 @@ impl Hands<'_> {
     }
 }
 
+fn vanished(name: &str) -> DriverError {
+    let message = cut(&format!("`{name}` is gone, which was to be changed"));
+    DriverError { kind: DriverErrorKind::NotFound, code: Code::StepFailed, message }
+}
+
 /// What the engine is asked for. What is left out stays as it is.
 fn update(target: &ContainerTarget, changes: &InPlace) -> ContainerUpdateBody {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let restart = || body::restart_policy(target.spec.restart.unwrap_or(RestartPolicy::No));
     let mut asked = ContainerUpdateBody { restart_policy: changes.restart.then(restart), ..Default::default() };
     if changes.resources {
-        let Options { cpu_shares, cpus, cpuset, mem_limit, mem_reservation, memswap_limit, pids_limit, .. } = target.spec.options.clone();
-        asked.cpu_shares = cpu_shares.map(signed);
-        asked.nano_cpus = cpus.map(signed);
-        asked.cpuset_cpus = cpuset;
-        asked.memory = mem_limit.map(signed);
-        asked.memory_reservation = mem_reservation.map(signed);
+        let limits = target.spec.options.clone().take_limits();
         // As much as a new container gets without being told.
-        asked.memory_swap = memswap_limit.or_else(|| mem_limit.map(|memory| signed(memory.saturating_mul(2))));
-        asked.pids_limit = pids_limit;
+        asked.memory_swap = limits.memswap_limit.or_else(|| limits.mem_limit.map(|_| limits.usual_swap()));
+        asked.cpu_shares = limits.cpu_shares.map(signed);
+        asked.nano_cpus = limits.cpus.map(signed);
+        asked.cpuset_cpus = limits.cpuset;
+        asked.memory = limits.mem_limit.map(signed);
+        asked.memory_reservation = limits.mem_reservation.map(signed);
+        asked.pids_limit = limits.pids_limit;
     }
     asked
 }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::output::Output;
-use super::super::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
+use super::super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult};
 use super::world::World;
 use super::{failed, op};
 use crate::clock::Clock;
@@ -68,6 +68,7 @@ type Watcher = Box<dyn FnMut(Event) + Send>;
 pub struct Line {
     machine: Machine,
     life: u64,
+    known: Arc<Known>,
 }
 
 /// A request that was taken is done by then, or never.
@@ -77,7 +78,7 @@ impl Machine {
     /// A line for an agent that begins its life now; those before are dead.
     pub fn line(&self) -> Line {
         self.hang_up();
-        Line { machine: self.clone(), life: self.lock().life }
+        Line { machine: self.clone(), life: self.lock().life, known: Arc::default() }
     }
 
     /// The agent dies: nothing that it asks is heard any more.
@@ -252,10 +253,16 @@ impl Driver for Line {
         4
     }
 
+    fn known(&self) -> Arc<Known> {
+        self.known.clone()
+    }
+
     async fn observe(&self) -> Result<Observed, DriverError> {
         self.turns().await;
         self.reached()?;
-        Ok(self.machine.lock().world.engine.observed())
+        let mut observed = self.machine.lock().world.engine.observed();
+        self.known.show(&mut observed);
+        Ok(observed)
     }
 
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {

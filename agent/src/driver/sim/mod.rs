@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_common::fault::{Code, cut};
@@ -33,7 +34,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::output::Output;
-use super::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership};
 use crate::clock::Clock;
 use crate::lane::aside;
 use crate::limits::{DOCKER_PARALLELISM, SIM_FILE_MAX, SIM_POLL};
@@ -49,6 +50,7 @@ use world::World;
 /// An engine that exists only in a file.
 pub struct SimDriver {
     folder: PathBuf,
+    known: Arc<Known>,
     /// The last version of the engine's file that this driver has written or told of. Held while the file is changed.
     seen: Mutex<Option<FileMark>>,
     poll: Mutex<Poll>,
@@ -87,10 +89,10 @@ struct Poll {
 }
 
 impl SimDriver {
-    /// An engine kept in `state`/sim. What others own on it does not exist, so `_owned` only documents whose it is.
+    /// An engine kept in `state`/sim. What others own on it does not exist: of `owned` it needs only what is known beside labels.
     #[must_use]
-    pub fn new(state: &Path, _owned: Ownership) -> Self {
-        Self { folder: state.join("sim"), seen: Mutex::new(None), poll: Mutex::default() }
+    pub fn new(state: &Path, owned: Ownership) -> Self {
+        Self { folder: state.join("sim"), known: owned.known, seen: Mutex::new(None), poll: Mutex::default() }
     }
 
     fn engine_file(&self) -> PathBuf {
@@ -182,6 +184,10 @@ impl Driver for SimDriver {
         "sim"
     }
 
+    fn known(&self) -> Arc<Known> {
+        self.known.clone()
+    }
+
     fn parallelism(&self) -> usize {
         // As many as on a Docker Engine.
         DOCKER_PARALLELISM
@@ -190,7 +196,9 @@ impl Driver for SimDriver {
     async fn observe(&self) -> Result<Observed, DriverError> {
         self.faults("observe").await?;
         let world: World = read(&self.engine_file()).await?;
-        Ok(world.engine.observed())
+        let mut observed = world.engine.observed();
+        self.known.show(&mut observed);
+        Ok(observed)
     }
 
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {

@@ -85,7 +85,8 @@ pub struct SqliteStore {
     next_reader: std::sync::Arc<std::sync::atomic::AtomicUsize>,
     newest_event: watch::Receiver<u64>,
     ended: CancellationToken,
-    threads: TaskTracker,
+    writing: TaskTracker,
+    reading: TaskTracker,
 }
 
 /// Tells that a thread ended, however it did.
@@ -153,13 +154,14 @@ impl SqliteStore {
         let newest = events::newest(&conn).map_err(|e| failed(&e))?;
         let (newest_tx, newest_event) = watch::channel(newest);
         let (writer, jobs) = mpsc::channel(limits::WRITE_QUEUE);
-        let (ended, threads) = (CancellationToken::new(), TaskTracker::new());
-        let guard = || Ended { any: ended.clone(), _this: threads.token() };
-        let writing = guard();
+        let ended = CancellationToken::new();
+        let (writing, reading) = (TaskTracker::new(), TaskTracker::new());
+        let guard = |threads: &TaskTracker| Ended { any: ended.clone(), _this: threads.token() };
+        let guarded = guard(&writing);
         thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || {
-                let _guard = writing;
+                let _guard = guarded;
                 write_loop(conn, jobs, &clock, &newest_tx);
             })
             .map_err(|e| failed(&e))?;
@@ -167,15 +169,15 @@ impl SqliteStore {
         for n in 0..limits::READERS {
             let conn = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
             let (reader, jobs) = mpsc::channel(limits::READ_QUEUE);
-            let guard = guard();
-            let reading = move || {
-                let _guard = guard;
+            let guarded = guard(&reading);
+            let read = move || {
+                let _guard = guarded;
                 read_loop(conn, jobs);
             };
-            thread::Builder::new().name(format!("store-reader-{n}")).spawn(reading).map_err(|e| failed(&e))?;
+            thread::Builder::new().name(format!("store-reader-{n}")).spawn(read).map_err(|e| failed(&e))?;
             readers.push(reader);
         }
-        Ok(Self { writer, readers, next_reader: std::sync::Arc::default(), newest_event, ended, threads })
+        Ok(Self { writer, readers, next_reader: std::sync::Arc::default(), newest_event, ended, writing, reading })
     }
 
     /// Runs `verb` in its own savepoint; answers after the commit.
@@ -215,15 +217,18 @@ impl SqliteStore {
         answer.await.map_err(|_| gone())?
     }
 
-    /// Ends the threads behind what they were given before, and waits for them.
+    /// Ends the threads behind what they were given before, and waits for them. The writer is the last: a connection that only reads
+    /// cannot put what is in the log into the database and remove the log.
     async fn close_threads(&self) -> Result<()> {
-        self.threads.close();
         // A thread that has ended by itself takes nothing any more.
         for reader in &self.readers {
             let _ = reader.send(None).await;
         }
+        self.reading.close();
+        self.reading.wait().await;
         let _ = self.writer.send(None).await;
-        self.threads.wait().await;
+        self.writing.close();
+        self.writing.wait().await;
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
 //! What changes about a container that goes on running, and what is taken over as it is, on a real engine.
 
-use bollard::models::{ContainerInspectResponse, HostConfig, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{ContainerInspectResponse, ContainerUpdateBody, HostConfig, NetworkCreateRequest, VolumeCreateRequest};
 use moorline_common::fault::Code;
 use moorline_common::plan::Plan;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::driver::conformance::carry_out;
 
 struct Stage(std::sync::Arc<DockerBench>);
 
@@ -31,7 +32,7 @@ impl Stage {
                 return done;
             }
             for step in plan.steps {
-                self.0.driver.apply(&step).await.unwrap_or_else(|e| panic!("{step}: {e}"));
+                carry_out(&self.0.driver, &step).await.unwrap_or_else(|e| panic!("{step}: {e}"));
                 done.push(step.action.verb().to_owned());
             }
         }
@@ -142,6 +143,22 @@ async fn what_others_made_is_used_or_taken_over_as_it_is_and_otherwise_left_alon
             spec
         };
         let spec = as_is(64 << 20);
+        // What was planned before it was changed, or before anybody had looked closely, is not done.
+        let planned = stage.plan(&spec).await.steps;
+        let change = |memory: i64| ContainerUpdateBody { memory: Some(memory), memory_swap: Some(2 * memory), ..Default::default() };
+        docker.update_container(&id, change(48 << 20)).await.unwrap();
+        let late = stage.0.driver.apply(&planned[2]).await.unwrap_err();
+        assert!(late.code == Code::AdoptDiffers && late.message.contains("mem_limit"), "{late:?}");
+        docker.update_container(&id, change(64 << 20)).await.unwrap();
+        stage.0.driver.known().look_for(None);
+        let blind = stage.0.driver.observe().await.unwrap();
+        let mut internal = spec.clone();
+        internal.docker.as_mut().unwrap().networks.get_mut("net").unwrap().internal = Some(true);
+        let blind = super::plan(&stage.0.identity(), &internal, &blind).steps;
+        assert_eq!(blind[0].action.verb(), "adopt");
+        assert!(stage.0.driver.apply(&blind[0]).await.unwrap_err().message.contains("could not be compared"));
+        stage.0.driver.known().look_for(Some(&internal));
+        assert_eq!(stage.0.driver.apply(&blind[0]).await.unwrap_err().code, Code::AdoptDiffers);
         assert_eq!(stage.settle(&spec).await, ["adopt", "adopt", "adopt"]);
         let is = docker.inspect_container(&id, None).await.unwrap();
         assert_eq!((&is.created, is.state.and_then(|s| s.started_at)), (&was.created, was.state.clone().and_then(|s| s.started_at)));
