@@ -119,7 +119,7 @@ pub fn judge_slice(slice: &Verified<SliceStatement>, spec: &HostSpec, trust: &Tr
         }
         check_issued(statement.issued_at, context.time)?;
     }
-    policy::check(spec, context.policy, context.guarded, context.resolve)?;
+    policy::check(&statement.topology, spec, context.policy, context.guarded, context.resolve)?;
     Ok(if known { Verdict::Known } else { Verdict::New })
 }
 

@@ -7,6 +7,8 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::TopologyId;
+use moorline_common::plan::lower::{container_names, network_name, volume_name};
 use moorline_common::topology::options::Logging;
 use moorline_common::topology::{HostSpec, MountKind, MountOptions, Options, ServiceSpec, VolumeSpec};
 
@@ -48,18 +50,24 @@ pub struct Guarded {
 ///
 /// # Errors
 /// [`Code::PolicyDenied`] with what would have to stand in the policy file.
-pub fn check(spec: &HostSpec, policy: &Policy, guarded: &Guarded, resolve: Resolve) -> Result<(), Fault> {
+pub fn check(topology: &TopologyId, spec: &HostSpec, policy: &Policy, guarded: &Guarded, resolve: Resolve) -> Result<(), Fault> {
     let Some(docker) = &spec.docker else { return Ok(()) };
     let check = Check { policy, guarded, resolve };
     for (name, network) in docker.networks.iter().filter(|(_, network)| network.external || network.adopt.is_some()) {
-        check.outside(network.name.as_ref().unwrap_or(name), &format!("network `{name}`"))?;
+        let on_engine = network_name(topology, name, Some(network));
+        // By these names an engine means namespaces: the host's among them.
+        if ENGINE_NETWORKS.contains(&on_engine.as_str()) {
+            let why = format!("network `{name}`: `{on_engine}` is a network of the engine's own, which no slice uses by its name");
+            return Err(Fault::new(Code::PolicyDenied, why));
+        }
+        check.outside(&on_engine, &format!("network `{name}`"))?;
     }
     for (name, volume) in docker.volumes.iter().filter(|(_, volume)| volume.external || volume.adopt.is_some()) {
-        check.outside(volume.name.as_ref().unwrap_or(name), &format!("volume `{name}`"))?;
+        check.outside(&volume_name(topology, name, volume), &format!("volume `{name}`"))?;
     }
     for (name, service) in &docker.services {
-        if let Some(id) = &service.adopt {
-            check.outside(service.container_name.as_ref().unwrap_or(id), &format!("service `{name}`"))?;
+        for on_engine in container_names(topology, name, service).filter(|_| service.adopt.is_some()) {
+            check.outside(&on_engine, &format!("service `{name}`"))?;
         }
         check.options(&docker.services, &service.options, &format!("service `{name}`"))?;
         for mount in service.volumes.values().filter(|m| m.kind == MountKind::Bind) {
@@ -72,6 +80,9 @@ pub fn check(spec: &HostSpec, policy: &Policy, guarded: &Guarded, resolve: Resol
     }
     Ok(())
 }
+
+/// Names that are no networks of anybody's.
+const ENGINE_NETWORKS: [&str; 4] = ["bridge", "default", "host", "none"];
 
 struct Check<'a> {
     policy: &'a Policy,
@@ -315,9 +326,13 @@ mod tests {
     use super::*;
     use crate::config::HOST_NAMESPACES;
 
+    fn edge() -> TopologyId {
+        TopologyId::parse("edge").unwrap()
+    }
+
     fn denies(policy: &Policy, volume: Value) -> bool {
         let spec: HostSpec = serde_json::from_value(json!({ "docker": { "volumes": { "v": volume } } })).unwrap();
-        check(&spec, policy, &Guarded { engine_sockets: vec!["/run/docker.sock".into()], ..Guarded::default() }, resolve)
+        check(&edge(), &spec, policy, &Guarded { engine_sockets: vec!["/run/docker.sock".into()], ..Guarded::default() }, resolve)
             .is_err_and(|f| f.code == Code::PolicyDenied)
     }
 
@@ -326,7 +341,7 @@ mod tests {
         let ask = |docker: Value, outside: &[&str]| {
             let policy = Policy { outside: outside.iter().map(|name| (*name).to_owned()).collect(), ..Policy::default() };
             let spec = serde_json::from_value(json!({ "docker": docker })).unwrap();
-            check(&spec, &policy, &Guarded::default(), resolve).map_err(|fault| fault.code)
+            check(&edge(), &spec, &policy, &Guarded::default(), resolve).map_err(|fault| fault.code)
         };
         let id = "a".repeat(64);
         let asked = [
@@ -336,18 +351,31 @@ mod tests {
             (json!({ "volumes": { "shop": { "external": true } } }), "shop"),
             (json!({ "volumes": { "data": { "adopt": "shop", "name": "shop" } } }), "shop"),
             (json!({ "services": { "web": { "image": "i", "container_name": "shop", "adopt": id } } }), "shop"),
+            // Without a name of their own they bear the topology's, and that is what counts.
+            (json!({ "networks": { "shop": { "adopt": id } } }), "edge_shop"),
+            (json!({ "volumes": { "shop": { "adopt": "edge_shop" } } }), "edge_shop"),
+            (json!({ "services": { "shop": { "image": "i", "adopt": id } } }), "edge-shop-1"),
         ];
         for (docker, name) in asked {
-            for outside in [&[][..], &["sho"], &["shops"], &["sh"]] {
+            let is_prefixed = name.starts_with("edge");
+            let (beginning, longer) = if is_prefixed { ("edg*", "shop") } else { ("sh*", "shops") };
+            for outside in [&[][..], &["sho"], &[longer], &["sh"], &["aaa*"]] {
                 assert_eq!(ask(docker.clone(), outside), Err(Code::PolicyDenied), "{docker} with {outside:?}");
             }
-            for outside in [&[name][..], &["*"], &["sh*"], &["x", "shop*"]] {
+            for outside in [&[name][..], &["*"], &[beginning], &["x", beginning]] {
                 assert_eq!(ask(docker.clone(), outside), Ok(()), "{docker} with {outside:?}");
             }
         }
         let own = json!({ "networks": { "a": { "name": "shop" } }, "volumes": { "a": { "name": "shop" } },
             "services": { "web": { "image": "i", "container_name": "shop" } } });
         assert_eq!(ask(own, &[]), Ok(()), "a name is no right to what bears it");
+        let several = json!({ "services": { "web": { "image": "i", "container_name": "shop", "replicas": 2, "adopt": id } } });
+        assert_eq!(ask(several.clone(), &["shop"]), Err(Code::PolicyDenied), "every container counts");
+        assert_eq!(ask(several, &["shop", "edge-web-2"]), Ok(()));
+        for own in ["host", "none", "bridge", "default"] {
+            let network = json!({ "networks": { "x": { "external": true, "name": own } } });
+            assert_eq!(ask(network, &["*"]), Err(Code::PolicyDenied), "{own} is a namespace and no network");
+        }
     }
 
     #[test]
@@ -355,7 +383,7 @@ mod tests {
         let asks = |policy: &Policy, options: Value| {
             let services = json!({ "s": { "image": "i", "options": options }, "db": { "image": "i" } });
             let spec = serde_json::from_value(json!({ "docker": { "services": services } })).unwrap();
-            check(&spec, policy, &Guarded::default(), resolve)
+            check(&edge(), &spec, policy, &Guarded::default(), resolve)
         };
         let wide = Policy {
             privileged: true,
@@ -416,7 +444,7 @@ mod tests {
         let asks = |policy: &Policy, options: Value| {
             let mount = json!({ "type": "bind", "source": "/srv/moorline/a", "options": options });
             let spec = json!({ "docker": { "services": { "s": { "image": "i", "volumes": { "/a": mount } } } } });
-            check(&serde_json::from_value(spec).unwrap(), policy, &Guarded::default(), resolve)
+            check(&edge(), &serde_json::from_value(spec).unwrap(), policy, &Guarded::default(), resolve)
         };
         let wide = Policy { host_namespaces: vec!["mount".to_owned()], ..Policy::default() };
         for word in ["shared", "rshared"] {
@@ -509,7 +537,7 @@ mod tests {
         }
         let spec = json!({ "docker": { "volumes": { "v": { "driver_opts": { "o": "bind", "device": "/srv/moorline/secret/out" } } } } });
         let spec: HostSpec = serde_json::from_value(spec).unwrap();
-        let fault = check(&spec, &Policy::default(), &Guarded::default(), forbidden).unwrap_err();
+        let fault = check(&edge(), &spec, &Policy::default(), &Guarded::default(), forbidden).unwrap_err();
         assert!(fault.code == Code::PolicyDenied && fault.message.contains("cannot tell"), "{fault}");
     }
 
@@ -527,7 +555,7 @@ mod tests {
         let asks = |policy: &Policy, source: &str| {
             let spec = serde_json::json!({ "docker": { "services": { "a": { "image": "i", "volumes": { "/x": { "type": "bind", "source": source } } } } } });
             let volume = serde_json::json!({ "docker": { "volumes": { "v": { "driver_opts": { "type": "none", "o": "bind", "device": source } } } } });
-            [spec, volume].map(|spec| check(&serde_json::from_value(spec).unwrap(), policy, &guarded, same).map_err(|f| f.message))
+            [spec, volume].map(|spec| check(&edge(), &serde_json::from_value(spec).unwrap(), policy, &guarded, same).map_err(|f| f.message))
         };
         for source in
             ["/run/agent", "/run/agent/secrets", "/run/agent/secrets/h/f", "/var/lib", "/var/lib/agent/identity.json", "/link/secrets"]

@@ -160,14 +160,14 @@ impl Vault {
         Hold(self.clone())
     }
 
-    /// Whether no file is kept for anybody.
+    /// Whether there is no value for anybody, neither kept nor from the slice.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        names(&self.kept).next().is_none()
+        self.state().offered.is_empty() && names(&self.kept).next().is_none()
     }
 
-    /// Puts `file` where a container finds it; "already there" is success. Its value comes from the accepted slice, or from an earlier one
-    /// if a container has it still.
+    /// Puts `file` where a container finds it; "already there" is success. Its value is what was kept when a container first had it, or,
+    /// when that is not there or cannot be opened, what the accepted slice brings; that is kept then.
     ///
     /// # Errors
     /// [`VaultError`].
@@ -175,20 +175,19 @@ impl Vault {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = self.kept.join(file.to_string());
         let failed = |source| VaultError::File { path: kept.clone(), source };
-        let sealed = match files::read_limited(&kept, SEALED_FILE_MAX).map_err(failed)? {
-            Some(sealed) => String::from_utf8(sealed).map_err(|_| VaultError::Closed(word(file)))?,
-            None => {
-                let offered = self.state().offered.get(&file.digest).cloned();
-                let sealed = offered.ok_or_else(|| VaultError::Unknown(word(file)))?;
+        let value = match self.kept_value(&kept, file) {
+            Ok(value) => value,
+            Err(unusable) => {
+                let sealed = self.state().offered.get(&file.digest).cloned().ok_or(unusable)?;
+                let value = self.opened(&sealed, &word(file))?;
                 files::ensure_private_dir(&self.kept).map_err(failed)?;
                 files::write_private(&kept, sealed.as_bytes()).map_err(failed)?;
-                sealed.to_string()
+                value
             }
         };
         if memory::is_there(&self.path(file), file) {
             return Ok(());
         }
-        let value = self.opened(&sealed, &word(file))?;
         memory::write(&self.folder, file, &value)?;
         tracing::debug!(file = %file.field(), "put a file into memory for a container");
         Ok(())
@@ -228,6 +227,13 @@ impl Vault {
                 }
             }
         }
+    }
+
+    /// The value in the file `kept`.
+    fn kept_value(&self, kept: &Path, file: &SealedFile) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+        let sealed = files::read_limited(kept, SEALED_FILE_MAX).map_err(|source| VaultError::File { path: kept.to_owned(), source })?;
+        let sealed = String::from_utf8(sealed.ok_or_else(|| VaultError::Unknown(word(file)))?);
+        self.opened(&sealed.map_err(|_| VaultError::Closed(word(file)))?, &word(file))
     }
 
     fn opened(&self, sealed: &str, what: &str) -> Result<Zeroizing<Vec<u8>>, VaultError> {

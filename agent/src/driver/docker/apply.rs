@@ -132,13 +132,17 @@ impl Hands<'_> {
             Err(e) if status(&e) == Some(404) => return Ok(()),
             Err(e) => return Err(from_engine(&e, what)),
         };
-        for id in live.containers.unwrap_or_default().into_keys() {
-            let Some(container) = self.inspect(&id).await? else { continue };
+        let ids: Vec<String> = live.containers.unwrap_or_default().into_keys().collect();
+        // All are looked at first: as long as the network stays, ours stay on it.
+        for id in &ids {
+            let Some(container) = self.inspect(id).await? else { continue };
             if self.owner(&container).is_none() {
                 let name = container.name.unwrap_or_default();
                 let message = format!("the container `{}` is not ours and still uses the network; detach it", name.trim_start_matches('/'));
                 return Err(DriverError { message: cut(&message), ..not_owned("") });
             }
+        }
+        for id in ids {
             let request = NetworkDisconnectRequest { container: id, force: Some(true) };
             gone(self.docker.disconnect_network(network, request).await, what)?;
         }

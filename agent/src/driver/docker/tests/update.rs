@@ -39,6 +39,25 @@ impl Stage {
         panic!("does not settle: {:#?}", self.plan(spec).await);
     }
 
+    /// What was planned before it was changed, or before anybody had looked closely, is not done.
+    async fn takes_nothing_over_unseen(&self, spec: &HostSpec, id: &str) {
+        let planned = self.plan(spec).await.steps;
+        let change = |memory: i64| ContainerUpdateBody { memory: Some(memory), memory_swap: Some(2 * memory), ..Default::default() };
+        self.0.docker.update_container(id, change(48 << 20)).await.unwrap();
+        let late = self.0.driver.apply(&planned[2]).await.unwrap_err();
+        assert!(late.code == Code::AdoptDiffers && late.message.contains("mem_limit"), "{late:?}");
+        self.0.docker.update_container(id, change(64 << 20)).await.unwrap();
+        self.0.driver.known().look_for(None);
+        let blind = self.0.driver.observe().await.unwrap();
+        let mut internal = spec.clone();
+        internal.docker.as_mut().unwrap().networks.get_mut("net").unwrap().internal = Some(true);
+        let blind = super::plan(&self.0.identity(), &internal, &blind).steps;
+        assert_eq!(blind[0].action.verb(), "adopt");
+        assert!(self.0.driver.apply(&blind[0]).await.unwrap_err().message.contains("could not be compared"));
+        self.0.driver.known().look_for(Some(&internal));
+        assert_eq!(self.0.driver.apply(&blind[0]).await.unwrap_err().code, Code::AdoptDiffers);
+    }
+
     async fn web(&self) -> ContainerInspectResponse {
         self.0.docker.inspect_container(&format!("{}-web-1", self.0.unique), None).await.unwrap()
     }
@@ -143,22 +162,7 @@ async fn what_others_made_is_used_or_taken_over_as_it_is_and_otherwise_left_alon
             spec
         };
         let spec = as_is(64 << 20);
-        // What was planned before it was changed, or before anybody had looked closely, is not done.
-        let planned = stage.plan(&spec).await.steps;
-        let change = |memory: i64| ContainerUpdateBody { memory: Some(memory), memory_swap: Some(2 * memory), ..Default::default() };
-        docker.update_container(&id, change(48 << 20)).await.unwrap();
-        let late = stage.0.driver.apply(&planned[2]).await.unwrap_err();
-        assert!(late.code == Code::AdoptDiffers && late.message.contains("mem_limit"), "{late:?}");
-        docker.update_container(&id, change(64 << 20)).await.unwrap();
-        stage.0.driver.known().look_for(None);
-        let blind = stage.0.driver.observe().await.unwrap();
-        let mut internal = spec.clone();
-        internal.docker.as_mut().unwrap().networks.get_mut("net").unwrap().internal = Some(true);
-        let blind = super::plan(&stage.0.identity(), &internal, &blind).steps;
-        assert_eq!(blind[0].action.verb(), "adopt");
-        assert!(stage.0.driver.apply(&blind[0]).await.unwrap_err().message.contains("could not be compared"));
-        stage.0.driver.known().look_for(Some(&internal));
-        assert_eq!(stage.0.driver.apply(&blind[0]).await.unwrap_err().code, Code::AdoptDiffers);
+        stage.takes_nothing_over_unseen(&spec, &id).await;
         assert_eq!(stage.settle(&spec).await, ["adopt", "adopt", "adopt"]);
         let is = docker.inspect_container(&id, None).await.unwrap();
         assert_eq!((&is.created, is.state.and_then(|s| s.started_at)), (&was.created, was.state.clone().and_then(|s| s.started_at)));
