@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::db::Db;
+use crate::db::{Db, put_meta};
 use crate::intake::Intake;
 use crate::journal::file::FileJournal;
 use crate::journal::memory::MemoryJournal;
@@ -38,10 +38,16 @@ impl Bench {
     }
 
     async fn on(driver: FakeDriver) -> Self {
+        Self::after(driver, |_| {}).await
+    }
+
+    /// One whose database was changed before it began.
+    async fn after(driver: FakeDriver, prepare: impl FnOnce(&Db)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let operator = Operator::new(dir.path());
         let db = Db::open(dir.path()).unwrap();
         let intake = operator.ready_intake(&db).await;
+        prepare(&db);
         let (ledger, journal) = (Ledger::new(db), MemoryJournal::default());
         let (handle, stop, task) = start(&driver, journal.clone(), &ledger, &intake);
         let state = handle.state();
@@ -104,6 +110,18 @@ async fn without_a_slice_it_observes_and_changes_nothing() {
     assert_eq!(state.engine(), EngineState::Ready);
     bench.look().await;
     assert!(bench.driver.calls().is_empty() && bench.journal.records().is_empty());
+}
+
+#[tokio::test]
+async fn nothing_is_done_before_what_is_known_beside_labels_can_be_read() {
+    let damage = |db: &Db| db.write(|tx| put_meta(tx, "note/0f", "{")).unwrap();
+    let mut bench = Bench::after(FakeDriver::default(), damage).await;
+    bench.push(1, services(&["a"], false)).await;
+    let said = |s: &HostState| s.observed.error.as_ref().is_some_and(|error| error.contains("the ledger") && error.contains("0f"));
+    until(&mut bench.state, "it says why", said).await;
+    assert!(bench.driver.calls().is_empty(), "its own objects could be a stranger's to it");
+    bench.ledger.forget(&["0f".to_owned()]).unwrap();
+    bench.settled().await;
 }
 
 #[tokio::test]

@@ -136,8 +136,8 @@ pub enum Action {
     },
     /// Take a volume over that was made otherwise, as it is.
     AdoptVolume(VolumeTarget),
-    /// Stop and remove an owned container, then make and start its successor with the same
-    /// anonymous volumes.
+    /// Make the successor of an owned container, with the same anonymous volumes, and remove the old one once that is good; when it
+    /// is not, the old one comes back.
     ReplaceContainer {
         /// The engine's id of the old one.
         old_id: String,

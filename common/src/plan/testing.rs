@@ -90,6 +90,8 @@ prop_compose! {
         depends in proptest::collection::btree_set(0..4usize, 0..3),
         restart in proptest::option::of(prop_oneof![Just(json!("always")), Just(json!("unless-stopped")), Just(json!({ "on-failure": 3 }))]),
         stop in proptest::option::of(0..4_000_000_000u64),
+        memory in proptest::option::of((64..66u64, proptest::option::of(prop_oneof![Just(-1), Just(128_i64), Just(200)]))),
+        processes in proptest::option::of(prop_oneof![Just(-1_i64), Just(100)]),
     ) -> (serde_json::Value, BTreeSet<usize>, Option<u16>) {
         let mut volumes = serde_json::Map::new();
         if let Some(v) = volume { volumes.insert("/data".into(), json!({ "type": "volume", "source": NAMES[v] })); }
@@ -99,6 +101,13 @@ prop_compose! {
         let mut value = json!({ "image": format!("image:{image}"), "networks": networks, "volumes": volumes, "environment": environment });
         if let Some(restart) = restart { value["restart"] = restart; }
         if let Some(stop) = stop { value["stop_grace_period"] = json!(stop); }
+        let mut options = serde_json::Map::new();
+        if let Some((memory, swap)) = memory {
+            options.insert("mem_limit".into(), json!(memory << 20));
+            if let Some(swap) = swap { options.insert("memswap_limit".into(), json!(if swap < 0 { swap } else { swap << 20 })); }
+        }
+        if let Some(processes) = processes { options.insert("pids_limit".into(), json!(processes)); }
+        value["options"] = json!(options);
         (value, depends, port)
     }
 }
