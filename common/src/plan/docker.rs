@@ -326,7 +326,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::testing::{any_damage, any_spec, damage, full, id, identity, settle, settled, spec, verbs};
+    use super::super::testing::{any_damage, any_spec, damage, essence, full, id, identity, settle, settled, spec, verbs};
     use super::super::{Blocked, model::Engine};
     use super::*;
     use crate::observe::{ContainerState, Health};
@@ -726,19 +726,6 @@ mod tests {
                 prop_assert!(done.insert(step.resource.clone()), "two steps for {}", step.resource);
             }
         }
-    }
-
-    /// What containers are, without what every one of them has for itself; what the engine does without being told is left out.
-    fn essence(engine: &Engine) -> BTreeMap<String, crate::observe::ContainerConfig> {
-        let config = |live: &ObservedContainer| {
-            let mut config = *live.config.clone().unwrap();
-            config.hostname.clear();
-            let by_itself = config.options.usual_swap();
-            config.options.memswap_limit = config.options.memswap_limit.filter(|swap| *swap != by_itself);
-            config.volumes.values_mut().for_each(|mount| mount.source = mount.source.take().filter(|source| source.len() < 64));
-            config
-        };
-        engine.containers.iter().map(|(name, live)| (name.clone(), config(live))).collect()
     }
 
     /// As the executor: a failed step leaves the others alone and is planned again in the next round.

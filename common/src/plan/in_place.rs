@@ -102,7 +102,7 @@ mod tests {
     use serde_json::json;
 
     use super::super::docker::plan;
-    use super::super::testing::{identity, settle, settled, spec, verbs};
+    use super::super::testing::{essence, identity, settle, settled, spec, verbs};
     use super::super::{Action, Effect};
     use crate::topology::HostSpec;
 
@@ -119,6 +119,7 @@ mod tests {
         let id = engine.containers["edge-site-1"].id.clone();
         let plan = plan(&identity(), &after, &engine.observed());
         settle(&mut engine, &after);
+        assert_eq!(essence(&engine), essence(&settled(&after)));
         let reason = plan.steps.first().map(|s| s.reason.clone()).unwrap_or_default();
         (verbs(&plan), engine.containers["edge-site-1"].id == id, reason)
     }

@@ -9,7 +9,7 @@ use super::docker::plan;
 use super::model::Engine;
 use super::{Identity, Plan};
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
-use crate::observe::{ContainerState, ObservedContainer, ObservedNetwork};
+use crate::observe::{ContainerConfig, ContainerState, ObservedContainer, ObservedNetwork};
 use crate::topology::HostSpec;
 
 pub fn identity() -> Identity {
@@ -71,6 +71,19 @@ pub fn settled(desired: &HostSpec) -> Engine {
     let mut engine = Engine::default();
     settle(&mut engine, desired);
     engine
+}
+
+/// What containers are, without what every one of them has for itself; what the engine does without being told is left out.
+pub fn essence(engine: &Engine) -> BTreeMap<String, ContainerConfig> {
+    let config = |live: &ObservedContainer| {
+        let mut config = *live.config.clone().unwrap();
+        config.hostname.clear();
+        let by_itself = config.options.usual_swap();
+        config.options.memswap_limit = config.options.memswap_limit.filter(|swap| *swap != by_itself);
+        config.volumes.values_mut().for_each(|mount| mount.source = mount.source.take().filter(|source| source.len() < 64));
+        config
+    };
+    engine.containers.iter().map(|(name, live)| (name.clone(), config(live))).collect()
 }
 
 pub fn verbs(plan: &Plan) -> Vec<String> {
