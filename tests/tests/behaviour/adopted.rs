@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use anyhow::{Result, ensure};
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveVolumeOptions};
+use moorline_tests::inspect::ask;
 use moorline_tests::limits::SOON;
 use moorline_tests::wait::wait_until;
 use moorline_tests::{image, peer::Compose};
+use serde_json::Value;
 
 use crate::setup::{EngineFleet, HOST};
 
@@ -16,17 +19,18 @@ const MARKED: &str = "hunter2-of-the-shop-and-nobody-else";
 
 fn file() -> String {
     let image = image::IMAGE;
+    let net = format!("10.215.{}", std::process::id() % 250);
     format!(
         "version: '2.4'
 volumes: {{ data: {{}} }}
-networks: {{ back: {{ ipam: {{ config: [{{ subnet: 10.213.7.0/24 }}] }} }} }}
+networks: {{ back: {{ ipam: {{ config: [{{ subnet: {net}.0/24 }}] }} }} }}
 x-all: &all {{ image: {image}, stop_grace_period: 1s }}
 services:
   db:
     <<: *all
     environment: {{ DB_PASSWORD: {MARKED}, PRICE: 5$$ }}
     volumes: ['data:/var/lib/db', '/scratch']
-    networks: {{ back: {{ ipv4_address: 10.213.7.9, aliases: [database] }} }}
+    networks: {{ back: {{ ipv4_address: {net}.9, aliases: [database] }} }}
     restart: unless-stopped
     mem_limit: 64m
   cache: {{ <<: *all, networks: [back], tmpfs: ['/cache:size=4m'], read_only: true, cap_drop: [ALL] }}
@@ -42,6 +46,68 @@ services:
   alone: {{ <<: *all, network_mode: none, command: sleep 100000, shm_size: 32m, sysctls: {{ net.ipv4.ip_unprivileged_port_start: '80' }} }}
 "
     )
+}
+
+/// A fleet, and what `docker-compose` makes for it. That bears no label of the fleet before Moorline has replaced it, so it is removed by its
+/// name when this goes, however the test ends.
+struct Project {
+    t: EngineFleet,
+    /// Without the underscore that is behind it in every name.
+    name: String,
+    /// The volumes of its containers, those without a name, too.
+    volumes: BTreeSet<String>,
+}
+
+impl Project {
+    /// Of the engine's list at `path`, what bears the project's name: one of what `names` gives of it.
+    fn list(&self, path: &str, names: impl Fn(&Value) -> Vec<&Value>) -> Result<Vec<Value>> {
+        let (status, answer) = ask(self.t.engine.socket(), "GET", path)?;
+        ensure!(status == 200, "GET {path}: {status} {answer}");
+        let prefix = format!("{}_", self.name);
+        let is_of_it = |object: &&Value| names(object).iter().any(|name| name.as_str().is_some_and(|name| name.contains(&prefix)));
+        let list = answer.as_array().or_else(|| answer["Volumes"].as_array());
+        Ok(list.into_iter().flatten().filter(is_of_it).cloned().collect())
+    }
+
+    fn containers(&self) -> Result<Vec<Value>> {
+        self.list("/containers/json?all=true", |container| container["Names"].as_array().into_iter().flatten().collect())
+    }
+
+    fn note_volumes(&mut self) -> Result<()> {
+        let containers = self.containers()?;
+        let mounts = containers.iter().filter_map(|container| container["Mounts"].as_array()).flatten();
+        self.volumes.extend(mounts.filter_map(|mount| mount["Name"].as_str().map(str::to_owned)));
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<()> {
+        self.note_volumes()?;
+        let id = |object: &Value| object["Id"].as_str().unwrap_or_default().to_owned();
+        let mut paths: Vec<String> = self.containers()?.iter().map(|c| format!("/containers/{}?force=1&v=1", id(c))).collect();
+        paths.extend(self.list("/networks", |network| vec![&network["Name"]])?.iter().map(|network| format!("/networks/{}", id(network))));
+        let named = self.list("/volumes", |volume| vec![&volume["Name"]])?;
+        self.volumes.extend(named.iter().filter_map(|volume| volume["Name"].as_str().map(str::to_owned)));
+        paths.extend(self.volumes.iter().map(|name| format!("/volumes/{name}")));
+        let mut trouble = Vec::new();
+        for path in paths {
+            match ask(self.t.engine.socket(), "DELETE", &path)? {
+                (200..300 | 404, _) => {}
+                (status, answer) => trouble.push(format!("DELETE {path}: {status} {answer}")),
+            }
+        }
+        ensure!(trouble.is_empty(), "{}", trouble.join("; "));
+        Ok(())
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        // An agent would make anew what is removed.
+        self.t.fleet.end_processes();
+        if let Err(error) = self.remove() {
+            eprintln!("what `docker-compose` made for {} is not all removed: {error:#}", self.name);
+        }
+    }
 }
 
 /// The engine's own word on the project's containers, by name.
@@ -87,20 +153,17 @@ fn holds(folder: &Path, text: &str) -> Option<String> {
 
 #[test]
 fn what_docker_compose_made_is_taken_over_without_a_touch_and_changes_like_everything_else() {
-    let Some(mut t) = EngineFleet::start("adopted") else { return };
+    let Some(t) = EngineFleet::start("adopted") else { return };
     let Some(mut compose) = Compose::start(t.fleet.root(), t.fleet.root().join("compose.out")).unwrap() else { return };
-    let name = t.topology();
-    let policy = t.fleet.file("policy.toml", "outside = []\n").unwrap();
-    t.fleet.set_agent_config(HOST, &format!("policy = \"{}\"", policy.display())).unwrap();
-    let compose_file = t.fleet.file("compose.yml", file()).unwrap();
-    let project = ["-p", &name, "-f", compose_file.to_str().unwrap()];
-    compose.run(&[&project[..], &["up", "-d", "--scale", "web=4"]].concat()).unwrap();
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| story(&mut t, &name, &policy)));
-    let _ = t.fleet.stop_agent(HOST);
-    compose.run(&[&project[..], &["down", "-v", "-t", "1", "--remove-orphans"]].concat()).unwrap();
-    if let Err(panic) = done {
-        std::panic::resume_unwind(panic);
-    }
+    let mut project = Project { name: t.topology(), t, volumes: BTreeSet::new() };
+    let fleet = &project.t.fleet;
+    let policy = fleet.file("policy.toml", "outside = []\n").unwrap();
+    fleet.set_agent_config(HOST, &format!("policy = \"{}\"", policy.display())).unwrap();
+    let compose_file = fleet.file("compose.yml", file()).unwrap();
+    compose.run(&["-p", &project.name, "-f", compose_file.to_str().unwrap(), "up", "-d", "--scale", "web=4"]).unwrap();
+    project.note_volumes().unwrap();
+    let name = project.name.clone();
+    story(&mut project.t, &name, &policy);
 }
 
 fn story(t: &mut EngineFleet, name: &str, policy: &Path) {
@@ -159,9 +222,9 @@ fn story(t: &mut EngineFleet, name: &str, policy: &Path) {
     assert_eq!(volumes(&after[&db]), before[&db].2, "with its volumes, the one without a name, too");
     assert!(after[&db].state.as_ref().is_some_and(|s| s.running == Some(true)));
 
-    // What the file no longer names goes: it was taken over.
-    let gone = changed.replace("PRICE", "PRICES");
-    t.fleet.push(&gone, &["--wait"]).unwrap().ok().unwrap();
+    // Once more, and then `down` removes all of it, what was never touched, too: it was taken over.
+    let again = changed.replace("PRICE", "PRICES");
+    t.fleet.push(&again, &["--wait"]).unwrap().ok().unwrap();
     t.fleet.moorctl(&["--yes", "down", name, "--wait"]).unwrap().ok().unwrap();
     assert!(look(t, name).is_empty(), "{:?}", look(t, name).keys());
     // Its data stays, that without a name, too; which nobody else would find to remove.
