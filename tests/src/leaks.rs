@@ -4,6 +4,7 @@
 //! each place.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -55,15 +56,17 @@ impl Leaks {
         (0..bytes.len()).any(begins_here)
     }
 
-    /// The files below `folder` that have one, but for those whose path is among `but`.
+    /// The files below `folder` that have one, but for those whose path is among `but`. What goes while this looks is no failure: programs
+    /// are at work there.
     ///
     /// # Errors
     /// When a folder cannot be read.
     pub fn files(&self, folder: &Path, but: &[PathBuf]) -> Result<Vec<PathBuf>> {
         let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder)? {
-                let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+            let Some(entries) = unless_gone(std::fs::read_dir(folder))? else { continue };
+            for entry in entries {
+                let Some((path, kind)) = unless_gone(entry.and_then(|entry| Ok((entry.path(), entry.file_type()?))))? else { continue };
                 if kind.is_dir() {
                     folders.push(path);
                 } else if kind.is_file() && !but.contains(&path) && self.is_in(&std::fs::read(&path).unwrap_or_default()) {
@@ -100,6 +103,14 @@ impl Leaks {
         planted.sort();
         ensure!(found == planted, "planted {planted:?}, and found {found:?}");
         Ok(())
+    }
+}
+
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
