@@ -91,7 +91,7 @@ fn a_container_that_crashes_again_and_again_is_started_ever_more_rarely_and_said
     assert!(starts <= 8, "{starts} mutating calls within {} s of a crash loop", span.as_secs());
 
     // A repaired slice takes effect at once, whatever the backoff.
-    t.fleet.push(&services(&topology, &["site", "broken"], "hello"), &["--wait", "--timeout", "20s"]).unwrap().ok().unwrap();
+    t.fleet.push(&services(&topology, &["site", "broken"], "hello"), &["--wait"]).unwrap().ok().unwrap();
 }
 
 #[test]

@@ -146,7 +146,7 @@ impl Bench for DockerBench {
         [format!("{}:1", self.unique), format!("{}:2", self.unique)]
     }
     fn subnet(&self) -> String {
-        format!("10.213.{}.0/24", std::process::id() % 250)
+        format!("10.214.{}.0/24", std::process::id() % 250)
     }
     fn folder(&self) -> String {
         self.folder.path().to_string_lossy().into_owned()
@@ -196,6 +196,11 @@ impl Bench for DockerBench {
             ByHand::HalfMade(target, name) => self.make(body::body(target, &Carried::new(), false), name, false).await,
         }
     }
+}
+
+/// Waits for an event that is to come.
+async fn event(driver: &DockerDriver, what: &str) {
+    tokio::time::timeout(Duration::from_secs(20), driver.next_event()).await.unwrap_or_else(|_| panic!("not told in time: {what}"));
 }
 
 /// Runs `check` on a bench and cleans up after it, whatever happens.
@@ -248,12 +253,9 @@ async fn the_end_of_a_stranger_in_the_way_is_told() {
     with_bench(|bench| async move {
         let name = format!("{}-taken-1", bench.unique);
         bench.by_hand(ByHand::Stranger(&name)).await;
-        // Whatever happened before.
-        bench.driver.next_event().await;
+        event(&bench.driver, "whatever happened before").await;
         assert!(bench.driver.observe().await.unwrap().containers.contains_key(&name));
-        let told = tokio::time::timeout(Duration::from_secs(20), bench.driver.next_event());
-        let ((), told) = tokio::join!(bench.by_hand(ByHand::Remove(&name)), told);
-        told.expect("told in time");
+        tokio::join!(bench.by_hand(ByHand::Remove(&name)), event(&bench.driver, "it was removed"));
     })
     .await;
 }
@@ -265,16 +267,14 @@ async fn the_events_go_on_after_the_engine_was_away() {
         let path = folder.path().join("proxy.sock");
         let driver = DockerDriver::new(path.clone(), owned(&bench.unique));
         let proxy = tokio::spawn(proxy(tokio::net::UnixListener::bind(&path).unwrap()));
-        // Whatever happened before.
-        driver.next_event().await;
+        event(&driver, "whatever happened before").await;
         proxy.abort();
         std::fs::remove_file(&path).unwrap();
-        driver.next_event().await;
+        event(&driver, "the engine is away").await;
         assert_eq!(driver.observe().await.unwrap_err().kind, DriverErrorKind::Unreachable);
         assert!(tokio::time::timeout(Duration::from_millis(300), driver.next_event()).await.is_err());
         let _proxy = tokio::spawn(super::tests::proxy(tokio::net::UnixListener::bind(&path).unwrap()));
-        // Whatever happened in between.
-        driver.next_event().await;
+        event(&driver, "whatever happened in between").await;
         driver.observe().await.unwrap();
     })
     .await;

@@ -205,8 +205,16 @@ async fn an_engine_that_was_started_again_has_forgotten_its_commands() {
     let evidence = bench.driver.prepare(&command).await.unwrap();
     let Begun::Task(task) = bench.driver.start(&command, &evidence).await.unwrap() else { panic!("a command is a task") };
     assert_eq!(bench.times(&command), 0, "making it starts nothing");
-    let waiting = tokio::time::timeout(Duration::from_millis(300), bench.driver.resume(&command, &evidence, &task)).await;
-    assert!(waiting.is_err() && bench.times(&command) == 1);
+    let begun = async {
+        while bench.times(&command) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        ended = bench.driver.resume(&command, &evidence, &task) => panic!("a command of 1000 s has ended: {ended:?}"),
+        begun = tokio::time::timeout(Duration::from_secs(20), begun) => begun.expect("begun in time"),
+    }
+    assert_eq!(bench.times(&command), 1);
     // Frozen and stopped: what ran in it has ended with it.
     let stop = order("docker/container/edge-a-1", Act::Stop { timeout_s: None });
     let noted = bench.driver.prepare(&stop).await.unwrap();

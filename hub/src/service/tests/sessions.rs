@@ -44,7 +44,7 @@ async fn a_hash_that_does_not_match_is_pushed_again_and_applied_is_told_once() {
     link.beat(applied(&slice)).await;
     kit.until_host("shop", |h| h.converged).await;
     kit.until_kinds("applied", 1).await;
-    kit.until_kinds("slice_sent", 2).await;
+    kit.until_at_least("slice_sent", 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +95,7 @@ async fn a_definite_refusal_is_shown_and_not_pushed_again() {
     link.beat(applied(&next)).await;
     let host = kit.until_host("shop", |h| h.converged).await;
     assert_eq!(host.last_error, None);
-    kit.until_kinds("slice_sent", 2).await;
+    kit.until_at_least("slice_sent", 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -221,7 +221,8 @@ async fn a_reported_error_shows_with_its_words_and_missing_resources_lead_to_a_p
         kit.clock.advance(std::time::Duration::from_secs(1));
         link.beat(pb::Heartbeat { journal_seq: waits, ..failing.clone() }).await;
     }
-    kit.until_kinds("slice_sent", 1).await;
+    let sent = kit.until_at_least("slice_sent", 1).await;
+    assert!(sent[0].message.contains("resources missing (try 1)"), "{sent:?}");
     let host = kit.host("shop").await;
     assert!(!host.converged);
     assert!(host.last_error.unwrap().message.contains("no such host"));
