@@ -4,14 +4,17 @@
 //! the label of its cluster is removed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use moorline_common::sign::PrivateKey;
 use moorline_proto::v1 as pb;
+use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
 
 use crate::binaries::Binaries;
@@ -371,17 +374,24 @@ pub fn text(path: &Path) -> Result<&str> {
     path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
 }
 
-/// A TCP port that nobody listens on, outside the range from which the kernel picks by itself.
+/// A TCP port that nobody listens on, outside the range from which the kernel picks by itself. It is this process's for as long as that
+/// lives: no other one that asks here gets it, also while nobody listens.
 ///
 /// # Errors
-/// When none is free.
+/// When none is free, or the locks cannot be made.
 pub fn free_port() -> Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    static HELD: Mutex<Vec<Flock<File>>> = Mutex::new(Vec::new());
+    let locks = std::env::temp_dir().join("moorline-tests-ports");
+    std::fs::create_dir_all(&locks).with_context(|| format!("making {}", locks.display()))?;
     let span = PORTS.end - PORTS.start;
     let start = u16::try_from(std::process::id() % u32::from(span))?;
     for _ in 0..span {
         let port = PORTS.start + (start + NEXT.fetch_add(7, Ordering::Relaxed) % span) % span;
+        let file = File::options().create(true).truncate(false).write(true).open(locks.join(port.to_string()))?;
+        let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            HELD.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
             return Ok(port);
         }
     }
