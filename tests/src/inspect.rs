@@ -50,10 +50,10 @@ const SETS: [&str; 10] =
     ["Env", "Aliases", "CapAdd", "CapDrop", "SecurityOpt", "Binds", "Devices", "DeviceCgroupRules", "GroupAdd", "Ulimits"];
 /// Maps of a container whose keys alone say something.
 const KEYS_ALONE: [&str; 2] = ["ExposedPorts", "Volumes"];
-/// Where the kernel, and so the engine, takes ports that nobody asked for.
-const CHOSEN_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
-/// Where the engine takes subnets that nobody asked for.
-const CHOSEN_SUBNETS: [&str; 2] = ["172.", "192.168."];
+/// Where the kernel, and so the engine, takes ports that nobody asked for. One that a file names there is not told either.
+pub const CHOSEN_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+/// Where the engine takes subnets that nobody asked for. One that a file names there is not told either.
+pub const CHOSEN_SUBNETS: [&str; 2] = ["172.", "192.168."];
 
 /// Asks the engine behind `socket`, and gives the status and the answer.
 ///

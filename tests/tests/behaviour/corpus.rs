@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use moorline_tests::engine::Engine;
 use moorline_tests::fleet::{Drive, Fleet, text};
 use moorline_tests::image;
-use moorline_tests::inspect::{Labelled, Place, ask, differences};
+use moorline_tests::inspect::{CHOSEN_PORTS, CHOSEN_SUBNETS, Labelled, Place, ask, differences};
 use moorline_tests::limits::{COMMAND, SOON};
 use moorline_tests::peer::Compose;
 use moorline_tests::process::run;
@@ -277,7 +277,7 @@ fn compose_files_make_on_the_engine_what_docker_compose_makes_and_are_then_at_re
     }
 }
 
-/// Keys of Compose files that no file of the corpus has, each with the reason.
+/// Keys of Compose files that no file of the corpus has, each with the reason. docs/compose.md lists exactly these.
 const NOT_TRIED: &[(&str, &str)] = &[
     ("healthcheck.start_interval", "needs API 1.44; the engine of the tests has 1.41"),
     ("volume_options.subpath", "needs API 1.45"),
@@ -287,9 +287,9 @@ const NOT_TRIED: &[(&str, &str)] = &[
     ("docker.configs", "tried in `secrets.rs`"),
     ("service.secrets", "tried in `secrets.rs`"),
     ("service.configs", "tried in `secrets.rs`"),
-    ("service.adopt", "of Moorline's own"),
-    ("network.adopt", "of Moorline's own"),
-    ("volume.adopt", "of Moorline's own"),
+    ("service.adopt", "Moorline's own; tried in `adopted.rs`"),
+    ("network.adopt", "Moorline's own; tried in `adopted.rs`"),
+    ("volume.adopt", "Moorline's own; tried in `adopted.rs`"),
 ];
 
 /// Adds the keys in `value`, each behind the name of the definition that it is a key of.
@@ -334,11 +334,28 @@ fn every_key_of_a_compose_file_is_in_a_file_of_the_corpus() {
     assert_eq!(unused, excused);
 }
 
+/// The rows of the table that stands under a heading.
+fn rows<'g>(guide: &'g str, heading: &str) -> Vec<&'g str> {
+    let under = guide.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.starts_with("## "));
+    under.filter(|line| line.starts_with("| `")).collect()
+}
+
 #[test]
-fn the_guide_for_users_of_compose_lists_every_difference() {
+fn the_guide_for_users_of_compose_lists_every_difference_and_what_is_not_compared() {
     let guide = std::fs::read_to_string(folder().join("../../docs/compose.md")).unwrap();
-    let row = |(pattern, why): &(&str, &str)| format!("| `{pattern}` | {why} |");
-    let is_of_engine = |line: &&str| ["container", "network", "volume"].iter().any(|kind| line.starts_with(&format!("| `{kind} ")));
-    let listed: Vec<&str> = guide.lines().filter(is_of_engine).collect();
-    assert_eq!(listed, DIFFERENT.iter().map(row).collect::<Vec<_>>());
+    let row = |(what, why): &(&str, &str)| format!("| `{what}` | {why} |");
+    assert_eq!(rows(&guide, "## What the engine says otherwise"), DIFFERENT.iter().map(row).collect::<Vec<_>>());
+    assert_eq!(rows(&guide, "## Keys that no file has"), NOT_TRIED.iter().map(row).collect::<Vec<_>>());
+
+    let files: Vec<(String, String)> =
+        corpus().into_iter().map(|name| (std::fs::read_to_string(folder().join(format!("{name}.yml"))).unwrap(), name)).collect();
+    let alone = files.iter().filter_map(|(yaml, name)| Some((name, said_of_compose(yaml)?.strip_prefix("no, ")?)));
+    let alone: Vec<String> = alone.map(|(name, why)| row(&(&format!("{name}.yml"), why))).collect();
+    assert_eq!(rows(&guide, "## Files that `docker-compose` cannot apply"), alone);
+    let (all, beyond) = (files.len(), alone.len());
+    let ports = format!("from {} to {}", CHOSEN_PORTS.start(), CHOSEN_PORTS.end());
+    let subnets = CHOSEN_SUBNETS.map(|subnet| format!("`{subnet}`")).join(" or ");
+    for words in [format!("{all} Compose files"), format!("{} of them", all - beyond), format!("other {beyond} are"), ports, subnets] {
+        assert!(guide.contains(&words), "{words}");
+    }
 }
