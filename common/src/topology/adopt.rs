@@ -98,8 +98,11 @@ pub fn adopt(adoption: &Adoption<'_>) -> Result<Adopted, AdoptError> {
     }
     let host = map(vec![pair("docker", map(docker))]);
     let tree = map(vec![pair("topology", node(&json!(topology.as_str()))), pair("hosts", map(vec![pair(adoption.host.as_str(), host)]))]);
-    let text =
-        format!("# Takes over what runs on {} as it is. After the first push `adopt` may be taken out.\n{}", adoption.host, yaml(&tree));
+    let text = format!(
+        "# Takes over what runs on {} as it is. Leave `adopt` in until the object has been made anew once.\n{}",
+        adoption.host,
+        yaml(&tree)
+    );
     load(&text).map_err(AdoptError::Bad)?;
     Ok(Adopted { text, containers: chosen.len(), notes })
 }
