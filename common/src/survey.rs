@@ -1,10 +1,11 @@
 //! What is on a host besides Moorline's, as it is told to the operator who asked for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::observe::{ContainerConfig, ObservedContainer, ObservedNetwork, ObservedVolume};
+use crate::topology::MountKind;
 use crate::topology::options::Exposed;
 
 /// The most bytes of an answer in JSON, before it is sealed.
@@ -24,68 +25,169 @@ pub struct Survey {
     /// Volumes by their engine names; those of Moorline's own have an owner.
     #[serde(default)]
     pub volumes: BTreeMap<String, ObservedVolume>,
+    /// How many containers of the whole host use these, whoever made them.
+    #[serde(default)]
+    pub users: Users,
     /// Containers by their engine names, without what their images say.
     #[serde(default)]
     pub containers: BTreeMap<String, ObservedContainer>,
-    /// Containers that no answer has room for.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub too_large: Vec<String>,
+    /// Containers by their engine names that cannot be told of, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
     /// The container behind which the next answer begins; `None` when this is the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
 
+/// How many containers use each network and each volume, by their engine names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Users {
+    /// Of networks.
+    #[serde(default)]
+    pub networks: BTreeMap<String, u32>,
+    /// Of volumes.
+    #[serde(default)]
+    pub volumes: BTreeMap<String, u32>,
+}
+
+impl Users {
+    /// Counts these containers.
+    #[must_use]
+    pub fn of<'c>(containers: impl IntoIterator<Item = &'c ObservedContainer>) -> Self {
+        let mut users = Self::default();
+        for config in containers.into_iter().filter_map(|container| container.config.as_deref()) {
+            let mounted = config.volumes.values().filter(|mount| mount.kind == MountKind::Volume);
+            users.count(config.networks.keys().cloned(), mounted.filter_map(|mount| mount.source.clone()));
+        }
+        users
+    }
+
+    /// Counts one container.
+    pub fn count(&mut self, networks: impl IntoIterator<Item = String>, volumes: impl IntoIterator<Item = String>) {
+        let (networks, volumes) = (networks.into_iter().collect(), volumes.into_iter().collect());
+        for (counts, names) in [(&mut self.networks, networks), (&mut self.volumes, volumes)] {
+            let names: BTreeSet<String> = names;
+            names.into_iter().for_each(|name| *counts.entry(name).or_default() += 1);
+        }
+    }
+}
+
 impl Survey {
     /// As many of `containers` behind `after` as fit, with what they use.
     #[must_use]
-    pub fn of(
-        containers: BTreeMap<String, ObservedContainer>,
-        networks: &BTreeMap<String, ObservedNetwork>,
-        volumes: &BTreeMap<String, ObservedVolume>,
-        after: Option<&str>,
-    ) -> Self {
-        let mut survey = Self::default();
-        let (mut left, mut last) = (SURVEY_MAX, None);
+    pub fn of(containers: BTreeMap<String, ObservedContainer>, around: Around, after: Option<&str>) -> Self {
+        let mut page = Page::new(around);
         for (name, container) in containers.into_iter().filter(|(name, _)| after.is_none_or(|after| name.as_str() > after)) {
-            let used = uses(&container, networks, volumes);
-            let size = size(&(&name, &container, &used));
-            if size > SURVEY_MAX {
-                last = Some(name.clone());
-                survey.too_large.push(name);
-                continue;
+            if !page.add(name, container) {
+                break;
             }
-            if size > left {
-                survey.next = last;
-                return survey;
-            }
-            left -= size;
-            last = Some(name.clone());
-            survey.networks.extend(used.0);
-            survey.volumes.extend(used.1);
-            survey.containers.insert(name, container);
         }
-        survey
+        page.into_survey()
     }
 
     /// Takes in a later answer.
     pub fn extend(&mut self, later: Self) {
         self.networks.extend(later.networks);
         self.volumes.extend(later.volumes);
+        self.users.networks.extend(later.users.networks);
+        self.users.volumes.extend(later.users.volumes);
         self.containers.extend(later.containers);
-        self.too_large.extend(later.too_large);
+        self.left_out.extend(later.left_out);
         self.next = later.next;
     }
 }
 
-type Used = (BTreeMap<String, ObservedNetwork>, BTreeMap<String, ObservedVolume>);
-
-fn uses(container: &ObservedContainer, networks: &BTreeMap<String, ObservedNetwork>, volumes: &BTreeMap<String, ObservedVolume>) -> Used {
-    let config = container.config.as_deref();
-    let joined = config.iter().flat_map(|c| c.networks.keys()).filter_map(|name| Some((name.clone(), networks.get(name)?.clone())));
-    let mounted = config.iter().flat_map(|c| c.volumes.values()).filter_map(|mount| mount.source.as_ref());
-    let mounted = mounted.filter_map(|name| Some((name.clone(), volumes.get(name)?.clone())));
-    (joined.collect(), mounted.collect())
+/// What containers may use on a host.
+#[derive(Debug, Clone, Default)]
+pub struct Around {
+    /// Networks by their engine names.
+    pub networks: BTreeMap<String, ObservedNetwork>,
+    /// Volumes by their engine names.
+    pub volumes: BTreeMap<String, ObservedVolume>,
+    /// How many containers of the whole host use them.
+    pub users: Users,
 }
+
+/// An answer that is filled, container by container in the order of their names.
+#[derive(Debug)]
+pub struct Page {
+    around: Around,
+    survey: Survey,
+    left: usize,
+    last: Option<String>,
+}
+
+impl Page {
+    /// An empty one.
+    #[must_use]
+    pub fn new(around: Around) -> Self {
+        Self { around, survey: Survey::default(), left: SURVEY_MAX, last: None }
+    }
+
+    /// Adds the next container, or the word that it is too large for any answer. `false` when this one is full: then nothing is added, and
+    /// the next answer begins with it.
+    pub fn add(&mut self, name: String, container: ObservedContainer) -> bool {
+        let used = self.uses(&container);
+        let size = size(&(&name, &container, &used));
+        if size > SURVEY_MAX {
+            return self.leave_out(name, "its settings are too large for an answer".to_owned());
+        }
+        if !self.has_room(&name, size) {
+            return false;
+        }
+        let (networks, volumes, users) = used;
+        self.survey.networks.extend(networks);
+        self.survey.volumes.extend(volumes);
+        self.survey.users.networks.extend(users.networks);
+        self.survey.users.volumes.extend(users.volumes);
+        self.survey.containers.insert(name, container);
+        true
+    }
+
+    /// Says of the next container why it is not told of. `false` as for [`Self::add`].
+    pub fn leave_out(&mut self, name: String, why: String) -> bool {
+        let has_room = self.has_room(&name, size(&(&name, &why)));
+        if has_room {
+            self.survey.left_out.insert(name, why);
+        }
+        has_room
+    }
+
+    /// What there is room for.
+    #[must_use]
+    pub fn into_survey(self) -> Survey {
+        self.survey
+    }
+
+    fn has_room(&mut self, name: &str, size: usize) -> bool {
+        let Some(left) = self.left.checked_sub(size) else {
+            self.survey.next = self.last.take();
+            return false;
+        };
+        self.left = left;
+        self.last = Some(name.to_owned());
+        true
+    }
+
+    fn uses(&self, container: &ObservedContainer) -> Used {
+        let Around { networks, volumes, users } = &self.around;
+        let config = container.config.as_deref();
+        let joined = config.iter().flat_map(|c| c.networks.keys());
+        let joined: BTreeMap<String, ObservedNetwork> =
+            joined.filter_map(|name| Some((name.clone(), networks.get(name)?.clone()))).collect();
+        let mounted = config.iter().flat_map(|c| c.volumes.values()).filter_map(|mount| mount.source.as_ref());
+        let mounted: BTreeMap<String, ObservedVolume> =
+            mounted.filter_map(|name| Some((name.clone(), volumes.get(name)?.clone()))).collect();
+        let users = Users {
+            networks: joined.keys().filter_map(|name| Some((name.clone(), *users.networks.get(name)?))).collect(),
+            volumes: mounted.keys().filter_map(|name| Some((name.clone(), *users.volumes.get(name)?))).collect(),
+        };
+        (joined, mounted, users)
+    }
+}
+
+type Used = (BTreeMap<String, ObservedNetwork>, BTreeMap<String, ObservedVolume>, Users);
 
 fn size<T: Serialize>(value: &T) -> usize {
     serde_json::to_string(value).map_or(usize::MAX, |text| text.len())
@@ -167,15 +269,29 @@ mod tests {
         };
         let all: BTreeMap<String, ObservedContainer> = (0..20).map(|n| (format!("c{n:02}"), container(n))).collect();
         let networks = (0..20).map(|n| (format!("net{n}"), ObservedNetwork::default())).collect();
-        let mut whole = Survey::of(all.clone(), &networks, &BTreeMap::new(), None);
+        let around = Around { networks, users: Users::of(all.values()), ..Around::default() };
+        let mut whole = Survey::of(all.clone(), around.clone(), None);
         let mut answers = 1;
         while let Some(after) = whole.next.take() {
-            let page = Survey::of(all.clone(), &networks, &BTreeMap::new(), Some(&after));
+            let page = Survey::of(all.clone(), around.clone(), Some(&after));
             assert!(size(&page) < 2 * SURVEY_MAX && !page.containers.is_empty());
             whole.extend(page);
             answers += 1;
         }
         assert!(answers > 2 && whole.containers.len() == 19 && whole.networks.len() == 10, "{answers}");
-        assert_eq!(whole.too_large, ["c07"]);
+        assert_eq!(whole.left_out.keys().collect::<Vec<_>>(), ["c07"]);
+        assert_eq!(whole.users.networks["net3"], 2, "the one that is left out is on it, too");
+    }
+
+    #[test]
+    fn words_about_what_is_left_out_take_their_room() {
+        let mut page = Page::new(Around::default());
+        let mut told = 0;
+        while page.leave_out(format!("c{told:05}"), "x".repeat(200)) {
+            told += 1;
+        }
+        let survey = page.into_survey();
+        assert!(size(&survey) < SURVEY_MAX + 4 * told && told > 100, "{told}");
+        assert_eq!((survey.left_out.len(), survey.next), (told, Some(format!("c{:05}", told - 1))));
     }
 }

@@ -14,7 +14,7 @@ use super::{MountKind, MountSpec, Options, Position, Problem, RestartPolicy, loa
 use crate::id::{HostName, TopologyId};
 use crate::observe::{ContainerConfig, ContainerState, ObservedContainer, ObservedNetwork, ObservedVolume};
 use crate::plan::compare::span_words;
-use crate::survey::Survey;
+use crate::survey::{Survey, Users};
 
 /// The labels by which Compose knows its own.
 const COMPOSE: &str = "com.docker.compose.";
@@ -53,6 +53,14 @@ pub enum AdoptError {
     /// A container that was named is not there, or Moorline's own already.
     #[error("there is no container `{0}` that Moorline did not make")]
     NoContainer(String),
+    /// A container that was named cannot be told of.
+    #[error("the container `{name}` cannot be taken over: {why}")]
+    LeftOut {
+        /// The container.
+        name: String,
+        /// Why.
+        why: String,
+    },
     /// A project that was named has no container.
     #[error("no container is of the Compose project `{0}`")]
     NoProject(String),
@@ -115,6 +123,9 @@ fn project(container: &ObservedContainer) -> Option<&str> {
 
 fn chosen<'a>(adoption: &Adoption<'a>, notes: &mut Vec<String>) -> Result<Chosen<'a>, AdoptError> {
     let Adoption { survey, only, projects, .. } = adoption;
+    if let Some((name, why)) = only.iter().find_map(|name| survey.left_out.get_key_value(name)) {
+        return Err(AdoptError::LeftOut { name: name.clone(), why: why.clone() });
+    }
     if let Some(name) = only.iter().find(|name| !survey.containers.contains_key(*name)) {
         return Err(AdoptError::NoContainer(name.clone()));
     }
@@ -132,8 +143,9 @@ fn chosen<'a>(adoption: &Adoption<'a>, notes: &mut Vec<String>) -> Result<Chosen
             chosen.insert(name, container);
         }
     }
-    let large = survey.too_large.iter().filter(|name| only.is_empty() || only.contains(*name));
-    notes.extend(large.map(|name| format!("`{name}` is left out: its settings are too large for an answer")));
+    if only.is_empty() {
+        notes.extend(survey.left_out.iter().map(|(name, why)| format!("`{name}` is left out: {why}")));
+    }
     Ok(chosen)
 }
 
@@ -186,12 +198,6 @@ struct Parts<'a> {
 type Objects = (BTreeMap<String, Json>, BTreeMap<String, String>);
 
 impl Parts<'_> {
-    /// Whether a container that is not taken over uses what `is_used` looks for.
-    fn used_elsewhere(&self, is_used: impl Fn(&ContainerConfig) -> bool) -> bool {
-        let others = self.survey.containers.iter().filter(|(name, _)| !self.chosen.contains_key(name.as_str()));
-        others.filter_map(|(_, c)| c.config.as_deref()).any(is_used)
-    }
-
     fn configs(&self) -> impl Iterator<Item = &ContainerConfig> {
         self.chosen.values().filter_map(|c| c.config.as_deref())
     }
@@ -199,10 +205,11 @@ impl Parts<'_> {
     fn networks(&self, notes: &mut Vec<String>) -> Objects {
         let used: BTreeSet<&String> = self.configs().filter(|c| c.options.network_mode.is_none()).flat_map(|c| c.networks.keys()).collect();
         let (mut out, mut keys, mut taken) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let taken_over = Users::of(self.chosen.values().copied());
         for name in used {
             let Some(live) = self.survey.networks.get(name) else { continue };
             let key = free_name(live.labels.get("com.docker.compose.network").unwrap_or(name), &mut taken);
-            let elsewhere = self.used_elsewhere(|c| c.networks.contains_key(name));
+            let elsewhere = self.survey.users.networks.get(name) > taken_over.networks.get(name);
             if live.owner.is_some() || elsewhere {
                 if elsewhere {
                     notes.push(format!("the network `{name}` is only used, not taken over: other containers are on it"));
@@ -221,10 +228,11 @@ impl Parts<'_> {
         let mounted = self.configs().flat_map(|c| c.volumes.values()).filter(|m| m.kind == MountKind::Volume);
         let used: BTreeSet<&String> = mounted.filter_map(|m| m.source.as_ref()).collect();
         let (mut out, mut keys, mut taken) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let taken_over = Users::of(self.chosen.values().copied());
         for name in used {
             let Some(live) = self.survey.volumes.get(name) else { continue };
             let key = free_name(live.labels.get("com.docker.compose.volume").unwrap_or(name), &mut taken);
-            let elsewhere = self.used_elsewhere(|c| c.volumes.values().any(|m| m.source.as_ref() == Some(name)));
+            let elsewhere = self.survey.users.volumes.get(name) > taken_over.volumes.get(name);
             if live.owner.is_some() || elsewhere {
                 if elsewhere {
                     notes.push(format!("the volume `{name}` is only used, not taken over: other containers mount it"));
@@ -444,7 +452,7 @@ mod tests {
         let network =
             |id: char| ObservedNetwork { id: id.to_string().repeat(64), driver: "bridge".to_owned(), ..ObservedNetwork::default() };
         let volume = || ObservedVolume { driver: "local".to_owned(), ..ObservedVolume::default() };
-        Survey {
+        let mut survey = Survey {
             networks: BTreeMap::from([("shop_default".to_owned(), network('d')), ("proxy".to_owned(), network('e'))]),
             volumes: BTreeMap::from([("shop_data".to_owned(), volume()), ("backup".to_owned(), volume())]),
             containers: BTreeMap::from([
@@ -484,7 +492,9 @@ mod tests {
                 ),
             ]),
             ..Survey::default()
-        }
+        };
+        survey.users = Users::of(survey.containers.values());
+        survey
     }
 
     fn adopt_project(survey: &Survey) -> Adopted {
@@ -514,6 +524,25 @@ mod tests {
         );
         assert_eq!(adopted.notes.len(), 2, "the proxy's network and the backups stay its own: {:?}", adopted.notes);
         assert!(adopted.text.contains("network_mode: service:web") && adopted.text.contains("team: web"), "{}", adopted.text);
+    }
+
+    #[test]
+    fn what_others_use_too_is_only_used_also_when_the_answer_does_not_tell_of_them() {
+        let mut survey = survey();
+        assert!(adopt_project(&survey).text.contains(&"d".repeat(64)));
+        // By one that is left out, or is Moorline's own.
+        for count in [survey.users.networks.get_mut("shop_default"), survey.users.volumes.get_mut("shop_data")] {
+            *count.unwrap() += 1;
+        }
+        survey.left_out.insert("huge".to_owned(), "its settings are too large for an answer".to_owned());
+        let adopted = adopt_project(&survey);
+        assert!(!adopted.text.contains(&"d".repeat(64)) && !adopted.text.contains("adopt: shop_data"), "{}", adopted.text);
+        assert_eq!(adopted.text.matches("external: true").count(), 4, "{}", adopted.text);
+        assert!(adopted.notes.iter().any(|note| note.starts_with("`huge` is left out: its settings")), "{:?}", adopted.notes);
+        let host = HostName::parse("shop-17").unwrap();
+        let only = BTreeSet::from(["huge".to_owned()]);
+        let error = adopt(&Adoption { host: &host, topology: None, survey: &survey, only: &only, projects: &BTreeSet::new() }).unwrap_err();
+        assert!(matches!(&error, AdoptError::LeftOut { name, .. } if name == "huge") && error.to_string().contains("too large"), "{error}");
     }
 
     #[test]

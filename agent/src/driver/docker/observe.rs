@@ -271,7 +271,7 @@ pub(super) fn config_of(
 
 /// Whether an endpoint is on the network that bears its name today: a stopped container keeps those of networks
 /// that were removed since. One that never ran knows no id yet.
-fn is_current(endpoint: &EndpointSettings, network: Option<&ObservedNetwork>) -> bool {
+pub(super) fn is_current(endpoint: &EndpointSettings, network: Option<&ObservedNetwork>) -> bool {
     let id = endpoint.network_id.as_deref().unwrap_or_default();
     network.is_some_and(|n| id.is_empty() || n.id == id)
 }

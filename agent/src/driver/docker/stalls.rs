@@ -15,9 +15,9 @@ use crate::lane::{Lanes, within};
 use crate::limits::STEP_TIMEOUT;
 
 /// How the fake engine answers a request: with a status and a body after a while, or never.
-type Answer = Option<(Duration, u16, Value)>;
+pub(super) type Answer = Option<(Duration, u16, Value)>;
 
-fn now(status: u16, body: Value) -> Answer {
+pub(super) fn now(status: u16, body: Value) -> Answer {
     Some((Duration::ZERO, status, body))
 }
 
@@ -26,7 +26,7 @@ fn owned() -> Ownership {
 }
 
 /// A driver for an engine that answers `"METHOD /path"` with `answer`, but tells its version by itself.
-fn driver(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (DockerDriver, tempfile::TempDir) {
+pub(super) fn driver(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> (DockerDriver, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("engine.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -89,7 +89,7 @@ fn create() -> Step {
     step(Action::CreateContainer(Arc::new(target)))
 }
 
-fn labels() -> Value {
+pub(super) fn labels() -> Value {
     json!({
         LABEL_CLUSTER: "home", LABEL_HOST: owned().host_id.as_str(), "moorline.topology": "edge",
         "moorline.resource": "docker/container/edge-a-1", "moorline.spec": "x"

@@ -20,7 +20,7 @@ use super::failed;
 use super::world::{Command, World};
 use crate::limits::SIM_EFFECTS_MAX;
 use moorline_common::op::Survey as Asked;
-use moorline_common::survey::Survey;
+use moorline_common::survey::{Around, Survey, Users};
 
 /// Why a command that is not known is indeterminate.
 pub(super) const FORGOTTEN: &str = "the simulated engine does not know the command any more";
@@ -60,7 +60,10 @@ pub(super) fn prepare(world: &World, order: &OpOrder) -> Result<Value, DriverErr
 /// What is there besides ours.
 fn survey(world: &World, asked: &Asked) -> Result<OpResult, DriverError> {
     let strangers = world.engine.containers.iter().filter(|(_, c)| c.owner.is_none()).map(|(name, c)| (name.clone(), c.clone()));
-    let survey = Survey::of(strangers.collect(), &world.engine.networks, &world.engine.volumes, asked.after.as_deref());
+    let engine = &world.engine;
+    let around =
+        Around { networks: engine.networks.clone(), volumes: engine.volumes.clone(), users: Users::of(engine.containers.values()) };
+    let survey = Survey::of(strangers.collect(), around, asked.after.as_deref());
     super::super::survey::sealed(&survey, asked)
 }
 

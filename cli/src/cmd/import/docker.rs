@@ -99,6 +99,7 @@ fn open(identity: &Identity, answer: &Value) -> Result<Survey, Failure> {
 fn failure(error: &AdoptError, survey: &Survey) -> Failure {
     let message = error.to_string();
     match error {
+        AdoptError::LeftOut { .. } => Failure::local(message).with_remedy("leave it out of --only, or mend it on the host"),
         AdoptError::NoContainer(_) | AdoptError::NoProject(_) => {
             let known: Vec<&str> = survey.containers.keys().map(String::as_str).collect();
             let there = if known.is_empty() { "there is none".to_owned() } else { format!("there are {}", known.join(", ")) };
