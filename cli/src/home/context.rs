@@ -196,11 +196,12 @@ impl Context {
         Ok(places.get(topology).cloned())
     }
 
-    /// Notes where a topology is pushed from.
+    /// Notes where a topology is pushed from, one process at a time.
     ///
     /// # Errors
     /// When the file cannot be read or written.
     pub fn note_place(&self, topology: &TopologyId, place: &Place) -> Result<(), Failure> {
+        let _lock = self.lock()?;
         let path = self.dir.join("places.json");
         let mut places: BTreeMap<TopologyId, Place> = read_json(&path)?.unwrap_or_default();
         if places.get(topology) == Some(place) {
@@ -223,16 +224,7 @@ impl Context {
     /// # Errors
     /// When `change` refuses, or the file cannot be written.
     pub fn update_floors<T>(&self, change: impl FnOnce(&mut Floors) -> Result<T, Failure>) -> Result<T, Failure> {
-        ensure_private_dir(&self.dir)?;
-        let lock_path = self.dir.join("lock");
-        let file = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .map_err(|e| Failure::file("open", &lock_path, &e))?;
-        let _lock = Flock::lock(file, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| Failure::local(format!("cannot lock {}: {errno}", lock_path.display())))?;
+        let _lock = self.lock()?;
         let before = self.floors()?;
         let mut floors = before.clone();
         let result = change(&mut floors)?;
@@ -240,6 +232,15 @@ impl Context {
             write_json(&self.dir.join("floors.json"), &floors)?;
         }
         Ok(result)
+    }
+
+    /// Waits until no other process changes what this context has noted.
+    fn lock(&self) -> Result<Flock<fs::File>, Failure> {
+        ensure_private_dir(&self.dir)?;
+        let path = self.dir.join("lock");
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|e| Failure::file("open", &path, &e))?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Failure::local(format!("cannot lock {}: {errno}", path.display())))
     }
 }
 
@@ -265,6 +266,24 @@ mod tests {
         fs::write(&path, "no key").unwrap();
         let failure = context.digest_key().unwrap_err();
         assert!(failure.message.contains("no key of 64 hex digits") && failure.remedy.contains("backup"), "{failure:?}");
+    }
+
+    #[test]
+    fn places_that_are_noted_at_once_are_all_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(Some(dir.path().to_owned())).unwrap();
+        let facts = ContextFacts { cluster: ClusterId::parse("acme").unwrap(), operator: "ann".into(), root_pin: "00".into() };
+        let context = home.store_context("one", facts, b"{}").unwrap();
+        let topologies = (0..40).map(|n| TopologyId::parse(format!("edge-{n}")).unwrap()).collect::<Vec<_>>();
+        let place = |topology: &TopologyId| Place { folder: format!("/srv/{topology}").into(), env_files: Vec::new() };
+        std::thread::scope(|scope| {
+            for half in topologies.chunks(20) {
+                scope.spawn(|| half.iter().for_each(|topology| context.note_place(topology, &place(topology)).unwrap()));
+            }
+        });
+        for topology in &topologies {
+            assert_eq!(context.place(topology).unwrap(), Some(place(topology)));
+        }
     }
 
     #[test]

@@ -223,12 +223,10 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
         hosts: desired.hosts.clone(),
         sealed: sealer(client, &order, &scene).seal(&desired.hosts, &bindings)?,
     };
-    if let Some(source) = &aim.source {
-        source.note_place(&client.context)?;
-    }
     let signed = Pen { root: &client.root, signers: &signers, now: clock::now() }.seal(&draft, &scene.hosts)?;
     let verified = revision::verify(&client.root, &signed, &bindings);
     if let Some(file) = &order.save {
+        note_place(client, aim)?;
         return revision_file::write(client, ui, file, base, &signed, &scene, verified);
     }
     verified?;
@@ -252,7 +250,12 @@ fn sealer<'a>(client: &'a Client, order: &'a Order, scene: &'a Scene) -> Sealer<
     }
 }
 
-/// Hands in a revision that has all its signatures, and notes that this machine did.
+/// Notes where the secrets of what is pushed are on this machine.
+fn note_place(client: &Client, aim: &Aim) -> Result<(), Failure> {
+    aim.source.as_ref().map_or(Ok(()), |source| source.note_place(&client.context))
+}
+
+/// Hands in a revision that has all its signatures, and notes that this machine did, and from where.
 ///
 /// # Errors
 /// [`Code::BaseMoved`] with the difference; whatever else the hub refuses.
@@ -262,6 +265,9 @@ async fn hand_in(client: &Client, ui: &mut Ui, aim: &Aim, base: Generation, sign
         if let Err(failure) = client.note_pushed(&aim.topology, generation, &sha, aim.accept_older_hub) {
             // The hub has it: nothing that is wrong here may hide that.
             ui.warn(&format!("pushed, but this machine could not note it, and its next push needs `--base {generation}`: {failure}"));
+        }
+        if let Err(failure) = note_place(client, aim) {
+            ui.warn(&format!("pushed, but this machine could not note where the secrets are, and will not look for them: {failure}"));
         }
         return Ok(());
     };
