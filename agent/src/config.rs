@@ -281,15 +281,33 @@ fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, must_exist: bool, prob
             return None;
         }
     };
-    let parsed =
-        std::str::from_utf8(&bytes).map_err(|e| e.to_string()).and_then(|text| toml::from_str(text).map_err(|e| at_line(text, &e)));
-    parsed.map_err(|e| problems.push(format!("{}: {}", path.display(), e.trim_end()))).ok()
+    let parsed = std::str::from_utf8(&bytes).map_err(|e| e.to_string()).and_then(parse_toml);
+    parsed.map_err(|e| problems.push(format!("{}: {e}", path.display()))).ok()
 }
 
-/// What is wrong and where, without the line itself: it may hold a password.
-fn at_line(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-    format!("line {}: {}", before.matches('\n').count() + 1, error.message())
+/// Reads `text`. Errors tell the line and what belongs there, and never what stands there: it may be a password.
+fn parse_toml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    let at_line = |error: &toml::de::Error, words: &str| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        format!("line {}: {words}", before.matches('\n').count() + 1)
+    };
+    // What is no TOML at all is told in fixed words; only what comes after may repeat a value.
+    toml::de::DeTable::parse(text).map_err(|e| at_line(&e, e.message()))?;
+    toml::from_str(text).map_err(|e| at_line(&e, &without_value(e.message())))
+}
+
+/// An error of a type without the value that has it; names of keys stay. Words that are not known here are not repeated.
+fn without_value(message: &str) -> String {
+    const WITH_VALUE: [&str; 4] = ["invalid type", "invalid value", "invalid length", "unknown variant"];
+    const WITHOUT: [&str; 3] = ["unknown field `", "missing field `", "wanted "];
+    if WITHOUT.iter().any(|words| message.starts_with(words)) {
+        return message.to_owned();
+    }
+    let Some(kind) = WITH_VALUE.into_iter().find(|words| message.starts_with(words)) else {
+        return "this cannot stand here".to_owned();
+    };
+    // Behind the last one: the value may have the word, too.
+    message.rsplit_once(", expected ").map_or_else(|| kind.to_owned(), |(_, expected)| format!("{kind}, expected {expected}"))
 }
 
 #[cfg(test)]
@@ -340,5 +358,56 @@ mod tests {
         let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", secret)), ..Overrides::default() };
         let text = load(&overrides).unwrap_err().to_string();
         assert!(text.contains("line 2") && text.contains("password") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn what_stands_where_something_else_belongs_is_not_repeated() {
+        let refusal = |text: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let config = Some(write(dir.path(), "agent.toml", text));
+            load(&Overrides { config, ..Overrides::default() }).unwrap_err().to_string()
+        };
+        let login = "line 2: invalid type, expected a table with `username` and `password_file`";
+        let path = "line 1: invalid type, expected path string";
+        let cases = [
+            ("[registry]\n\"reg.example\" = \"puller:hunter2\"", login),
+            ("[registry]\n\"reg.example\" = \"a\\\", expected hunter2\"", login),
+            ("[registry]\n\"reg.example\" = [\"hunter2\"]", "line 2: invalid length, expected a table"),
+            ("[registry]\n\"reg.example\" = 4711", login),
+            ("[registry]\n\"reg.example\" = { username = \"hunter2\" }", "line 2: missing field `password_file`"),
+            ("registry = \"hunter2\"", "line 1: invalid type, expected a map"),
+            ("state = 4711", path),
+            ("state = 4711.5", path),
+            ("state = 4711-01-01", path),
+            ("state = true", path),
+            ("state = [\"hunter2\"]", path),
+            ("driver = \"hunter2\"", "line 1: unknown variant, expected `docker` or `sim`"),
+            ("driver = \"a, expected hunter2\"", "line 1: unknown variant, expected `docker` or `sim`"),
+            ("driver = 4711", "line 1: wanted string or table"),
+            ("driver = { hunter2 = \"hunter2\" }", "line 1: unknown variant, expected `docker` or `sim`"),
+            ("driver = { sim = \"hunter2\" }", "line 1: "),
+            ("log = \"text\"\nlog = \"hunter2\"", "line 2: duplicate key"),
+            ("log = hunter2", "line 1: "),
+            ("log = \"hunter2\nlog_level = 4711", "line 1: "),
+            ("log.hunter2", "line 1: "),
+            ("log = 4711471147114711471147114711", "line 1: "),
+        ];
+        for (text, told) in cases {
+            let refused = refusal(text);
+            assert!(refused.contains(told), "{text}: {refused}");
+            assert!(!refused.contains("hunter2") && !refused.contains("4711"), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_password_where_its_file_belongs_or_in_a_registry_s_name_is_not_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "[registry.\"reg.example\"]\nusername = \"ci\"\npassword_file = \"hunter2\"\n\
+                    [registry.\"https://ci:hunter2@two.example\"]\nusername = \"ci:hunter2\"\npassword_file = \"/p\"\n";
+        let overrides = Overrides { config: Some(write(dir.path(), "agent.toml", text)), ..Overrides::default() };
+        let ConfigError(problems) = load(&overrides).unwrap_err();
+        let told = problems.join("\n");
+        assert!(problems.len() == 3 && told.contains("`reg.example`: password_file") && told.contains("two.example"), "{told}");
+        assert!(!told.contains("hunter2"), "{told}");
     }
 }

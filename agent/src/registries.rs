@@ -25,7 +25,7 @@ pub struct Registries {
 
 /// One registry's login.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table with `username` and `password_file`")]
 pub struct Login {
     /// The name.
     pub username: String,
@@ -77,7 +77,10 @@ impl Registries {
         }
         for (key, login) in named {
             let host = registry::canonical_host(&key);
-            if host.is_empty() || key.contains('/') || key.contains(char::is_whitespace) {
+            let is_name = !host.is_empty() && !key.contains(['/', '@']) && !key.contains(char::is_whitespace);
+            // An address may have a password before its `@`.
+            let key = key.rsplit_once('@').map_or(key.as_str(), |(_, address)| address);
+            if !is_name {
                 problems.push(format!("registry `{key}` is no `host` or `host:port`, as it stands in images' names"));
             }
             // A colon ends the name where the password begins.
@@ -85,7 +88,10 @@ impl Registries {
                 problems.push(format!("registry `{key}`: the username must not be empty or contain `:`"));
             }
             if !login.password_file.is_absolute() {
-                problems.push(format!("registry `{key}`: password_file `{}` is not an absolute path", login.password_file.display()));
+                // It may be the password itself.
+                problems.push(format!(
+                    "registry `{key}`: password_file is not an absolute path; write the password into a file, and its path here"
+                ));
             }
             if found.named.insert(host, login).is_some() {
                 problems.push(format!("registry `{key}` is named twice"));
