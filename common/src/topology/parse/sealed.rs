@@ -20,6 +20,11 @@ pub(crate) fn object(w: &mut Walker<'_>, node: &Node, kind: SealedKind) -> Seale
         SealedKind::Config => &keys::CONFIG,
     };
     let before = w.problems.len();
+    if matches!(node.value, Value::Scalar { .. }) && !node.is_null() && !node.is_wrong() {
+        // It may be the value itself.
+        w.report_why(node.at, Why::new(format!("expected {} (a map), found a value", keys.name)).help(origins(kind)));
+        return SealedSpec::default();
+    }
     let fields = optional(w, node, keys);
     let Some(fields) = fields else {
         if w.problems.len() == before {
@@ -43,11 +48,14 @@ pub(crate) fn object(w: &mut Walker<'_>, node: &Node, kind: SealedKind) -> Seale
 }
 
 fn nowhere(w: &mut Walker<'_>, node: &Node, kind: SealedKind) {
-    let help = match kind {
+    w.report_why(node.at, Why::new(format!("this {} says nowhere where its value comes from", kind.word())).help(origins(kind)));
+}
+
+const fn origins(kind: SealedKind) -> &'static str {
+    match kind {
         SealedKind::Secret => "name a `file`, or a variable by `environment`",
         SealedKind::Config => "name a `file`, a variable by `environment`, or write its `content`",
-    };
-    w.report_why(node.at, Why::new(format!("this {} says nowhere where its value comes from", kind.word())).help(help));
+    }
 }
 
 fn path(text: &str) -> Result<String, Why> {
@@ -60,10 +68,12 @@ fn path(text: &str) -> Result<String, Why> {
 
 fn variable(text: &str) -> Result<String, Why> {
     let text = non_empty(text)?;
-    if text.contains('=') {
-        return Err(Why::new(format!("`{}` cannot be a variable's name", shorten(&text))).help("name the variable, not its value"));
-    }
-    Ok(text)
+    let Some((name, _)) = text.split_once('=') else { return Ok(text) };
+    // What follows is the value.
+    let name = shorten(name.trim());
+    let instead = if name.is_empty() { "NAME" } else { &name };
+    Err(Why::new(format!("`{name}=…` cannot be a variable's name"))
+        .help(format!("write `environment: {instead}`, and set the value in the environment or in `.env`")))
 }
 
 /// Reads `secrets` or `configs` of a service.

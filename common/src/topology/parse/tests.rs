@@ -247,15 +247,36 @@ fn a_slice_has_digests_and_nothing_of_where_values_come_from() {
     assert_eq!(spec.sealed_digests(), BTreeMap::from([("0f".repeat(32).as_str(), "secret `a`".to_owned())]));
 }
 
+fn told_of_sealed(objects: &str, keys: &str) -> Vec<String> {
+    let problems = load(&sealed(objects, keys)).unwrap_err();
+    problems
+        .into_iter()
+        .map(|p| format!("{} {}{}", p.position.line, p.message, p.help.map(|h| format!(" ({h})")).unwrap_or_default()))
+        .collect()
+}
+
+#[test]
+fn a_value_where_its_place_should_be_named_is_not_shown() {
+    let name = "(write `environment: TOKEN`, and set the value in the environment or in `.env`)";
+    for (objects, expected) in [
+        ("secrets: { a: { environment: TOKEN=hunter2 } }", format!("5 `TOKEN=…` cannot be a variable's name {name}")),
+        ("configs: { a: { environment: \"TOKEN =hunter2=x\" } }", format!("5 `TOKEN=…` cannot be a variable's name {name}")),
+        ("secrets: { a: { environment: =hunter2 } }", format!("5 `=…` cannot be a variable's name {}", name.replace("TOKEN", "NAME"))),
+        (
+            "secrets: { a: hunter2 }",
+            "5 expected a secret (a map), found a value (name a `file`, or a variable by `environment`)".to_owned(),
+        ),
+        (
+            "configs: { a: 4711 }",
+            "5 expected a config (a map), found a value (name a `file`, a variable by `environment`, or write its `content`)".to_owned(),
+        ),
+    ] {
+        assert_eq!(told_of_sealed(objects, ""), [expected], "{objects}");
+    }
+}
+
 #[test]
 fn what_is_wrong_with_secrets_and_configs_is_told_at_its_line() {
-    let told = |objects: &str, keys: &str| -> Vec<String> {
-        let problems = load(&sealed(objects, keys)).unwrap_err();
-        problems
-            .into_iter()
-            .map(|p| format!("{} {}{}", p.position.line, p.message, p.help.map(|h| format!(" ({h})")).unwrap_or_default()))
-            .collect()
-    };
     for (objects, keys, expected) in [
         (
             "secrets: { a: { file: a } }",
@@ -314,7 +335,7 @@ fn what_is_wrong_with_secrets_and_configs_is_told_at_its_line() {
             "6 `/run/secrets/../a` holds `..` (write the path that is meant)",
         ),
     ] {
-        assert_eq!(told(objects, keys), [expected], "{objects} {keys}");
+        assert_eq!(told_of_sealed(objects, keys), [expected], "{objects} {keys}");
     }
     let top = load("topology: t\nsecrets: { a: { file: a } }\nhosts: { h: {} }\n").unwrap_err();
     assert_eq!(top[0].help.as_deref(), Some("write them under `docker` of the profile or host whose services have them"));
