@@ -313,7 +313,7 @@ hosts:
 
     #[test]
     fn what_is_missing_or_wrong_is_told_by_its_place_as_seen_from_here() {
-        let dir = folder(&[("conf/site.env", "A=$UNSET\n"), ("base/web.yml", "services: { web: { imag: x } }")]);
+        let dir = folder(&[("conf/site.env", "A=${UNSET}\n"), ("base/web.yml", "services: { web: { imag: x } }")]);
         let (reading, _) = read(dir.path(), &[], &[("TAG", "1"), ("NAME", "n")]).unwrap();
         let failure = bad("edge.yaml", Path::new("conf.d"), &reading.file.unwrap_err());
         let all = failure.details.join("\n");

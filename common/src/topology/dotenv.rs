@@ -173,7 +173,8 @@ impl<'t> Reader<'t> {
             self.push(name, value, at);
             self.end_line();
         } else {
-            self.problem(at, name, no_name());
+            // It may go on a value that has no quotes.
+            self.problem(at, "", no_name());
             self.end_line();
         }
     }
@@ -333,17 +334,24 @@ mod tests {
 
     #[test]
     fn every_wrong_line_is_told_by_its_place_and_no_value_is_shown() {
-        let text = "A=1\n=hidden\nB B=hidden\n  C=$hidden\nD='x' hidden\nE=\"x\n\nF=hidden";
+        let text = "A=1\n=hidden\nB B=hidden\n  C=x$hidden\nhidden+hidden\nG=${hidden!}\nG=${A:hidden}\nD='x' hidden\nE=\"x\n\nF=hidden";
         let problems = read(text, Format::Compose).unwrap_err();
+        assert!(!format!("{problems:?}").contains("hidden"), "{problems:?}");
         let told: Vec<(u32, u32, &str)> = problems.iter().map(|p| (p.position.line, p.position.column, p.message.as_str())).collect();
         let expected = [
             (2, 1, "no variable begins here"),
             (3, 1, "no variable begins here"),
-            (4, 5, "the variable `hidden` is not set"),
-            (5, 7, "something follows the closing '"),
-            (6, 3, "the \" that begins here has no end"),
+            (4, 5, "a variable in this value is not set"),
+            (5, 1, "no variable begins here"),
+            (6, 3, "a `${…}` in this value is no variable"),
+            (7, 3, "a `${…}` in this value is no variable"),
+            (8, 7, "something follows the closing '"),
+            (9, 3, "the \" that begins here has no end"),
         ];
         assert_eq!(told, expected);
+        // In braces it is a name that somebody meant.
+        let problems = read("A=${MEANT}", Format::Compose).unwrap_err();
+        assert_eq!(problems[0].message, "the variable `MEANT` is not set");
     }
 
     #[test]

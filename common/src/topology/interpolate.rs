@@ -55,7 +55,7 @@ fn expand(text: &str, style: Style, lookup: &mut Lookup<'_>, depth: usize) -> Re
             if style == Style::Topology && inside.starts_with("host.") {
                 out.push_str(&format!("${{{inside}}}"));
             } else {
-                out.push_str(&braced(inside, style, lookup, depth, help)?);
+                out.push_str(&braced(inside, style, lookup, depth)?);
             }
         } else {
             let (name, after) = name(after);
@@ -63,7 +63,13 @@ fn expand(text: &str, style: Style, lookup: &mut Lookup<'_>, depth: usize) -> Re
                 return Err(Why::new("a single `$` has no meaning here").help(help));
             }
             rest = after;
-            let value = lookup(name).ok_or_else(|| unset(name, style))?;
+            let value = lookup(name).ok_or_else(|| match style {
+                Style::Topology => unset(name, style),
+                // More likely a password with a dollar sign in it.
+                Style::Plain => {
+                    Why::new("a variable in this value is not set").help(format!("set it {}, or {HELP_PLAIN}", whereabouts(style)))
+                }
+            })?;
             out.push_str(&written(value, style));
         }
         if out.len() > FILLED_MAX {
@@ -75,10 +81,10 @@ fn expand(text: &str, style: Style, lookup: &mut Lookup<'_>, depth: usize) -> Re
 }
 
 /// What stands for `inside` of `${` and `}`.
-fn braced(inside: &str, style: Style, lookup: &mut Lookup<'_>, depth: usize, help: &str) -> Result<String, Why> {
+fn braced(inside: &str, style: Style, lookup: &mut Lookup<'_>, depth: usize) -> Result<String, Why> {
     let (name, operation) = name(inside);
     if name.is_empty() {
-        return Err(Why::new(format!("`${{{}}}` is no variable", shorten(inside))).help(help));
+        return Err(no_variable(inside, style));
     }
     let (also_empty, operation) = match operation.strip_prefix(':') {
         Some(rest) => (true, rest),
@@ -107,7 +113,14 @@ fn braced(inside: &str, style: Style, lookup: &mut Lookup<'_>, depth: usize, hel
     if let Some(other) = operation.strip_prefix('+') {
         return if counts.is_some() { expand(other, style, lookup, depth + 1) } else { Ok(String::new()) };
     }
-    Err(Why::new(format!("`${{{}}}` is no variable", shorten(inside))).help(help))
+    Err(no_variable(inside, style))
+}
+
+fn no_variable(inside: &str, style: Style) -> Why {
+    match style {
+        Style::Topology => Why::new(format!("`${{{}}}` is no variable", shorten(inside))).help(HELP),
+        Style::Plain => Why::new("a `${…}` in this value is no variable").help(HELP_PLAIN),
+    }
 }
 
 fn written(value: String, style: Style) -> String {

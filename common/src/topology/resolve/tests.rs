@@ -146,7 +146,7 @@ fn what_is_wrong_with_a_file_of_variables_is_told_where_it_is() {
     let text = r#"        site:
           image: nginx
           env_file: [missing.env, wrong.env, "~/x.env", "${host.name}.env", 5, { file: x }, { path: wrong.env, required: maybe }]"#;
-    let found = problems(text, &inputs(&[], &[("wrong.env", "A=1\nB=$NONE\n")]));
+    let found = problems(text, &inputs(&[], &[("wrong.env", "A=1\nB=${NONE}\n")]));
     let expected = [
         ":10:22 the file `missing.env` is not there",
         ":10:46 `~` is not replaced in a path",
