@@ -1,9 +1,10 @@
 //! `moorline-agent doctor`: looks at everything that the agent needs, and changes nothing.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use nix::unistd::geteuid;
 use serde::Serialize;
 
 use crate::clock::{Clock, Skew};
@@ -77,7 +78,10 @@ fn secrets(config: &Config) -> Check {
     // Only who has any cannot do without.
     let wrong = if vault::keeps_any(&config.state) { Outcome::Failed } else { Outcome::Warning };
     let folder = config.secrets_dir.display();
-    match vault::standing(&config.secrets_dir) {
+    let host = StateDir(config.state.clone()).keys().ok().flatten().map(|keys| keys.host_id());
+    // Whoever asks may be root, and the agent somebody else.
+    let agent = std::fs::metadata(&config.state).map_or_else(|_| geteuid().as_raw(), |state| state.uid());
+    match vault::standing(&config.secrets_dir, host.as_ref(), agent) {
         vault::Standing::Good => check(NAME, Outcome::Ok, format!("{folder} is in memory")),
         vault::Standing::OnDisk(_) => check(
             NAME,
@@ -86,6 +90,7 @@ fn secrets(config: &Config) -> Check {
                 "{folder} is not in memory: no container can have secrets; mount a tmpfs there, or name another folder by `secrets_dir`"
             ),
         ),
+        vault::Standing::Unsafe(why) => check(NAME, wrong, why.to_string()),
         vault::Standing::Unseen(why) => check(NAME, wrong, why),
     }
 }
@@ -247,6 +252,23 @@ mod tests {
     #[test]
     fn an_expired_certificate_is_worth_a_look_while_it_still_renews_itself() {
         assert_eq!([expired_for(1), expired_for(89), expired_for(90)], [Outcome::Warning, Outcome::Warning, Outcome::Failed]);
+    }
+
+    #[test]
+    fn a_folder_for_secrets_that_somebody_else_made_is_told() {
+        let (dir, memory) = (tempfile::tempdir().unwrap(), tempfile::tempdir_in("/dev/shm").unwrap());
+        let config = Config { secrets_dir: memory.path().join("secrets"), ..config(dir.path()) };
+        let host = StateDir(dir.path().to_owned()).ensure_keys().unwrap().host_id();
+        assert_eq!(secrets(&config).outcome, Outcome::Ok);
+        let folder = config.secrets_dir.join(host.as_str());
+        std::fs::create_dir_all(&folder).unwrap();
+        assert_eq!(secrets(&config).outcome, Outcome::Ok);
+        std::os::unix::fs::chown(&folder, Some(12_345), None).unwrap();
+        let found = secrets(&config);
+        assert!(found.outcome == Outcome::Warning && found.detail.contains("belongs to user 12345"), "{found:?}");
+        // The agent's user is the state folder's, whoever asks.
+        std::os::unix::fs::chown(dir.path(), Some(12_345), None).unwrap();
+        assert_eq!(secrets(&config).outcome, Outcome::Ok);
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
-pub use memory::{Standing, standing};
+pub use memory::{Standing, UnsafeFolder, standing};
 
 /// The folder of sealed values in the state folder.
 const KEPT: &str = "sealed";
@@ -46,6 +46,9 @@ pub enum VaultError {
     /// What is written there would be on a disk.
     #[error("{path} is not in memory; mount a tmpfs there, or name another folder by `secrets_dir` in agent.toml", path = .0.display())]
     NotInMemory(PathBuf),
+    /// Somebody else could read or swap what is written there.
+    #[error(transparent)]
+    Folder(#[from] UnsafeFolder),
     /// A file cannot be given to whom it shall belong.
     #[error("{what} cannot be given to {to}: {source}; run the agent with CAP_CHOWN, or leave `uid` and `gid` out")]
     Owner {
@@ -185,7 +188,7 @@ impl Vault {
                 value
             }
         };
-        if memory::is_there(&self.path(file), file) {
+        if memory::is_there(&self.folder, file) {
             return Ok(());
         }
         memory::write(&self.folder, file, &value)?;

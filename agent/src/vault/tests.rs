@@ -182,7 +182,7 @@ fn what_was_sealed_to_another_host_is_refused_by_name() {
 fn folder_on_disk() -> Option<tempfile::TempDir> {
     let target = std::env::current_exe().unwrap().parent().unwrap().to_owned();
     let places = [std::env::temp_dir(), "/var/tmp".into(), target];
-    let mut disks = places.iter().filter(|place| matches!(standing(place), Standing::OnDisk(_)));
+    let mut disks = places.iter().filter(|place| matches!(standing(place, None, own()), Standing::OnDisk(_)));
     let folder = disks.find_map(|place| tempfile::tempdir_in(place).ok());
     if folder.is_none() {
         eprintln!("skipped: no folder of {places:?} is on a disk");
@@ -192,7 +192,7 @@ fn folder_on_disk() -> Option<tempfile::TempDir> {
 
 #[test]
 fn nothing_is_written_to_a_disk() {
-    assert_eq!(standing(&memory().path().join("a/b")), Standing::Good);
+    assert_eq!(standing(&memory().path().join("a/b"), None, own()), Standing::Good);
     let Some(disk) = folder_on_disk() else { return };
     let state = tempfile::tempdir().unwrap();
     let keys = StateDir(state.path().to_owned()).ensure_keys().unwrap();
@@ -201,5 +201,94 @@ fn nothing_is_written_to_a_disk() {
     vault.offer(&Sealed { to: keys.sealing_key(), values: BTreeMap::from([("0f".repeat(32), sealed(&keys, b"x"))]) });
     let error = vault.put(&file("0f", 0o444)).unwrap_err().to_string();
     assert!(error.contains("is not in memory; mount a tmpfs there") && !on_disk.exists(), "{error}");
-    assert!(matches!(standing(&on_disk), Standing::OnDisk(_)));
+    assert!(matches!(standing(&on_disk, None, own()), Standing::OnDisk(_)));
+}
+
+fn own() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// What stops the vault, and doctor's word on it.
+fn refused(b: &Bench, planted: &SealedFile) -> String {
+    let told = b.vault.put(planted).unwrap_err();
+    assert!(matches!(told, VaultError::Folder(_)), "{told:?}");
+    let Standing::Unsafe(why) = standing(&b.memory.path().join("secrets"), Some(&b.keys.host_id()), own()) else { panic!("{told}") };
+    assert_eq!(why.to_string(), told.to_string());
+    told.to_string()
+}
+
+#[test]
+fn a_folder_that_somebody_else_made_is_neither_written_to_nor_believed() {
+    let b = bench();
+    b.offer("0f", b"value");
+    let planted = file("0f", 0o444);
+    let folder = b.vault.path(&planted).parent().unwrap().to_owned();
+    let secrets = folder.parent().unwrap();
+    std::fs::create_dir_all(&folder).unwrap();
+    // Even what looks like the file is not taken.
+    std::fs::write(folder.join(planted.to_string()), "swapped").unwrap();
+    for made in [&folder, secrets] {
+        std::os::unix::fs::chown(made, Some(12_345), None).unwrap();
+        let told = refused(&b, &planted);
+        assert!(told.contains(&format!("{} belongs to user 12345", made.display())) && told.contains("`secrets_dir`"), "{told}");
+        std::os::unix::fs::chown(made, Some(own()), None).unwrap();
+    }
+    for mode in [0o777, 0o770] {
+        std::fs::set_permissions(secrets, std::fs::Permissions::from_mode(mode)).unwrap();
+        let told = refused(&b, &planted);
+        assert!(told.contains(&format!("others can write to {} (mode {mode:04o})", secrets.display())), "{told}");
+    }
+    // As /dev/shm itself: nobody else can put anything in the place of what is there.
+    std::fs::set_permissions(secrets, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    std::os::unix::fs::chown(folder.join(planted.to_string()), Some(12_345), None).unwrap();
+    b.vault.put(&planted).unwrap();
+    assert_eq!(b.read(&planted).unwrap(), b"value", "nor is a file that is somebody else's");
+}
+
+#[test]
+fn a_link_or_a_file_in_the_folder_s_place_is_refused() {
+    let b = bench();
+    b.offer("0f", b"value");
+    let planted = file("0f", 0o444);
+    let folder = b.vault.path(&planted).parent().unwrap().to_owned();
+    let elsewhere = memory();
+    std::fs::create_dir(folder.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), &folder).unwrap();
+    assert!(refused(&b, &planted).contains("is a link or a file"));
+    assert!(walk(elsewhere.path()).is_empty());
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::write(&folder, "").unwrap();
+    assert!(refused(&b, &planted).contains("is a link or a file"));
+    std::fs::remove_file(&folder).unwrap();
+    b.vault.put(&planted).unwrap();
+}
+
+#[test]
+fn a_link_of_a_stranger_on_the_way_is_refused_and_one_of_ours_is_followed() {
+    let b = bench();
+    b.offer("0f", b"value");
+    let (target, secrets) = (memory(), b.memory.path().join("secrets"));
+    std::os::unix::fs::symlink(target.path(), &secrets).unwrap();
+    std::os::unix::fs::lchown(&secrets, Some(12_345), None).unwrap();
+    assert!(refused(&b, &file("0f", 0o444)).contains("belongs to user 12345"));
+    std::os::unix::fs::lchown(&secrets, Some(own()), None).unwrap();
+    b.vault.put(&file("0f", 0o444)).unwrap();
+    std::os::unix::fs::chown(target.path(), Some(12_345), None).unwrap();
+    assert!(refused(&b, &file("0f", 0o444)).contains(&format!("{} belongs to", target.path().display())));
+}
+
+#[test]
+fn a_folder_of_ours_that_is_open_is_closed() {
+    let b = bench();
+    b.offer("0f", b"value");
+    let file = file("0f", 0o444);
+    let folder = b.vault.path(&file).parent().unwrap().to_owned();
+    let mode = || std::fs::metadata(&folder).unwrap().permissions().mode() & 0o7777;
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    b.vault.put(&file).unwrap();
+    assert_eq!(mode(), 0o700);
+    std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
+    b.vault.put(&file).unwrap();
+    assert_eq!(mode(), 0o700, "also when the file is there");
 }
