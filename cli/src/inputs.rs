@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use moorline_common::topology::dotenv::{self, Format};
 use moorline_common::topology::limits::{INPUT_MAX, SEALED_MAX};
 use moorline_common::topology::{self, Asked, Inputs, Origin, Problem, Reading};
+use nix::fcntl::OFlag;
 use zeroize::Zeroizing;
 
 use crate::error::{Failure, LocalCode};
@@ -70,8 +72,8 @@ impl Machine<'_> {
                 within_bounds(&inputs)?;
             }
             for path in asked.files.difference(&known.files) {
-                is_plain(&self.folder.join(path.as_str()))?;
-                inputs.files.extend(read_text(&self.folder.join(path.as_str()))?.map(|content| (path.clone(), content)));
+                let content = read_text(&self.folder.join(path.as_str()), Form::Plain)?;
+                inputs.files.extend(content.map(|content| (path.clone(), content)));
                 within_bounds(&inputs)?;
             }
             known.variables.extend(asked.variables.iter().cloned());
@@ -92,11 +94,7 @@ impl Machine<'_> {
             }
             let value = match origin {
                 Origin::Content(text) => Some(text.clone().into_bytes()),
-                Origin::File(path) => {
-                    let path = self.folder.join(path);
-                    is_plain(&path)?;
-                    read_bytes(&path, SEALED_MAX)?
-                }
+                Origin::File(path) => read_bytes(&self.folder.join(path), SEALED_MAX, Form::Plain)?,
                 Origin::Environment(name) => {
                     if named.is_none() {
                         named = Some(self.named_variables()?);
@@ -119,9 +117,10 @@ impl Machine<'_> {
     /// The variables of `.env`, or of the files that were named instead.
     fn named_variables(&self) -> Result<BTreeMap<String, String>, Failure> {
         let usual = [self.folder.join(".env")];
+        let (paths, form) = if self.env_files.is_empty() { (&usual[..], Form::Plain) } else { (self.env_files, Form::Any) };
         let mut all: BTreeMap<String, String> = BTreeMap::new();
-        for path in if self.env_files.is_empty() { &usual } else { self.env_files } {
-            let Some(text) = read_text(path)? else {
+        for path in paths {
+            let Some(text) = read_text(path, form)? else {
                 if self.env_files.is_empty() {
                     continue;
                 }
@@ -152,34 +151,43 @@ fn within_bounds(inputs: &Inputs) -> Result<(), Failure> {
     inputs.excess().map_or(Ok(()), |problem| Err(bad("the topology file", Path::new(""), &[problem])))
 }
 
-/// A file that a topology names is read more than once, and by other machines as it was: a pipe or a device is none.
-fn is_plain(path: &Path) -> Result<(), Failure> {
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => {
-            let message = format!("{} is no plain file", path.display());
-            Err(Failure::new(LocalCode::BadTopology, message, "name a file with the content itself"))
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
+/// What a file may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// A plain file: it is read more than once, and by other machines as it was.
+    Plain,
+    /// Also a pipe, which an operator named for this one command.
+    Any,
 }
 
 /// The text of a file; `None` when there is none.
-fn read_text(path: &Path) -> Result<Option<String>, Failure> {
-    let Some(bytes) = read_bytes(path, INPUT_MAX)? else { return Ok(None) };
+fn read_text(path: &Path, form: Form) -> Result<Option<String>, Failure> {
+    let Some(bytes) = read_bytes(path, INPUT_MAX, form)? else { return Ok(None) };
     let wrong = |_| Failure::new(LocalCode::BadTopology, format!("{} is not UTF-8", path.display()), "save the file as UTF-8");
     String::from_utf8(bytes).map(Some).map_err(wrong)
 }
 
 /// The bytes of a file; `None` when there is none.
-fn read_bytes(path: &Path, max: usize) -> Result<Option<Vec<u8>>, Failure> {
+fn read_bytes(path: &Path, max: usize, form: Form) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |e: &std::io::Error| {
         Failure::file("read", path, e).with_remedy("the topology file takes this file: make it readable, or take it out")
     };
-    let file = match std::fs::File::open(path) {
+    let flags = match form {
+        // To open a pipe waits for somebody to write.
+        Form::Plain => OFlag::O_NONBLOCK,
+        Form::Any => OFlag::empty(),
+    };
+    let file = match std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(&error)),
     };
+    // Of the file that was opened, not of what has its name by now.
+    if form == Form::Plain && !file.metadata().map_err(|e| failed(&e))?.is_file() {
+        let message = format!("{} is no plain file", path.display());
+        let remedy = "put a file with the content itself there; variables from a pipe are taken by `--env-file`";
+        return Err(Failure::new(LocalCode::BadTopology, message, remedy));
+    }
     // One byte more than may be, so that too much is told as such.
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
@@ -324,6 +332,57 @@ hosts:
         assert!(failure.details.join("\n").contains(".env:1:6: error: the ' that begins here has no end"), "{failure:?}");
         let dir = folder(&[WEB, (".env", "NAME=n\nTAG=1"), ("conf/site.env", &"x".repeat(INPUT_MAX + 1))]);
         assert!(read(dir.path(), &[], &[]).err().unwrap().message.contains("larger than 512 KiB"));
+    }
+
+    /// What `read` gives; a test that hangs ends here.
+    fn in_time<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, found) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(read()));
+        found.recv_timeout(std::time::Duration::from_secs(20)).expect("somebody waits for a pipe")
+    }
+
+    fn pipe(dir: &Path, name: &str) -> PathBuf {
+        let path = dir.join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_pipe_where_a_plain_file_belongs_is_refused_and_not_waited_for() {
+        for name in [".env", "conf/site.env"] {
+            let dir = folder(&[WEB, ("base/web.env", ""), ("conf/other.env", "")]);
+            pipe(dir.path(), name);
+            let env = [("TAG", "1"), ("NAME", "n")];
+            let failure = in_time(move || read(dir.path(), &[], &env).err().unwrap());
+            assert!(failure.message.ends_with(&format!("{name} is no plain file")) && failure.remedy.contains("--env-file"), "{failure:?}");
+        }
+        let dir = folder(&[]);
+        let path = pipe(dir.path(), "secret.txt");
+        // Whatever a look at its name said before.
+        assert!(in_time(move || read_bytes(&path, SEALED_MAX, Form::Plain)).unwrap_err().message.contains("is no plain file"));
+        std::fs::create_dir(dir.path().join(".env")).unwrap();
+        assert!(read(dir.path(), &[], &[]).err().unwrap().message.ends_with(".env is no plain file"));
+    }
+
+    #[test]
+    fn variables_come_from_a_pipe_that_was_named_also_when_its_writer_is_late() {
+        let dir = folder(&[WEB, ("base/web.env", ""), ("conf/site.env", "")]);
+        let path = pipe(dir.path(), "pipe");
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::write(path, "TAG=1\nNAME=piped\n")
+        });
+        let inputs = in_time(move || read(dir.path(), &[path], &[]).map(|(_, inputs)| inputs).unwrap());
+        assert_eq!(inputs.variables["NAME"], "piped");
+        writer.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_file_of_variables_that_is_no_text_is_refused_and_not_shown() {
+        let dir = folder(&[WEB]);
+        std::fs::write(dir.path().join(".env"), b"NAME=hunter2\xff\n").unwrap();
+        let failure = read(dir.path(), &[], &[]).err().unwrap();
+        assert!(failure.message.ends_with(".env is not UTF-8") && !format!("{failure:?}").contains("hunter2"), "{failure:?}");
     }
 
     #[test]
