@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, HostId, TopologyId};
 use moorline_common::sign::{Envelope, PrivateKey};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::files::{ensure_private_dir, read_json, read_secret, write_json, write_new};
+use super::files::{ensure_private_dir, read_json, read_secret, write_json, write_once};
 use super::key::{SecretText, read_key};
 use super::passphrase::Passphrases;
 use crate::error::Failure;
@@ -170,13 +169,9 @@ impl Context {
         if !path.exists() {
             let mut key = Zeroizing::new([0; 32]);
             getrandom::fill(key.as_mut_slice()).map_err(|e| Failure::local(format!("no random bytes: {e}")))?;
-            ensure_private_dir(&self.dir)?;
             let text = Zeroizing::new(format!("{}\n", Zeroizing::new(hex::encode(key.as_slice())).as_str()));
-            match write_new(&path, text.as_bytes()) {
-                // Another process was faster.
-                Err(failure) if failure.is(Code::AlreadyExists) => {}
-                made => return made.map(|()| key),
-            }
+            // Where another process was faster, its key counts.
+            write_once(&path, text.as_bytes())?;
         }
         let bytes = read_secret(&path)?;
         let mut key = Zeroizing::new([0; 32]);
@@ -283,6 +278,34 @@ mod tests {
         });
         for topology in &topologies {
             assert_eq!(context.place(topology).unwrap(), Some(place(topology)));
+        }
+    }
+
+    #[test]
+    fn all_who_make_the_key_of_digests_at_once_have_the_same_one() {
+        for _ in 0..50 {
+            let dir = tempfile::tempdir().unwrap();
+            let home = Home::open(Some(dir.path().to_owned())).unwrap();
+            let facts = ContextFacts { cluster: ClusterId::parse("acme").unwrap(), operator: "ann".into(), root_pin: "00".into() };
+            let context = home.store_context("one", facts, b"{}").unwrap();
+            // What a killed process left behind.
+            fs::write(context.dir().join(".secrets.key.0.tmp"), "").unwrap();
+            let start = std::sync::Barrier::new(4);
+            let keys: Vec<[u8; 32]> = std::thread::scope(|scope| {
+                let make = || {
+                    start.wait();
+                    context.digest_key().map(|key| *key)
+                };
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                all.into_iter().map(|one| one.join().unwrap().unwrap()).collect()
+            });
+            assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+            let names = fs::read_dir(context.dir()).unwrap().flatten().map(|entry| entry.file_name());
+            assert_eq!(
+                names.filter(|name| name.to_string_lossy().ends_with(".tmp")).count(),
+                1,
+                "no temporary file stays of those who end"
+            );
         }
     }
 

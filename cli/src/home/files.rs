@@ -78,6 +78,33 @@ pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
+/// Makes `path` with `bytes`, 0600, if there is no such file: whole and durable before it has its name, so that nobody sees a part of it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_once(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |e: &io::Error| Failure::file("write", path, e);
+    let dir = folder_of(path);
+    ensure_private_dir(dir)?;
+    // A process with the same id may be at it, too, where several systems share the folder.
+    let mut own = [0; 8];
+    getrandom::fill(&mut own).map_err(|e| Failure::local(format!("no random bytes: {e}")))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = dir.join(format!(".{name}.{}.tmp", hex::encode(own)));
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        match fs::hard_link(&temporary, path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+            Err(_) | Ok(()) => Ok(()),
+        }
+    })();
+    // It may hold a key.
+    let _ = fs::remove_file(&temporary);
+    written.and_then(|()| File::open(dir)?.sync_all()).map_err(|e| failed(&e))
+}
+
 /// Reads a file; `None` when there is none.
 ///
 /// # Errors
