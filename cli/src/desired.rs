@@ -9,7 +9,7 @@ use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, Origin, Probl
 use crate::client::HostView;
 use crate::error::{Failure, LocalCode};
 use crate::home::Place;
-use crate::inputs::{self, InputArgs, Machine};
+use crate::inputs::{self, InputArgs, Machine, Named};
 use crate::parallel;
 use crate::pins::{self, PinArgs};
 use crate::render::Ui;
@@ -30,6 +30,8 @@ pub struct Source {
     pub file: TopologyFile,
     /// Where it is, if it is a file of this machine and not what was signed.
     pub place: Option<Place>,
+    /// The variables that were read for it there.
+    pub named: Named,
     /// The values of its secrets and configs, as far as they were read.
     pub values: Values,
 }
@@ -50,7 +52,8 @@ pub struct Desired {
 pub fn read(ui: &mut Ui, path: &Path, args: &InputArgs) -> Result<Source, Failure> {
     let bytes = read_bytes(path)?;
     let folder = if path == Path::new("-") { PathBuf::new() } else { path.parent().map(Path::to_path_buf).unwrap_or_default() };
-    let machine = Machine { folder: &folder, env_files: &args.env_file, environment: &|name| std::env::var_os(name) };
+    let named = Named::default();
+    let machine = Machine { folder: &folder, env_files: &args.env_file, environment: &|name| std::env::var_os(name), named: named.clone() };
     let (reading, inputs) = machine.read(&bytes)?;
     let name = display_name(path);
     let file = reading.file.map_err(|problems| inputs::bad(&name, &folder, &problems))?;
@@ -60,7 +63,7 @@ pub fn read(ui: &mut Ui, path: &Path, args: &InputArgs) -> Result<Source, Failur
     // What is not UTF-8 was refused.
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let place = Some(Place::of(&folder, &args.env_file)?);
-    Ok(Source { name, folder, text, inputs, file, place, values: Values::default() })
+    Ok(Source { name, folder, text, inputs, file, place, named, values: Values::default() })
 }
 
 /// The bytes of the file that `-f` names, no more than a topology file may have and one.
@@ -90,7 +93,7 @@ pub fn parse(name: &str, text: &str, taken: &Inputs) -> Result<Source, Failure> 
     let folder = PathBuf::new();
     let file = topology::read(text.as_bytes(), taken).file.map_err(|problems| inputs::bad(name, &folder, &problems))?;
     let (name, text, inputs) = (name.to_owned(), text.to_owned(), taken.clone());
-    Ok(Source { name, folder, text, inputs, file, place: None, values: Values::default() })
+    Ok(Source { name, folder, text, inputs, file, place: None, named: Named::default(), values: Values::default() })
 }
 
 impl Source {

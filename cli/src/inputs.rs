@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use clap::Args;
 use moorline_common::topology::dotenv::{self, Format};
@@ -33,6 +35,20 @@ pub struct Machine<'m> {
     pub env_files: &'m [PathBuf],
     /// The environment.
     pub environment: &'m dyn Fn(&str) -> Option<OsString>,
+    /// What stands in those files.
+    pub named: Named,
+}
+
+/// The variables of `.env`, or of the files that were named instead: read when the first one is needed, and once for a whole command,
+/// as a pipe gives what it has only once. Its clones have the same.
+#[derive(Clone, Default)]
+pub struct Named(Arc<OnceLock<Result<BTreeMap<String, String>, Failure>>>);
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets.
+        f.write_str("Named")
+    }
 }
 
 /// What was found of the values that were asked for.
@@ -53,7 +69,6 @@ impl Machine<'_> {
     /// A file that is there and cannot be read, or is no text; a wrong line in a file of variables.
     pub fn gather<T>(&self, look: impl Fn(&Inputs) -> T, asked: impl Fn(&T) -> &Asked) -> Result<(T, Inputs), Failure> {
         let (mut inputs, mut known) = (Inputs::default(), Asked::default());
-        let mut named: Option<BTreeMap<String, String>> = None;
         loop {
             let found = look(&inputs);
             let asked = asked(&found);
@@ -64,10 +79,7 @@ impl Machine<'_> {
                 return Ok((look(&inputs), inputs));
             }
             for name in asked.variables.difference(&known.variables) {
-                if named.is_none() {
-                    named = Some(self.named_variables()?);
-                }
-                let value = self.variable(name)?.or_else(|| named.as_ref().and_then(|named| named.get(name).cloned()));
+                let value = self.variable(name)?;
                 inputs.variables.extend(value.map(|value| (name.clone(), value)));
                 within_bounds(&inputs)?;
             }
@@ -86,7 +98,6 @@ impl Machine<'_> {
     /// # Errors
     /// A file that is there and cannot be read, or is too large; a wrong line in a file of variables.
     pub fn values<'o>(&self, origins: impl IntoIterator<Item = &'o Origin>) -> Result<Found<'o>, Failure> {
-        let mut named: Option<BTreeMap<String, String>> = None;
         let mut found = BTreeMap::new();
         for origin in origins {
             if found.contains_key(origin) {
@@ -95,20 +106,20 @@ impl Machine<'_> {
             let value = match origin {
                 Origin::Content(text) => Some(text.clone().into_bytes()),
                 Origin::File(path) => read_bytes(&self.folder.join(path), SEALED_MAX, Form::Plain)?,
-                Origin::Environment(name) => {
-                    if named.is_none() {
-                        named = Some(self.named_variables()?);
-                    }
-                    let value = self.variable(name)?.or_else(|| named.as_ref().and_then(|named| named.get(name).cloned()));
-                    value.map(String::into_bytes)
-                }
+                Origin::Environment(name) => self.variable(name)?.map(String::into_bytes),
             };
             found.insert(origin, value.map(Zeroizing::new));
         }
         Ok(found)
     }
 
+    /// A variable of the environment, or else of the files.
     fn variable(&self, name: &str) -> Result<Option<String>, Failure> {
+        let named = self.named.0.get_or_init(|| self.named_variables()).as_ref().map_err(Clone::clone)?;
+        Ok(self.of_environment(name)?.or_else(|| named.get(name).cloned()))
+    }
+
+    fn of_environment(&self, name: &str) -> Result<Option<String>, Failure> {
         let Some(value) = (self.environment)(name) else { return Ok(None) };
         let wrong = |_| Failure::new(LocalCode::BadTopology, format!("the variable `{name}` is not UTF-8"), "set it to plain text");
         value.into_string().map(Some).map_err(wrong)
@@ -128,7 +139,7 @@ impl Machine<'_> {
                 return Err(Failure::new(LocalCode::BadTopology, message, "check the path that --env-file names"));
             };
             let mut unreadable = None;
-            let mut outer = |name: &str| match self.variable(name) {
+            let mut outer = |name: &str| match self.of_environment(name) {
                 Ok(value) => value.or_else(|| all.get(name).cloned()),
                 Err(failure) => {
                     unreadable = Some(failure);
@@ -278,7 +289,7 @@ hosts:
 
     fn read(dir: &Path, env_files: &[PathBuf], environment: &[(&str, &str)]) -> Result<(Reading, Inputs), Failure> {
         let environment = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value));
-        Machine { folder: dir, env_files, environment: &environment }.read(TEXT.as_bytes())
+        Machine { folder: dir, env_files, environment: &environment, named: Named::default() }.read(TEXT.as_bytes())
     }
 
     const WEB: (&str, &str) = ("base/web.yml", "services: { web: { env_file: web.env, labels: { tag: $TAG } } }");

@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::desired::Source;
 use crate::error::{Failure, LocalCode};
 use crate::home::{Context, Place};
-use crate::inputs::Machine;
+use crate::inputs::{Machine, Named};
 use crate::limits::NAMES_SHOWN;
 
 /// How age names an X25519 key that things are sealed to.
@@ -180,7 +180,7 @@ impl Sealer<'_> {
         let Ok(Some(place)) = self.context.place(self.topology) else { return values };
         let Ok(key) = self.context.digest_key() else { return values };
         let environment = |name: &str| std::env::var_os(name);
-        let machine = Machine { folder: &place.folder, env_files: &place.env_files, environment: &environment };
+        let machine = Machine { folder: &place.folder, env_files: &place.env_files, environment: &environment, named: Named::default() };
         for (kind, name, object) in hosts.values().filter_map(|spec| spec.docker.as_ref()).flat_map(DockerSpec::sealed) {
             let Some(origin) = object.origin.as_ref().filter(|_| !values.0.contains_key(&object.digest)) else { continue };
             // One that cannot be read is missing, as one that is not there.
@@ -240,21 +240,21 @@ impl Source {
         let Some(place) = self.place.clone().filter(|_| self.file.has_sealed()) else { return Ok(()) };
         let specs = self.file.slice(bound).map_err(|problems| self.bad(&problems))?.hosts;
         let environment = |name: &str| std::env::var_os(name);
-        let machine = Machine { folder: &place.folder, env_files: &place.env_files, environment: &environment };
+        let machine = Machine { folder: &place.folder, env_files: &place.env_files, environment: &environment, named: self.named.clone() };
         let Gathered { digests, values } = gather(&machine, &*context.digest_key()?, &self.file, &specs)?;
         (self.inputs.digests, self.values) = (digests, values);
         Ok(())
     }
 
-    /// Notes where its secrets are, for revisions that are made without it.
+    /// Notes where its secrets are, for revisions that are made without it. A file of variables that is a pipe has nothing for them.
     ///
     /// # Errors
     /// When that cannot be written.
     pub fn note_place(&self, context: &Context) -> Result<(), Failure> {
-        match &self.place {
-            Some(place) if !self.inputs.digests.is_empty() => context.note_place(&self.file.topology, place),
-            Some(_) | None => Ok(()),
-        }
+        let Some(place) = self.place.as_ref().filter(|_| !self.inputs.digests.is_empty()) else { return Ok(()) };
+        let stays = |path: &&PathBuf| std::fs::metadata(path).is_ok_and(|found| found.is_file());
+        let env_files = place.env_files.iter().filter(stays).cloned().collect();
+        context.note_place(&self.file.topology, &Place { env_files, ..place.clone() })
     }
 }
 

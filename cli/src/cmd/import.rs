@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::cmd::Env;
 use crate::error::{Failure, LocalCode};
 use crate::home::files;
-use crate::inputs::{self, InputArgs, Machine};
+use crate::inputs::{self, InputArgs, Machine, Named};
 use crate::render::Ui;
 
 mod docker;
@@ -101,7 +101,8 @@ fn compose(args: &ComposeArgs, ui: &mut Ui) -> Result<u8, Failure> {
         way: &way(&here, &there),
         bind_root: args.bind_root.as_deref(),
     };
-    let machine = Machine { folder, env_files: &args.inputs.env_file, environment: &|name| std::env::var_os(name) };
+    let environment = |name: &str| std::env::var_os(name);
+    let machine = Machine { folder, env_files: &args.inputs.env_file, environment: &environment, named: Named::default() };
     let (imported, _) = machine.gather(|inputs| import::compose(&import, inputs), |imported| &imported.asked)?;
     // The Compose files are named as on the command line, others as seen from here.
     let named = |problem: &Problem| match problem.file.as_deref() {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::desired;
 use crate::home::{ContextFacts, Home};
+use crate::inputs;
 use crate::revision::tests::{host, host_binding};
 use moorline_common::id::{ClusterId, Generation, UnixSeconds, VersionHash};
 use moorline_common::topology::{self, Inputs};
@@ -147,6 +148,36 @@ fn without_the_files_what_was_sealed_to_the_same_host_is_taken_over() {
         failure.details == ["secret `one` of host `a`: the file `one.txt`"] && failure.remedy.contains("moorctl push -f"),
         "{failure:?}"
     );
+}
+
+#[test]
+fn a_pipe_with_variables_is_read_once_for_a_whole_command_and_never_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let context = context(dir.path());
+    fill(dir.path());
+    let (pipe, plain) = (dir.path().join("pipe"), dir.path().join("plain.env"));
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::fs::write(&plain, "OTHER=1\n").unwrap();
+    let text = FILE.replace("image: x", "image: \"x:$TAG\"").replace("four.txt", "one.txt").replace("file: five.txt", "environment: FIVE");
+    let (folder, env_files) = (dir.path().to_owned(), [pipe.clone(), plain.clone()]);
+    let (done, found) = std::sync::mpsc::channel();
+    // Opened a second time, the pipe would wait for who never writes again.
+    std::thread::spawn(move || {
+        let named = inputs::Named::default();
+        let machine = Machine { folder: &folder, env_files: &env_files, environment: &|_| None, named: named.clone() };
+        let (_, inputs) = machine.read(text.as_bytes()).unwrap();
+        let mut source = desired::parse("edge.yaml", &text, &inputs).unwrap();
+        (source.place, source.named) = (Some(Place::of(&folder, &env_files).unwrap()), named);
+        for _ in 0..2 {
+            source.read_secrets(&context, &[BoundHost::from(&host_binding(10, "a"))]).unwrap();
+        }
+        source.note_place(&context).unwrap();
+        done.send((source.inputs, context.place(&source.file.topology).unwrap().unwrap())).unwrap();
+    });
+    std::fs::write(&pipe, "TAG=1\nTWO=second\nFIVE=fifth\n").unwrap();
+    let (inputs, noted) = found.recv_timeout(std::time::Duration::from_secs(20)).expect("the pipe is read again");
+    assert_eq!((inputs.variables["TAG"].as_str(), inputs.digests.len()), ("1", 5));
+    assert_eq!(noted, Place { folder: dir.path().to_owned(), env_files: vec![plain] });
 }
 
 #[test]
