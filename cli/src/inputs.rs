@@ -51,9 +51,6 @@ impl fmt::Debug for Named {
     }
 }
 
-/// What was found of the values that were asked for.
-pub type Found<'o> = BTreeMap<&'o Origin, Option<Zeroizing<Vec<u8>>>>;
-
 impl Machine<'_> {
     /// Reads a topology with all that it takes from here, and nothing besides.
     ///
@@ -93,24 +90,17 @@ impl Machine<'_> {
         }
     }
 
-    /// The values of secrets and configs; `None` for one that is not here. What is asked for is looked for once.
+    /// The value of a secret or config; `None` when it is not here.
     ///
     /// # Errors
     /// A file that is there and cannot be read, or is too large; a wrong line in a file of variables.
-    pub fn values<'o>(&self, origins: impl IntoIterator<Item = &'o Origin>) -> Result<Found<'o>, Failure> {
-        let mut found = BTreeMap::new();
-        for origin in origins {
-            if found.contains_key(origin) {
-                continue;
-            }
-            let value = match origin {
-                Origin::Content(text) => Some(text.clone().into_bytes()),
-                Origin::File(path) => read_bytes(&self.folder.join(path), SEALED_MAX, Form::Plain)?,
-                Origin::Environment(name) => self.variable(name)?.map(String::into_bytes),
-            };
-            found.insert(origin, value.map(Zeroizing::new));
-        }
-        Ok(found)
+    pub fn value(&self, origin: &Origin) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+        let value = match origin {
+            Origin::Content(text) => Some(text.clone().into_bytes()),
+            Origin::File(path) => read_bytes(&self.folder.join(path), SEALED_MAX, Form::Plain)?,
+            Origin::Environment(name) => self.variable(name)?.map(String::into_bytes),
+        };
+        Ok(value.map(Zeroizing::new))
     }
 
     /// A variable of the environment, or else of the files.

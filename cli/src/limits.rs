@@ -70,6 +70,8 @@ pub const STDIN_MAX: u64 = 64 * 1024;
 pub const ORDER_BACKDATED_S: u64 = 60;
 /// Names that a refusal lists as those that there are.
 pub const NAMES_SHOWN: usize = 8;
+/// The most bytes of all values of secrets and configs that are held at a time: more than one push can carry, and no whole memory.
+pub const VALUES_MAX: usize = 64 * 1024 * 1024;
 /// The largest file with a saved order, in bytes: the order, a binding and every version of the trust root.
 pub const ORDER_FILE_MAX: u64 = 16 * 1024 * 1024;
 /// The largest file with a saved revision, in bytes: all that a push may have, each host's binding, the source before it and every

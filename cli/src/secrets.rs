@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use age::x25519::Recipient;
 use base64::Engine as _;
@@ -25,14 +26,17 @@ use crate::desired::Source;
 use crate::error::{Failure, LocalCode};
 use crate::home::{Context, Place};
 use crate::inputs::{Machine, Named};
-use crate::limits::NAMES_SHOWN;
+use crate::limits::{NAMES_SHOWN, VALUES_MAX};
 
 /// How age names an X25519 key that things are sealed to.
 const RECIPIENT: &str = "age";
 
+/// A value, held once however many names it has.
+type Value = Arc<Zeroizing<Vec<u8>>>;
+
 /// Values by their digests.
 #[derive(Clone, Default)]
-pub struct Values(BTreeMap<String, Zeroizing<Vec<u8>>>);
+pub struct Values(BTreeMap<String, Value>);
 
 impl Values {
     /// No value.
@@ -64,6 +68,49 @@ fn wanted_of(docker: &DockerSpec) -> impl Iterator<Item = Wanted> {
     docker.sealed().filter_map(|(kind, name, spec)| Some((kind, name.clone(), spec.origin.clone()?)))
 }
 
+/// The values of one machine: each is read once, and no more of them than may be held.
+struct Reader<'m> {
+    machine: &'m Machine<'m>,
+    found: BTreeMap<Origin, Option<Value>>,
+    bytes: usize,
+}
+
+impl<'m> Reader<'m> {
+    const fn new(machine: &'m Machine<'m>) -> Self {
+        Self { machine, found: BTreeMap::new(), bytes: 0 }
+    }
+
+    /// The value from `origin`; `None` when it is not there.
+    ///
+    /// # Errors
+    /// As [`Machine::value`]; [`Code::TooLarge`] when all of them together are too much.
+    fn value(&mut self, origin: &Origin) -> Result<Option<Value>, Failure> {
+        if let Some(known) = self.found.get(origin) {
+            return Ok(known.clone());
+        }
+        let value = self.machine.value(origin)?.map(Arc::new);
+        self.bytes = self.bytes.saturating_add(value.as_ref().map_or(0, |value| value.len()));
+        if self.bytes > VALUES_MAX {
+            let message = format!("the secrets and configs of the topology are larger than {} MiB together", VALUES_MAX / (1024 * 1024));
+            return Err(Failure::from(Fault::new(Code::TooLarge, message))
+                .with_remedy("split the topology, or put large content into an image or a volume"));
+        }
+        self.found.insert(origin.clone(), value.clone());
+        Ok(value)
+    }
+
+    /// The same for a value that may as well be missing.
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`].
+    fn value_if_any(&mut self, origin: &Origin) -> Result<Option<Value>, Failure> {
+        match self.value(origin) {
+            Err(failure) if !failure.is(Code::TooLarge) => Ok(None),
+            found => found,
+        }
+    }
+}
+
 /// Reads the values of all secrets and configs of `file` from `machine`. Those of hosts that are there must be there; those of hosts
 /// that may come are taken if they are.
 ///
@@ -74,21 +121,25 @@ pub fn gather(machine: &Machine<'_>, key: &[u8; 32], file: &TopologyFile, specs:
     let parts = file.profiles.values().chain(file.hosts.values().map(|h| &h.own));
     let possible: BTreeSet<Wanted> =
         parts.filter_map(|p| p.docker.as_ref()).flat_map(wanted_of).filter(|wanted| !needed.contains(wanted)).collect();
-    let found = machine.values(needed.iter().map(|(.., origin)| origin))?;
-    // Whoever needs one of them later is told then what is wrong with it.
-    let more: Vec<_> = possible.iter().filter_map(|(.., origin)| machine.values([origin]).ok()).flatten().collect();
-    let value_of = |origin: &Origin| found.get(origin).or_else(|| more.iter().find(|(known, _)| *known == origin).map(|(_, value)| value));
+    // Before any of them is read.
+    if needed.len().saturating_add(possible.len()) > DIGESTS_MAX {
+        let message = format!("the topology takes more than {DIGESTS_MAX} secrets and configs");
+        return Err(Failure::new(LocalCode::BadTopology, message, "split the topology"));
+    }
+    let mut reader = Reader::new(machine);
     let (mut gathered, mut missing) = (Gathered::default(), Vec::new());
     for (is_needed, (kind, name, origin)) in needed.iter().map(|w| (true, w)).chain(possible.iter().map(|w| (false, w))) {
-        let Some(value) = value_of(origin).and_then(Option::as_ref) else {
+        // Whoever needs one of the others later is told then what is wrong with it.
+        let found = if is_needed { reader.value(origin)? } else { reader.value_if_any(origin)? };
+        let Some(value) = found else {
             if is_needed {
                 missing.push(format!("{} `{name}`: {origin} is not there", kind.word()));
             }
             continue;
         };
-        let digest = digest(key, &file.topology, *kind, name, value);
+        let digest = digest(key, &file.topology, *kind, name, &value);
         gathered.digests.insert(origin.key(*kind, name), digest.clone());
-        gathered.values.0.insert(digest, value.clone());
+        gathered.values.0.insert(digest, value);
     }
     if !missing.is_empty() {
         return Err(Failure::new(
@@ -97,10 +148,6 @@ pub fn gather(machine: &Machine<'_>, key: &[u8; 32], file: &TopologyFile, specs:
             "put the files where the topology file names them, and set the variables in the environment or in `.env`",
         )
         .with_details(missing));
-    }
-    if gathered.digests.len() > DIGESTS_MAX {
-        let message = format!("the topology takes more than {DIGESTS_MAX} secrets and configs");
-        return Err(Failure::new(LocalCode::BadTopology, message, "split the topology"));
     }
     Ok(gathered)
 }
@@ -140,7 +187,10 @@ impl Sealer<'_> {
                 let value = match self.value(binding, &object.digest)? {
                     Some(value) => Some(value),
                     None => {
-                        let more = looked.get_or_insert_with(|| self.look_again(hosts));
+                        let more = match &looked {
+                            Some(more) => more,
+                            None => looked.insert(self.look_again(hosts)?),
+                        };
                         more.0.get(&object.digest).map(|value| seal_to(&binding.sealing_key, value)).transpose()?
                     }
                 };
@@ -175,22 +225,25 @@ impl Sealer<'_> {
     }
 
     /// The values that are where the topology was last pushed from on this machine, and are the ones that were signed.
-    fn look_again(&self, hosts: &BTreeMap<HostId, HostSpec>) -> Values {
+    ///
+    /// # Errors
+    /// [`Code::TooLarge`] when they are too many to be held.
+    fn look_again(&self, hosts: &BTreeMap<HostId, HostSpec>) -> Result<Values, Failure> {
         let mut values = Values::default();
-        let Ok(Some(place)) = self.context.place(self.topology) else { return values };
-        let Ok(key) = self.context.digest_key() else { return values };
+        let Ok(Some(place)) = self.context.place(self.topology) else { return Ok(values) };
+        let Ok(key) = self.context.digest_key() else { return Ok(values) };
         let environment = |name: &str| std::env::var_os(name);
         let machine = Machine { folder: &place.folder, env_files: &place.env_files, environment: &environment, named: Named::default() };
+        let mut reader = Reader::new(&machine);
         for (kind, name, object) in hosts.values().filter_map(|spec| spec.docker.as_ref()).flat_map(DockerSpec::sealed) {
             let Some(origin) = object.origin.as_ref().filter(|_| !values.0.contains_key(&object.digest)) else { continue };
             // One that cannot be read is missing, as one that is not there.
-            let Ok(mut found) = machine.values([origin]) else { continue };
-            let Some(value) = found.remove(origin).flatten() else { continue };
+            let Some(value) = reader.value_if_any(origin)? else { continue };
             if digest(&key, self.topology, kind, name, &value) == object.digest {
                 values.0.insert(object.digest.clone(), value);
             }
         }
-        values
+        Ok(values)
     }
 
     fn lacking(&self, mut missing: Vec<String>) -> Failure {

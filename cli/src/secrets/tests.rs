@@ -197,6 +197,44 @@ fn what_is_not_there_is_told_all_at_once_and_a_later_host_says_so_itself() {
     assert!(self::source(dir.path(), &context).unwrap_err().message.contains("is no plain file"));
 }
 
+/// Gathers for one host that has so many secrets, all of them needed or all of them of a host that may come.
+fn gather_many(dir: &Path, count: usize, of: impl Fn(usize) -> String, needed: bool) -> Result<Gathered, Failure> {
+    let objects: String = (0..count).map(|n| format!("        s{n}: {{ file: {} }}\n", of(n))).collect();
+    let names: Vec<String> = (0..count).map(|n| format!("s{n}")).collect();
+    let text = format!(
+        "topology: edge\nhosts:\n  a:\n    docker:\n      secrets:\n{objects}      services: {{ site: {{ image: x, secrets: [{}] }} }}\n",
+        names.join(", ")
+    );
+    let source = desired::parse("edge.yaml", &text, &Inputs::default()).unwrap();
+    let docker = source.file.hosts.values().next().unwrap().own.docker.clone().unwrap();
+    let specs = BTreeMap::from([(binding(10, "a").host_id, docker)]).into_iter().filter(|_| needed);
+    let specs = specs.map(|(id, docker)| (id, HostSpec { docker: Some(docker), ..HostSpec::default() })).collect();
+    let machine = Machine { folder: dir, env_files: &[], environment: &|_| None, named: inputs::Named::default() };
+    gather(&machine, &[1; 32], &source.file, &specs)
+}
+
+#[test]
+fn values_are_bounded_in_number_before_they_are_read_and_in_size_while_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    // A folder would be refused when it is read.
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    let failure = gather_many(dir.path(), DIGESTS_MAX + 1, |_| "folder".to_owned(), true).unwrap_err();
+    assert!(failure.message.contains("more than 5000 secrets and configs"), "{failure:?}");
+    let large = vec![b'x'; topology::limits::SEALED_MAX];
+    let count = VALUES_MAX / large.len();
+    std::fs::write(dir.path().join("large"), &large).unwrap();
+    for n in 0..=count {
+        std::fs::hard_link(dir.path().join("large"), dir.path().join(format!("large{n}"))).unwrap();
+    }
+    for needed in [true, false] {
+        let failure = gather_many(dir.path(), count + 1, |n| format!("large{n}"), needed).unwrap_err();
+        assert!(failure.is(Code::TooLarge) && failure.message.contains("larger than 64 MiB together"), "{failure:?}");
+    }
+    // One value is held once, whatever it is called.
+    let gathered = gather_many(dir.path(), count + 1, |_| "large".to_owned(), true).unwrap();
+    assert_eq!(gathered.digests.len(), count + 1);
+}
+
 #[test]
 fn more_than_a_slice_can_carry_is_told_before_it_is_signed() {
     let own = binding(10, "a");
@@ -206,7 +244,7 @@ fn more_than_a_slice_can_carry_is_told_before_it_is_signed() {
     let mut objects = serde_json::Map::new();
     for n in 0..3_u8 {
         let digest = format!("{n:02x}").repeat(32);
-        values.0.insert(digest.clone(), Zeroizing::new(vec![n; 400 * 1024]));
+        values.0.insert(digest.clone(), Arc::new(Zeroizing::new(vec![n; 400 * 1024])));
         objects.insert(format!("s{n}"), serde_json::json!({ "digest": digest }));
     }
     let spec: HostSpec = serde_json::from_value(serde_json::json!({ "docker": { "secrets": objects } })).unwrap();
