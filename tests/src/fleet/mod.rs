@@ -388,7 +388,9 @@ pub fn free_port() -> Result<u16> {
     let start = u16::try_from(std::process::id() % u32::from(span))?;
     for _ in 0..span {
         let port = PORTS.start + (start + NEXT.fetch_add(7, Ordering::Relaxed) % span) % span;
-        let file = File::options().create(true).truncate(false).write(true).open(locks.join(port.to_string()))?;
+        let path = locks.join(port.to_string());
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
         let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             HELD.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
