@@ -132,7 +132,8 @@ fn ensure(folder: &Path) -> Result<(), VaultError> {
     let failed = |source| VaultError::File { path: folder.to_owned(), source };
     safe(folder, own())?;
     if !in_memory(nearest(folder)).map_err(failed)? {
-        return Err(VaultError::NotInMemory(folder.to_owned()));
+        // By the name that the configuration has for it, not by the host's own part of it.
+        return Err(VaultError::NotInMemory(folder.parent().unwrap_or(folder).to_owned()));
     }
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     // Somebody may have been faster. From here on nobody else can put anything in its place.

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes of shared memory that an engine gives a container without being told.
 const SHM_USUAL: u64 = 64 << 20;
+/// The unit of `cpus` in one processor.
+const NANO_CPUS: u64 = 1_000_000_000;
 
 /// One setting.
 trait Setting: Serialize + PartialEq {
@@ -232,7 +234,23 @@ fn differ<T: Setting>(out: &mut Vec<Differs>, key: &'static str, wanted: Option<
     if live.map_or_else(|| is_usual(wanted), |live| wanted.agrees(live)) {
         return;
     }
-    out.push(Differs { key, wanted: wanted.shown(), live: live.map(Setting::shown) });
+    out.push(Differs { key, wanted: in_units(key, wanted.shown()), live: live.map(|live| in_units(key, live.shown())) });
+}
+
+/// A number as the file would have it: bytes as `64m`, processors as `0.5`.
+fn in_units(key: &str, shown: String) -> String {
+    match (key, shown.parse::<u64>()) {
+        ("mem_limit" | "mem_reservation" | "memswap_limit" | "shm_size", Ok(bytes)) => {
+            let units = [(30, "g"), (20, "m"), (10, "k")];
+            let whole = units.iter().find(|(shift, _)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+            whole.map_or(shown, |(shift, unit)| format!("{}{unit}", bytes >> shift))
+        }
+        ("cpus", Ok(nanos)) => {
+            let (whole, part) = (nanos / NANO_CPUS, nanos % NANO_CPUS);
+            format!("{whole}.{part:09}").trim_end_matches('0').trim_end_matches('.').to_owned()
+        }
+        _ => shown,
+    }
 }
 
 options! {
@@ -382,6 +400,17 @@ impl Logging {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_told_as_the_file_would_have_them() {
+        let shown = |key: &str, number: i64| in_units(key, number.to_string());
+        assert_eq!(
+            [64 << 20, 3 << 30, 1536 << 10, 1000, 0, -1].map(|n| shown("memswap_limit", n)),
+            ["64m", "3g", "1536k", "1000", "0", "-1"]
+        );
+        assert_eq!([500_000_000, 2_000_000_000, 1_250_000_000, 1].map(|n| shown("cpus", n)), ["0.5", "2", "1.25", "0.000000001"]);
+        assert_eq!(shown("pids_limit", 1024), "1024");
+    }
 
     #[test]
     fn what_is_not_named_never_differs_and_what_the_engine_does_anyway_neither() {
