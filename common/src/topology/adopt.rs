@@ -43,6 +43,8 @@ pub struct Adopted {
     pub text: String,
     /// How many containers are taken over.
     pub containers: usize,
+    /// The engine's names of all that is taken over or used as it is: what the host's policy must give away.
+    pub outside: BTreeSet<String>,
     /// What is left out, and what should be known.
     pub notes: Vec<String>,
 }
@@ -98,6 +100,8 @@ pub fn adopt(adoption: &Adoption<'_>) -> Result<Adopted, AdoptError> {
         Some((names.get(*name)?.clone(), parts.service(name, container, config, (&network_keys, &volume_keys))))
     });
     let services: BTreeMap<String, Json> = services.collect();
+    let objects = networks.iter().chain(&volumes).map(|(key, object)| object.get("name").and_then(Json::as_str).unwrap_or(key).to_owned());
+    let outside = objects.chain(chosen.keys().map(|name| (*name).to_owned())).collect();
     let mut docker = Vec::new();
     for (key, objects) in [("networks", networks), ("volumes", volumes), ("services", services)] {
         if !objects.is_empty() {
@@ -112,7 +116,7 @@ pub fn adopt(adoption: &Adoption<'_>) -> Result<Adopted, AdoptError> {
         yaml(&tree)
     );
     load(&text).map_err(AdoptError::Bad)?;
-    Ok(Adopted { text, containers: chosen.len(), notes })
+    Ok(Adopted { text, containers: chosen.len(), outside, notes })
 }
 
 type Chosen<'a> = BTreeMap<&'a str, &'a ObservedContainer>;

@@ -187,12 +187,19 @@ fn story(t: &mut EngineFleet, name: &str, policy: &Path) {
         Ok(t.operator.host(HOST)?.last_error.is_some_and(|e| e.code == "policy_denied" && e.message.contains("outside")))
     })
     .unwrap();
-    std::fs::write(policy, format!("outside = [\"{name}_*\"]\n")).unwrap();
+    // The line that the import told is what it takes.
+    let told = imported.text();
+    let line = told.lines().find(|line| line.trim().starts_with("outside = ")).unwrap();
+    std::fs::write(policy, format!("{line}\n")).unwrap();
     t.fleet.stop_agent(HOST).unwrap();
-    t.fleet.start_agent(HOST).unwrap();
 
+    // Killed before it has noted the first one.
     t.proxy.forget();
-    let plan = t.fleet.push(&yaml, &["--wait"]).unwrap().ok().unwrap();
+    t.fleet.start_agent_with(HOST, &[("MOORLINE_CRASH_AT", "reconcile.note.before")]).unwrap();
+    t.fleet.push(&yaml, &["--force"]).unwrap().ok().unwrap();
+    wait_until("it is killed", SOON, || Ok(t.fleet.agent_ended(HOST)?.is_some())).unwrap();
+    t.fleet.start_agent(HOST).unwrap();
+    let plan = t.fleet.push(&yaml, &["--force", "--wait"]).unwrap().ok().unwrap();
     assert_eq!(t.proxy.mutations(), vec![], "{}", plan.text());
     let same = |t: &EngineFleet| look(t, name).iter().map(|(name, live)| (name.clone(), identity(live))).collect::<BTreeMap<_, _>>();
     assert_eq!(same(t), before);

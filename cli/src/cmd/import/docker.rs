@@ -66,7 +66,9 @@ pub(super) async fn run(args: &DockerArgs, env: &Env, ui: &mut Ui) -> Result<u8,
     }
     let containers = if adopted.containers == 1 { "one container".to_owned() } else { format!("{} containers", adopted.containers) };
     ui.note(&format!(
-        "{containers} of {name} can be taken over; the host's policy file must name them under `outside`, then push the file: nothing is touched"
+        "{containers} of {name} can be taken over. The host's policy file must give them away; then push the file: nothing is touched.
+  outside = {}",
+        serde_json::to_string(&adopted.outside).unwrap_or_default()
     ));
     give(args.out.as_ref(), &adopted.text, ui)
 }
