@@ -211,3 +211,45 @@ async fn what_is_external_is_used_and_left() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn swap_without_limit_goes_back_to_what_a_new_container_has() {
+    with_bench(|bench| async move {
+        let stage = Stage(bench);
+        let memory = 64_i64 << 20;
+        stage.settle(&stage.service(json!({ "options": { "mem_limit": memory, "memswap_limit": -1 } }))).await;
+        let before = stage.web().await;
+        assert_eq!(stage.settle(&stage.service(json!({ "options": { "mem_limit": memory } }))).await, ["update"]);
+        let after = stage.web().await;
+        assert_eq!((after.id, after.host_config.and_then(|host| host.memory_swap)), (before.id, Some(2 * memory)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_network_that_a_stranger_uses_stays_and_keeps_our_containers() {
+    with_bench(|bench| async move {
+        let stage = Stage(bench);
+        let wanted = |label: &str| {
+            let mut spec = stage.service(json!({ "networks": { "a": {} } }));
+            let networks = &mut spec.docker.as_mut().unwrap().networks;
+            networks.get_mut("a").unwrap().labels.insert("for".to_owned(), label.to_owned());
+            spec
+        };
+        stage.settle(&wanted("one")).await;
+        let a = format!("{}_a", stage.0.unique);
+        // Several, as the engine tells of them in any order.
+        for n in 0..4 {
+            let host = HostConfig { network_mode: Some(a.clone()), ..Default::default() };
+            let body = ContainerCreateBody { image: Some(stage.0.images()[0].clone()), host_config: Some(host), ..Default::default() };
+            stage.0.make(body, &format!("x{}_{n}", stage.0.unique), true).await;
+        }
+        let step = stage.plan(&wanted("two")).await.steps.into_iter().find(|step| step.action.verb() == "replace").unwrap();
+        for _ in 0..3 {
+            let error = stage.0.driver.apply(&step).await.unwrap_err();
+            assert!(error.code == Code::NotOwned && error.message.contains("is not ours and still uses the network"), "{error:?}");
+            assert_eq!(networks(&stage.web().await), [a.clone()]);
+        }
+    })
+    .await;
+}
