@@ -294,6 +294,27 @@ fn what_memory_loses_comes_back_before_a_container_needs_it() {
     note_down(&mut b);
 }
 
+#[test]
+fn a_key_is_rotated_without_the_values_at_hand_and_no_container_notices() {
+    let Some(mut b) = Bench::start("sealedkeys") else { return };
+    b.fill(PASSWORD);
+    b.push(&[]).ok().unwrap();
+    let ids = b.ids();
+    std::fs::remove_dir_all(b.t.fleet.root().join("secret")).unwrap();
+    b.t.proxy.forget();
+    b.moorctl(&["key", "rotate", "--wait"]).ok().unwrap();
+    assert_eq!((b.t.proxy.mutations(), b.ids()), (vec![], ids));
+    // What the new key has signed brings them to an agent that has lost its own.
+    std::fs::remove_dir_all(b.t.fleet.agent_dir(HOST).join("sealed")).unwrap();
+    b.wipe();
+    b.restart_agent();
+    let order = format!("{HOST}/container/{}", b.name("db"));
+    wait_until("the slice has come again", APPLY, || Ok(b.t.operator.host(HOST)?.converged)).unwrap();
+    b.moorctl(&["op", "restart", &order]).ok().unwrap();
+    assert_eq!(b.reads("db", "/etc/db.password", None).as_deref(), Some(PASSWORD));
+    note_down(&mut b);
+}
+
 /// A new folder on a disk. `None`, with a line that says so, when no place for one is: many systems have `/tmp` in memory.
 fn folder_on_disk() -> Option<tempfile::TempDir> {
     let places = [std::env::temp_dir(), "/var/tmp".into(), env!("CARGO_TARGET_TMPDIR").into()];
