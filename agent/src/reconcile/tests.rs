@@ -370,6 +370,21 @@ async fn one_failure_stops_its_dependants_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_can_do_without_another_service_begins_when_that_cannot_be_made() {
+    let mut bench = Bench::new().await;
+    bench.driver.with(|fake| fake.fail.extend([("edge-cache-1".to_owned(), DriverErrorKind::Permanent)]));
+    let needs =
+        |optional: bool| json!({ "image": "demo:1", "depends_on": { "cache": { "condition": "service_started", "optional": optional } } });
+    bench
+        .push(1, json!({ "docker": { "services": { "cache": { "image": "demo:1" }, "site": needs(true), "strict": needs(false) } } }))
+        .await;
+    let is_there = |s: &HostState| s.observed.containers.contains_key("edge-site-1");
+    until(&mut bench.state, "the site runs without its cache", is_there).await;
+    assert!(bench.troubles().contains(&("edge-cache-1".to_owned(), Code::StepFailed)), "{:?}", bench.troubles());
+    assert!(!bench.state.borrow().observed.containers.contains_key("edge-strict-1"));
+}
+
+#[tokio::test]
 async fn an_unreachable_engine_is_a_state_of_its_own_and_nothing_counts_as_gone() {
     let mut bench = Bench::new().await;
     bench.apply(1, services(&["web"], false)).await;

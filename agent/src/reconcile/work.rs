@@ -92,8 +92,11 @@ impl Work {
     fn skip_dependants(&mut self) {
         loop {
             let failed = &self.failed;
-            let skipped =
-                self.waiting.iter().find_map(|s| s.after.iter().find(|r| failed.contains_key(*r)).map(|r| (s.resource.clone(), r.clone())));
+            // What only waits for its turn has not failed for those who would begin without it.
+            let keeps = |step: &Step, needs: &ResourceId| {
+                failed.get(needs).is_some_and(|fault| fault.code == Code::Waiting || !step.tolerates.contains(needs))
+            };
+            let skipped = self.waiting.iter().find_map(|s| s.after.iter().find(|r| keeps(s, r)).map(|r| (s.resource.clone(), r.clone())));
             let Some((resource, needs)) = skipped else { return };
             let root = self.failed.get(&needs).map(root_cause).unwrap_or_default();
             let fault = Fault::new(Code::DependencyFailed, format!("skipped: it needs {needs}, which is not ready: {root}"));
@@ -127,6 +130,7 @@ pub(super) mod tests {
             action: Action::CreateNetwork(target),
             reason: "it is absent".to_owned(),
             after: after.iter().map(|n| resource(n)).collect(),
+            tolerates: BTreeSet::new(),
         }
     }
 
@@ -155,6 +159,19 @@ pub(super) mod tests {
         assert_eq!(work.failed()[&resource("b")].code, Code::DependencyFailed);
         assert!(work.failed()[&resource("c")].message.ends_with("no space"), "{}", work.failed()[&resource("c")].message);
         assert_eq!(work.failed().len(), 3);
+    }
+
+    #[test]
+    fn what_tolerates_a_failure_waits_for_it_and_begins_then() {
+        for (code, begins) in [(Code::StepFailed, true), (Code::Waiting, false)] {
+            let mut work = Work::default();
+            let patient = Step { tolerates: [resource("a")].into(), ..step("b", &["a"]) };
+            work.replan(vec![step("a", &[]), patient, step("c", &["a"])], BTreeMap::new());
+            assert_eq!(names(&work.take_ready(9)), ["a"]);
+            work.finish(&resource("a"), Err(Fault::new(code, "no")));
+            assert_eq!(names(&work.take_ready(9)) == ["b"], begins, "{code}");
+            assert!(work.failed().contains_key(&resource("c")));
+        }
     }
 
     #[test]

@@ -163,7 +163,12 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
             Err((code, reason)) => draft.block(resource, code, reason),
         },
         Need::Begin(action, reason) => match gate(scene, wanted, draft) {
-            Ok(after) => step_after(resource, action, reason, after, draft),
+            Ok(after) => {
+                step_after(resource, action, reason, after, draft);
+                for (other, _) in wanted.depends_on.iter().filter(|(_, wait)| wait.optional) {
+                    draft.tolerate(resource, other);
+                }
+            }
             Err((code, reason)) => draft.block(resource, code, reason),
         },
     }

@@ -27,7 +27,7 @@ impl Draft {
         if let Some(id) = action.container_id() {
             self.acts_on.insert(id.to_owned(), resource.clone());
         }
-        let step = Step { resource: resource.clone(), action, reason, after: BTreeSet::new() };
+        let step = Step { resource: resource.clone(), action, reason, after: BTreeSet::new(), tolerates: BTreeSet::new() };
         self.steps.insert(resource.clone(), step);
     }
 
@@ -69,6 +69,13 @@ impl Draft {
             && let Some(Action::ReplaceContainer { target, .. }) = self.steps.get_mut(resource).map(|step| &mut step.action)
         {
             Arc::make_mut(target).gives_way = true;
+        }
+    }
+
+    /// Lets the step of `resource` begin also when that of `first`, which it waits for, has failed.
+    pub fn tolerate(&mut self, resource: &ResourceId, first: &ResourceId) {
+        if let Some(step) = self.steps.get_mut(resource).filter(|step| step.after.contains(first)) {
+            step.tolerates.insert(first.clone());
         }
     }
 
@@ -123,6 +130,7 @@ impl Draft {
         let known: BTreeSet<ResourceId> = self.steps.keys().cloned().collect();
         for step in self.steps.values_mut() {
             step.after.retain(|r| known.contains(r));
+            step.tolerates.retain(|r| known.contains(r));
         }
         let mut waiting: BTreeMap<(u8, ResourceId), Step> =
             self.steps.into_values().map(|s| ((s.action.phase(), s.resource.clone()), s)).collect();

@@ -66,6 +66,9 @@ pub struct Step {
     pub reason: String,
     /// Resources whose steps in this plan must have succeeded before.
     pub after: BTreeSet<ResourceId>,
+    /// Of these, what it waits for and begins without when it has failed.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub tolerates: BTreeSet<ResourceId>,
 }
 
 /// A resource that waits for something outside this plan, or can't be mended without an operator.

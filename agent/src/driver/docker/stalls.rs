@@ -80,6 +80,7 @@ fn step(action: Action) -> Step {
         action,
         reason: String::new(),
         after: std::collections::BTreeSet::new(),
+        tolerates: std::collections::BTreeSet::new(),
     }
 }
 

@@ -213,6 +213,7 @@ fn boot(world: &mut World, id: &str, order: &OpOrder) -> Result<(), DriverError>
         action: Action::StartContainer { id: id.to_owned() },
         reason: String::new(),
         after: BTreeSet::new(),
+        tolerates: BTreeSet::new(),
     };
     let before = world.lives.get(id).map(|l| l.starts);
     world.engine.apply(&step).map_err(|e| failed(DriverErrorKind::Conflict, Code::OpFailed, &e.to_string()))?;

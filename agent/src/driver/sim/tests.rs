@@ -46,7 +46,7 @@ fn half_made(engine: &mut Engine, target: &ContainerTarget, name: &str) {
     let target = ContainerTarget { name: name.to_owned(), ..target.clone() };
     let resource = moorline_common::plan::lower::container_resource(name);
     let action = Action::CreateContainer(Arc::new(target));
-    engine.apply(&Step { resource, action, reason: String::new(), after: BTreeSet::new() }).unwrap();
+    engine.apply(&Step { resource, action, reason: String::new(), after: BTreeSet::new(), tolerates: BTreeSet::new() }).unwrap();
     let container = engine.containers.get_mut(name).unwrap();
     container.state = ContainerState::Created;
     let config = container.config.as_mut().unwrap();
@@ -140,7 +140,13 @@ async fn faults_fail_the_named_step_with_their_words() {
     let bench = SimBench::new();
     faults(&bench.folder, r#"{"fail": {"docker/container/x": "no space left"}}"#);
     let resource = moorline_common::plan::lower::container_resource("x");
-    let step = Step { resource, action: Action::StartContainer { id: "x".to_owned() }, reason: String::new(), after: BTreeSet::new() };
+    let step = Step {
+        resource,
+        action: Action::StartContainer { id: "x".to_owned() },
+        reason: String::new(),
+        after: BTreeSet::new(),
+        tolerates: BTreeSet::new(),
+    };
     assert_eq!(bench.driver.apply(&step).await.unwrap_err().message, "no space left");
 }
 
