@@ -326,7 +326,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::testing::{any_damage, any_spec, damage, essence, full, id, identity, settle, settled, spec, verbs};
+    use super::super::testing::{
+        Damage, any_damage, any_named_spec, any_spec, damage, essence, full, id, identity, settle, settled, spec, verbs,
+    };
     use super::super::{Blocked, model::Engine};
     use super::*;
     use crate::observe::{ContainerState, Health};
@@ -715,6 +717,21 @@ mod tests {
             settle_leniently(&mut engine, &HostSpec::default());
             prop_assert_eq!(strangers(&engine), before);
             prop_assert!(engine.containers.values().all(|c| c.owner.is_none()));
+        }
+
+        #[test]
+        fn names_that_a_slice_gives_are_no_right_to_what_bears_them(desired in any_named_spec(), strangers in proptest::collection::vec(0..4usize, 0..4)) {
+            let mut engine = Engine::default();
+            strangers.iter().for_each(|at| damage(&mut engine, &Damage::Stranger(*at)));
+            let before = engine.clone();
+            settle_leniently(&mut engine, &desired);
+            for spec in [&desired, &HostSpec::default()] {
+                settle_leniently(&mut engine, spec);
+                prop_assert!(before.containers.iter().all(|(name, live)| engine.containers.get(name) == Some(live)));
+                prop_assert!(before.networks.iter().all(|(name, live)| engine.networks.get(name) == Some(live)));
+                prop_assert!(before.volumes.iter().all(|(name, live)| engine.volumes.get(name) == Some(live)));
+            }
+            prop_assert!(engine.containers.values().all(|live| live.owner.is_none()), "what is ours goes, under any name");
         }
 
         #[test]

@@ -149,6 +149,31 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// Any valid slice that gives some of its objects the names that [`Damage::Stranger`] gives to strangers' ones.
+    pub fn any_named_spec()(
+        mut desired in any_spec(),
+        containers in proptest::collection::vec(any::<bool>(), 4),
+        network in proptest::option::of(any::<bool>()),
+        volume in proptest::option::of(any::<bool>()),
+    ) -> HostSpec {
+        let docker = desired.docker.as_mut().unwrap();
+        for (name, _) in NAMES.iter().zip(containers).filter(|(_, named)| *named) {
+            if let Some(service) = docker.services.get_mut(*name) { service.container_name = Some(format!("given-{name}")); }
+        }
+        if let Some(external) = network {
+            let spec = docker.networks.get_mut("a").unwrap();
+            (spec.name, spec.external) = (Some("given".to_owned()), external);
+            if external { spec.labels.clear(); }
+        }
+        if let Some(external) = volume {
+            let spec = docker.volumes.get_mut("a").unwrap();
+            (spec.name, spec.external) = (Some("given".to_owned()), external);
+        }
+        desired
+    }
+}
+
 /// What people and crashes do to a host behind our back.
 #[derive(Debug, Clone)]
 pub enum Damage {
@@ -206,6 +231,10 @@ pub fn damage(engine: &mut Engine, what: &Damage) {
             let network = ObservedNetwork { id: format!("strange-net-{at}"), ..Default::default() };
             engine.networks.entry(format!("edge_strange{at}")).or_insert(network);
             engine.volumes.entry(format!("edge_strange{at}")).or_default();
+            let given = ObservedContainer { id: format!("given-{at}"), ..Default::default() };
+            engine.containers.entry(format!("given-{}", NAMES[*at])).or_insert(given);
+            engine.networks.entry("given".to_owned()).or_insert(ObservedNetwork { id: "given".to_owned(), ..Default::default() });
+            engine.volumes.entry("given".to_owned()).or_default();
         }
     }
 }
