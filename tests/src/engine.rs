@@ -11,6 +11,8 @@ use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters as query;
 use moorline_common::observe::{LABEL_CLUSTER, LABEL_RESOURCE};
 
+use crate::inspect;
+
 /// The socket of the system's engine.
 pub const SOCKET: &str = "/var/run/docker.sock";
 /// When set to 1, a missing engine, or what else a test needs of the machine, fails it instead of skipping it.
@@ -196,12 +198,12 @@ impl Engine {
         }
         // By id: two networks may bear one name, and then the name stands for neither.
         let options = query::ListNetworksOptionsBuilder::new().filters(&by_cluster(cluster)).build();
-        for id in self.block_on(self.docker.list_networks(Some(options)))?.into_iter().filter_map(|n| n.id) {
-            note(&id, self.block_on(self.docker.remove_network(&id)));
-        }
+        let networks = self.block_on(self.docker.list_networks(Some(options)))?.into_iter().filter_map(|n| n.id);
+        let stay: Vec<_> = networks.filter_map(|id| inspect::delete(&self.socket, &format!("/networks/{id}")).err()).collect();
         for name in self.volumes(cluster)? {
             note(&name, self.block_on(self.docker.remove_volume(&name, None::<query::RemoveVolumeOptions>)));
         }
+        trouble.extend(stay.iter().map(|error| format!("{error:#}")));
         if !trouble.is_empty() {
             bail!("cleaning up behind cluster `{cluster}`: {}", trouble.join("; "));
         }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Map, Value};
 
 use crate::limits::SOON;
-use crate::wait::wait_for;
+use crate::wait::{wait_for, wait_until};
 
 /// Where a value stands: the kind and the name of its object, and the keys down to it.
 pub type Place = (&'static str, String, Vec<String>);
@@ -172,14 +172,23 @@ impl Labelled<'_> {
     /// # Errors
     /// When the engine refuses.
     pub fn remove(&self) -> Result<()> {
-        let gone = |path: String| match ask(self.socket, "DELETE", &path)? {
-            (200..300 | 404, _) => Ok(()),
-            (status, value) => bail!("DELETE {path}: {status} {value}"),
-        };
+        let gone = |path: String| delete(self.socket, &path);
         self.list("/containers/json", None, "Id")?.into_iter().try_for_each(|id| gone(format!("/containers/{id}?force=1&v=1")))?;
         self.list("/networks", None, "Id")?.into_iter().try_for_each(|id| gone(format!("/networks/{id}")))?;
         self.list("/volumes", Some("Volumes"), "Name")?.into_iter().try_for_each(|name| gone(format!("/volumes/{name}")))
     }
+}
+
+/// Removes an object. What is gone already is fine; what still has something to let go of (an engine takes a container from its
+/// network some time after the container is gone) is tried again.
+///
+/// # Errors
+/// When it stays.
+pub fn delete(socket: &Path, path: &str) -> Result<()> {
+    wait_until(&format!("{path} is removed"), SOON, || match ask(socket, "DELETE", path)? {
+        (200..300 | 404, _) => Ok(true),
+        (status, value) => bail!("{status} {value}"),
+    })
 }
 
 fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use bollard::models::ContainerInspectResponse;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveVolumeOptions};
-use moorline_tests::inspect::ask;
+use moorline_tests::inspect::{ask, delete};
 use moorline_tests::limits::SOON;
 use moorline_tests::wait::wait_until;
 use moorline_tests::{image, peer::Compose};
@@ -90,9 +90,8 @@ impl Project {
         paths.extend(self.volumes.iter().map(|name| format!("/volumes/{name}")));
         let mut trouble = Vec::new();
         for path in paths {
-            match ask(self.t.engine.socket(), "DELETE", &path)? {
-                (200..300 | 404, _) => {}
-                (status, answer) => trouble.push(format!("DELETE {path}: {status} {answer}")),
+            if let Err(error) = delete(self.t.engine.socket(), &path) {
+                trouble.push(format!("{error:#}"));
             }
         }
         ensure!(trouble.is_empty(), "{}", trouble.join("; "));

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use moorline_tests::engine::Engine;
 use moorline_tests::fleet::{Drive, Fleet, text};
 use moorline_tests::image;
-use moorline_tests::inspect::{CHOSEN_PORTS, CHOSEN_SUBNETS, Labelled, Place, ask, differences};
+use moorline_tests::inspect::{CHOSEN_PORTS, CHOSEN_SUBNETS, Labelled, Place, delete, differences};
 use moorline_tests::limits::{COMMAND, SOON};
 use moorline_tests::peer::Compose;
 use moorline_tests::process::run;
@@ -112,8 +112,10 @@ impl World<'_> {
         let made = Labelled { socket: self.socket, label: &label, project };
         let arguments: Vec<&str> = options.split_whitespace().chain(["--ansi", "never", "-p", project, "-f", file, "up", "-d"]).collect();
         let facts = compose.run(&arguments).and_then(|()| made.settle()).and_then(|()| made.facts());
-        made.remove()?;
-        facts
+        let removed = made.remove();
+        let facts = facts?;
+        removed?;
+        Ok(facts)
     }
 
     fn moorline(&self, host: &Host, project: &str, file: &str) -> Result<BTreeMap<Place, Value>> {
@@ -123,12 +125,13 @@ impl World<'_> {
         // Removing a topology leaves volumes alone, and these bear no label by which they could be found later.
         let unnamed = made.unnamed_volumes();
         let down = self.moorctl(&["--yes", "down", project, "--wait"]);
-        made.remove()?;
-        for volume in unnamed? {
-            ask(self.socket, "DELETE", &format!("/volumes/{volume}"))?;
-        }
+        let removed = made.remove();
         let facts = facts?;
         down?;
+        removed?;
+        for volume in unnamed? {
+            delete(self.socket, &format!("/volumes/{volume}"))?;
+        }
         Ok(facts)
     }
 
@@ -208,7 +211,7 @@ impl<'a> Outside<'a> {
 
     fn remove(&self) {
         for folder in ["networks", "volumes"] {
-            let _ = ask(self.0, "DELETE", &format!("/{folder}/{OUTSIDE}"));
+            let _ = delete(self.0, &format!("/{folder}/{OUTSIDE}"));
         }
     }
 }
