@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::compare;
-use super::docker::{Scene, adopt, changed, not_owned};
+use super::docker::{Scene, changed, not_owned};
 use super::draft::Draft;
 use super::lower::{self, LoweredContainer, Wait};
-use super::{Action, ContainerTarget, InPlace, api, in_place};
+use super::{Action, ContainerTarget, InPlace, adoption, api, in_place};
 use crate::fault::Code;
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ContainerState, Health, ObservedContainer, Owner};
@@ -117,7 +117,7 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
     let occupant = scene.observed.containers.get(&target.name);
     if let Some(stranger) = occupant.filter(|o| o.owner.is_none() && target.adopt.as_ref() == Some(&o.id)) {
         let action = Action::AdoptContainer { id: stranger.id.clone(), target: Arc::clone(target) };
-        return adopt(resource, action, &compare::container(target, stranger), draft);
+        return adoption::plan(resource, action, &compare::container(target, stranger), draft);
     }
     if let Some((name, _)) =
         target.adopt.as_ref().and_then(|id| scene.observed.containers.iter().find(|(_, c)| c.owner.is_none() && c.id == *id))

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::compare::{self, Difference};
 use super::draft::Draft;
 use super::lower::{self, Lowered, LoweredSpec};
-use super::{Action, Identity, NetworkTarget, Plan, VolumeTarget, containers, model};
+use super::{Action, Identity, NetworkTarget, Plan, VolumeTarget, adoption, containers};
 use crate::fault::Code;
 use crate::id::{ResourceId, TopologyId};
 use crate::observe::{Observed, ObservedContainer, ObservedNetwork, ObservedVolume, Owner};
@@ -98,80 +98,6 @@ fn not_there(kind: &str, name: &str) -> String {
     format!("there is no {kind} `{name}` on this host, and the topology calls it external; make it by hand, or leave `external` out")
 }
 
-/// Takes over what is as the slice says, and nothing else: what differs would be made anew, and nobody has asked for that.
-pub(super) fn adopt(resource: &ResourceId, action: Action, differences: &[Difference], draft: &mut Draft) {
-    if differences.is_empty() {
-        draft.step(resource, action, "is taken over as it is".to_owned());
-    } else {
-        draft.block(resource, Some(Code::AdoptDiffers), adopt_differs(differences));
-    }
-}
-
-fn adopt_differs(differences: &[Difference]) -> String {
-    format!(
-        "it is to be taken over, and is not as the topology says: {}; import it again, or change it once it is taken over",
-        compare::reasons(differences)
-    )
-}
-
-/// Why nothing is taken over.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAdopted {
-    /// It is gone, or another object bears its name now.
-    #[error("it is gone, which was to be taken over")]
-    Gone,
-    /// The engine lists it, and said nothing more.
-    #[error("it is to be taken over, and could not be compared with what the topology says")]
-    Unseen,
-    /// It belongs to another resource or topology.
-    #[error("it is `{0}`")]
-    Taken(ResourceId),
-    /// It would be made anew.
-    #[error("{0}")]
-    Differs(String),
-}
-
-/// Whether what `action` takes over is in `observed` as the slice says. A plan may be made before everything was seen of an
-/// object that nobody asked about until then; whoever carries it out asks once more.
-///
-/// # Errors
-/// [`NotAdopted`].
-pub fn check_adoption(action: &Action, observed: &Observed) -> Result<(), NotAdopted> {
-    let (owner, labels, differences) = match action {
-        Action::AdoptContainer { id, target } => {
-            let live = observed.containers.get(&target.name).filter(|live| live.id == *id).ok_or(NotAdopted::Gone)?;
-            (&live.owner, &target.labels, live.config.as_ref().map(|_| compare::container(target, live)))
-        }
-        Action::AdoptNetwork { id, target } => {
-            let live = observed.networks.get(&target.name).filter(|live| live.id == *id).ok_or(NotAdopted::Gone)?;
-            (&live.owner, &target.labels, (!live.driver.is_empty()).then(|| compare::network(&target.spec, live)))
-        }
-        Action::AdoptVolume(target) => {
-            let live = observed.volumes.get(&target.name).ok_or(NotAdopted::Gone)?;
-            (&live.owner, &target.labels, (!live.driver.is_empty()).then(|| compare::volume(&target.spec, live)))
-        }
-        Action::CreateNetwork(_)
-        | Action::ReplaceNetwork { .. }
-        | Action::RemoveNetwork { .. }
-        | Action::CreateVolume(_)
-        | Action::CreateContainer(_)
-        | Action::StartContainer { .. }
-        | Action::UnpauseContainer { .. }
-        | Action::UpdateContainer { .. }
-        | Action::ReplaceContainer { .. }
-        | Action::RemoveContainer { .. } => return Ok(()),
-    };
-    let ours = model::owner_of(labels);
-    let is_ours = |owner: &Owner| ours.as_ref().is_some_and(|ours| (&ours.topology, &ours.resource) == (&owner.topology, &owner.resource));
-    if let Some(other) = owner.as_ref().filter(|owner| !is_ours(owner)) {
-        return Err(NotAdopted::Taken(other.resource.clone()));
-    }
-    match differences.ok_or(NotAdopted::Unseen)? {
-        differences if differences.is_empty() => Ok(()),
-        differences => Err(NotAdopted::Differs(adopt_differs(&differences))),
-    }
-}
-
 fn plan_network(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<NetworkTarget>, draft: &mut Draft) {
     let target = &lowered.target;
     if target.spec.external {
@@ -189,7 +115,7 @@ fn plan_network(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Netw
             // Of a stranger that nobody asked about yet no more than the id is known.
             let differences = if live.driver.is_empty() { Vec::new() } else { compare::network(&target.spec, live) };
             let action = Action::AdoptNetwork { id: live.id.clone(), target: target.clone() };
-            return adopt(resource, action, &differences, draft);
+            return adoption::plan(resource, action, &differences, draft);
         }
         draft.block(resource, Some(Code::NotOwned), not_owned("network", &target.name, live.owner.as_ref()));
         return;
@@ -233,7 +159,7 @@ fn plan_volume(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Volum
             if !differences.is_empty() {
                 draft.unusable.insert(resource.clone());
             }
-            return adopt(resource, Action::AdoptVolume(target.clone()), &differences, draft);
+            return adoption::plan(resource, Action::AdoptVolume(target.clone()), &differences, draft);
         }
         draft.block(resource, Some(Code::NotOwned), not_owned("volume", &target.name, live.owner.as_ref()));
         draft.unusable.insert(resource.clone());

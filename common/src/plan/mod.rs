@@ -13,6 +13,7 @@ use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
 use crate::topology::{NetworkSpec, PullPolicy, SealedFile, ServiceSpec, Update, VolumeSpec};
 
+pub mod adoption;
 pub mod api;
 pub mod compare;
 mod containers;

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::adoption::{self, NotAdopted};
 use super::compare::is_reset;
-use super::docker::{NotAdopted, check_adoption};
 use super::{Action, ContainerTarget, InPlace, NetworkTarget, Step, VolumeTarget};
 use crate::id::{ResourceId, sha256_hex};
 use crate::observe::{
@@ -271,7 +271,7 @@ impl Engine {
 
     /// Whose what is taken over is from now on.
     fn adopted(&self, action: &Action) -> Result<Option<Owner>, ModelError> {
-        match check_adoption(action, &self.observed()) {
+        match adoption::check(action, &self.observed()) {
             Ok(()) => Ok(action.note().map(|(_, owner)| owner)),
             Err(NotAdopted::Gone) => Err(ModelError::NotFound("what is to be adopted".to_owned())),
             Err(cause) => Err(ModelError::Conflict(cause.to_string())),

@@ -14,7 +14,7 @@ use bollard::query_parameters::{
 };
 use moorline_common::fault::{Code, cut};
 use moorline_common::observe::Owner;
-use moorline_common::plan::docker::{NotAdopted, check_adoption};
+use moorline_common::plan::adoption::{self, NotAdopted};
 use moorline_common::plan::{Action, ContainerTarget, NetworkTarget, Step, VolumeTarget, model, volume_key};
 use moorline_common::topology::PullPolicy;
 
@@ -50,7 +50,7 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
         Action::AdoptContainer { .. } | Action::AdoptNetwork { .. } | Action::AdoptVolume(_) => {
             // Seen now: it may have changed, or nobody may have looked closely before.
             let seen = observe::observe(engine, owned).await?;
-            check_adoption(&step.action, &seen).map_err(|cause| not_adopted(step.resource.name(), &cause))
+            adoption::check(&step.action, &seen).map_err(|cause| not_adopted(step.resource.name(), &cause))
         }
         Action::ReplaceContainer { old_id, target } => hands.replace_container(old_id, target).await,
         Action::RemoveContainer { id } => match hands.inspect(id).await? {
