@@ -125,6 +125,10 @@ pub struct Standing {
     pub applied: Option<VersionHash>,
     /// The generation whose apply last succeeded: what `applied` is the hash of.
     pub applied_generation: Generation,
+    /// The accepted generation once this host has found it healthy for long enough, or it was confirmed; 0 before.
+    pub healthy_generation: Generation,
+    /// The accepted generation if this host has gone back from it; 0 otherwise.
+    pub rolled_back_generation: Generation,
     /// The last error since the last success.
     pub last_error: Option<Fault>,
 }
@@ -197,6 +201,7 @@ impl Ledger {
                     applied: c.version_hash,
                     applied_generation: c.generation,
                     last_error,
+                    ..Standing::default()
                 },
                 None => Standing::default(),
             });
@@ -206,7 +211,8 @@ impl Ledger {
             (_, FloorState::TornDown) => (Some(floor.version_hash.clone()), floor.generation),
             (_, FloorState::Active | FloorState::Cleared) => (None, Generation(0)),
         };
-        Ok(Standing { topology: Some(floor.topology), generation: floor.generation, applied, applied_generation, last_error })
+        let (topology, generation) = (Some(floor.topology), floor.generation);
+        Ok(Standing { topology, generation, applied, applied_generation, last_error, ..Standing::default() })
     }
 
     /// Accepts a slice: floors, time floor and (for a first slice) the marker, in one transaction.

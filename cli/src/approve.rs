@@ -276,6 +276,8 @@ pub async fn give_slices(
             deliver_within_s: statement.deliver_within_s,
             hosts: BTreeMap::new(),
             sealed: sealed(client, &one, host, binding).await?,
+            // Nothing was there before.
+            fallbacks: BTreeMap::new(),
         };
         let slice = Pen { root: &client.root, signers, now: clock::now() }.sign_slice(&draft, binding, &one.spec)?;
         match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {

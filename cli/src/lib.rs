@@ -13,6 +13,7 @@
 //! | [`desired`] | from a file to one desired state per host |
 //! | [`pins`], [`registry`] | which digests images have, and asking their registries |
 //! | [`revision`] | from desired states to signed envelopes |
+//! | [`fallback`] | what each of them lets come back by itself |
 //! | [`approve`] | the checks between a claimed host and its binding |
 //! | [`parallel`] | what costs processor time host by host, on all processors |
 //! | [`progress`] | whether a host has got where a push wants it, and waiting for that |
@@ -30,6 +31,7 @@ pub mod cmd;
 pub mod crash;
 pub mod desired;
 pub mod error;
+pub mod fallback;
 pub mod home;
 pub mod inputs;
 pub mod limits;

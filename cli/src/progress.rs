@@ -367,6 +367,8 @@ mod tests {
             generation: Generation(generation),
             applied: applied.cloned(),
             applied_generation: Generation(generation),
+            healthy_generation: Generation(0),
+            rolled_back_generation: Generation(0),
             observed_digest: String::new(),
             engine: EngineState::Ready,
             converging,

@@ -228,6 +228,7 @@ impl Roots {
             deliver_within_s: held.source.deliver_within_s,
             hosts: held.hosts.clone(),
             sealed: held.sealed.clone(),
+            fallbacks: BTreeMap::new(),
         };
         let signed = Pen { root: &self.now.root, signers, now: clock::now() }.sign(&draft, hosts)?;
         self.now.push_the_same(held.generation, &signed).await?;

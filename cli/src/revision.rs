@@ -7,7 +7,7 @@ use moorline_common::canonical::version_hash;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::sign::{Envelope, Signed, Verified};
-use moorline_common::statement::{HostBinding, Sealed, SliceStatement, TopologyStatement};
+use moorline_common::statement::{Fallback, HostBinding, Sealed, SliceStatement, TopologyStatement};
 use moorline_common::topology::{HostSpec, Inputs};
 use moorline_common::trust::TrustRoot;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,8 @@ pub struct Draft {
     pub hosts: BTreeMap<HostId, HostSpec>,
     /// The values of their secrets and configs, sealed to each.
     pub sealed: BTreeMap<HostId, Sealed>,
+    /// What may come back by itself; see [`crate::fallback`].
+    pub fallbacks: BTreeMap<HostId, Fallback>,
 }
 
 /// The revision that a new one follows.
@@ -150,7 +152,7 @@ impl Previous {
     }
 
     /// What `host` has by this revision: nothing when its slice is empty or unknown.
-    fn content_of(&self, host: &HostId) -> Option<&SliceStatement> {
+    pub(crate) fn content_of(&self, host: &HostId) -> Option<&SliceStatement> {
         self.slices.get(host).and_then(Option::as_ref).filter(|s| !s.content.as_object().is_some_and(serde_json::Map::is_empty))
     }
 }
@@ -275,7 +277,7 @@ impl Pen<'_> {
             issued_at: self.now,
             deliver_by: self.now.plus(draft.deliver_within_s),
             sealed: draft.sealed.get(&binding.host_id).cloned().unwrap_or_default(),
-            fallback: None,
+            fallback: draft.fallbacks.get(&binding.host_id).cloned(),
         };
         Ok(SignedSlice { envelope: self.signers.seal(&statement)?.envelope().clone(), hash })
     }
@@ -375,15 +377,15 @@ pub(crate) mod tests {
         }
     }
 
-    fn pen<'a>(root: &'a TrustRoot, signers: &'a Signers) -> Pen<'a> {
+    pub(crate) fn pen<'a>(root: &'a TrustRoot, signers: &'a Signers) -> Pen<'a> {
         Pen { root, signers, now: UnixSeconds(100) }
     }
 
-    fn spec(image: &str) -> HostSpec {
+    pub(crate) fn spec(image: &str) -> HostSpec {
         serde_json::from_value(serde_json::json!({"docker": {"services": {"site": {"image": image}}}})).unwrap()
     }
 
-    fn draft(generation: u64, hosts: BTreeMap<HostId, HostSpec>) -> Draft {
+    pub(crate) fn draft(generation: u64, hosts: BTreeMap<HostId, HostSpec>) -> Draft {
         Draft {
             topology: TopologyId::parse("edge").unwrap(),
             generation: Generation(generation),
@@ -394,10 +396,11 @@ pub(crate) mod tests {
             deliver_within_s: 60,
             hosts,
             sealed: BTreeMap::new(),
+            fallbacks: BTreeMap::new(),
         }
     }
 
-    fn previous(revision: &SignedRevision, hosts: &[HostView]) -> Previous {
+    pub(crate) fn previous(revision: &SignedRevision, hosts: &[HostView]) -> Previous {
         let view = RevisionView {
             facts: RevisionFacts {
                 topology: revision.topology.clone(),

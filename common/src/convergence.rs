@@ -45,6 +45,10 @@ pub struct Reported {
     pub applied: Option<VersionHash>,
     /// The generation whose apply last succeeded.
     pub applied_generation: Generation,
+    /// The accepted generation once the host has found it healthy for long enough, or it was confirmed; 0 before.
+    pub healthy_generation: Generation,
+    /// The accepted generation if the host has gone back from it to its signed fallback; 0 otherwise.
+    pub rolled_back_generation: Generation,
     /// Whether an apply is under way on the host.
     pub converging: bool,
     /// The state of its engine.
@@ -121,6 +125,10 @@ pub fn decide(target: &Target, reported: &Reported, history: &History, now_ms: u
     let Some(reason) = mismatch(target, reported) else {
         return Decision::Converged;
     };
+    // It failed there, and would again. What the same slice still does: after a start it lets the host enforce its fallback.
+    if has_rolled_back(target, reported) && reported.enforcing {
+        return Decision::Alarm(Code::RolledBack);
+    }
     let stands = |code: &Code| is_definite(*code) && (history.pushes > 0 || !mends_on_host(*code));
     if let Some(code) = history.refusal.filter(stands) {
         return Decision::Alarm(code);
@@ -154,6 +162,10 @@ pub fn mismatch(target: &Target, reported: &Reported) -> Option<&'static str> {
     if reported.generation != target.generation {
         return Some("generation mismatch");
     }
+    if has_rolled_back(target, reported) {
+        let restarted = "the agent has restarted and does not enforce its fallback yet";
+        return Some(if reported.enforcing { "the host has gone back to its fallback" } else { restarted });
+    }
     match &reported.applied {
         None => return Some("nothing applied yet"),
         Some(applied) if *applied != target.version_hash => return Some("hash mismatch"),
@@ -174,6 +186,14 @@ pub fn mismatch(target: &Target, reported: &Reported) -> Option<&'static str> {
         Some(present) if target.resources.iter().any(|r| !present.contains(r) && !reported.held.contains(r)) => Some("resources missing"),
         Some(_) | None => None,
     }
+}
+
+/// Whether the host has tried the very target and given it up.
+#[must_use]
+pub fn has_rolled_back(target: &Target, reported: &Reported) -> bool {
+    reported.topology.as_ref() == Some(&target.topology)
+        && reported.generation == target.generation
+        && reported.rolled_back_generation == target.generation
 }
 
 /// Whether the agent holds the very slice, enforces it, and so is already at what is amiss.
@@ -211,6 +231,8 @@ mod tests {
             generation,
             applied: Some(version_hash),
             applied_generation: generation,
+            healthy_generation: generation,
+            rolled_back_generation: Generation(0),
             converging: false,
             engine: EngineState::Ready,
             observe_error: false,
@@ -337,6 +359,33 @@ mod tests {
         let missing = Reported { present: Some(BTreeSet::from([resource("a")])), ..good() };
         let history = History { pushes: 1, last_push_ms: Some(1), mismatch_since_ms: Some(1_000_000), ..History::default() };
         assert_eq!(decide_now(&missing, &history), Decision::Wait(1_000_000 + millis(PUSH_GRACE)));
+    }
+
+    #[test]
+    fn what_a_host_went_back_from_is_not_sent_again_but_to_let_it_enforce_its_fallback() {
+        let fallback = Reported {
+            applied: Some(VersionHash::of_bytes(b"2")),
+            applied_generation: Generation(2),
+            healthy_generation: Generation(0),
+            rolled_back_generation: Generation(3),
+            ..good()
+        };
+        let nothing = Reported { applied: None, applied_generation: Generation(0), converging: true, ..fallback.clone() };
+        let unreachable = Reported { engine: EngineState::Unreachable, ..fallback.clone() };
+        for gone_back in [&fallback, &nothing, &unreachable] {
+            for pushes in [0, 1, 9] {
+                let history = History { pushes, last_push_ms: Some(0), refusal: None, mismatch_since_ms: Some(0) };
+                assert_eq!(decide(&target(), gone_back, &history, u64::MAX, 0), Decision::Alarm(Code::RolledBack), "{gone_back:?}");
+            }
+            assert!(mismatch(&target(), gone_back).is_some());
+        }
+        let restarted = Reported { enforcing: false, ..fallback.clone() };
+        let Decision::Push(reason) = decide_now(&restarted, &History::default()) else { panic!("it never enforces") };
+        assert!(reason.contains("fallback"));
+        let next = Target { generation: Generation(4), ..target() };
+        assert!(matches!(decide(&next, &fallback, &History::default(), 0, 0), Decision::Push(_)), "what mends it is sent");
+        let of_another = Reported { topology: Some(TopologyId::parse("other").unwrap()), ..fallback };
+        assert!(matches!(decide_now(&of_another, &History::default()), Decision::Push(_)));
     }
 
     #[test]

@@ -125,7 +125,7 @@ codes! {
     StepFailed = "step_failed",
     /// A key needs a newer engine than the host's.
     EngineTooOld = "engine_too_old",
-    /// A container's successor failed, and the old one is back.
+    /// A container's successor failed, and the old one is back; or a host's slice did, and its fallback is.
     RolledBack = "rolled_back",
     /// An image is not on the host and cannot be pulled.
     ImageUnavailable = "image_unavailable",

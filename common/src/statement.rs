@@ -64,14 +64,20 @@ impl Sealed {
     }
 }
 
-/// An earlier revision that the operator allows to come back.
+/// What the operator allows to come back by itself, and when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fallback {
-    /// Its generation.
+    /// The generation that it was; 0 when there was nothing, and everything is torn down then.
     pub generation: Generation,
-    /// Its version hash.
+    /// Its version hash; that of empty content where there was nothing.
     pub version_hash: VersionHash,
+    /// How long after its first acceptance a slice that failed is given up for it, in seconds of the host's own running time.
+    pub within_s: u64,
+    /// How long the host has to be healthy without a break for the slice to stay, in seconds.
+    pub healthy_for_s: u64,
+    /// `true`: the slice stays by a signed `confirm` alone, however healthy it is.
+    pub needs_confirm: bool,
 }
 
 impl Statement for SliceStatement {
@@ -224,6 +230,40 @@ pub struct ApplyReport {
     /// What an operation keeps unlike the slice; sorted by resource, at most [`HELD_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<Held>,
+    /// The accepted slice has a fallback that may still come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+    /// The host has gone back from the accepted slice to its fallback.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<RolledBack>,
+}
+
+/// A slice that is not to stay whatever happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trial {
+    /// Its generation.
+    pub generation: Generation,
+    /// What comes back if it fails; 0 for nothing.
+    pub to: Generation,
+    /// When it does so at the latest, by the host's clock; later if the host is off meanwhile.
+    pub until: UnixSeconds,
+    /// Whether only a signed `confirm` lets it stay.
+    pub needs_confirm: bool,
+}
+
+/// A slice that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolledBack {
+    /// Its generation: the newest that the host has accepted.
+    pub generation: Generation,
+    /// What is in force in its place; 0 for nothing.
+    pub to: Generation,
+    /// Why.
+    pub reason: String,
+    /// Since when, by the host's clock.
+    pub at: UnixSeconds,
 }
 
 /// The most holds that a report lists.

@@ -343,6 +343,8 @@ impl<'a, J: Journal> Session<'a, J> {
             generation: standing.generation.0,
             applied_hash: standing.applied.map(String::from).unwrap_or_default(),
             applied_generation: standing.applied_generation.0,
+            healthy_generation: standing.healthy_generation.0,
+            rolled_back_generation: standing.rolled_back_generation.0,
             observed_digest: state.observed_digest.clone(),
             engine: pb::EngineState::from(state.engine()).into(),
             converging: state.apply.converging,

@@ -111,6 +111,10 @@ pub struct Beat {
     pub applied: Option<VersionHash>,
     /// The generation whose apply last succeeded.
     pub applied_generation: Generation,
+    /// The accepted generation once the host has found it healthy for long enough, or it was confirmed; 0 before.
+    pub healthy_generation: Generation,
+    /// The accepted generation if the host has gone back from it to its signed fallback; 0 otherwise.
+    pub rolled_back_generation: Generation,
     /// The digest of its newest observation.
     pub observed_digest: String,
     /// The engine.
@@ -257,6 +261,8 @@ impl TryFrom<pb::Heartbeat> for Beat {
             generation: Generation(beat.generation),
             applied: optional(beat.applied_hash, VersionHash::parse, "heartbeat")?,
             applied_generation: Generation(beat.applied_generation),
+            healthy_generation: Generation(beat.healthy_generation),
+            rolled_back_generation: Generation(beat.rolled_back_generation),
             observed_digest: beat.observed_digest,
             engine,
             converging: beat.converging,

@@ -9,7 +9,7 @@ use moorline_common::id::{Generation, HostEpoch, OpId, ResourceId, TopologyId, V
 use moorline_common::observe::EngineState;
 use moorline_common::op::Outcome;
 use moorline_common::pulling::Pulling;
-use moorline_common::statement::{HELD_MAX, ObservedReport};
+use moorline_common::statement::{HELD_MAX, ObservedReport, RolledBack};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,12 @@ pub struct Beat {
     /// The generation whose apply last succeeded.
     #[serde(default)]
     pub applied_generation: Generation,
+    /// The accepted generation once the host has found it healthy for long enough, or it was confirmed; 0 before.
+    #[serde(default)]
+    pub healthy_generation: Generation,
+    /// The accepted generation if the host has gone back from it to its signed fallback; 0 otherwise.
+    #[serde(default)]
+    pub rolled_back_generation: Generation,
     /// The digest of its newest observation.
     pub observed_digest: String,
     /// Its engine.
@@ -114,6 +120,8 @@ pub struct ReportBrief {
     pub first_trouble: Option<Fault>,
     /// The error of the last failed observation.
     pub observe_error: Option<String>,
+    /// What the host went back from, and why.
+    pub rolled_back: Option<RolledBack>,
 }
 
 impl ReportBrief {
@@ -128,6 +136,7 @@ impl ReportBrief {
             last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
             first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),
             observe_error: report.observed.error.map(|e| cut(&e)),
+            rolled_back: report.apply.rolled_back.map(|r| RolledBack { reason: cut(&r.reason), ..r }),
         }
     }
 
@@ -257,6 +266,8 @@ pub fn reported(beat: &Beat, present: Option<BTreeSet<ResourceId>>, held: BTreeS
         generation: beat.generation,
         applied: beat.applied.clone(),
         applied_generation: beat.applied_generation,
+        healthy_generation: beat.healthy_generation,
+        rolled_back_generation: beat.rolled_back_generation,
         converging: beat.converging,
         engine: beat.engine,
         observe_error: beat.observe_error,

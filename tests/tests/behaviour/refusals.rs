@@ -92,14 +92,15 @@ fn a_hostile_hub_is_refused_with_a_code_of_its_own_for_each_trick_and_the_host_i
     fleet.wait_converged(&operator, HOST, "edge", 2).unwrap();
 }
 
-/// No host goes back by itself yet, so the window in which a fallback could be used is never open.
+/// When it comes back is the host's to judge.
 #[test]
 fn a_fallback_that_an_operator_named_brings_nothing_back_by_the_hubs_word() {
     let (mut fleet, operator) = sim_fleet("fallback");
     fleet.push(&services("edge", &["site"], "one"), &["--wait"]).unwrap().ok().unwrap();
     fleet.push(&services("edge", &["site"], "two"), &["--wait"]).unwrap().ok().unwrap();
     let (older, current) = (slice(&operator, "edge", 1), statement(&slice(&operator, "edge", 2)));
-    let fallback = Fallback { generation: Generation(1), version_hash: statement(&older).version_hash };
+    let version_hash = statement(&older).version_hash;
+    let fallback = Fallback { generation: Generation(1), version_hash, within_s: 3600, healthy_for_s: 60, needs_confirm: true };
     let next = SliceStatement { generation: Generation(3), fallback: Some(fallback), ..current };
     let next = Signed::seal(&next, &[&fleet.operator_key().unwrap()]).unwrap().envelope().clone();
     drop(operator);

@@ -222,6 +222,7 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
         deliver_within_s: order.deliver_within.as_secs(),
         hosts: desired.hosts.clone(),
         sealed: sealer(client, &order, &scene).seal(&desired.hosts, &bindings)?,
+        fallbacks: BTreeMap::new(),
     };
     let signed = Pen { root: &client.root, signers: &signers, now: clock::now() }.seal(&draft, &scene.hosts)?;
     let verified = revision::verify(&client.root, &signed, &bindings);

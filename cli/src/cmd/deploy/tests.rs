@@ -169,6 +169,7 @@ fn signed_elsewhere(client: &Client, aim: &Aim) -> SignedRevision {
         deliver_within_s: 60,
         hosts: BTreeMap::new(),
         sealed: BTreeMap::new(),
+        fallbacks: BTreeMap::new(),
     };
     Pen { root: &client.root, signers: &keys().1.into(), now: clock::now() }.seal(&draft, &[]).unwrap()
 }

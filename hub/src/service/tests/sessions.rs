@@ -1,9 +1,10 @@
 //! Pushing, converging, refusing, and what operators see of it.
 
 use moorline_common::fault::Code;
+use moorline_common::id::{Generation, UnixSeconds};
 use moorline_common::observe::Observed;
 use moorline_common::sign::Signed;
-use moorline_common::statement::{ApplyReport, ObservedReport};
+use moorline_common::statement::{ApplyReport, ObservedReport, RolledBack};
 use moorline_proto::convert::from_status;
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Say;
@@ -74,6 +75,52 @@ async fn an_agent_that_restarted_is_sent_its_slice_again() {
         link.beat(applied(&slice)).await;
         kit.until_host("shop", |h| h.converged && h.connected).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_went_back_from_is_not_sent_again_and_said_with_the_reason() {
+    let mut kit = Kit::new().await;
+    let agent = kit.bound("shop", 1).await;
+    let first = kit.pushed(&agent, web("a")).await;
+    let failed = kit.slice(&agent, "edge", 2, web("b"));
+    kit.push("edge", 1, std::slice::from_ref(&failed)).await.unwrap();
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(applied(&first)).await;
+    assert_eq!(link.slice().await, failed);
+    let fault = moorline_common::fault::Fault::new(Code::RolledBack, "back at generation 1: not confirmed in time");
+    let rolled_back =
+        RolledBack { generation: Generation(2), to: Generation(1), reason: "not confirmed in time".into(), at: UnixSeconds(1) };
+    let apply = ApplyReport { last_error: Some(fault), rolled_back: Some(rolled_back), ..ApplyReport::default() };
+    link.say(Say::Observed(report(&agent, Observed::default(), apply))).await;
+    let gone_back = pb::Heartbeat {
+        generation: 2,
+        rolled_back_generation: 2,
+        last_error_code: "rolled_back".to_owned(),
+        observed_digest: Observed::default().digest(),
+        ..applied(&first)
+    };
+    link.beat(gone_back.clone()).await;
+    let said = kit.until_kinds("error", 1).await;
+    assert!(said[0].code == "rolled_back" && said[0].message.contains("not confirmed in time"), "{said:?}");
+    let short = std::time::Duration::from_millis(20);
+    for beats in 1..=50 {
+        kit.clock.advance(std::time::Duration::from_secs(30));
+        link.beat(pb::Heartbeat { journal_seq: beats, ..gone_back.clone() }).await;
+        assert!(tokio::time::timeout(short, link.inbound.message()).await.is_err(), "the failed slice was sent again");
+    }
+    let shown = kit.host("shop").await;
+    assert!(!shown.converged && shown.heartbeat.unwrap().rolled_back_generation == 2);
+    // Neither by a hub that was started anew; but an agent that was has to be let enforce what it went back to.
+    kit.stop().await;
+    kit.start().await;
+    let mut link = agent.open(&kit).await.unwrap();
+    link.beat(gone_back.clone()).await;
+    assert!(tokio::time::timeout(10 * short, link.inbound.message()).await.is_err());
+    link.beat(pb::Heartbeat { enforcing: false, ..gone_back }).await;
+    assert_eq!(link.slice().await, failed);
+    let mended = kit.slice(&agent, "edge", 3, web("c"));
+    kit.push("edge", 2, std::slice::from_ref(&mended)).await.unwrap();
+    assert_eq!(link.slice().await, mended);
 }
 
 #[tokio::test(flavor = "multi_thread")]
