@@ -16,6 +16,7 @@
 //! | [`journal`] | whether a journal's lines are whole and in order |
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
+//! | [`rollout`] | which hosts get a new revision next, and when that stops |
 //! | [`registry`] | whose credentials an image needs, and where they stand |
 //! | [`pulling`] | how far a pull is, in words |
 //! | [`backoff`] | how long to wait before the next try |
@@ -34,6 +35,7 @@ pub mod op;
 pub mod plan;
 pub mod pulling;
 pub mod registry;
+pub mod rollout;
 pub mod sign;
 pub mod statement;
 pub mod survey;

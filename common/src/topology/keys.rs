@@ -54,6 +54,8 @@ pub(crate) enum Form {
     Duration,
     /// Bytes: a number, or one with a unit, as `512m`.
     Bytes,
+    /// A number of hosts, or a share of them, as `25%`.
+    Share,
     /// Text, or a list of text.
     OneOrMore,
     /// Text, or a list of text and objects.
@@ -117,6 +119,7 @@ pub(crate) static FILE: Object = Object {
             "The topology's name; prefixes every name that it gives to the engine.",
         ),
         key("policy", Form::Object(&POLICY), "What to do about drift, for hosts whose entry doesn't say."),
+        key("rollout", Form::Object(&ROLLOUT), "How a push spreads over the hosts that it changes; without it they all get it at once."),
         key("profiles", Form::Map(&PROFILE), "Named parts that hosts may `use`."),
         required(
             "hosts",
@@ -128,7 +131,7 @@ pub(crate) static FILE: Object = Object {
         ("secrets", "write them under `docker` of the profile or host whose services have them"),
         ("configs", "write them under `docker` of the profile or host whose services have them"),
     ],
-    later: &["rollout"],
+    later: &[],
 };
 
 /// `policy`.
@@ -141,6 +144,27 @@ pub(crate) static POLICY: Object = Object {
         Form::OneOf(&["heal", "inbox"]),
         "`heal` mends reversible differences at once; `inbox` changes nothing and tells the operator.",
     )],
+    never: &[],
+    later: &[],
+};
+
+/// `rollout`.
+pub(crate) static ROLLOUT: Object = Object {
+    name: "a rollout",
+    definition: "rollout",
+    about: "How a push spreads over the hosts that it changes.",
+    keys: &[
+        key("canary", Form::Share, "So many hosts must be healthy with it before any other gets it; 1 when left out."),
+        key("max_parallel", Form::Share, "At most so many get it at once; `25%` when left out."),
+        key("healthy_for", Form::Duration, "How long a host has to be healthy without a break to count as done; `30s` when left out."),
+        key("deadline", Form::Duration, "How long a host may take to get there; `10m` when left out."),
+        key(
+            "on_failure",
+            Form::OneOf(&["rollback", "pause"]),
+            "`rollback`: a host that fails goes back by itself; `pause`: it stays, and the rollout waits for an operator.",
+        ),
+        key("failure_budget", Form::Share, "So many hosts may fail; 0 when left out."),
+    ],
     never: &[],
     later: &[],
 };

@@ -47,6 +47,7 @@ pub use service::{
 pub use slice::{BoundHost, Slices};
 
 use crate::id::TopologyId;
+use crate::rollout::Plan;
 
 /// The network that a service without `networks` is in, by its name in the file.
 pub const DEFAULT_NETWORK: &str = "default";
@@ -58,6 +59,8 @@ pub struct TopologyFile {
     pub topology: TopologyId,
     /// Policy for all hosts.
     pub policy: Option<Policy>,
+    /// How a push spreads; `None` when all hosts get it at once. No part of what a host gets.
+    pub rollout: Option<Plan>,
     /// Named parts that hosts may `use`.
     pub profiles: BTreeMap<String, Entry>,
     /// Host name or `label=value` selector → what it gets.

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::keys::{FILE, Form, Key, Object};
+use crate::rollout::COUNT_MAX;
 
 /// The JSON Schema (draft 2020-12) of the topology file, for editors and checkers.
 ///
@@ -68,6 +69,7 @@ fn form_schema(form: &'static Form, definitions: &mut Map<String, Value>) -> Val
             json!({ "anyOf": [{ "type": "string", "pattern": "^([0-9.]+(h|m|s|ms|us|µs|ns))+$|^0$|\\$" }, { "const": 0 }] })
         }
         Form::Bytes => json!({ "type": ["string", "integer"], "pattern": "^(-1|[0-9.]+ ?([kKmMgGtT]?[bB]?|[kKmMgGtT][iI][bB]))$|\\$" }),
+        Form::Share => json!({ "type": ["string", "integer"], "pattern": "^[0-9]+%?$", "minimum": 0, "maximum": COUNT_MAX }),
         Form::OneOrMore => json!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] }),
         Form::OneOrMoreOr(object) => {
             let one = json!({ "anyOf": [{ "type": "string" }, reference(object, definitions)] });

@@ -7,6 +7,7 @@ mod deploy;
 mod docker;
 mod mounts;
 mod options;
+mod rollout;
 mod sealed;
 mod service;
 mod values;
@@ -117,6 +118,7 @@ fn read_file(w: &mut Walker<'_>, root: &Node) -> Option<TopologyFile> {
     let fields = w.object(root, &keys::FILE)?;
     let topology = w.get(&fields, "topology", |w, n| w.parsed(n, |t| TopologyId::parse(t).map_err(|e| Why::new(e.to_string()))));
     let policy = w.get(&fields, "policy", policy);
+    let rollout = w.get(&fields, "rollout", rollout::rollout);
     let mut profiles = BTreeMap::new();
     if let Some(node) = fields.get("profiles").filter(|n| !n.is_null()) {
         w.within("profiles", |w| {
@@ -154,7 +156,7 @@ fn read_file(w: &mut Walker<'_>, root: &Node) -> Option<TopologyFile> {
     }
     // A wrong name is reported already; the rest can still be checked.
     let topology = topology.or_else(|| TopologyId::parse("unnamed").ok())?;
-    Some(TopologyFile { topology, policy, profiles, hosts, files: Vec::new() })
+    Some(TopologyFile { topology, policy, rollout, profiles, hosts, files: Vec::new() })
 }
 
 /// What a key under `hosts` may be.
