@@ -84,6 +84,9 @@ pub enum Verb {
     Diff(cmd::diff::DiffArgs),
     /// Make an earlier revision the newest again
     Rollback(cmd::rollback::RollbackArgs),
+    /// Show how far a revision has spread over its hosts; pause, resume or abort that
+    #[command(subcommand)]
+    Rollout(cmd::rollout::RolloutVerb),
     /// Tear a topology down on every host; volumes stay
     Down(cmd::down::DownArgs),
     /// Order one-shot operations, and see how they ended

@@ -221,6 +221,7 @@ impl From<io::Error> for Failure {
 
 /// What an operator does about a code; the long form is in docs/errors.md.
 #[must_use]
+#[expect(clippy::too_many_lines, reason = "a table: each code has its line")]
 pub const fn remedy(code: Code) -> &'static str {
     match code {
         Code::TooLarge => "make it smaller: split the topology, or move large values into files on the host",
@@ -271,6 +272,9 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::Quarantined => "run `moorline-agent doctor` on the host, mend the cause, then `moorctl host approve NAME`",
         Code::EngineUnreachable => "start the engine on the host, or fix its socket; nothing was changed there",
         Code::StepFailed => "read the message; the agent tries again by itself",
+        Code::RolloutFailed => {
+            "look at it with `moorctl rollout status`, push a mended file, or let a paused one go on with `moorctl rollout resume`"
+        }
         Code::RolledBack => "mend the service and push it, or try the same once more with `moorctl op converge`",
         Code::EngineTooOld => "leave the key out for this host, or update its engine",
         Code::ImageUnavailable => "check the image's name and that the host reaches its registry, or load it there",

@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use moorline_common::id::{Generation, HostId};
+use moorline_common::id::{Generation, HostId, VersionHash};
 use moorline_common::statement::{Fallback, SliceStatement};
 
 use crate::client::HostView;
-use crate::client::facts::Beat;
 use crate::error::Failure;
 use crate::revision::{ChangeKind, HostChange, Previous, empty_hash};
 
@@ -22,8 +21,9 @@ pub struct Terms {
 }
 
 /// The fallback of each host that `changes` change, by `terms`: what is in force there. That is the slice of the revision before,
-/// or, where the host says that it has given that up, the fallback that an operator signed into it. A hub that lies about
-/// this gains nothing: an agent goes back only to what it really had.
+/// or, where the host says that it has given that up, the fallback that an operator signed into it; where it has not come to
+/// that revision at all, as its rollout has not, what it says that it has. A hub that lies about this gains nothing: an
+/// agent goes back only to what it really had.
 ///
 /// # Errors
 /// As [`empty_hash`].
@@ -35,18 +35,25 @@ pub fn fallbacks(
 ) -> Result<BTreeMap<HostId, Fallback>, Failure> {
     let Terms { within_s, healthy_for_s, needs_confirm } = terms;
     let empty = empty_hash()?;
-    let beats: BTreeMap<&HostId, &Beat> = hosts.iter().filter_map(|h| Some((&h.host_id, h.heartbeat.as_ref()?))).collect();
+    let views: BTreeMap<&HostId, &HostView> = hosts.iter().map(|h| (&h.host_id, h)).collect();
     let mut fallbacks = BTreeMap::new();
-    for change in changes.iter().filter(|c| c.change != ChangeKind::Unchanged) {
+    for change in changes {
         let slice = previous.slices.get(&change.host_id).and_then(Option::as_ref);
+        let view = views.get(&change.host_id).copied();
         let has_rolled_back = |slice: &&SliceStatement| {
-            let beat = beats.get(&change.host_id);
+            let beat = view.and_then(|v| v.heartbeat.as_ref());
             beat.is_some_and(|b| b.topology.as_ref() == Some(&slice.topology) && b.rolled_back_generation == slice.generation)
         };
-        let before = match slice.filter(has_rolled_back).and_then(|slice| slice.fallback.as_ref()) {
-            Some(fallback) => Some((fallback.generation, fallback.version_hash.clone())),
-            None => previous.content_of(&change.host_id).map(|slice| (slice.generation, slice.version_hash.clone())),
+        let gave_up = slice.filter(has_rolled_back);
+        let withheld = slice.zip(view).and_then(|(slice, view)| withheld(slice, view));
+        let before = match (withheld, gave_up.and_then(|slice| slice.fallback.as_ref())) {
+            (Some(before), _) => Some(before),
+            (None, Some(fallback)) => Some((fallback.generation, fallback.version_hash.clone())),
+            (None, None) => previous.content_of(&change.host_id).map(|slice| (slice.generation, slice.version_hash.clone())),
         };
+        if before.as_ref().is_some_and(|(_, hash)| *hash == change.to) {
+            continue;
+        }
         let before = before.filter(|(_, hash)| *hash != empty);
         let (generation, version_hash) = match before {
             Some(before) => before,
@@ -59,12 +66,23 @@ pub fn fallbacks(
     Ok(fallbacks)
 }
 
+/// What a host has that was not given `slice` yet.
+fn withheld(slice: &SliceStatement, host: &HostView) -> Option<(Generation, VersionHash)> {
+    let target = host.target.as_ref().filter(|t| t.topology == slice.topology && t.generation < slice.generation)?;
+    let beat = host.heartbeat.as_ref().filter(|b| b.topology.as_ref() == Some(&slice.topology) && b.applied_generation > Generation(0));
+    match beat.and_then(|b| Some((b.applied_generation, b.applied.clone()?))) {
+        Some(applied) => Some(applied),
+        None => Some((target.generation, target.hash.clone()?)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use moorline_common::topology::HostSpec;
     use moorline_proto::v1 as pb;
 
     use super::*;
+    use crate::client::facts::{Beat, TargetFacts};
     use crate::revision::tests::{draft, host, keys, pen, previous, spec, trust};
     use crate::revision::{Draft, changes, content_hash};
 
@@ -106,5 +124,38 @@ mod tests {
         assert_eq!((&names[&id(1)], &names[&id(3)]), (&had, &nothing), "what came back, by the slice that named it");
         hosts[1].heartbeat = Some(Beat::try_from(pb::Heartbeat { rolled_back_generation: 1, ..gone_back }).unwrap());
         assert_eq!(named(ttl, &mended, &before, &hosts)[&id(1)], in_force, "an earlier one's end is no matter");
+    }
+
+    #[test]
+    fn a_host_to_which_the_revision_before_did_not_come_goes_back_to_what_it_has() {
+        let mut hosts = vec![host(10, "a"), host(11, "b")];
+        let id = |n: u8| host(10 + n, "x").host_id;
+        let terms = Terms { within_s: 60, healthy_for_s: 30, needs_confirm: false };
+        let failed = draft(2, BTreeMap::from([(id(0), spec("broken")), (id(1), spec("broken"))]));
+        let signed = pen(&trust(), &keys().1.into()).sign(&failed, &hosts).unwrap();
+        let before = previous(&signed, &hosts);
+        let good = content_hash(&spec("good")).unwrap();
+        let target = TargetFacts { topology: failed.topology, generation: Generation(1), hash: Some(good.clone()) };
+        hosts[0].target = Some(target);
+        let named = |image: &str, hosts: &[HostView]| {
+            let wanted = BTreeMap::from([(id(0), spec(image)), (id(1), spec(image))]);
+            let fallbacks = fallbacks(terms, &changes(&wanted, &before, hosts).unwrap(), &before, hosts).unwrap();
+            fallbacks.into_iter().map(|(host, f)| (host, (f.generation.0, f.version_hash))).collect::<BTreeMap<_, _>>()
+        };
+        let broken = content_hash(&spec("broken")).unwrap();
+        assert_eq!(named("mended", &hosts), BTreeMap::from([(id(0), (1, good.clone())), (id(1), (2, broken))]));
+        assert_eq!(named("broken", &hosts), BTreeMap::from([(id(0), (1, good.clone()))]), "to it, the same again is new");
+        assert_eq!(named("good", &hosts).get(&id(0)), None, "it has that");
+        // It went back from generation 1 itself.
+        let beat = pb::Heartbeat {
+            topology: "edge".into(),
+            generation: 1,
+            rolled_back_generation: 1,
+            applied_generation: 7,
+            applied_hash: good.to_string(),
+            ..Default::default()
+        };
+        hosts[0].heartbeat = Some(Beat::try_from(beat).unwrap());
+        assert_eq!(named("mended", &hosts)[&id(0)], (7, good));
     }
 }

@@ -93,3 +93,7 @@ pub const PASSPHRASES_MAX: usize = 8;
 pub const PASSPHRASE_MIN: usize = 8;
 /// The most answers that are asked for about what is on one host.
 pub const SURVEYS_MAX: usize = 100;
+/// Rollouts that `rollout ls` shows when not told.
+pub const ROLLOUTS_DEFAULT: u32 = 20;
+/// Hosts of a rollout that are pending or healthy and listed one by one; more are summed up.
+pub const ROLLOUT_HOSTS_NAMED: usize = 50;

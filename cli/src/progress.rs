@@ -11,6 +11,7 @@ use moorline_common::statement::ApplyReport;
 use serde::Serialize;
 
 use crate::approve;
+use crate::client::rollouts::RolloutFacts;
 use crate::client::{Client, HostView, ReportView};
 use crate::error::{Failure, LocalCode};
 use crate::limits::{ERROR_LOOKS, OFFLINE_GRACE, POLL_INTERVAL, PULL_LINES_INTERVAL};
@@ -109,6 +110,7 @@ const fn is_refusal(code: Code) -> bool {
         | Code::NotThere
         | Code::AdoptDiffers
         | Code::RolledBack
+        | Code::RolloutFailed
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::Waiting
@@ -191,6 +193,7 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
     let bar = bar(ui, goal);
     let mut shown = Shown::default();
     let mut errors: BTreeMap<HostId, u32> = BTreeMap::new();
+    let mut spreads = true;
     loop {
         let over = started.elapsed() >= timeout;
         let look = Instant::now();
@@ -206,6 +209,9 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
         };
         let hosts: BTreeMap<&HostId, &HostView> = hosts.iter().map(|h| (&h.host_id, h)).collect();
         let told = errors_by_report(client, goal, &hosts).await;
+        // What has no rollout at the first look gets none later.
+        let rollout = if spreads { client.rollout(&goal.topology, goal.generation).await.unwrap_or_default() } else { None };
+        spreads = rollout.is_some();
         let mut standings = Vec::with_capacity(goal.hosts.len());
         for (host_id, hash) in &goal.hosts {
             let (name, mut standing) = match hosts.get(host_id) {
@@ -215,6 +221,9 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
                 },
                 None => (host_id.to_string(), Standing::Waiting { why: "the hub does not show it".to_owned() }),
             };
+            if let Some(rollout) = &rollout {
+                standing = in_rollout(rollout, host_id, standing);
+            }
             let looks = errors.entry(host_id.clone()).or_insert(0);
             if let Standing::Failed { code, message } = &standing {
                 *looks += 1;
@@ -237,6 +246,27 @@ pub async fn wait(client: &Client, ui: &mut Ui, goal: &Goal, timeout: Duration) 
         }
         // A look at thousands of hosts costs the hub something: it is given twice that time to rest.
         tokio::time::sleep(POLL_INTERVAL.max(look.elapsed() * 2)).await;
+    }
+}
+
+/// How far a host is that takes part in a rollout, and by itself is as far as `standing`.
+fn in_rollout(rollout: &RolloutFacts, host: &HostId, standing: Standing) -> Standing {
+    use moorline_common::rollout::{Standing as At, State};
+    let Some(host) = rollout.hosts.iter().find(|h| h.host_id == *host) else { return standing };
+    let failed = |code: Code, message: String| Standing::Failed { code: code.to_string(), message };
+    match (host.standing, rollout.state) {
+        (At::Pending | At::Offline, State::Failed | State::Aborted | State::Superseded) => {
+            failed(Code::RolloutFailed, format!("the rollout did not come to it: {}", rollout.reason))
+        }
+        (At::Pending, State::Paused) => failed(Code::RolloutFailed, format!("the rollout is paused: {}", rollout.reason)),
+        (At::Pending, State::Running | State::Completed) => Standing::Waiting { why: "waiting for the rollout".to_owned() },
+        (At::Offline, State::Running | State::Completed | State::Paused) => Standing::Offline,
+        (At::Released, _) if standing == Standing::Done => {
+            Standing::Waiting { why: format!("has it, and is to be healthy for {} s", rollout.plan.healthy_for_s) }
+        }
+        (At::Failed, _) => failed(Code::RolloutFailed, host.reason.clone()),
+        (At::RolledBack, _) => failed(Code::RolledBack, host.reason.clone()),
+        (At::Released | At::Healthy, _) => standing,
     }
 }
 
@@ -444,6 +474,45 @@ mod tests {
         view.heartbeat = Some(beat(1, Some(&hash), false));
         view.last_error = Some(Fault::new(Code::PolicyDenied, "bind mount"));
         assert!(matches!(judge(&goal, &hash, &view), Standing::Failed { .. }));
+    }
+
+    #[test]
+    fn a_host_in_a_rollout_is_done_when_it_is_healthy_and_not_failed_while_it_waits() {
+        use moorline_common::rollout::{Plan, Standing as At, State};
+        let host = HostId::of_key(&[1; 32]);
+        let standing = |at: At, state: State, own: Standing| {
+            let one = crate::client::rollouts::RolloutHostFacts {
+                host: "a".into(),
+                host_id: host.clone(),
+                standing: at,
+                reason: "too late".into(),
+                released_unix_ms: 0,
+                changed_unix_ms: 0,
+            };
+            let rollout = RolloutFacts {
+                topology: TopologyId::parse("edge").unwrap(),
+                generation: Generation(2),
+                state,
+                reason: "1 failed".into(),
+                plan: Plan::default(),
+                started_by: String::new(),
+                started_unix_ms: 0,
+                changed_unix_ms: 0,
+                counts: BTreeMap::new(),
+                hosts: vec![one],
+            };
+            in_rollout(&rollout, &host, own)
+        };
+        let moving = || Standing::Waiting { why: "x".into() };
+        assert_eq!(standing(At::Pending, State::Running, moving()), Standing::Waiting { why: "waiting for the rollout".into() });
+        assert_eq!(standing(At::Offline, State::Completed, moving()), Standing::Offline);
+        assert!(matches!(standing(At::Released, State::Running, Standing::Done), Standing::Waiting { .. }));
+        assert_eq!(standing(At::Healthy, State::Running, Standing::Done), Standing::Done);
+        for (at, state) in
+            [(At::Pending, State::Failed), (At::Pending, State::Paused), (At::Offline, State::Aborted), (At::RolledBack, State::Failed)]
+        {
+            assert!(matches!(standing(at, state, moving()), Standing::Failed { .. }), "{at:?} {state:?}");
+        }
     }
 
     #[test]

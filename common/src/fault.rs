@@ -127,6 +127,8 @@ codes! {
     EngineTooOld = "engine_too_old",
     /// A container's successor failed, and the old one is back; or a host's slice did, and its fallback is.
     RolledBack = "rolled_back",
+    /// Too many hosts failed with a revision: no other host is given it.
+    RolloutFailed = "rollout_failed",
     /// An image is not on the host and cannot be pulled.
     ImageUnavailable = "image_unavailable",
     /// A step was skipped because one that it needs failed.

@@ -154,6 +154,8 @@ impl Service {
             }
         }
         self.write(round).await;
+        // Whatever was worth a look here may be news of a rollout.
+        self.hub.rollouts.wake();
     }
 
     fn forget(&mut self, host: &HostId) {

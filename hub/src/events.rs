@@ -97,6 +97,26 @@ kinds! {
     ReceiptRefused = "receipt_refused",
     /// An operator read a host's journal.
     JournalRead = "journal_read",
+    /// A revision began to spread by a plan.
+    RolloutStarted = "rollout_started",
+    /// Hosts were given the revision.
+    RolloutReleased = "rollout_released",
+    /// A host failed with the revision.
+    RolloutHostFailed = "rollout_host_failed",
+    /// Too many hosts failed, or an operator paused it: no host is given the revision for now.
+    RolloutPaused = "rollout_paused",
+    /// An operator let it go on.
+    RolloutResumed = "rollout_resumed",
+    /// Too many hosts failed: no other host is given the revision.
+    RolloutFailed = "rollout_failed",
+    /// Each host that was there has been judged.
+    RolloutCompleted = "rollout_completed",
+    /// An operator ended it.
+    RolloutAborted = "rollout_aborted",
+    /// A newer revision took its place.
+    RolloutSuperseded = "rollout_superseded",
+    /// An act on a rollout was refused.
+    RolloutActRefused = "rollout_act_refused",
 }
 
 /// An event that is about to be recorded.

@@ -18,6 +18,7 @@ use crate::keeper;
 use crate::ops;
 use crate::pki::Pki;
 use crate::rate::RateLimit;
+use crate::rollout;
 use crate::store::{self, Store};
 
 /// The parts of a running hub. Clones share them.
@@ -38,6 +39,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Wakes the convergence driver.
     pub convergence: convergence::Handle,
+    /// Wakes the driver of rollouts.
+    pub rollouts: rollout::Handle,
     /// Wakes the keeper.
     pub keeper: keeper::Handle,
     /// Who waits for news of operations and for journals.
@@ -175,6 +178,7 @@ impl Hub {
         let _turn = self.loading.lock().await;
         self.store.remove_host(host.clone(), event).await?;
         self.fleet.forget(host);
+        self.rollouts.changed();
         Ok(())
     }
 

@@ -14,6 +14,7 @@
 //! | [`fleet`] | hosts as they are now, in memory |
 //! | [`keeper`] | the task that hands the store what hosts say |
 //! | [`convergence`] | the task that sends slices again until hosts have them |
+//! | [`rollout`] | the task that gives hosts a new revision one after the other |
 //! | [`ops`] | operations on their way to hosts, their news and journals on their way to operators |
 //! | [`slices`] | what a slice makes present |
 //! | [`store`] | what must not be forgotten; [`events`] records every decision |
@@ -35,6 +36,7 @@ pub mod limits;
 pub mod ops;
 pub mod pki;
 pub mod rate;
+pub mod rollout;
 pub mod server;
 pub mod service;
 pub mod slices;

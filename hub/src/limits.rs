@@ -97,6 +97,17 @@ pub const STATEMENTS_KEPT: usize = 64;
 /// Store jobs that wait for one reader.
 pub const READ_QUEUE: usize = 256;
 
+/// Between two looks at rollouts, however much hosts say.
+pub const ROLLOUT_LOOK_MIN: Duration = Duration::from_millis(200);
+/// Between two looks at rollouts, however little hosts say.
+pub const ROLLOUT_LOOK_MAX: Duration = Duration::from_secs(60);
+/// Rollouts in one listing.
+pub const ROLLOUTS_MAX: u32 = 1000;
+/// Rollouts in one listing when the caller says nothing.
+pub const ROLLOUTS_DEFAULT: u32 = 100;
+/// Names of hosts in one event's words.
+pub const NAMES_SHOWN: usize = 8;
+
 /// Operations of one host that have not ended; past it none is taken.
 pub const OPS_OPEN_MAX: u64 = 4096;
 /// So many more `cancel` and `resolve` are taken: they are what makes room.

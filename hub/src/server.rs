@@ -36,7 +36,7 @@ use crate::service::operator::OperatorService;
 use crate::store::StoreError;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tls::{self, Listener, TlsError};
-use crate::{convergence, keeper, limits, ops};
+use crate::{convergence, keeper, limits, ops, rollout};
 
 /// The lock file's name in the hub's folder.
 pub const LOCK: &str = "hub.lock";
@@ -139,6 +139,7 @@ impl Server {
             fleet: crate::fleet::Fleet::default(),
             clock,
             convergence: convergence::Handle::default(),
+            rollouts: rollout::Handle::default(),
             keeper: keeper::Handle::default(),
             ops: ops::Ops::default(),
             advertise: config::advertised(&config.advertise, address),
@@ -189,6 +190,7 @@ impl Server {
         let vital = [
             ("listener", tasks.spawn(Listener::new(hub.clone(), tcp, connections).run(tls, stopping()))),
             ("convergence driver", tasks.spawn(convergence::Service::new(hub.clone()).run(stopping()))),
+            ("driver of rollouts", tasks.spawn(rollout::Service::new(hub.clone()).run(stopping()))),
             ("keeper", tasks.spawn(keeper::Service::new(hub.clone()).run(stopping()))),
             ("operations' courier", tasks.spawn(ops::Service::new(hub.clone()).run(stopping()))),
         ];

@@ -137,6 +137,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::NotThere
         | Code::AdoptDiffers
         | Code::RolledBack
+        | Code::RolloutFailed
         | Code::DependencyFailed
         | Code::Internal => tonic::Code::Internal,
     };

@@ -2,6 +2,7 @@
 //! place where they turn into the core's types and back.
 
 pub mod convert;
+mod rollout;
 pub mod transport;
 
 /// The generated messages and services. Nothing past a service module should see these.

@@ -26,6 +26,7 @@ mod floor;
 pub mod hub;
 pub mod ops;
 mod push;
+pub mod rollouts;
 pub mod walk;
 
 pub use facts::{EventFacts, HostView, ReportView, RevisionFacts, RevisionView};

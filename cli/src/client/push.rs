@@ -2,6 +2,10 @@
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
+use moorline_common::rollout::Plan;
+use moorline_common::sign::{Envelope, Signed};
+use moorline_common::statement::TopologyStatement;
+use moorline_common::topology;
 use moorline_proto::v1 as pb;
 use prost::Message;
 
@@ -16,7 +20,8 @@ impl Client {
     /// # Errors
     /// As [`Self::push`]; when the floors cannot be written.
     pub async fn push_the_same(&self, base: Generation, revision: &SignedRevision) -> Result<(), Failure> {
-        self.push(base, revision).await?;
+        // It spreads as the one before it: hosts that do not have that one yet are not to get it all at once.
+        self.push(base, revision, plan_of(&revision.source).as_ref()).await?;
         self.context.update_floors(|floors| {
             let pushed = floors.topologies.get(&revision.topology).map(|f| f.pushed).unwrap_or_default();
             floor::note_pushed(floors, &revision.topology, revision.generation, &revision.source.payload_sha256(), false);
@@ -27,11 +32,14 @@ impl Client {
         })
     }
 
-    /// Pushes a signed revision.
+    /// Pushes a signed revision that spreads by `plan`, or reaches all hosts at once.
     ///
     /// # Errors
-    /// [`Code::BaseMoved`] and whatever else the hub refuses.
-    pub async fn push(&self, base: Generation, revision: &SignedRevision) -> Result<(), Failure> {
+    /// [`Code::BaseMoved`] and whatever else the hub refuses; [`Code::UnsupportedVersion`] by a hub that knows of no plans.
+    pub async fn push(&self, base: Generation, revision: &SignedRevision, plan: Option<&Plan>) -> Result<(), Failure> {
+        if plan.is_some() {
+            self.require_rollouts(&revision.topology).await?;
+        }
         let request = pb::PushRequest {
             topology: revision.topology.to_string(),
             base_generation: base.0,
@@ -41,6 +49,7 @@ impl Client {
                 .iter()
                 .map(|(host, slice)| pb::HostSlice { host_id: host.to_string(), slice: Some((&slice.envelope).into()) })
                 .collect(),
+            rollout: plan.map(pb::RolloutPlan::from),
         };
         require_fitting(request.encoded_len(), revision.slices.len())?;
         let answer = self.hub.call(|mut rpc| async move { rpc.push(request).await }).await?;
@@ -61,6 +70,13 @@ impl Client {
             Ok(())
         })
     }
+}
+
+/// How a signed source says that it spreads.
+fn plan_of(source: &Envelope) -> Option<Plan> {
+    let statement = Signed::<TopologyStatement>::new(source.clone()).and_then(|signed| signed.peek()).ok()?;
+    let file = topology::read(statement.source.as_bytes(), &statement.inputs).file.ok()?;
+    file.rollout.filter(|_| !statement.down)
 }
 
 /// Refuses a push of `bytes` that the hub would not take.

@@ -88,6 +88,18 @@ impl Operator for FakeHub {
         Ok(Response::new(pb::PushResponse { generation: request.into_inner().base_generation + 1 }))
     }
 
+    async fn get_rollout(&self, _: Request<pb::GetRolloutRequest>) -> Result<Response<pb::GetRolloutResponse>, Status> {
+        not_here()
+    }
+
+    async fn list_rollouts(&self, _: Request<pb::ListRolloutsRequest>) -> Result<Response<pb::ListRolloutsResponse>, Status> {
+        not_here()
+    }
+
+    async fn act_on_rollout(&self, _: Request<pb::ActOnRolloutRequest>) -> Result<Response<pb::ActOnRolloutResponse>, Status> {
+        not_here()
+    }
+
     async fn list_topologies(&self, _: Request<pb::ListTopologiesRequest>) -> Result<Response<pb::ListTopologiesResponse>, Status> {
         if self.0.lock().unwrap().broken {
             return Err(Status::unavailable("gone"));

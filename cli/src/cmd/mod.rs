@@ -26,6 +26,7 @@ pub mod plan;
 pub mod push;
 pub mod revision_file;
 pub mod rollback;
+pub mod rollout;
 pub mod schema;
 pub mod status;
 pub mod validate;
@@ -97,6 +98,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::History(args) => history::run(args, &env, ui).await,
         Verb::Diff(args) => diff::run(args, &env, ui).await,
         Verb::Rollback(args) => rollback::run(args, &env, ui).await,
+        Verb::Rollout(verb) => rollout::run(verb, &env, ui).await,
         Verb::Down(args) => down::run(args, &env, ui).await,
         Verb::Journal(args) => journal::run(args, &env, ui).await,
         Verb::Op(verb) => op::run(*verb, &env, ui).await,

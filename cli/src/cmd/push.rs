@@ -47,6 +47,9 @@ pub struct PushArgs {
     /// from a backup and cannot catch up because no host ever had the newest
     #[arg(long)]
     pub accept_older_hub: bool,
+    /// Give it to all hosts at once although the file has `rollout`, and end the rollout that is under way
+    #[arg(long)]
+    pub no_rollout: bool,
     /// How long hosts may take to come and fetch it
     #[arg(long, default_value = "30d", value_name = "SPAN", value_parser = clock::parse_span)]
     pub deliver_within: Duration,
@@ -101,7 +104,14 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     };
     let Made { verb, source, base, reviewed } = made;
     let topology = source.file.topology.clone();
-    let aim = Aim { verb, topology, source: Some(source), accept_older_hub: args.accept_older_hub, wait: args.wait.limit() };
+    let aim = Aim {
+        verb,
+        topology,
+        source: Some(source),
+        accept_older_hub: args.accept_older_hub,
+        no_rollout: args.no_rollout,
+        wait: args.wait.limit(),
+    };
     let (message, deliver_within, force, save) = (args.message, args.deliver_within, args.force, args.save);
     deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, earlier: None, force, save }).await
 }

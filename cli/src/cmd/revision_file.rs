@@ -52,6 +52,9 @@ pub struct SignArgs {
 pub struct SubmitArgs {
     /// A file that `push --save`, `rollback --save` or `down --save` wrote
     file: PathBuf,
+    /// Give it to all hosts at once although it has `rollout`, and end the rollout that is under way
+    #[arg(long)]
+    no_rollout: bool,
     /// How the wait goes
     #[command(flatten)]
     wait: WaitArgs,
@@ -271,6 +274,7 @@ async fn submit(env: &Env, ui: &mut Ui, args: SubmitArgs) -> Result<u8, Failure>
         topology: understood.statement.topology.clone(),
         source: understood.source,
         accept_older_hub: false,
+        no_rollout: args.no_rollout,
         wait: args.wait.limit(),
     };
     deploy::submit(&client, ui, &aim, saved.base, &understood.signed, understood.desired).await

@@ -23,6 +23,9 @@ pub struct RollbackArgs {
     /// The generation to go back to
     #[arg(long, value_name = "GENERATION", value_parser = parse_generation)]
     pub to: u64,
+    /// Give it to all hosts at once although that revision has `rollout`, and end the rollout that is under way
+    #[arg(long)]
+    pub no_rollout: bool,
     /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
     #[arg(long, value_name = "FILE", conflicts_with = "wait")]
     pub save: Option<PathBuf>,
@@ -59,6 +62,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         source: Some(desired::parse(&format!("{topology}@{to}"), &statement.source, &statement.inputs)?),
         topology,
         accept_older_hub: false,
+        no_rollout: args.no_rollout,
         wait: args.wait.limit(),
     };
     let order = Order {

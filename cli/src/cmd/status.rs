@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use moorline_common::fault::Fault;
-use moorline_common::id::{HostId, VersionHash};
+use moorline_common::id::{Generation, HostId, VersionHash};
 use moorline_common::observe::EngineState;
 use moorline_common::statement::{Drifted, Held, Trouble};
 use owo_colors::OwoColorize;
@@ -65,6 +65,9 @@ struct Row {
     /// What an operation keeps unlike the slice, from the verified report.
     held: Vec<Held>,
     agent_version: String,
+    /// The generation that a rollout has not given to it yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_for_generation: Option<u64>,
 }
 
 /// Where a host is, in one word.
@@ -87,6 +90,8 @@ enum State {
     Idle,
     /// On its way.
     Converging,
+    /// It keeps what it has until a rollout comes to it.
+    Waiting,
     /// It has what it should.
     Converged,
     /// Its topology was torn down.
@@ -104,12 +109,13 @@ impl State {
             State::Error => ("error", Tone::Bad),
             State::Idle => ("idle", Tone::Dim),
             State::Converging => ("converging", Tone::Warn),
+            State::Waiting => ("waiting for the rollout", Tone::Warn),
             State::Converged => ("converged", Tone::Good),
             State::Down => ("down", Tone::Dim),
         }
     }
 
-    fn of(host: &HostView, empty: &VersionHash) -> Self {
+    fn of(host: &HostView, empty: &VersionHash, waits: bool) -> Self {
         let engine = host.heartbeat.as_ref().map(|b| b.engine);
         if host.pending {
             State::Pending
@@ -125,6 +131,8 @@ impl State {
             State::Error
         } else {
             match &host.target {
+                None if waits => State::Waiting,
+                Some(_) if waits && host.converged => State::Waiting,
                 None => State::Idle,
                 Some(_) if !host.converged => State::Converging,
                 Some(target) if target.hash.as_ref() == Some(empty) => State::Down,
@@ -164,7 +172,9 @@ async fn show(client: &Client, ui: &mut Ui, args: &StatusArgs, known: &mut Known
     let reports = known.reports(client, &hosts).await;
     let empty = revision::empty_hash()?;
     let now = client.hub_now_ms();
-    let rows: Vec<Row> = hosts.iter().zip(&reports).map(|(host, report)| row(host, report, &empty, now)).collect();
+    let waiting = client.waiting_for_rollouts().await?;
+    let rows: Vec<Row> =
+        hosts.iter().zip(&reports).map(|(host, report)| row(host, report, &empty, waiting.get(&host.host_id).copied(), now)).collect();
     let human = || {
         let home = if clear { "\x1b[H\x1b[2J" } else { "" };
         format!("{home}{}", table(&rows, client))
@@ -198,7 +208,13 @@ impl Known {
     }
 }
 
-fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &VersionHash, now_ms: u64) -> Row {
+fn row(
+    host: &HostView,
+    report: &Result<Option<ReportView>, Failure>,
+    empty: &VersionHash,
+    waits_for: Option<Generation>,
+    now_ms: u64,
+) -> Row {
     let beat = host.heartbeat.as_ref();
     let target = host.target.as_ref();
     let report = report.as_ref().ok().and_then(Option::as_ref);
@@ -208,7 +224,7 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
     Row {
         host: host.name.to_string(),
         host_id: host.host_id.to_string(),
-        state: State::of(host, empty),
+        state: State::of(host, empty, waits_for.is_some()),
         connected: host.connected,
         target_topology: target.map(|t| t.topology.to_string()),
         target_generation: target.map(|t| t.generation.0),
@@ -226,6 +242,7 @@ fn row(host: &HostView, report: &Result<Option<ReportView>, Failure>, empty: &Ve
         drift: statement.map(|s| s.apply.drift.clone()).unwrap_or_default(),
         held: statement.map(|s| s.apply.held.clone()).unwrap_or_default(),
         agent_version: host.agent_version.clone(),
+        waits_for_generation: waits_for.map(|g| g.0),
     }
 }
 
@@ -284,7 +301,7 @@ fn state_cell(row: &Row, word: &str, tone: Tone) -> (String, Tone) {
 /// The generation it has, and the one it should have when that is another.
 fn generation(row: &Row) -> String {
     let same_topology = row.target_topology.is_none() || row.topology == row.target_topology;
-    match (row.generation.filter(|_| same_topology), row.target_generation) {
+    match (row.generation.filter(|_| same_topology), row.waits_for_generation.or(row.target_generation)) {
         (None, None) => "-".to_owned(),
         (Some(has), None) => has.to_string(),
         (None, Some(wants)) => format!("-→{wants}"),
@@ -322,7 +339,7 @@ mod tests {
     use crate::client::tests::client;
     use crate::revision::tests::host;
     use moorline_common::fault::Code;
-    use moorline_common::id::{Generation, TopologyId, UnixSeconds};
+    use moorline_common::id::{TopologyId, UnixSeconds};
     use moorline_common::observe::Observed;
     use moorline_common::sign::{PrivateKey, Signed};
     use moorline_common::statement::{ApplyReport, ObservedReport};
@@ -339,22 +356,22 @@ mod tests {
     fn a_hosts_state_is_the_first_thing_that_an_operator_must_know() {
         let empty = revision::empty_hash().unwrap();
         let mut v = view();
-        assert_eq!(State::of(&v, &empty), State::Converging);
+        assert_eq!(State::of(&v, &empty, false), State::Converging);
         v.last_error = Some(Fault::new(Code::StepFailed, "x"));
-        assert_eq!(State::of(&v, &empty), State::Error);
+        assert_eq!(State::of(&v, &empty, false), State::Error);
         v.converged = true;
-        assert_eq!(State::of(&v, &empty), State::Converged);
+        assert_eq!(State::of(&v, &empty, false), State::Converged);
         v.target.as_mut().unwrap().hash = Some(empty.clone());
-        assert_eq!(State::of(&v, &empty), State::Down);
+        assert_eq!(State::of(&v, &empty, false), State::Down);
         v.connected = false;
-        assert_eq!(State::of(&v, &empty), State::Offline);
+        assert_eq!(State::of(&v, &empty, false), State::Offline);
         v.locked = true;
-        assert_eq!(State::of(&v, &empty), State::Locked);
-        assert!(details(&[row(&v, &Ok(None), &empty, 0)]).contains("moorctl host approve a --fingerprint"));
+        assert_eq!(State::of(&v, &empty, false), State::Locked);
+        assert!(details(&[row(&v, &Ok(None), &empty, None, 0)]).contains("moorctl host approve a --fingerprint"));
         v.binding = None;
-        assert_eq!(State::of(&v, &empty), State::Unverified);
+        assert_eq!(State::of(&v, &empty, false), State::Unverified);
         v.pending = true;
-        assert_eq!(State::of(&v, &empty), State::Pending);
+        assert_eq!(State::of(&v, &empty, false), State::Pending);
     }
 
     #[test]
@@ -362,7 +379,7 @@ mod tests {
         let mut v = view();
         let long = "x".repeat(150);
         v.last_error = Some(Fault::new(Code::ImageUnavailable, long.clone()));
-        let row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
+        let row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), None, 0);
         assert_eq!(generation(&row), "-→3");
         assert!(details(&[row]).contains(&long));
     }
@@ -380,7 +397,7 @@ mod tests {
         let key = PrivateKey::from_seed(&[10; 32]);
         let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
         let report = Ok(Some(ReportView { report, received_unix_ms: clock::now_ms() }));
-        let row = row(&v, &report, &revision::empty_hash().unwrap(), 0);
+        let row = row(&v, &report, &revision::empty_hash().unwrap(), None, 0);
         assert!(row.report_age_s.unwrap() > 1_000_000, "by the time that the host signed, not the hub's");
         let text = details(&[row]);
         assert_eq!(text.matches("docker network rm edge_default`").count(), 1, "{text}");
@@ -391,7 +408,7 @@ mod tests {
     fn differences_that_wait_are_counted_and_named() {
         let mut v = view();
         v.converged = true;
-        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
+        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), None, 0);
         let cell = |row: &Row| state_cell(row, row.state.words().0, row.state.words().1).0;
         assert_eq!(cell(&row), "converged");
         let resource = moorline_common::id::ResourceId::parse("docker/container/edge-site-1").unwrap();
@@ -406,7 +423,7 @@ mod tests {
     fn what_is_held_is_counted_and_named_with_the_whole_operation() {
         let mut v = view();
         v.converged = true;
-        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), 0);
+        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), None, 0);
         let resource = moorline_common::id::ResourceId::parse("docker/container/edge-site-1").unwrap();
         let op_id = moorline_common::id::OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap();
         row.held.push(Held { resource, op_id });

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use moorline_common::rollout::Plan;
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
@@ -27,6 +28,9 @@ struct Validated {
     topology: String,
     profiles: Vec<String>,
     hosts: Vec<String>,
+    /// How a push of it spreads; absent when all hosts get it at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<Plan>,
     /// The variables that it takes from this machine.
     variables: Vec<String>,
     /// The files that it takes from this machine.
@@ -43,12 +47,14 @@ pub fn run(args: &ValidateArgs, ui: &mut Ui) -> Result<u8, Failure> {
         topology: source.file.topology.to_string(),
         profiles: source.file.profiles.keys().cloned().collect(),
         hosts: source.file.hosts.keys().cloned().collect(),
+        rollout: source.file.rollout.clone(),
         variables: source.inputs.variables.keys().cloned().collect(),
         files: source.inputs.files.keys().cloned().collect(),
     };
     ui.result(&result, || {
+        let rollout = result.rollout.as_ref().map(|plan| format!("  rollout: {}\n", plan.words())).unwrap_or_default();
         format!(
-            "{} {}: topology `{}`, {}, {}\n",
+            "{} {}: topology `{}`, {}, {}\n{rollout}",
             "ok".green(),
             source.name,
             result.topology,

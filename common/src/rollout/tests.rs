@@ -1,3 +1,5 @@
+//! The rules of a rollout, one by one and under every story.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -193,7 +195,7 @@ fn plans_that_make_no_sense_are_refused_and_told_in_a_line() {
         (Plan { max_parallel: Share::Percent(0), ..good.clone() }, "max_parallel"),
         (Plan { deadline_s: 30, ..good.clone() }, "no time"),
         (Plan { deadline_s: 0, ..good.clone() }, "deadline"),
-        (Plan { deadline_s: SPAN_MAX_S + 1, ..good.clone() }, "deadline"),
+        (Plan { deadline_s: SPAN_MAX_S + 1, ..good }, "deadline"),
     ] {
         assert!(bad.require_sound().unwrap_err().message.contains(words), "{bad:?}");
     }

@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 mod delivery;
 mod live;
+mod sight;
 mod types;
 
 pub use delivery::Delivery;
 use live::{Live, Session};
+pub use sight::Said;
 pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, Unkept, View, Way, reported, target};
 
 use crate::limits;

@@ -111,6 +111,7 @@ pub(super) async fn revision(
         message: statement.message.clone(),
         pushed_by: actor.subject.clone(),
         slices,
+        rollout: None,
     })
 }
 

@@ -14,6 +14,7 @@ pub mod operator;
 mod adopt;
 mod checks;
 mod ops;
+mod rollouts;
 mod session;
 mod session_ops;
 mod wire;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{checks, fault_status, ops, permitted, store_status, to_its_end, wire};
+use super::{checks, fault_status, ops, permitted, rollouts, store_status, to_its_end, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -181,6 +181,7 @@ impl Operator for OperatorService {
             let event =
                 NewEvent::new(Kind::SlicesAdded, by, format!("slices for {} more hosts", hosts.len())).revision(&topology, generation);
             hub.store.add_slices(topology, generation, slices, event).await.map_err(StoreError::into_fault)?;
+            hub.rollouts.changed();
             hub.retarget(hosts).await.map_err(StoreError::into_fault)?;
             Ok(pb::AddSlicesResponse {})
         })
@@ -195,7 +196,8 @@ impl Operator for OperatorService {
         let (hub, by) = (self.hub.clone(), actor.clone());
         let refused = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, base.next());
         self.change(refused, async move {
-            let revision = checks::revision(&hub, &topology, base, wanted.source, wanted.slices, &by).await?;
+            let mut revision = checks::revision(&hub, &topology, base, wanted.source, wanted.slices, &by).await?;
+            revision.rollout = rollouts::spread(&hub, &revision, wanted.rollout)?;
             let hosts: Vec<HostId> = revision.slices.iter().map(|s| s.host_id.clone()).collect();
             let words = if revision.down { "teardown" } else { "revision" };
             let message = if revision.message.is_empty() { String::new() } else { format!(": {}", revision.message) };
@@ -203,11 +205,31 @@ impl Operator for OperatorService {
                 .revision(&topology, base.next())
                 .body(&revision.source_sha256);
             let generation = hub.store.push(revision, event).await.map_err(StoreError::into_fault)?;
+            hub.rollouts.changed();
             hub.retarget(hosts).await.map_err(StoreError::into_fault)?;
             tracing::info!(actor = by.subject, %topology, generation = generation.0, "pushed");
             Ok(pb::PushResponse { generation: generation.0 })
         })
         .await
+    }
+
+    async fn get_rollout(&self, request: Request<pb::GetRolloutRequest>) -> Result<Response<pb::GetRolloutResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        rollouts::get(&self.hub, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_rollouts(&self, request: Request<pb::ListRolloutsRequest>) -> Result<Response<pb::ListRolloutsResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        rollouts::list(&self.hub, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn act_on_rollout(&self, request: Request<pb::ActOnRolloutRequest>) -> Result<Response<pb::ActOnRolloutResponse>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let wanted = request.into_inner();
+        let (topology, generation) = (wire::topology(&wanted.topology).map_err(fault_status)?, Generation(wanted.generation));
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        let refused = NewEvent::new(Kind::RolloutActRefused, actor, "").revision(&topology, generation);
+        self.change(refused, async move { rollouts::act(&hub, by, topology, generation, wanted.act).await }).await
     }
 
     async fn list_topologies(&self, request: Request<pb::ListTopologiesRequest>) -> Result<Response<pb::ListTopologiesResponse>, Status> {

@@ -16,6 +16,7 @@ use crate::events::{Kind, NewEvent};
 use crate::limits;
 
 mod ops;
+mod rollouts;
 
 struct Case {
     store: Arc<dyn Store>,
@@ -113,6 +114,7 @@ async fn push(case: &Case, name: &str, base: u64, slices: Vec<NewSlice>) -> supe
         message: String::new(),
         pushed_by: "operator/ann".to_owned(),
         slices,
+        rollout: None,
     };
     case.store.push(revision, event(Kind::Pushed)).await
 }

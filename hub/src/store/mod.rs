@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use futures_util::future::BoxFuture;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, HostId, HostName, OpId, ResourceId, TopologyId, UnixSeconds, VersionHash};
+use moorline_common::rollout::Act;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,9 +18,11 @@ use crate::events::{Event, NewEvent};
 #[cfg(test)]
 pub(crate) mod conformance;
 mod ops;
+mod rollouts;
 pub mod sqlite;
 
 pub use ops::{Advance, DueOp, NewOp, OpChange, OpQuery, OpRecord, UnknownOp, Witness};
+pub use rollouts::{NewRollout, RolloutChange, RolloutHost, RolloutRecord};
 
 /// Why a verb did not happen.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -220,6 +223,8 @@ pub struct NewRevision {
     pub pushed_by: String,
     /// Its slices.
     pub slices: Vec<NewSlice>,
+    /// How it spreads; `None` gives all hosts their slices at once.
+    pub rollout: Option<NewRollout>,
 }
 
 /// A stored revision, without its source.
@@ -380,9 +385,11 @@ pub trait Store: Send + Sync + 'static {
     /// `session_opened` and `adopt` refuse it with `permission_denied`. Refuses with `not_found`.
     fn remove_host(&self, host: HostId, event: NewEvent) -> Verb<'_, ()>;
 
-    /// Stores a revision if its base is still the newest, and removes those that are too old to be kept. Refuses with `base_moved` or `already_applied`.
+    /// Stores a revision if its base is still the newest, and removes those that are too old to be kept. It ends the rollout that
+    /// is under way and begins its own: what a host that takes part should have stays what it was. Refuses with `base_moved` or
+    /// `already_applied`.
     fn push(&self, revision: NewRevision, event: NewEvent) -> Verb<'_, Generation>;
-    /// Adds slices to the newest revision. Refuses with `base_moved`, `already_applied`, `equivocation` or `not_found`.
+    /// Adds slices to the newest revision, and their hosts to its rollout. Refuses with `base_moved`, `already_applied`, `equivocation` or `not_found`.
     fn add_slices(&self, topology: TopologyId, generation: Generation, slices: Vec<NewSlice>, event: NewEvent) -> Verb<'_, ()>;
     /// The newest revision of every topology, sorted by name.
     fn topologies(&self) -> Verb<'_, Vec<RevisionRecord>>;
@@ -394,8 +401,20 @@ pub trait Store: Send + Sync + 'static {
     fn targets(&self, hosts: Vec<HostId>) -> Verb<'_, Vec<(HostId, TargetRecord)>>;
     /// The JSON of one host's slice.
     fn slice(&self, topology: TopologyId, generation: Generation, host: HostId) -> Verb<'_, Option<Vec<u8>>>;
-    /// The generation of the newest slice that a host has in a topology; 0 without one.
+    /// The generation of the newest slice that a host was given in a topology; 0 without one.
     fn newest_slice(&self, topology: TopologyId, host: HostId) -> Verb<'_, Generation>;
+
+    /// Rollouts of one topology or of all, the newest first, without their hosts.
+    fn rollouts(&self, topology: Option<TopologyId>, limit: u32) -> Verb<'_, Vec<RolloutRecord>>;
+    /// One rollout with its hosts; generation 0 means the newest of the topology.
+    fn rollout(&self, topology: TopologyId, generation: Generation) -> Verb<'_, Option<RolloutRecord>>;
+    /// The rollouts in which anything can still happen by itself, with their hosts.
+    fn open_rollouts(&self) -> Verb<'_, Vec<RolloutRecord>>;
+    /// Makes a change if the rollout is what it was when that was decided; `false` otherwise.
+    fn change_rollout(&self, change: RolloutChange, events: Vec<NewEvent>) -> Verb<'_, bool>;
+    /// An operator acts on a rollout (generation 0: the newest of the topology); the event's words are why. Refuses with
+    /// `not_found` or `precondition_failed`. What is so already is no event.
+    fn act_on_rollout(&self, topology: TopologyId, generation: Generation, act: Act, event: NewEvent) -> Verb<'_, RolloutRecord>;
 
     /// An agent opened a session by its certificate of this number. Refuses with `renewal_conflict` when a newer one was used before.
     fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()>;

@@ -270,7 +270,13 @@ impl Operator {
         let signed = Signed::seal(&source, &[&self.key])?;
         self.client
             .clone()
-            .push(pb::PushRequest { topology: topology.to_string(), base_generation: 0, source: Some(signed.envelope().into()), slices })
+            .push(pb::PushRequest {
+                topology: topology.to_string(),
+                base_generation: 0,
+                source: Some(signed.envelope().into()),
+                slices,
+                rollout: None,
+            })
             .await?;
         Ok(())
     }

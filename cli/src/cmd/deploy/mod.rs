@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
+use moorline_common::rollout::{OnFailure, Plan};
 use moorline_common::topology::{BoundHost, HostSpec};
 use serde::Serialize;
 
@@ -16,6 +17,7 @@ use crate::client::{Client, HostView, RevisionView};
 use crate::clock;
 use crate::desired::{Desired, Source};
 use crate::error::Failure;
+use crate::fallback::{self, Terms};
 use crate::progress::{self, Goal, HostStanding};
 use crate::render::{Format, Ui};
 use crate::revision::{self, ChangeKind, Draft, HostChange, Pen, Previous, SignedRevision};
@@ -65,6 +67,8 @@ pub struct Aim {
     pub source: Option<Source>,
     /// Whether to go on from what the hub shows although this machine has seen a newer revision.
     pub accept_older_hub: bool,
+    /// Whether all hosts get it at once, whatever the file says.
+    pub no_rollout: bool,
     /// How long to wait until every host is there; `None` does not wait.
     pub wait: Option<Duration>,
 }
@@ -90,6 +94,17 @@ pub struct Order {
 }
 
 impl Aim {
+    /// How it spreads; `None` when all hosts get it at once.
+    fn plan(&self) -> Option<&Plan> {
+        self.source.as_ref().and_then(|source| source.file.rollout.as_ref()).filter(|_| !self.no_rollout)
+    }
+
+    /// When a host that fails in the rollout goes back by itself.
+    fn terms(&self) -> Option<Terms> {
+        let plan = self.plan().filter(|plan| plan.on_failure == OnFailure::Rollback)?;
+        Some(Terms { within_s: plan.deadline_s, healthy_for_s: plan.healthy_for_s, needs_confirm: false })
+    }
+
     /// The newest revision as the hub shows it, checked against what this machine has seen unless the operator accepts less.
     async fn newest(&self, client: &Client, with_slices: bool) -> Result<Option<RevisionView>, Failure> {
         if self.accept_older_hub {
@@ -112,6 +127,9 @@ struct Outcome {
     pushed: bool,
     down: bool,
     hosts: Vec<HostChange>,
+    /// How it spreads; absent when all hosts get it at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollout: Option<Plan>,
     /// Entries whose hosts are not bound yet.
     awaiting: Vec<String>,
     /// Hosts that were approved too late to get their slices of it.
@@ -222,7 +240,10 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
         deliver_within_s: order.deliver_within.as_secs(),
         hosts: desired.hosts.clone(),
         sealed: sealer(client, &order, &scene).seal(&desired.hosts, &bindings)?,
-        fallbacks: BTreeMap::new(),
+        fallbacks: match aim.terms() {
+            Some(terms) => fallback::fallbacks(terms, &changes, &scene.previous, &scene.hosts)?,
+            None => BTreeMap::new(),
+        },
     };
     let signed = Pen { root: &client.root, signers: &signers, now: clock::now() }.seal(&draft, &scene.hosts)?;
     let verified = revision::verify(&client.root, &signed, &bindings);
@@ -261,7 +282,7 @@ fn note_place(client: &Client, aim: &Aim) -> Result<(), Failure> {
 /// # Errors
 /// [`Code::BaseMoved`] with the difference; whatever else the hub refuses.
 async fn hand_in(client: &Client, ui: &mut Ui, aim: &Aim, base: Generation, signed: &SignedRevision) -> Result<(), Failure> {
-    let Err(failure) = client.push(base, signed).await else {
+    let Err(failure) = client.push(base, signed, aim.plan()).await else {
         let (generation, sha) = (signed.generation, signed.source.payload_sha256());
         if let Err(failure) = client.note_pushed(&aim.topology, generation, &sha, aim.accept_older_hub) {
             // The hub has it: nothing that is wrong here may hide that.
@@ -360,6 +381,7 @@ fn outcome(aim: &Aim, base: Generation, generation: Generation, awaiting: Vec<St
         pushed: true,
         down: aim.source.is_none(),
         hosts,
+        rollout: aim.plan().cloned(),
         awaiting,
         without_slice: Vec::new(),
         waited: None,

@@ -16,6 +16,7 @@ fn aim(text: Option<&str>) -> Aim {
         topology: TopologyId::parse("edge").unwrap(),
         source: text.map(|t| desired::parse("edge.yaml", t, &Inputs::default()).unwrap()),
         accept_older_hub: false,
+        no_rollout: false,
         wait: None,
     }
 }

@@ -44,6 +44,11 @@ pub(super) fn words(outcome: &Outcome) -> String {
     if !counts.is_empty() && (outcome.pushed || !outcome.down) {
         text.push_str(&format!("  hosts: {}\n", counts.join(", ")));
     }
+    let changes = outcome.hosts.iter().any(|c| matches!(c.change, ChangeKind::Added | ChangeKind::Changed));
+    if let Some(plan) = outcome.rollout.as_ref().filter(|_| outcome.pushed && changes) {
+        text.push_str(&format!("  rollout: {}\n", plan.words()));
+        text.push_str(&format!("  `moorctl rollout status {} -w` shows how far it is\n", outcome.topology));
+    }
     if !outcome.awaiting.is_empty() {
         text.push_str(&format!("  not joined yet, they get it when they are approved: {}\n", outcome.awaiting.join(", ")));
     }

@@ -229,6 +229,7 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::NotThere
         | Code::AdoptDiffers
         | Code::RolledBack
+        | Code::RolloutFailed
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::BaseMoved

@@ -39,6 +39,7 @@ mod changes;
 mod join;
 mod ops;
 mod restore;
+mod rollouts;
 mod sessions;
 
 /// Nothing here takes as long; a test that waits for more than this has failed.
@@ -287,7 +288,7 @@ impl Kit {
         };
         let source = Some(pb::Envelope::from(Signed::seal(&source, &[&self.key]).unwrap().envelope()));
         let slices = slices.iter().map(|s| self.sealed(s)).collect();
-        pb::PushRequest { topology: topology.to_owned(), base_generation: base, source, slices }
+        pb::PushRequest { topology: topology.to_owned(), base_generation: base, source, slices, rollout: None }
     }
 
     /// Pushes `content` for `agent` as the first revision of `edge`.

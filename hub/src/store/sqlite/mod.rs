@@ -24,13 +24,19 @@ mod live;
 mod ops;
 mod remove;
 mod revisions;
+mod rollouts;
 mod verbs;
 
 /// The database's file name in the hub's folder.
 pub const FILE: &str = "hub.sqlite";
 
-const SCHEMA: &[&str] =
-    &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql"), include_str!("schema_4.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
+];
 
 /// A store that cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -13,6 +13,7 @@ pub(super) fn remove(tx: &Tx<'_>, host: &HostId, event: &NewEvent) -> Result<()>
     for sql in [
         "DELETE FROM reports WHERE host_id = ?1",
         "DELETE FROM refusals WHERE host_id = ?1",
+        "DELETE FROM rollout_hosts WHERE host_id = ?1",
         "DELETE FROM slices WHERE host_id = ?1",
         "DELETE FROM ops WHERE host_id = ?1",
         "DELETE FROM tokens WHERE used_host = ?1",

@@ -6,7 +6,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, ResourceId, TopologyId, VersionHash};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Result, StoreError, Tx, count, damaged, events, int};
+use super::{Result, StoreError, Tx, count, damaged, events, int, rollouts};
 use crate::events::NewEvent;
 use crate::limits;
 use crate::store::{FullRevision, NewRevision, NewSlice, RevisionRecord, TargetRecord};
@@ -53,18 +53,28 @@ pub(super) fn push(tx: &Tx<'_>, revision: &NewRevision, event: &NewEvent) -> Res
         insert_slice(tx, &revision.topology, generation, slice)?;
         assign(tx, &revision.topology, slice)?;
     }
-    prune(tx.conn, &revision.topology, generation)?;
     events::append(tx, event)?;
+    rollouts::supersede(tx, &revision.topology, generation)?;
+    if let Some(rollout) = &revision.rollout {
+        rollouts::start(tx, &revision.topology, generation, rollout, event)?;
+    }
+    // Last: what is withheld now is not what its host follows.
+    prune(tx.conn, &revision.topology, generation)?;
     Ok(generation)
 }
 
 /// Removes the slices and revisions before the newest ones that are kept. A host's newest slice stays (it is the host's
-/// target, or says that the host left), and so does the one that it reported applied.
+/// target, or will be, or says that the host left), and so do the newest one that is not withheld and the one that it
+/// reported applied.
 fn prune(conn: &Connection, topology: &TopologyId, newest: Generation) -> Result<()> {
-    let last = params![topology.as_str(), int(newest.0.saturating_sub(limits::REVISIONS_KEPT))];
+    let before = newest.0.saturating_sub(limits::REVISIONS_KEPT);
+    rollouts::prune(conn, topology, Generation(before))?;
+    let last = params![topology.as_str(), int(before)];
     conn.prepare_cached(
         "DELETE FROM slices WHERE topology = ?1 AND generation <= ?2
          AND generation < (SELECT max(n.generation) FROM slices n WHERE n.host_id = slices.host_id AND n.topology = slices.topology)
+         AND generation <> (SELECT coalesce(max(n.generation), 0) FROM slices n
+             WHERE n.host_id = slices.host_id AND n.topology = slices.topology AND n.withheld = 0)
          AND NOT EXISTS (SELECT 1 FROM hosts h
              WHERE h.host_id = slices.host_id AND h.done_topology = slices.topology AND h.done_generation = slices.generation)",
     )?
@@ -123,6 +133,7 @@ pub(super) fn add_slices(tx: &Tx<'_>, topology: &TopologyId, generation: Generat
         }
         insert_slice(tx, topology, generation, slice)?;
         assign(tx, topology, slice)?;
+        rollouts::join(tx, topology, generation, slice)?;
     }
     events::append(tx, event)
 }
@@ -193,7 +204,7 @@ fn assign(tx: &Tx<'_>, topology: &TopologyId, slice: &NewSlice) -> Result<()> {
 fn follow_after(tx: &Tx<'_>, topology: &TopologyId, host: &HostId, other: &TopologyId, queued: bool) -> Result<()> {
     let name = host_name(tx.conn, host)?.unwrap_or_else(|| host.to_string());
     let target = target(tx.conn, host)?;
-    let torn_down = target.as_ref().is_none_or(|t| t.empty);
+    let torn_down = target.as_ref().is_none_or(|t| t.empty) && !rollouts::is_promised(tx.conn, other, host)?;
     if !torn_down || queued {
         return Err(Fault::new(
             Code::AlreadyApplied,
@@ -246,7 +257,8 @@ pub(super) fn applied(tx: &Tx<'_>, host: &HostId, topology: &TopologyId, generat
 
 const TARGETS: &str = "SELECT h.host_id, s.topology, s.generation, s.version_hash, s.payload_sha256, s.empty, s.resources
      FROM hosts h JOIN slices s ON s.host_id = h.host_id AND s.topology = h.target_topology
-     WHERE s.generation = (SELECT max(n.generation) FROM slices n WHERE n.host_id = h.host_id AND n.topology = h.target_topology)";
+     WHERE s.generation = (SELECT max(n.generation) FROM slices n WHERE n.host_id = h.host_id AND n.topology = h.target_topology
+         AND n.withheld = 0)";
 
 struct RawTarget(String, String, i64, String, String, bool, String);
 
@@ -348,10 +360,10 @@ pub(super) fn revision(
     Ok(Some(FullRevision { record, source, slices }))
 }
 
-/// The generation of the newest slice that a host has in a topology; 0 without one.
+/// The generation of the newest slice that a host was given in a topology; 0 without one.
 pub(super) fn newest_slice(conn: &Connection, topology: &TopologyId, host: &HostId) -> Result<Generation> {
     let generation: i64 = conn
-        .prepare_cached("SELECT coalesce(max(generation), 0) FROM slices WHERE topology = ?1 AND host_id = ?2")?
+        .prepare_cached("SELECT coalesce(max(generation), 0) FROM slices WHERE topology = ?1 AND host_id = ?2 AND withheld = 0")?
         .query_row([topology.as_str(), host.as_str()], |row| row.get(0))?;
     Ok(Generation(count(generation)))
 }
@@ -367,6 +379,8 @@ pub(super) fn slice(conn: &Connection, topology: &TopologyId, generation: Genera
 pub(super) fn recover(tx: &Tx<'_>, topology: &TopologyId, generation: Generation, slice: &NewSlice) -> Result<()> {
     if let Some(stored) = payload_of(tx.conn, topology, generation, &slice.host_id)? {
         if stored == slice.payload_sha256 {
+            // The host has it: there is nothing left to withhold.
+            rollouts::release(tx, topology, generation, &slice.host_id)?;
             return set_target(tx, &slice.host_id, topology);
         }
         return Err(Fault::new(

@@ -1,15 +1,16 @@
 //! The [`Store`] trait over the functions beside this file.
 
 use moorline_common::id::{Generation, HostEpoch, HostId, OpId, TopologyId, UnixSeconds};
+use moorline_common::rollout::Act;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{SqliteStore, enrol, events, live, ops, remove, revisions};
+use super::{SqliteStore, enrol, events, live, ops, remove, revisions, rollouts};
 use crate::events::{Event, NewEvent};
 use crate::store::{
     Adoption, Advance, DueOp, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewOp, NewRevision, NewRoot, NewSlice,
-    NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord, RevisionRecord, Store, TargetRecord, UnknownOp, Verb,
-    Witness,
+    NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord, RevisionRecord, RolloutChange, RolloutRecord, Store,
+    TargetRecord, UnknownOp, Verb, Witness,
 };
 
 impl Store for SqliteStore {
@@ -66,6 +67,21 @@ impl Store for SqliteStore {
     }
     fn newest_slice(&self, topology: TopologyId, host: HostId) -> Verb<'_, Generation> {
         Box::pin(self.read(move |conn| revisions::newest_slice(conn, &topology, &host)))
+    }
+    fn rollouts(&self, topology: Option<TopologyId>, limit: u32) -> Verb<'_, Vec<RolloutRecord>> {
+        Box::pin(self.read(move |conn| rollouts::rollouts(conn, topology.as_ref(), limit)))
+    }
+    fn rollout(&self, topology: TopologyId, generation: Generation) -> Verb<'_, Option<RolloutRecord>> {
+        Box::pin(self.read(move |conn| rollouts::rollout(conn, &topology, generation)))
+    }
+    fn open_rollouts(&self) -> Verb<'_, Vec<RolloutRecord>> {
+        Box::pin(self.read(rollouts::open))
+    }
+    fn change_rollout(&self, change: RolloutChange, events: Vec<NewEvent>) -> Verb<'_, bool> {
+        Box::pin(self.write(move |tx| rollouts::change(tx, &change, &events)))
+    }
+    fn act_on_rollout(&self, topology: TopologyId, generation: Generation, act: Act, event: NewEvent) -> Verb<'_, RolloutRecord> {
+        Box::pin(self.write(move |tx| rollouts::act(tx, &topology, generation, act, &event)))
     }
     fn session_opened(&self, host: HostId, version: String, epoch: HostEpoch, certificate: u64, event: Option<NewEvent>) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| enrol::session_opened(tx, &host, &version, &epoch, certificate, event.as_ref())))
