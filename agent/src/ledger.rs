@@ -12,12 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, TopologyId, UnixSeconds, VersionHash};
+use moorline_common::statement::Fallback;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::clock::{BootTime, TimeFloor};
 use crate::db::seal::{self, Table};
 use crate::db::{Db, DbError, meta, put_meta};
 use crate::limits::FLOOR_ENVELOPES_MAX;
+
+pub use standing::Standing;
 
 /// The current row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,25 +115,8 @@ pub struct Admission {
     pub is_empty: bool,
     /// When it was signed.
     pub issued_at: UnixSeconds,
-}
-
-/// Where the host stands, as the heartbeat tells it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// The topology of the accepted slice, or of the one just torn down.
-    pub topology: Option<TopologyId>,
-    /// Its generation.
-    pub generation: Generation,
-    /// The hash of what is applied.
-    pub applied: Option<VersionHash>,
-    /// The generation whose apply last succeeded: what `applied` is the hash of.
-    pub applied_generation: Generation,
-    /// The accepted generation once this host has found it healthy for long enough, or it was confirmed; 0 before.
-    pub healthy_generation: Generation,
-    /// The accepted generation if this host has gone back from it; 0 otherwise.
-    pub rolled_back_generation: Generation,
-    /// The last error since the last success.
-    pub last_error: Option<Fault>,
+    /// What comes back if it fails.
+    pub fallback: Option<Fallback>,
 }
 
 /// The ledger's rows in a [`Db`]. All methods block for as long as the disk takes.
@@ -186,35 +172,6 @@ impl Ledger {
         })
     }
 
-    /// What the heartbeat says, read afresh.
-    ///
-    /// # Errors
-    /// [`DbError`].
-    pub fn standing(&self) -> Result<Standing, DbError> {
-        let (current, floor) = self.db.read(|connection| Ok((read_current(connection)?, read_accepted(connection)?)))?;
-        let last_error = current.as_ref().and_then(|c| c.last_error.clone());
-        let Some(floor) = floor else {
-            return Ok(match current {
-                Some(c) => Standing {
-                    topology: Some(c.topology),
-                    generation: c.generation,
-                    applied: c.version_hash,
-                    applied_generation: c.generation,
-                    last_error,
-                    ..Standing::default()
-                },
-                None => Standing::default(),
-            });
-        };
-        let (applied, applied_generation) = match (&current, floor.state) {
-            (Some(current), _) if current.topology == floor.topology => (current.version_hash.clone(), current.generation),
-            (_, FloorState::TornDown) => (Some(floor.version_hash.clone()), floor.generation),
-            (_, FloorState::Active | FloorState::Cleared) => (None, Generation(0)),
-        };
-        let (topology, generation) = (Some(floor.topology), floor.generation);
-        Ok(Standing { topology, generation, applied, applied_generation, last_error, ..Standing::default() })
-    }
-
     /// Accepts a slice: floors, time floor and (for a first slice) the marker, in one transaction.
     /// Durable when it returns, so that nothing acts before.
     ///
@@ -222,6 +179,7 @@ impl Ledger {
     /// [`DbError`].
     pub fn admit(&self, admission: &Admission, boot: &BootTime) -> Result<(), DbError> {
         self.db.write(|tx| {
+            trial::begin(tx, admission, boot)?;
             // The last error is of another payload from now on.
             tx.execute(
                 "UPDATE current SET last_error_code = NULL, last_error = NULL WHERE topology = ?1
@@ -314,6 +272,9 @@ impl Ledger {
         self.db.write(|tx| {
             tx.execute("DELETE FROM current WHERE topology = ?1", params![topology.as_str()])?;
             tx.execute("UPDATE floors SET state = ?2 WHERE topology = ?1", params![topology.as_str(), state.as_str()])?;
+            if state == FloorState::Cleared {
+                trial::forget(tx, topology)?;
+            }
             Ok(())
         })
     }
@@ -488,5 +449,7 @@ fn write_time_floor(tx: &Transaction<'_>, floor: &TimeFloor) -> Result<(), DbErr
 }
 
 mod notes;
+mod standing;
 #[cfg(test)]
 mod tests;
+pub mod trial;

@@ -6,6 +6,7 @@
 //! | [`identity`] | keys, certificate and the lock of the state folder |
 //! | [`intake`] | the only door for signed statements |
 //! | [`trust`], [`ledger`], [`db`] | what was believed, accepted and applied |
+//! | [`trial`] | whether the newest slice stays, or its signed fallback comes back |
 //! | [`journal`] | what is about to be done, durable before it is |
 //! | [`lane`] | one FIFO per resource |
 //! | [`reconcile`] | observe, plan, do, report |
@@ -45,5 +46,6 @@ pub mod run;
 pub mod teardown;
 #[cfg(test)]
 mod testing;
+pub mod trial;
 pub mod trust;
 pub mod vault;

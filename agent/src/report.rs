@@ -10,6 +10,7 @@ use moorline_common::sign::{ENVELOPE_MAX, PrivateKey, Signed};
 use moorline_common::statement::{ApplyReport, ObservedReport};
 
 use crate::limits::REPORT_BYTES_MAX;
+use crate::reconcile::Health;
 
 /// The newest known state of the host. Newest wins: it travels on a `watch`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct HostState {
     pub apply_digest: String,
     /// The push (see [`crate::intake::Target::pushes`]) for which the host is as wanted.
     pub settled_push: Option<u64>,
+    /// How the host is with the accepted slice, and since when.
+    pub health: Health,
 }
 
 impl HostState {

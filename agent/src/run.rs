@@ -28,6 +28,7 @@ use crate::link::{self, Link};
 use crate::ops::{self, Ops};
 use crate::reconcile::{self, Reconciler};
 use crate::records::{self, RecordsError};
+use crate::trial::Trials;
 use crate::trust::{Trust, TrustStore};
 use crate::vault::Vault;
 
@@ -159,9 +160,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         host = %host.enrolment.name, fingerprint = %keys.claim(host.enrolment.name.clone()).fingerprint(), hubs = ?host.enrolment.hubs,
         "starting"
     );
-    if config.offline == Offline::Enforce {
-        enforce_stored(&mut intake).await;
-    }
+    enforce_stored(&mut intake, &ledger, config.offline).await?;
     let (driver_name, pulls, lanes, driver) = (driver.name(), driver.pulls(), Lanes::new(driver.parallelism()), Arc::new(driver));
     let (reconciler, handle) = Reconciler::new(reconcile::Parts {
         driver: driver.clone(),
@@ -174,6 +173,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     let (ops, ops_handle) = Ops::new(parts);
     // Before anything else takes a turn: what was accepted comes first.
     ops.recover().await?;
+    let trials = Trials::new(intake.clone(), ledger.clone(), handle.clone());
     let (door, trust, target, released) = (intake.clone(), intake.trust(), intake.target(), intake.released());
     let (link, link_state) = Link::new(link::Parts {
         state_dir: host.state_dir.clone(),
@@ -204,15 +204,21 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
     };
     let listener = admin::bind(&config.state).map_err(RunError::Admin)?;
     tracing::info!(socket = %config.state.join(admin::SOCKET).display(), "the admin socket is open");
-    let parts = Running { reconciler, ops, link, journal, ledger, trust, released };
+    let parts = Running { reconciler, ops, link, trials, journal, ledger, trust, released };
     parts.supervise(admin::serve(listener, sources, shutdown.clone()), shutdown).await
 }
 
-async fn enforce_stored(intake: &mut Intake) {
+/// Enforces what was accepted before without the hub, if this host is to: by its configuration, or as long as what was accepted may
+/// have to be given up.
+async fn enforce_stored(intake: &mut Intake, ledger: &Ledger, offline: Offline) -> Result<(), DbError> {
+    if offline != Offline::Enforce && !ledger.is_on_trial()? {
+        return Ok(());
+    }
     match intake.enforce_stored().await {
         Ok(found) => tracing::info!(found, "enforcing the stored slice without waiting for the hub"),
         Err(fault) => tracing::warn!(code = %fault.code, error = %fault.message, "the stored slice is not enforced"),
     }
+    Ok(())
 }
 
 /// The parts that run side by side.
@@ -220,6 +226,7 @@ struct Running<D, J> {
     reconciler: Reconciler<D, J>,
     ops: Ops<D, J>,
     link: Link<J>,
+    trials: Trials,
     journal: J,
     ledger: Ledger,
     trust: watch::Receiver<Arc<Trust>>,
@@ -229,11 +236,12 @@ struct Running<D, J> {
 impl<D: Driver> Running<D, HostJournal> {
     /// Runs every part until `shutdown`, or until one can't go on.
     async fn supervise(self, admin: impl Future<Output = ()> + Send + 'static, shutdown: CancellationToken) -> Result<Ended, RunError> {
-        let Self { reconciler, ops, link, journal, ledger, trust, released } = self;
+        let Self { reconciler, ops, link, trials, journal, ledger, trust, released } = self;
         let stop = shutdown.child_token();
         let mut reconcile_task = tokio::spawn(reconciler.run(stop.clone()));
         let mut ops_task = tokio::spawn(ops.run(stop.clone()));
         let mut link_task = tokio::spawn(link.run(stop.clone()));
+        let mut trials_task = tokio::spawn(trials.run(stop.clone()));
         let admin_task = tokio::spawn(admin);
         let (damaged, house_task) = (ledger.clone(), tokio::spawn(keep_house(ledger, trust)));
         notify(&[sd_notify::NotifyState::Ready]);
@@ -253,6 +261,7 @@ impl<D: Driver> Running<D, HostJournal> {
                 Ok(Some(reason)) => Ok(Ended::Behind(reason)),
                 Ok(None) | Err(_) => Err(RunError::Stopped("link")),
             },
+            _ = &mut trials_task => Err(RunError::Stopped("trials")),
             // After the link: without it nobody hands orders in.
             _ = &mut ops_task => Err(RunError::Stopped("operations")),
         };
@@ -261,6 +270,7 @@ impl<D: Driver> Running<D, HostJournal> {
         if result.is_ok() {
             tracing::info!("stopping; workloads stay as they are");
             let _ = reconcile_task.await;
+            let _ = trials_task.await;
             let _ = ops_task.await;
             if !matches!(result, Ok(Ended::Behind(_))) {
                 let _ = link_task.await;

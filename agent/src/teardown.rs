@@ -54,6 +54,7 @@ impl Removal {
                 envelope: floor.envelope,
                 is_empty: true,
                 issued_at: UnixSeconds(0),
+                fallback: None,
             },
         }))
     }
@@ -75,7 +76,8 @@ pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -
     let epoch = state_dir.keys()?.ok_or(IdentityError::NotJoined)?.epoch;
     let journal = records::open_journal(&state_dir, &epoch)?.journal;
     let Removal { identity, admission } = removal;
-    let desired = Desired { identity, spec: HostSpec::default(), admission, when_gone: FloorState::Cleared };
+    let accepted = admission.generation;
+    let desired = Desired { identity, spec: HostSpec::default(), admission, when_gone: FloorState::Cleared, accepted };
     let (_target, target) = watch::channel(Target { desired: Some(Arc::new(desired)), pushes: 1 });
     let lanes = Lanes::new(driver.parallelism());
     let (reconciler, handle) = Reconciler::new(Parts { driver: Arc::new(driver), journal, ledger, lanes, target });

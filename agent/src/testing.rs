@@ -23,11 +23,7 @@ use crate::config::{Config, DriverKind, LogFormat, Offline, Policy};
 use crate::db::Db;
 use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, KINDS, Known, OpOrder, OpResult};
 use crate::identity::{Enrolment, HostKeys, StateDir};
-use crate::intake::policy::Guarded;
-use crate::intake::{Intake, Parts, judge::Own};
-use crate::ledger::Ledger;
-use crate::trust::TrustStore;
-use crate::vault::Vault;
+use crate::intake::{Intake, Parts};
 
 mod admission;
 
@@ -445,20 +441,7 @@ impl Operator {
 
     /// The same, of a host with a policy.
     pub fn intake_with(&self, db: &Db, policy: Policy) -> Intake {
-        Intake::open(Parts {
-            ledger: Ledger::new(db.clone()),
-            trust_store: TrustStore::new(db.clone()),
-            root_pin: self.pin(),
-            own: Own::of(&self.keys),
-            policy,
-            guarded: Guarded {
-                engine_sockets: vec!["/var/run/docker.sock".into(), "/run/docker.sock".into()],
-                folders: vec!["/srv/moorline/agent".into()],
-            },
-            vault: Arc::new(Vault::new(Path::new("/dev/shm/moorline-tests"), Path::new("/nowhere"), &self.keys).unwrap()),
-            quarantine: None,
-        })
-        .unwrap()
+        Intake::open(Parts { policy, ..self.intake_parts(db) }).unwrap()
     }
 
     /// An intake that has accepted root and binding.

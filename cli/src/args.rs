@@ -70,6 +70,8 @@ pub enum Verb {
     Plan(cmd::plan::PlanArgs),
     /// Sign a topology file and hand it to the hub
     Push(cmd::push::PushArgs),
+    /// Let a revision stay that `push --ttl` put on trial
+    Confirm(cmd::confirm::ConfirmArgs),
     /// Sign and hand in a revision that `push --save` wrote
     #[command(subcommand)]
     Revision(cmd::revision_file::RevisionVerb),

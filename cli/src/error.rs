@@ -276,6 +276,7 @@ pub const fn remedy(code: Code) -> &'static str {
             "look at it with `moorctl rollout status`, push a mended file, or let a paused one go on with `moorctl rollout resume`"
         }
         Code::RolledBack => "mend the service and push it, or try the same once more with `moorctl op converge`",
+        Code::FallbackUnusable => "look whether the revision does what it should, and keep it with `moorctl confirm`, or push another one",
         Code::EngineTooOld => "leave the key out for this host, or update its engine",
         Code::ImageUnavailable => "check the image's name and that the host reaches its registry, or load it there",
         Code::DependencyFailed => "fix what it depends on; the agent goes on by itself",

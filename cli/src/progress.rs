@@ -111,6 +111,7 @@ const fn is_refusal(code: Code) -> bool {
         | Code::AdoptDiffers
         | Code::RolledBack
         | Code::RolloutFailed
+        | Code::FallbackUnusable
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::Waiting

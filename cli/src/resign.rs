@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, TopologyId};
 use moorline_common::sign::Verified;
-use moorline_common::statement::{HostBinding, Sealed, TopologyStatement};
+use moorline_common::statement::{Fallback, HostBinding, Sealed, TopologyStatement};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 use serde::Serialize;
@@ -45,6 +45,7 @@ struct HeldRevision {
     source: TopologyStatement,
     hosts: BTreeMap<HostId, HostSpec>,
     sealed: BTreeMap<HostId, Sealed>,
+    fallbacks: BTreeMap<HostId, Fallback>,
     stuck: Vec<String>,
 }
 
@@ -154,7 +155,7 @@ impl Roots {
             return Ok(None);
         };
         let empty = revision::empty_hash()?;
-        let (mut hosts, mut sealed, mut stuck) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let (mut hosts, mut sealed, mut fallbacks, mut stuck) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (host_id, slice) in &old.slices {
             let view = all.iter().find(|h| h.host_id == *host_id);
             let name = || view.map_or_else(|| host_id.to_string(), |h| h.name.to_string());
@@ -167,11 +168,13 @@ impl Roots {
             if view.is_some_and(|h| h.bound().is_some()) && !is_gone {
                 hosts.insert(host_id.clone(), slice.spec()?);
                 sealed.insert(host_id.clone(), slice.sealed.clone());
+                // Nobody has confirmed anything by this: a host goes on with its trial.
+                fallbacks.extend(slice.fallback.clone().map(|fallback| (host_id.clone(), fallback)));
             } else if !is_gone {
                 stuck.push(name());
             }
         }
-        Ok(Some(HeldRevision { topology: topology.clone(), generation: now.facts.generation, source, hosts, sealed, stuck }))
+        Ok(Some(HeldRevision { topology: topology.clone(), generation: now.facts.generation, source, hosts, sealed, fallbacks, stuck }))
     }
 
     /// Signs `held` anew with `signers`, under the trust root in force.
@@ -228,7 +231,7 @@ impl Roots {
             deliver_within_s: held.source.deliver_within_s,
             hosts: held.hosts.clone(),
             sealed: held.sealed.clone(),
-            fallbacks: BTreeMap::new(),
+            fallbacks: held.fallbacks.clone(),
         };
         let signed = Pen { root: &self.now.root, signers, now: clock::now() }.sign(&draft, hosts)?;
         self.now.push_the_same(held.generation, &signed).await?;

@@ -129,6 +129,8 @@ codes! {
     RolledBack = "rolled_back",
     /// Too many hosts failed with a revision: no other host is given it.
     RolloutFailed = "rollout_failed",
+    /// The fallback in a slice cannot come back: it is not what the host had, or is no longer allowed.
+    FallbackUnusable = "fallback_unusable",
     /// An image is not on the host and cannot be pulled.
     ImageUnavailable = "image_unavailable",
     /// A step was skipped because one that it needs failed.

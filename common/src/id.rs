@@ -177,6 +177,18 @@ impl ResourceId {
         Self("clock".to_owned())
     }
 
+    /// Whether the newest slice stays: as the clock.
+    #[must_use]
+    pub fn trial() -> Self {
+        Self("trial".to_owned())
+    }
+
+    /// Whether it is the clock or the trial: of the agent alone, and no part of the host that waits for other work.
+    #[must_use]
+    pub fn is_apart(&self) -> bool {
+        matches!(self.0.as_str(), "clock" | "trial")
+    }
+
     /// Whether it is the whole host.
     #[must_use]
     pub fn is_host(&self) -> bool {

@@ -17,6 +17,7 @@
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
 //! | [`rollout`] | which hosts get a new revision next, and when that stops |
+//! | [`fallback`] | whether a slice stays or is given up for its fallback |
 //! | [`registry`] | whose credentials an image needs, and where they stand |
 //! | [`pulling`] | how far a pull is, in words |
 //! | [`backoff`] | how long to wait before the next try |
@@ -27,6 +28,7 @@ pub mod canonical;
 pub mod convergence;
 pub mod drift;
 pub mod enrol;
+pub mod fallback;
 pub mod fault;
 pub mod id;
 pub mod journal;

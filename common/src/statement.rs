@@ -64,7 +64,7 @@ impl Sealed {
     }
 }
 
-/// What the operator allows to come back by itself, and when.
+/// What the operator allows to come back by itself, and when: see [`crate::fallback`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fallback {

@@ -138,6 +138,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::AdoptDiffers
         | Code::RolledBack
         | Code::RolloutFailed
+        | Code::FallbackUnusable
         | Code::DependencyFailed
         | Code::Internal => tonic::Code::Internal,
     };

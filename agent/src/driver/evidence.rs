@@ -199,6 +199,7 @@ pub(super) fn judge_container(act: &Act, was: &Life, is: Option<&Life>, age: Dur
             | Act::Converge
             | Act::Release
             | Act::TimeReset
+            | Act::Confirm(_)
             | Act::Survey(_)
             | Act::Cancel { .. }
             | Act::Resolve { .. },

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::UnixSeconds;
+use moorline_common::id::{Generation, TopologyId, UnixSeconds};
 use moorline_common::op::{Act, Class, OP_ENVELOPE_MAX, OP_SKEW_S, OpStatement, Order};
 use moorline_common::sign::{Envelope, Signed};
 use tokio::sync::watch;
@@ -14,8 +14,9 @@ use super::judge::{Own, check_epoch, check_root_expiry, roots_of};
 use super::{Target, internal};
 use crate::clock::{BootTime, Clock};
 use crate::config::Policy;
-use crate::db::blocking;
+use crate::db::{DbError, blocking};
 use crate::ledger::Ledger;
+use crate::ledger::trial::Confirmed;
 use crate::limits::{CLOCK_SKEW_ALARM_S, FLOOR_RAISE_KEPT_S, ISSUED_AHEAD_MAX_S};
 use crate::plant::planted;
 use crate::trust::Trust;
@@ -26,6 +27,7 @@ pub struct Gate {
     pub(super) ledger: Ledger,
     pub(super) trust: watch::Receiver<Arc<Trust>>,
     pub(super) target: watch::Receiver<Target>,
+    pub(super) trial: watch::Sender<u64>,
     pub(super) own: Own,
     pub(super) policy: Policy,
     pub(super) quarantine: Option<Fault>,
@@ -192,6 +194,17 @@ impl Gate {
     #[must_use]
     pub fn target(&self) -> Target {
         self.target.borrow().clone()
+    }
+
+    /// Takes an operator's word that a slice stays.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn confirm(&self, topology: TopologyId, generation: Generation) -> Result<Confirmed, DbError> {
+        let ledger = self.ledger.clone();
+        let confirmed = blocking(move || ledger.confirm(&topology, generation)).await?;
+        self.trial.send_modify(|n| *n = n.wrapping_add(1));
+        Ok(confirmed)
     }
 
     /// Why the host enforces nothing at present, although it has a slice.

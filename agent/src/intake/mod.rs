@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
+use moorline_common::id::Generation;
 use moorline_common::plan::Identity;
 use moorline_common::sign::{Envelope, Verified};
 use moorline_common::statement::SliceStatement;
@@ -25,6 +26,7 @@ use crate::vault::Vault;
 pub mod gate;
 pub mod judge;
 pub mod policy;
+pub mod trial;
 
 use judge::{Own, SliceContext, Time, Verdict};
 use policy::Guarded;
@@ -40,6 +42,8 @@ pub struct Desired {
     pub admission: Admission,
     /// What the floor becomes once an empty slice is applied.
     pub when_gone: FloorState,
+    /// The generation that was accepted: that of the admission, unless this came back in its place.
+    pub accepted: Generation,
 }
 
 /// What the reconciler works towards.
@@ -96,6 +100,7 @@ pub struct Intake {
     turn: Arc<Mutex<()>>,
     trust: watch::Sender<Arc<Trust>>,
     target: watch::Sender<Target>,
+    trial: watch::Sender<u64>,
     released: CancellationToken,
 }
 
@@ -108,7 +113,8 @@ impl Intake {
         let trust = parts.trust_store.load(&parts.root_pin, &parts.own.host_id)?;
         let (trust, _) = watch::channel(Arc::new(trust));
         let (target, _) = watch::channel(Target::default());
-        Ok(Self { parts, turn: Arc::default(), trust, target, released: CancellationToken::new() })
+        let (trial, _) = watch::channel(0);
+        Ok(Self { parts, turn: Arc::default(), trust, target, trial, released: CancellationToken::new() })
     }
 
     /// What the reconciler works towards.
@@ -136,6 +142,7 @@ impl Intake {
             ledger: self.parts.ledger.clone(),
             trust: self.trust.subscribe(),
             target: self.target.subscribe(),
+            trial: self.trial.clone(),
             own: self.parts.own.clone(),
             policy: self.parts.policy.clone(),
             quarantine: self.parts.quarantine.clone(),
@@ -242,30 +249,38 @@ impl Intake {
             return Err(fault.clone());
         }
         let (slice, spec) = judge::verify_slice(envelope, &trust, &self.parts.own)?;
-        let mut desired = desired_of(&slice, spec);
-        let (ledger, policy, guarded) = (self.parts.ledger.clone(), self.parts.policy.clone(), self.parts.guarded.clone());
-        let (vault, sealed) = (self.parts.vault.clone(), slice.statement().sealed.clone());
+        let parts = self.parts.clone();
         let (desired, verdict) = blocking(move || {
-            let statement = slice.statement();
+            let (statement, Parts { ledger, vault, .. }) = (slice.statement(), &parts);
+            // One that was given up is never tried again: its fallback is in force.
+            let back = trial::given_up(ledger.trial()?, statement);
+            let (mut desired, sealed) = match &back {
+                Some(row) => trial::base(&parts, &trust, &slice, row)?,
+                None => (desired_of(&slice, spec), statement.sealed.clone()),
+            };
             let floor = ledger.floor(&statement.topology)?;
             let (current, pinned) = (ledger.current()?, ledger.pinned()?);
             let boot = Clock.boot();
-            let time = time_at(&ledger, &boot)?;
+            let time = time_at(ledger, &boot)?;
             let context = SliceContext {
                 floor: floor.as_ref(),
                 pinned: pinned.as_ref(),
-                policy: &policy,
-                guarded: &guarded,
+                policy: &parts.policy,
+                guarded: &parts.guarded,
                 resolve: policy::resolve,
                 time,
             };
             let verdict = judge::judge_slice(&slice, &desired.spec, &trust, context)?;
             vault.check(&desired.spec, &sealed)?;
             let admission = &mut desired.admission;
-            admission.content_since = Floor::content_since(floor.as_ref(), &admission.version_hash, admission.generation);
-            // A known slice whose row was lost, or that was taken down on the host itself, gets its rows again.
-            if verdict == Verdict::New || (current.is_none() && !admission.is_empty) {
-                ledger.admit(admission, &boot)?;
+            if back.is_some() {
+                ledger.keep_back(admission)?;
+            } else {
+                admission.content_since = Floor::content_since(floor.as_ref(), &admission.version_hash, admission.generation);
+                // A known slice whose row was lost, or that was taken down on the host itself, gets its rows again.
+                if verdict == Verdict::New || (current.is_none() && !admission.is_empty) {
+                    ledger.admit(admission, &boot)?;
+                }
             }
             vault.offer(&sealed);
             Ok::<_, IntakeError>((Arc::new(desired), verdict))
@@ -273,11 +288,12 @@ impl Intake {
         .await
         .map_err(Fault::from)?;
         tracing::info!(
-            topology = %desired.identity.topology, generation = %desired.admission.generation,
+            topology = %desired.identity.topology, generation = %desired.accepted, enforced = %desired.admission.generation,
             hash = desired.admission.version_hash.short(), new = verdict == Verdict::New, "accepted a slice"
         );
         crate::crash::point("intake.slice.after");
         self.target.send_modify(|t| *t = Target { desired: Some(desired), pushes: t.pushes + 1 });
+        self.tell_of_trial();
         if self.trust.borrow().frozen.is_some() {
             self.trust.send_modify(|t| *t = Arc::new(Trust { frozen: None, ..Trust::clone(t) }));
         }
@@ -381,9 +397,11 @@ fn desired_of(slice: &Verified<SliceStatement>, spec: HostSpec) -> Desired {
             envelope: slice.envelope().to_json(),
             is_empty: spec.is_empty(),
             issued_at: statement.issued_at,
+            fallback: statement.fallback.clone(),
         },
         spec,
         when_gone: FloorState::TornDown,
+        accepted: statement.generation,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Lanes: one FIFO per resource. In one lane everything has its turn in the order in which it took its place, one at a
 //! time; lanes run side by side. Nothing in a lane waits for another lane, but for a turn of the whole host, which is
-//! a barrier: it begins when all that came before it has ended, and what comes after waits for its end. The lane of the
-//! clock ([`ResourceId::clock`]) stands apart from it: that may be what mends what the barrier waits for.
+//! a barrier: it begins when all that came before it has ended, and what comes after waits for its end. The lanes of the
+//! clock ([`ResourceId::clock`]) and of the trial ([`ResourceId::trial`]) stand apart from it, and from the driver's limit: the one may be what
+//! mends what the barrier waits for, the other has little time.
 //!
 //! Reconcile and operations share the lanes, so two writers never meet on one resource. An operation takes a place; the
 //! reconciler has at most one place in each lane, and plans anew when its turn comes.
@@ -137,7 +138,9 @@ impl Turn {
 
     /// Waits until the driver has room for one more.
     pub async fn seat(&self) -> Seat {
-        Seat::take(self.lanes.inner.permits.clone(), self.resource.clone()).await
+        // What stands apart asks nothing of the driver.
+        let permits = if self.resource.is_apart() { Arc::new(Semaphore::new(1)) } else { self.lanes.inner.permits.clone() };
+        Seat::take(permits, self.resource.clone()).await
     }
 
     /// Runs a part of the work when the driver has room for it; see [`Seat::work`].
@@ -307,11 +310,10 @@ impl Queues {
     fn next_turns(&mut self, resources: &[ResourceId]) -> Vec<(ResourceId, Waiting)> {
         let mut turns = Vec::new();
         // What touches no resource of the engine is no part of the host that a barrier is about.
-        let clock = ResourceId::clock();
         let before = self.barriers.front().filter(|_| !planted("no barrier")).map_or(u64::MAX, |barrier| barrier.number);
         for resource in resources {
             let Some(lane) = self.lanes.get_mut(resource) else { continue };
-            let is_apart = *resource == clock;
+            let is_apart = resource.is_apart();
             if lane.running.is_some() || (self.host_runs && !is_apart) {
                 continue;
             }
@@ -325,7 +327,7 @@ impl Queues {
             }
         }
         let is_waited_for = |lane: &Lane| lane.running.is_some() || lane.queue.front().is_some_and(|w| w.number < before);
-        let stands_open = !self.lanes.iter().any(|(resource, lane)| *resource != clock && is_waited_for(lane));
+        let stands_open = !self.lanes.iter().any(|(resource, lane)| !resource.is_apart() && is_waited_for(lane));
         if !self.host_runs && !self.barriers.is_empty() && stands_open {
             self.host_runs = true;
             turns.extend(self.barriers.pop_front().map(|barrier| (ResourceId::host(), barrier)));

@@ -250,3 +250,14 @@ async fn the_clock_stands_apart_from_what_is_for_the_whole_host() {
     drop(barrier);
     assert!(lanes.lock().lanes.is_empty() && lanes.lock().places == 0);
 }
+
+#[tokio::test]
+async fn a_confirmation_waits_neither_for_a_barrier_nor_for_room_at_the_driver() {
+    let lanes = Lanes::new(1);
+    let slow = lanes.place(&resource("a")).unwrap().await.unwrap();
+    let seat = slow.seat().await;
+    let _barrier = lanes.place(&ResourceId::host()).unwrap();
+    let turn = lanes.place(&ResourceId::trial()).unwrap().now_or_never().expect("it waits for no barrier").unwrap();
+    assert!(turn.seat().now_or_never().is_some(), "all the room that there is at the driver is taken");
+    drop(seat);
+}

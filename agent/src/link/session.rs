@@ -161,6 +161,7 @@ impl<'a, J: Journal> Session<'a, J> {
         // All that this hub may not know.
         ops.mark_changed();
         let mut pulls = self.parts.pulls.clone();
+        let mut trial = self.parts.intake.trial_news();
         loop {
             tokio::select! {
                 message = self.inbound.message() => match message? {
@@ -174,6 +175,7 @@ impl<'a, J: Journal> Session<'a, J> {
                 }
                 Ok(()) = trust.changed() => self.beat_soon(),
                 Ok(()) = target.changed() => self.beat_soon(),
+                Ok(()) = trial.changed() => self.beat_soon(),
                 () = tokio::time::sleep_until(self.next_beat) => self.beat().await?,
                 () = pulls.changed(), if self.next_pulls.is_none() => self.tell_pulls_soon(),
                 () = due(self.next_pulls) => self.tell_pulls(pulls.now()),

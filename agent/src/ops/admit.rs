@@ -229,7 +229,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     pub(super) async fn check_generation(&self, statement: &OpStatement) -> Result<(), Fault> {
         let Some(wanted) = statement.precondition.as_ref().and_then(|p| p.generation) else { return Ok(()) };
         let accepted = match self.parts.gate.target().desired {
-            Some(desired) => Some(desired.admission.generation),
+            Some(desired) => Some(desired.accepted),
             // After a start the slice comes again; which one was accepted is known before.
             None => self.accepted_floor().await?.filter(|floor| floor.state == FloorState::Active).map(|floor| floor.generation),
         };

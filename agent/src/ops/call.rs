@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::Generation;
-use moorline_common::op::{Act, HoldEffect};
+use moorline_common::op::{Act, Confirm, HoldEffect};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -16,6 +16,7 @@ use crate::db::blocking;
 use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
 use crate::journal::Journal;
 use crate::lane::{Seat, Turn, within};
+use crate::ledger::trial::Confirmed;
 use crate::ledger::{Floor, FloorState};
 use crate::limits::{OP_CALL_TIMEOUT, OP_START_SLACK};
 use crate::plant::planted;
@@ -58,7 +59,7 @@ impl Since {
 
 /// Done above the driver.
 pub(super) const fn is_own(act: &Act) -> bool {
-    matches!(act, Act::Converge | Act::Release | Act::TimeReset | Act::Cancel { .. } | Act::Resolve { .. })
+    matches!(act, Act::Converge | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Cancel { .. } | Act::Resolve { .. })
 }
 
 impl<D: Driver, J: Journal> Shared<D, J> {
@@ -100,6 +101,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return Ok(Begun::Done(OpResult { fault, ..OpResult::default() }));
         } else if *act == Act::TimeReset {
             return self.reset_time(op).await.map(Begun::Done);
+        } else if let Act::Confirm(confirm) = act {
+            return self.confirm(confirm).await.map(Begun::Done);
         } else if *act == Act::Converge {
             let (shared, op) = (self.clone(), op.clone());
             let job = async move { within(OP_CALL_TIMEOUT, shared.converge(&op)).await };
@@ -155,10 +158,31 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         })
     }
 
+    async fn confirm(&self, Confirm { topology, generation }: &Confirm) -> Result<OpResult, DriverError> {
+        let confirmed = self.parts.gate.confirm(topology.clone(), *generation).await;
+        let confirmed =
+            confirmed.map_err(|e| DriverError { kind: DriverErrorKind::Permanent, code: Code::Internal, message: e.to_string() })?;
+        // The report tells.
+        self.parts.reconciler.look();
+        let fault = match confirmed {
+            Confirmed::Stays => None,
+            Confirmed::TooLate(back) => {
+                Some(Fault::new(Code::RolledBack, format!("too late: the host has given generation {generation} up ({})", back.reason)))
+            }
+            Confirmed::Other(accepted) => {
+                let has =
+                    accepted.map_or_else(|| "none".to_owned(), |(topology, generation)| format!("generation {generation} of `{topology}`"));
+                let what = format!("the order is for generation {generation} of `{topology}`; this host has accepted {has}");
+                Some(Fault::new(Code::PreconditionFailed, what))
+            }
+        };
+        Ok(OpResult { fault, ..OpResult::default() })
+    }
+
     /// The newest generation that the host has accepted.
     async fn generation(&self) -> Result<Generation, Fault> {
         if let Some(desired) = self.parts.gate.target().desired {
-            return Ok(desired.admission.generation);
+            return Ok(desired.accepted);
         }
         let ledger = self.parts.gate.ledger().clone();
         let standing = blocking(move || ledger.standing()).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;

@@ -160,9 +160,28 @@ impl Op {
         &self.order.statement.resource
     }
 
-    /// Where it has its turn. A reset of the time touches no resource and waits for none: it may be what ends a doubt.
+    /// Where it has its turn. A reset of the time touches no resource and waits for none: it may be what ends a doubt. Nor does a
+    /// confirmation, whose time is short.
     fn lane(&self) -> ResourceId {
-        if self.order.act == Act::TimeReset { ResourceId::clock() } else { self.resource().clone() }
+        match &self.order.act {
+            Act::TimeReset => ResourceId::clock(),
+            Act::Confirm(_) => ResourceId::trial(),
+            Act::Start
+            | Act::Stop { .. }
+            | Act::Restart { .. }
+            | Act::Kill { .. }
+            | Act::Pause
+            | Act::Unpause
+            | Act::Exec(_)
+            | Act::Pull
+            | Act::Destroy { .. }
+            | Act::Prune { .. }
+            | Act::Converge
+            | Act::Release
+            | Act::Survey(_)
+            | Act::Cancel { .. }
+            | Act::Resolve { .. } => self.resource().clone(),
+        }
     }
 
     fn id(&self) -> &OpId {

@@ -10,6 +10,7 @@
 //! - `notes`: what objects are beside their labels.
 //! - `steps`: steps on their way.
 //! - `turns`: its place among the operations.
+//! - `trial`: whether the host is healthy.
 //! - `look`: one observation at a time.
 //! - `publish`: what everyone else is told.
 
@@ -45,6 +46,7 @@ mod publish;
 mod record;
 pub mod retry;
 mod steps;
+mod trial;
 mod turns;
 pub mod work;
 
@@ -52,6 +54,7 @@ use look::{Look, finished, is_believed, listen};
 use notes::Notes;
 use record::{Bookkeeping, random};
 use retry::Retries;
+pub use trial::Health;
 use turns::Turns;
 use work::Work;
 
@@ -122,6 +125,8 @@ pub struct Reconciler<D, J> {
     /// What the newest plan leaves as it is, though it differs.
     drift: Vec<Drift>,
     settled_push: Option<u64>,
+    /// Whether the newest look found the host as wanted.
+    is_settled: bool,
     engine_failures: u32,
     /// When to look without being told to.
     next_look: Instant,
@@ -173,6 +178,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             unsure: BTreeSet::new(),
             drift: Vec::new(),
             settled_push: None,
+            is_settled: false,
             engine_failures: 0,
             next_look: Instant::now(),
             wants_look: false,
@@ -261,6 +267,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let target = self.target.borrow_and_update().clone();
         let is_new = self.desired.as_ref().map(|d| &d.admission) != target.desired.as_ref().map(|d| &d.admission);
         if is_new {
+            self.is_settled = false;
             // Nothing more of the old slice begins; what runs ends.
             self.retries.reset();
             self.work.stop();
@@ -324,6 +331,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
 
     async fn take_plan(&mut self, desired: &Desired, plan: Plan, is_seen_whole: bool) -> Result<(), JournalError> {
         let settled = plan.is_settled() && !self.work.is_running() && is_seen_whole;
+        self.is_settled = settled;
         let now = Instant::now();
         // What failed since the look began has still failed.
         let failed = self.work.failed().iter().filter(|(r, _)| self.touched.contains(*r));
@@ -378,7 +386,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         self.work.stop();
         self.turns.give_back();
-        self.settled_push = None;
+        (self.settled_push, self.is_settled) = (None, false);
         let mut observed = (*self.state.borrow().observed).clone();
         if error.kind == DriverErrorKind::Unreachable {
             observed.engine = EngineState::Unreachable;

@@ -7,20 +7,21 @@ use moorline_common::id::{OpId, ResourceId};
 use moorline_common::op::{Origin, State};
 use moorline_common::statement::{ApplyReport, Drifted, HELD_MAX, Held, Trouble};
 
-use super::Reconciler;
+use super::{Health, Reconciler};
 use crate::driver::Driver;
 use crate::intake::Desired;
 use crate::journal::Journal;
+use crate::ledger::trial::TrialRow;
 use crate::limits::{DRIFT_MAX, TROUBLES_MAX};
 use crate::report::HostState;
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// Records the first trouble, and shows observation and apply report together to everyone else.
     pub(super) async fn publish(&mut self) {
-        let mut report = ApplyReport::default();
+        let (mut report, mut health) = (ApplyReport::default(), Health::Unknown);
         if let Some(desired) = self.desired.clone() {
             report.topology = Some(desired.admission.topology.clone());
-            report.generation = desired.admission.generation;
+            report.generation = desired.accepted;
             report.troubles = self.troubles();
             let drifted = self.drift.iter().map(|d| Drifted { resource: d.resource.clone(), field: cut(&d.field) });
             report.drift = drifted.take(DRIFT_MAX).collect();
@@ -35,16 +36,19 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             let standing = self.books.standing().await;
             report.applied = standing.applied;
             report.last_error = standing.last_error;
+            health = self.health(&desired, &report);
+            tell_of_trial(&mut report, standing.trial);
         }
         let (settled_push, observed) = (self.settled_push, self.unpublished.take());
         self.state.send_if_modified(|state| {
-            let facts = |s: &HostState| (s.observed_digest.clone(), s.apply_digest.clone(), s.settled_push);
+            let facts = |s: &HostState| (s.observed_digest.clone(), s.apply_digest.clone(), s.settled_push, s.health.clone());
             let before = facts(state);
             if let Some((observed, taken_at)) = observed {
                 state.set_observed(observed, taken_at);
             }
             state.set_apply(report);
             state.settled_push = settled_push;
+            state.health = health;
             facts(state) != before
         });
     }
@@ -92,5 +96,15 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             troubles.insert(resource.clone(), trouble);
         }
         troubles.into_values().take(TROUBLES_MAX).collect()
+    }
+}
+
+/// How the accepted slice stands. That nothing can come back for it keeps nobody from applying it.
+fn tell_of_trial(report: &mut ApplyReport, row: Option<TrialRow>) {
+    let Some(row) = row else { return };
+    (report.trial, report.rolled_back) = (row.trial(), row.rolled_back());
+    if let Some(fault) = row.unusable().filter(|_| report.troubles.len() < TROUBLES_MAX) {
+        report.troubles.push(Trouble { resource: ResourceId::host(), code: fault.code, message: cut(&fault.message) });
+        report.troubles.sort_by(|a, b| a.resource.cmp(&b.resource));
     }
 }

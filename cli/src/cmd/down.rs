@@ -50,6 +50,7 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         base: Base::Newest,
         reviewed: None,
         earlier: None,
+        terms: None,
         force: false,
         save: args.save,
     };

@@ -2,10 +2,11 @@
 
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::TopologyId;
+use moorline_common::id::{Generation, TopologyId};
 use serde::Serialize;
 
 use super::{Env, deploy};
+use crate::client::HostView;
 use crate::clock;
 use crate::error::Failure;
 use crate::limits::HISTORY_DEFAULT;
@@ -31,6 +32,8 @@ struct Row {
     verified: bool,
     hosts: u32,
     down: bool,
+    /// Hosts that have given it up for its fallback, by their heartbeats.
+    rolled_back: Vec<String>,
     message: String,
 }
 
@@ -45,6 +48,7 @@ pub async fn run(args: HistoryArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
     if revisions.is_empty() {
         return Err(Fault::new(Code::NotFound, format!("there is no topology `{topology}`")).into());
     }
+    let hosts = client.hosts(None).await?;
     let mut rows = Vec::with_capacity(revisions.len());
     let mut ages = Vec::with_capacity(revisions.len());
     for facts in revisions {
@@ -58,13 +62,19 @@ pub async fn run(args: HistoryArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
             pushed_by: facts.pushed_by,
             hosts: facts.hosts,
             down: facts.down,
+            rolled_back: given_up(&topology, facts.generation, &hosts),
             message: view.source.as_ref().map_or(facts.message, |s| s.statement().message.clone()),
         });
     }
     ui.result(&rows, || {
         let mut table = Table::new(&["GEN", "AGE", "SIGNED BY", "HOSTS", "MESSAGE"]);
         for (row, age) in rows.iter().zip(ages) {
-            let message = if row.down { format!("(down) {}", row.message) } else { row.message.clone() };
+            let back = match row.rolled_back.len() {
+                0 => String::new(),
+                1 => "(rolled back on 1 host) ".to_owned(),
+                n => format!("(rolled back on {n} hosts) "),
+            };
+            let message = format!("{}{back}{}", if row.down { "(down) " } else { "" }, row.message);
             table.row(vec![
                 plain(row.generation),
                 (age, Tone::Dim),
@@ -76,4 +86,11 @@ pub async fn run(args: HistoryArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
         table.text()
     })?;
     Ok(0)
+}
+
+fn given_up(topology: &TopologyId, generation: Generation, hosts: &[HostView]) -> Vec<String> {
+    let gave_up = |h: &&HostView| {
+        h.heartbeat.as_ref().is_some_and(|b| b.topology.as_ref() == Some(topology) && b.rolled_back_generation == generation)
+    };
+    hosts.iter().filter(gave_up).map(|h| h.name.to_string()).collect()
 }

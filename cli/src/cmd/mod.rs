@@ -10,6 +10,7 @@ use crate::home::{Context, Home, Passphrases};
 use crate::render::Ui;
 
 pub mod completion;
+pub mod confirm;
 pub mod deploy;
 pub mod diff;
 pub mod down;
@@ -92,6 +93,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Import(verb) => import::run(&verb, &env, ui).await,
         Verb::Plan(args) => plan::run(args, &env, ui).await,
         Verb::Push(args) => push::run(args, &env, ui).await,
+        Verb::Confirm(args) => confirm::run(args, &env, ui).await,
         Verb::Revision(verb) => revision_file::run(verb, &env, ui).await,
         Verb::Status(args) => status::run(args, &env, ui).await,
         Verb::Get(verb) => get::run(verb, &env, ui).await,

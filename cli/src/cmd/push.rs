@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use moorline_common::fallback::TTL_S;
 use moorline_common::id::Generation;
 
 use super::Env;
@@ -14,6 +15,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::desired::{self, Source};
 use crate::error::Failure;
+use crate::fallback::Terms;
 use crate::inputs::InputArgs;
 use crate::pins::PinArgs;
 use crate::render::Ui;
@@ -53,6 +55,10 @@ pub struct PushArgs {
     /// How long hosts may take to come and fetch it
     #[arg(long, default_value = "30d", value_name = "SPAN", value_parser = clock::parse_span)]
     pub deliver_within: Duration,
+    /// Only try it: each host that it changes goes back by itself to what it had, hub or no hub, unless `moorctl confirm` lets it stay
+    /// before this time is over; from 30s to 24h
+    #[arg(long, value_name = "SPAN", value_parser = parse_ttl)]
+    pub ttl: Option<Duration>,
     /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
     #[arg(long, value_name = "FILE", conflicts_with = "wait")]
     pub save: Option<PathBuf>,
@@ -112,8 +118,21 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         no_rollout: args.no_rollout,
         wait: args.wait.limit(),
     };
-    let (message, deliver_within, force, save) = (args.message, args.deliver_within, args.force, args.save);
-    deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, earlier: None, force, save }).await
+    if args.ttl.is_some() && aim.plan().is_some() {
+        let why = "what is only tried waits for a confirmation, and a rollout for hosts that have judged it healthy";
+        return Err(Failure::usage(
+            why,
+            "try it on all hosts at once with --no-rollout, or leave --ttl out and let the rollout stop what fails",
+        ));
+    }
+    let PushArgs { message, deliver_within, ttl, force, save, .. } = args;
+    let terms = ttl.map(|ttl| Terms { within_s: ttl.as_secs(), healthy_for_s: 0, needs_confirm: true });
+    deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, earlier: None, terms, force, save }).await
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let span = clock::parse_span(text)?;
+    if TTL_S.contains(&span.as_secs()) { Ok(span) } else { Err("a trial takes from 30s to 24h".to_owned()) }
 }
 
 /// What is pushed, and what it was made from.

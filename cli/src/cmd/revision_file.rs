@@ -224,6 +224,7 @@ impl Understood {
         if !gone.is_empty() {
             ui.note(&format!("  torn down: {}; volumes stay", names(gone)));
         }
+        self.tell_fallbacks(ui)?;
         let old = before.map(|e| root.verify_topology(Signed::new(e.clone())?)).transpose();
         let (old, old_name) = match old {
             Ok(Some(old)) if old.statement().topology == statement.topology => {
@@ -240,6 +241,21 @@ impl Understood {
             let difference = diff::unified(&old, &new, &old_name, &format!("generation {}", statement.generation));
             // All of it: nobody signs what they cannot see.
             ui.note(diff::coloured(&difference).trim_end());
+        }
+        Ok(())
+    }
+}
+
+impl Understood {
+    /// What may come back by itself: it is signed, too.
+    fn tell_fallbacks(&self, ui: &mut Ui) -> Result<(), Failure> {
+        for (host, slice) in &self.signed.slices {
+            let statement = Signed::<SliceStatement>::new(slice.envelope.clone())?.peek()?;
+            let Some(fallback) = statement.fallback else { continue };
+            let to =
+                if fallback.generation == Generation(0) { "nothing".to_owned() } else { format!("generation {}", fallback.generation) };
+            let (span, unless) = (clock::span_words(fallback.within_s), if fallback.needs_confirm { "confirmed" } else { "healthy" });
+            ui.note(&format!("  trial    {} goes back to {to} by itself unless it is {unless} within {span}", self.name(host)));
         }
         Ok(())
     }

@@ -72,6 +72,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         base: Base::Newest,
         reviewed: None,
         earlier: Some(earlier),
+        terms: None,
         force: false,
         save: args.save,
     };

@@ -8,7 +8,7 @@ use clap::Args;
 use moorline_common::fault::Fault;
 use moorline_common::id::{Generation, HostId, VersionHash};
 use moorline_common::observe::EngineState;
-use moorline_common::statement::{Drifted, Held, Trouble};
+use moorline_common::statement::{Drifted, Held, RolledBack, Trial, Trouble};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
@@ -64,6 +64,10 @@ struct Row {
     drift: Vec<Drifted>,
     /// What an operation keeps unlike the slice, from the verified report.
     held: Vec<Held>,
+    /// What may still come back in the place of its newest slice, from the verified report.
+    trial: Option<Trial>,
+    /// What came back in its place, and why, from the verified report.
+    rolled_back: Option<RolledBack>,
     agent_version: String,
     /// The generation that a rollout has not given to it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -241,6 +245,8 @@ fn row(
         troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
         drift: statement.map(|s| s.apply.drift.clone()).unwrap_or_default(),
         held: statement.map(|s| s.apply.held.clone()).unwrap_or_default(),
+        trial: statement.and_then(|s| s.apply.trial.clone()),
+        rolled_back: statement.and_then(|s| s.apply.rolled_back.clone()),
         agent_version: host.agent_version.clone(),
         waits_for_generation: waits_for.map(|g| g.0),
     }
@@ -294,8 +300,9 @@ fn state_cell(row: &Row, word: &str, tone: Tone) -> (String, Tone) {
         n => format!(", {n} differences wait"),
     };
     let held = if row.held.is_empty() { String::new() } else { format!(", {} held", row.held.len()) };
-    let is_quiet = drift.is_empty() && (held.is_empty() || tone == Tone::Bad);
-    (format!("{word}{drift}{held}"), if is_quiet { tone } else { Tone::Warn })
+    let trial = if row.trial.is_some() { ", on trial" } else { "" };
+    let is_quiet = drift.is_empty() && (held.is_empty() && trial.is_empty() || tone == Tone::Bad);
+    (format!("{word}{trial}{drift}{held}"), if is_quiet { tone } else { Tone::Warn })
 }
 
 /// The generation it has, and the one it should have when that is another.
@@ -313,7 +320,11 @@ fn generation(row: &Row) -> String {
 /// Every error and every difference in full, below the table.
 fn details(rows: &[Row]) -> String {
     let mut text = String::new();
-    for row in rows.iter().filter(|r| r.error.is_some() || !r.troubles.is_empty() || !r.drift.is_empty() || !r.held.is_empty()) {
+    let is_told = |r: &&Row| {
+        let stands = r.trial.is_some() || r.rolled_back.is_some();
+        r.error.is_some() || stands || !r.troubles.is_empty() || !r.drift.is_empty() || !r.held.is_empty()
+    };
+    for row in rows.iter().filter(is_told) {
         text.push_str(&format!("\n{}\n", row.host.bold()));
         if let Some(fault) = &row.error {
             text.push_str(&format!("  {}: {fault}\n", "error".red()));
@@ -321,6 +332,13 @@ fn details(rows: &[Row]) -> String {
         let told = |t: &&Trouble| row.error.as_ref().is_some_and(|f| f.code == t.code && f.message.starts_with(t.resource.as_str()));
         for trouble in row.troubles.iter().filter(|t| !told(t)) {
             text.push_str(&format!("  {}: {} [{}]\n", trouble.resource, trouble.message, trouble.code));
+        }
+        if let Some(trial) = &row.trial {
+            text.push_str(&format!("  {}\n", trial_words(trial, row.target_topology.as_deref().unwrap_or_default())));
+        }
+        if let Some(back) = &row.rolled_back {
+            let at = clock::rfc3339(back.at.0.saturating_mul(1000));
+            text.push_str(&format!("  rolled back to {} at {at}: {}\n", generation_words(back.to), back.reason));
         }
         for drifted in &row.drift {
             text.push_str(&format!("  {}: {} differs from the slice and is left as it is\n", drifted.resource, drifted.field));
@@ -330,6 +348,20 @@ fn details(rows: &[Row]) -> String {
         }
     }
     text
+}
+
+/// What is on trial, until when, and what ends that.
+fn trial_words(trial: &Trial, topology: &str) -> String {
+    let (until, to) = (clock::rfc3339(trial.until.0.saturating_mul(1000)), generation_words(trial.to));
+    if trial.needs_confirm {
+        format!("on trial until {until}: then it goes back to {to}, unless `moorctl confirm {topology}` lets it stay")
+    } else {
+        format!("on trial until {until}: it goes back to {to} unless it is healthy by then")
+    }
+}
+
+fn generation_words(generation: Generation) -> String {
+    if generation == Generation(0) { "nothing, as before".to_owned() } else { format!("generation {generation}") }
 }
 
 #[cfg(test)]
@@ -430,6 +462,26 @@ mod tests {
         assert_eq!(state_cell(&row, "converged", Tone::Good), ("converged, 1 held".to_owned(), Tone::Warn));
         assert_eq!(state_cell(&row, "error", Tone::Bad).1, Tone::Bad);
         assert!(details(&[row]).contains("docker/container/edge-site-1: held by op 0197a2b4-1c3d-7e5f-8a6b-0123456789ab\n"));
+    }
+
+    #[test]
+    fn what_is_on_trial_says_until_when_and_what_lets_it_stay() {
+        let mut v = view();
+        v.converged = true;
+        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), None, 0);
+        let trial = Trial { generation: Generation(3), to: Generation(2), until: UnixSeconds(1_700_000_000), needs_confirm: true };
+        row.trial = Some(trial.clone());
+        assert_eq!(state_cell(&row, "converged", Tone::Good), ("converged, on trial".to_owned(), Tone::Warn));
+        let text = details(&[row]);
+        assert!(text.contains("on trial until 2023-11-14T22:13:20Z: then it goes back to generation 2"), "{text}");
+        assert!(text.contains("`moorctl confirm edge`"), "{text}");
+        let by_health = Trial { to: Generation(0), needs_confirm: false, ..trial };
+        assert!(trial_words(&by_health, "edge").ends_with("goes back to nothing, as before unless it is healthy by then"));
+
+        let mut row = super::row(&v, &Ok(None), &revision::empty_hash().unwrap(), None, 0);
+        let reason = "not confirmed within 60 s".to_owned();
+        row.rolled_back = Some(RolledBack { generation: Generation(3), to: Generation(2), reason, at: UnixSeconds(1_700_000_000) });
+        assert!(details(&[row]).contains("rolled back to generation 2 at 2023-11-14T22:13:20Z: not confirmed within 60 s"));
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Class, HoldEffect, State};
 use crate::fault::{Code, Fault};
-use crate::id::{Generation, OpId, ResourceId};
+use crate::id::{Generation, OpId, ResourceId, TopologyId};
 
 /// The longest grace period that `stop` and `restart` take, in seconds.
 pub const GRACE_MAX_S: u32 = 3600;
@@ -65,6 +65,8 @@ pub enum Act {
     Release,
     /// Sets the host's memory of time to its wall clock, which must lie in the order's window.
     TimeReset,
+    /// Lets the newest slice stay: its fallback can never come back any more.
+    Confirm(Confirm),
     /// Tells what is on the host besides Moorline's, to the one who asked alone.
     Survey(Survey),
     /// Takes an operation back that has not begun.
@@ -105,6 +107,16 @@ pub struct Exec {
     /// So long it may run, in seconds; past it an operator must look.
     #[serde(default = "exec_timeout_default")]
     pub timeout_s: u32,
+}
+
+/// Which slice stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirm {
+    /// Its topology.
+    pub topology: TopologyId,
+    /// Its generation: no other one is meant.
+    pub generation: Generation,
 }
 
 /// For whom the host is looked at.
@@ -161,7 +173,7 @@ struct Resolution {
 
 impl Act {
     /// Every kind's word.
-    pub const KINDS: [&'static str; 16] = [
+    pub const KINDS: [&'static str; 17] = [
         "start",
         "stop",
         "restart",
@@ -175,6 +187,7 @@ impl Act {
         "converge",
         "release",
         "time-reset",
+        "confirm",
         "survey",
         "cancel",
         "resolve",
@@ -199,6 +212,7 @@ impl Act {
             "converge" => params_of::<Nothing>(kind, params).map(|_| Act::Converge)?,
             "release" => params_of::<Nothing>(kind, params).map(|_| Act::Release)?,
             "time-reset" => params_of::<Nothing>(kind, params).map(|_| Act::TimeReset)?,
+            "confirm" => Act::Confirm(params_of(kind, params)?),
             "survey" => Act::Survey(survey(params_of(kind, params)?)?),
             "cancel" => Act::Cancel { op_id: params_of::<Target>(kind, params)?.op_id },
             "resolve" => {
@@ -230,7 +244,7 @@ impl Act {
             Act::Pull => kind == "docker/image",
             Act::Destroy { .. } => matches!(kind, "docker/container" | "docker/volume"),
             Act::Converge | Act::Release => matches!(kind, "docker/container" | "docker/volume" | "docker/network"),
-            Act::Prune { .. } | Act::TimeReset | Act::Survey(_) => resource.is_host(),
+            Act::Prune { .. } | Act::TimeReset | Act::Confirm(_) | Act::Survey(_) => resource.is_host(),
             // In the name of the operation that they are about.
             Act::Cancel { .. } | Act::Resolve { .. } => true,
         }
@@ -253,6 +267,7 @@ impl Act {
             Act::Converge => "converge",
             Act::Release => "release",
             Act::TimeReset => "time-reset",
+            Act::Confirm(_) => "confirm",
             Act::Survey(_) => "survey",
             Act::Cancel { .. } => "cancel",
             Act::Resolve { .. } => "resolve",
@@ -267,6 +282,7 @@ impl Act {
             Act::Stop { timeout_s } | Act::Restart { timeout_s } => written(&Grace { timeout_s: *timeout_s }),
             Act::Kill { signal } => written(&Signal { signal: signal.clone() }),
             Act::Exec(exec) => written(exec),
+            Act::Confirm(confirm) => written(confirm),
             Act::Survey(survey) => written(survey),
             Act::Destroy { volumes } | Act::Prune { volumes } => written(&Volumes { volumes: *volumes }),
             Act::Cancel { op_id } => written(&Target { op_id: op_id.clone() }),
@@ -278,7 +294,7 @@ impl Act {
     #[must_use]
     pub fn class(&self, resource: &ResourceId) -> Class {
         match self {
-            Act::Converge | Act::Release | Act::Cancel { .. } => Class::R1,
+            Act::Converge | Act::Release | Act::Confirm(_) | Act::Cancel { .. } => Class::R1,
             // Without a grace period it is a kill.
             Act::Stop { timeout_s: Some(0) } | Act::Restart { timeout_s: Some(0) } => Class::R3,
             Act::Start | Act::Stop { .. } | Act::Restart { .. } | Act::Pause | Act::Unpause | Act::Pull | Act::Resolve { .. } => Class::R2,
@@ -305,6 +321,7 @@ impl Act {
             | Act::Pull
             | Act::Prune { .. }
             | Act::TimeReset
+            | Act::Confirm(_)
             | Act::Survey(_)
             | Act::Cancel { .. }
             | Act::Resolve { .. } => None,
@@ -424,6 +441,7 @@ mod tests {
             ("converge", json!({}), volume, Class::R1),
             ("release", json!({}), container, Class::R1),
             ("time-reset", json!({}), host, Class::R3),
+            ("confirm", json!({ "topology": "edge", "generation": 5 }), host, Class::R1),
             ("survey", json!({ "recipient": "age1xyz", "after": "a" }), host, Class::R2),
             ("cancel", op, container, Class::R1),
             ("resolve", resolved, container, Class::R2),
@@ -448,6 +466,8 @@ mod tests {
             ("start", json!({ "x": 1 }), "docker/container/c", Code::BadParams),
             ("kill", json!({ "signal": "9" }), "docker/container/c", Code::BadParams),
             ("destroy", json!({ "volumes": true }), "docker/volume/v", Code::BadParams),
+            ("confirm", json!({ "topology": "edge" }), "host", Code::BadParams),
+            ("confirm", json!({ "topology": "edge", "generation": 5 }), "docker/container/c", Code::UnknownKind),
             ("survey", json!({ "recipient": "ssh-ed25519 AAAA" }), "host", Code::BadParams),
             ("survey", json!({ "recipient": "age1x", "all": true }), "host", Code::BadParams),
             ("survey", json!({ "recipient": "age1x" }), "docker/container/c", Code::UnknownKind),

@@ -110,6 +110,15 @@ impl Site {
         Ok(self.operator.host(HOST)?.target_generation)
     }
 
+    /// The same, to be tried for as short as there is; returns its generation.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn try_out(&self, yaml: &str) -> Result<u64> {
+        self.fleet.push(yaml, &["--ttl", "30s"])?.ok()?;
+        Ok(self.operator.host(HOST)?.target_generation)
+    }
+
     /// Starts the agent, to be killed at `place` when one is given.
     ///
     /// # Errors
@@ -304,6 +313,22 @@ impl Site {
             let (engine, _) = self.real.as_ref().context("only a real engine has containers")?;
             let beside = format!("{}-{service}-1-new-", self.fleet.cluster());
             Ok(!engine.containers(self.fleet.cluster())?.keys().any(|name| name.starts_with(&beside)))
+        })
+    }
+
+    /// Waits until the agent says that it has given `generation` up, and is as before. When the agent is killed meanwhile, it is
+    /// started again.
+    ///
+    /// # Errors
+    /// When it is not in time.
+    pub fn until_given_up(&mut self, generation: u64) -> Result<()> {
+        wait_until("the host goes back", APPLY, || {
+            if self.is_dead()? {
+                self.start(None)?;
+            }
+            let host = self.operator.host(HOST)?;
+            let beat = host.heartbeat.unwrap_or_default();
+            Ok(host.connected && beat.rolled_back_generation == generation && beat.applied_generation == generation - 1 && !beat.converging)
         })
     }
 

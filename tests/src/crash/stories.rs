@@ -32,6 +32,10 @@ pub enum Story {
     Pushed,
     /// The topology changes a container to one that is no good, and back.
     Undone,
+    /// The topology changes only to be tried, and nobody lets it stay.
+    Tried,
+    /// What is in force is confirmed, before an operation in another lane.
+    Confirmed,
 }
 
 /// The story that passes `point`.
@@ -68,6 +72,9 @@ pub fn story_of(point: &str) -> Story {
         | "docker.update.after"
         | "ledger.admit.before"
         | "ledger.admit.after" => Story::Pushed,
+        "intake.back.before" | "ledger.back.before" | "intake.back.after" => Story::Tried,
+        "ledger.trial-end.before" => Story::Pushed,
+        "ledger.confirm.before" => Story::Confirmed,
         "docker.replace.failed" | "docker.replace.undone" | "docker.replace.back" => Story::Undone,
         _ if point.starts_with("reconcile.") || point.starts_with("ledger.success.") => Story::Pushed,
         _ => Story::Lanes,
@@ -175,6 +182,12 @@ pub fn play(site: &mut Site, story: Story, point: Option<&str>) -> Result<()> {
         }
         Story::Pushed => pushed(site, point)?,
         Story::Undone => undone(site, point)?,
+        Story::Tried => tried(site, point)?,
+        Story::Confirmed => {
+            let (topology, generation) = (site.topology(), site.operator.host(super::site::HOST)?.target_generation);
+            let confirm = Wish::new("confirm", json!({ "topology": topology, "generation": generation }), "host");
+            orders(site, point, &[vec![confirm, Wish::exec(&site.container("a"))]])?;
+        }
     }
     if !matches!(story, Story::Refused | Story::Fetched) {
         let failed = site.given().iter().skip(from).filter(|o| site.outcome(&o.id) != "succeeded");
@@ -234,6 +247,18 @@ fn undone(site: &mut Site, point: Option<&str>) -> Result<()> {
     let now = site.engine_id("b")?;
     ensure!(now == old, "the container was {old}, and when the topology is as before it is {now}");
     Ok(())
+}
+
+fn tried(site: &mut Site, point: Option<&str>) -> Result<()> {
+    let (deaths, name, before) = (site.deaths, site.topology(), site.state()?);
+    let generation = site.try_out(&topology(&name, None).replace("GREETING: \"one\"", "GREETING: \"three\""))?;
+    site.start(point)?;
+    site.until_given_up(generation)?;
+    died(site, deaths, point)?;
+    let now = site.state()?;
+    ensure!(now == before, "the host was {before:?}, and after it went back it is {now:?}");
+    let generation = site.push(&topology(&name, None))?;
+    site.converge(generation)
 }
 
 fn pushed(site: &mut Site, point: Option<&str>) -> Result<()> {

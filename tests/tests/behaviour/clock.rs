@@ -15,7 +15,7 @@ use crate::setup::{HOST, sim_fleet};
 const DAY: i64 = 24 * 3600;
 
 /// The library that gives a program another time of day. `None` where it is not installed and nothing is required.
-fn library() -> Option<PathBuf> {
+pub fn library() -> Option<PathBuf> {
     // Debian has it in the folder of its machine's kind, others have it in one of these.
     let own = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let folders = own.chain(["/usr/lib64", "/usr/lib"].map(PathBuf::from));

@@ -61,6 +61,8 @@ mod shown;
 #[cfg(test)]
 mod snapshot;
 #[cfg(test)]
+mod trial;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod two_keys;

@@ -87,6 +87,8 @@ pub struct Order {
     pub reviewed: Option<Reviewed>,
     /// The revision that is gone back to: what it sealed to the hosts is taken over.
     pub earlier: Option<Previous>,
+    /// When the hosts that it changes go back by themselves.
+    pub terms: Option<Terms>,
     /// Whether to push although no host changes.
     pub force: bool,
     /// Where to write the signed revision instead of handing it in.
@@ -95,7 +97,7 @@ pub struct Order {
 
 impl Aim {
     /// How it spreads; `None` when all hosts get it at once.
-    fn plan(&self) -> Option<&Plan> {
+    pub fn plan(&self) -> Option<&Plan> {
         self.source.as_ref().and_then(|source| source.file.rollout.as_ref()).filter(|_| !self.no_rollout)
     }
 
@@ -134,9 +136,37 @@ struct Outcome {
     awaiting: Vec<String>,
     /// Hosts that were approved too late to get their slices of it.
     without_slice: Vec<String>,
+    /// What goes back by itself unless it is confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<OnTrial>,
     /// Where each host was when the wait ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     waited: Option<Vec<HostStanding>>,
+}
+
+/// A revision that hosts only try.
+#[derive(Serialize)]
+struct OnTrial {
+    /// How many hosts.
+    hosts: usize,
+    /// How long after they have accepted it.
+    within_s: u64,
+    /// When that is at the earliest, by this machine's clock.
+    until: String,
+    /// What lets it stay.
+    confirm: String,
+}
+
+impl OnTrial {
+    fn of(aim: &Aim, draft: &Draft) -> Option<Self> {
+        let within_s = draft.fallbacks.values().find(|f| f.needs_confirm)?.within_s;
+        Some(Self {
+            hosts: draft.fallbacks.len(),
+            within_s,
+            until: clock::rfc3339(clock::now().plus(within_s).0.saturating_mul(1000)),
+            confirm: format!("moorctl confirm {}", aim.topology),
+        })
+    }
 }
 
 /// A topology as the hub has it, with the hosts.
@@ -240,7 +270,7 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
         deliver_within_s: order.deliver_within.as_secs(),
         hosts: desired.hosts.clone(),
         sealed: sealer(client, &order, &scene).seal(&desired.hosts, &bindings)?,
-        fallbacks: match aim.terms() {
+        fallbacks: match order.terms.or_else(|| aim.terms()) {
             Some(terms) => fallback::fallbacks(terms, &changes, &scene.previous, &scene.hosts)?,
             None => BTreeMap::new(),
         },
@@ -254,6 +284,7 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
     verified?;
     hand_in(client, ui, aim, base, &signed).await?;
     let mut outcome = outcome(aim, base, draft.generation, desired.pending, changes);
+    outcome.trial = OnTrial::of(aim, &draft);
     if aim.source.is_some() {
         outcome.without_slice = late_hosts(client, ui, &signers, &scene).await;
     }
@@ -384,6 +415,7 @@ fn outcome(aim: &Aim, base: Generation, generation: Generation, awaiting: Vec<St
         rollout: aim.plan().cloned(),
         awaiting,
         without_slice: Vec::new(),
+        trial: None,
         waited: None,
     }
 }

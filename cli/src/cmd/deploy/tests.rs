@@ -29,6 +29,7 @@ fn order(text: Option<&str>) -> Order {
         base: Base::Newest,
         reviewed: None,
         earlier: None,
+        terms: None,
         force: false,
         save: None,
     }

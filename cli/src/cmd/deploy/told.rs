@@ -49,6 +49,13 @@ pub(super) fn words(outcome: &Outcome) -> String {
         text.push_str(&format!("  rollout: {}\n", plan.words()));
         text.push_str(&format!("  `moorctl rollout status {} -w` shows how far it is\n", outcome.topology));
     }
+    if let Some(trial) = &outcome.trial {
+        let (hosts, span) = (trial.hosts, clock::span_words(trial.within_s));
+        text.push_str(&format!(
+            "  on trial: {hosts} of them go back by themselves {span} after they have it, from {} on, unless you let it stay:\n    {}\n",
+            trial.until, trial.confirm
+        ));
+    }
     if !outcome.awaiting.is_empty() {
         text.push_str(&format!("  not joined yet, they get it when they are approved: {}\n", outcome.awaiting.join(", ")));
     }

@@ -28,7 +28,7 @@ pub fn target(text: &str) -> Result<(HostName, Option<&str>), Failure> {
 /// # Errors
 /// A usage failure when it is missing, too much, or none.
 pub fn resource(act: &Act, text: Option<&str>) -> Result<ResourceId, Failure> {
-    let on_host = matches!(act, Act::Prune { .. } | Act::TimeReset | Act::Survey(_));
+    let on_host = matches!(act, Act::Prune { .. } | Act::TimeReset | Act::Confirm(_) | Act::Survey(_));
     let kind = act.kind();
     let Some(text) = text else {
         return if on_host {

@@ -223,6 +223,12 @@ pub struct OpWait {
 }
 
 impl OrderArgs {
+    /// As an operator orders who says nothing of it.
+    pub fn usual() -> Self {
+        let wait = OpWait { wait: true, no_wait: false, timeout_wait: crate::limits::OP_WAIT_DEFAULT };
+        Self { reason: String::new(), key: None, expires: None, incarnation: None, if_state: None, if_generation: None, save: None, wait }
+    }
+
     /// Whether the answer would not be waited for, or be another order's.
     pub const fn no_answer(&self) -> bool {
         self.save.is_some() || self.key.is_some() || self.wait.no_wait

@@ -87,6 +87,43 @@ pub async fn ask(
     Ok(view.receipt.map(|receipt| receipt.result).unwrap_or_default())
 }
 
+/// An order that was handed in.
+pub struct Sent {
+    statement: OpStatement,
+    envelope: Envelope,
+}
+
+impl Sent {
+    /// Which operation it is.
+    pub fn op_id(&self) -> &OpId {
+        &self.statement.op_id
+    }
+}
+
+/// Signs an order for a host and hands it in, without waiting for its end.
+pub async fn send(client: &Client, host: &HostView, act: &Act, resource: ResourceId, signers: &Signers) -> Result<Sent, Failure> {
+    let binding = host.require_bound()?;
+    let statement = draft::statement(&client.root, binding, act, (resource, None), &OrderArgs::usual(), clock::now())?;
+    let sealed = draft::seal(&client.root, binding, &statement, signers)?;
+    if let Some(lacks) = sealed.lacks {
+        return Err(Failure::from(lacks).with_remedy("name the other operators' key files with --sign-with FILE"));
+    }
+    client.submit_op(&sealed.envelope).await.map_err(|f| not_taken(f, &statement))?;
+    Ok(Sent { statement, envelope: sealed.envelope })
+}
+
+/// Waits for the host's signed word on what was sent.
+pub async fn outcome(client: &Client, ui: &mut Ui, host: &HostView, sent: &Sent, limit: std::time::Duration) -> Result<(), Failure> {
+    let Sent { statement, envelope } = sent;
+    let op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, None).await?;
+    let binding = host.require_bound()?;
+    let mut view = OpView::new(&client.root, op, Some(binding), Some(envelope))?;
+    match view.receipt_doubt.take() {
+        Some(doubt) => Err(distrust(&statement.op_id, doubt)),
+        None => judge(&view, statement, binding).map(drop),
+    }
+}
+
 /// What disrupts or destroys is asked about first.
 pub fn confirm(ui: &mut Ui, class: Class, words: &str) -> Result<(), Failure> {
     match class {
@@ -230,6 +267,7 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::AdoptDiffers
         | Code::RolledBack
         | Code::RolloutFailed
+        | Code::FallbackUnusable
         | Code::ImageUnavailable
         | Code::DependencyFailed
         | Code::BaseMoved
