@@ -10,9 +10,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use moorline_common::fallback::HEALTHY_FOR_DEFAULT;
 use moorline_common::fault::{Code, cut};
 use moorline_common::id::{Generation, HostId, TopologyId};
-use moorline_common::rollout::{Sight, Standing, State, Step};
+use moorline_common::rollout::{OnFailure, Sight, Standing, State, Step};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +59,8 @@ struct Open {
     away: BTreeMap<HostId, u64>,
     /// Since when hosts have it, by the monotonic clock.
     released: BTreeMap<HostId, u64>,
+    /// Since when hosts that have it say that they are healthy and nothing is wrong, by the monotonic clock.
+    healthy: BTreeMap<HostId, u64>,
 }
 
 impl Service {
@@ -115,7 +118,7 @@ impl Service {
             let key = (record.topology.clone(), record.generation);
             let open = match known.remove(&key) {
                 Some(open) => Open { record, ..open },
-                None => Open { record, away: BTreeMap::new(), released: BTreeMap::new() },
+                None => Open { record, away: BTreeMap::new(), released: BTreeMap::new(), healthy: BTreeMap::new() },
             };
             self.open.insert(key, open);
         }
@@ -128,10 +131,11 @@ impl Open {
     async fn look(&mut self, hub: &Hub) -> Result<Option<u64>> {
         let hosts = self.record.hosts.iter().map(|h| &h.host_id);
         let said = hub.fleet.said(hosts, &self.record.topology, self.record.generation);
-        let sights = self.sights(&said, hub.clock.monotonic_ms());
+        let (sights, until_healthy) = self.sights(&said, hub.clock.monotonic_ms());
         let step = self.record.core().step(&sights);
+        let look_in_ms = [step.look_in_ms, until_healthy].into_iter().flatten().min();
         if step.moved.is_empty() && (step.state, step.forgiven) == (self.record.state, self.record.forgiven) {
-            return Ok(step.look_in_ms);
+            return Ok(look_in_ms);
         }
         let moved = self.moved(hub, &step, &said);
         let reason = (step.state != self.record.state).then(|| self.reason(&step));
@@ -154,21 +158,32 @@ impl Open {
         let (topology, generation) = (&self.record.topology, self.record.generation.0);
         tracing::info!(%topology, generation, state = step.state.as_str(), released = given.len(), "rollout goes on");
         hub.retarget(given).await?;
-        Ok(step.look_in_ms)
+        Ok(look_in_ms)
     }
 
-    /// What is seen of each host, with since when.
-    fn sights(&mut self, said: &[Said], now_ms: u64) -> BTreeMap<HostId, Sight> {
+    /// How much longer than by its own word a host has to be healthy, in milliseconds: without a fallback it goes by
+    /// [`HEALTHY_FOR_DEFAULT`], as its slice does not name the plan's time.
+    fn more_ms(&self) -> u64 {
+        let wanted = Duration::from_secs(self.record.plan.healthy_for_s);
+        match self.record.plan.on_failure {
+            OnFailure::Rollback => 0,
+            OnFailure::Pause => u64::try_from(wanted.saturating_sub(HEALTHY_FOR_DEFAULT).as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// What is seen of each host, with since when; and in how many milliseconds one that is healthy is so for long enough.
+    fn sights(&mut self, said: &[Said], now_ms: u64) -> (BTreeMap<HostId, Sight>, Option<u64>) {
+        let more_ms = self.more_ms();
         let mut sights = BTreeMap::new();
-        let mut away = BTreeMap::new();
-        let mut released = BTreeMap::new();
+        let (mut away, mut released, mut healthy) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut until_healthy = None;
         for (host, said) in self.record.hosts.iter().zip(said) {
             let id = &host.host_id;
             let since = |kept: &BTreeMap<HostId, u64>| kept.get(id).copied().unwrap_or(now_ms);
             let mut sight = Sight {
                 connected: said.connected,
                 accepted: said.accepted,
-                healthy: said.healthy,
+                healthy: said.healthy && more_ms == 0,
                 rolled_back: said.rolled_back,
                 refused: said.refused.is_some(),
                 ..Sight::default()
@@ -183,10 +198,17 @@ impl Open {
                 sight.released_ms = now_ms.saturating_sub(at);
                 released.insert(id.clone(), at);
             }
+            if more_ms > 0 && said.healthy && said.well {
+                let at = self.healthy.get(id).copied().unwrap_or(now_ms);
+                let left = more_ms.saturating_sub(now_ms.saturating_sub(at));
+                sight.healthy = left == 0;
+                until_healthy = [until_healthy, (left > 0).then_some(left)].into_iter().flatten().min();
+                healthy.insert(id.clone(), at);
+            }
             sights.insert(id.clone(), sight);
         }
-        (self.away, self.released) = (away, released);
-        sights
+        (self.away, self.released, self.healthy) = (away, released, healthy);
+        (sights, until_healthy)
     }
 
     /// The hosts that stand elsewhere now, and why.

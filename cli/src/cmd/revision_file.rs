@@ -247,6 +247,17 @@ impl Understood {
 }
 
 impl Understood {
+    /// Whether a host that gets it waits for a confirmation: no other can wait for that one then.
+    fn needs_confirm(&self) -> Result<bool, Failure> {
+        for slice in self.signed.slices.values() {
+            let statement = Signed::<SliceStatement>::new(slice.envelope.clone())?.peek()?;
+            if statement.fallback.is_some_and(|fallback| fallback.needs_confirm) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What may come back by itself: it is signed, too.
     fn tell_fallbacks(&self, ui: &mut Ui) -> Result<(), Failure> {
         for (host, slice) in &self.signed.slices {
@@ -285,12 +296,13 @@ async fn submit(env: &Env, ui: &mut Ui, args: SubmitArgs) -> Result<u8, Failure>
     if let Some(lacks) = understood.lacks {
         return Err(lacks.with_remedy(Saved::more_signers(&args.file)));
     }
+    let no_rollout = args.no_rollout || understood.needs_confirm()?;
     let aim = Aim {
         verb: Verb::Submit,
         topology: understood.statement.topology.clone(),
         source: understood.source,
         accept_older_hub: false,
-        no_rollout: args.no_rollout,
+        no_rollout,
         wait: args.wait.limit(),
     };
     deploy::submit(&client, ui, &aim, saved.base, &understood.signed, understood.desired).await

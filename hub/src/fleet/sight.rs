@@ -3,6 +3,7 @@
 use moorline_common::convergence::is_definite;
 use moorline_common::fault::Fault;
 use moorline_common::id::{Generation, HostId, TopologyId, VersionHash};
+use moorline_common::observe::EngineState;
 
 use super::Fleet;
 use super::live::Live;
@@ -17,6 +18,8 @@ pub struct Said {
     pub accepted: bool,
     /// Whether it has been healthy with it for long enough.
     pub healthy: bool,
+    /// Whether nothing is wrong with it now.
+    pub well: bool,
     /// Whether it has gone back from it.
     pub rolled_back: bool,
     /// Why it refused it for good, if it did.
@@ -65,6 +68,7 @@ impl Live {
             connected: self.session.as_ref().is_some_and(|s| s.beat_seen && !s.cut.is_cancelled()),
             accepted: beat.is_some_and(|b| of_it(b.generation)),
             healthy: beat.is_some_and(|b| of_it(b.healthy_generation)),
+            well: beat.is_some_and(|b| b.last_error_code.is_empty() && !b.observe_error && b.engine == EngineState::Ready),
             rolled_back: beat.is_some_and(|b| of_it(b.rolled_back_generation)),
             refused: refusal.map(|r| r.fault.clone()).filter(|fault| is_definite(fault.code)),
         }

@@ -51,6 +51,8 @@ mod repush;
 #[cfg(test)]
 mod restore;
 #[cfg(test)]
+mod rollout;
+#[cfg(test)]
 mod scope;
 #[cfg(test)]
 mod secrets;

@@ -116,6 +116,20 @@ async fn an_older_hub_is_accepted_only_by_a_push_that_succeeds() {
 }
 
 #[tokio::test]
+async fn a_hub_that_knows_of_no_rollouts_is_given_none() {
+    let (client, shown, _dir) = client().await;
+    write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+    shown.lock().unwrap().takes_pushes = true;
+    let mut ui = Ui::new(Format::Json, false);
+    let spreads = format!("{FILE}rollout: {{}}\n");
+    let refused = run(&client, &mut ui, order(Some(&spreads))).await.unwrap_err();
+    assert!(refused.is(Code::UnsupportedVersion) && refused.remedy.contains("--no-rollout"), "{refused:?}");
+    assert!(!client.context.floors().unwrap().topologies.values().any(|t| t.pushed > Generation(0)));
+    let at_once = Order { aim: Aim { no_rollout: true, ..aim(Some(&spreads)) }, ..order(None) };
+    run(&client, &mut ui, at_once).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_machine_that_never_pushed_a_topology_overwrites_it_only_by_naming_its_generation() {
     let (client, shown, _dir) = client().await;
     write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();

@@ -220,6 +220,31 @@ async fn without_rollback_a_host_that_is_late_pauses_it_and_operators_decide() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_fallback_the_hub_sees_to_it_that_a_host_stays_healthy_for_as_long_as_the_plan_says() {
+    let kit = Kit::new().await;
+    let mut hosts = Hosts::new(&kit, 2).await;
+    let long = Plan { on_failure: OnFailure::Pause, healthy_for_s: 15, deadline_s: 60, ..plan(1, 1) };
+    let two = hosts.push(&kit, 1, "two", Some(&long)).await;
+    assert_eq!(hosts.links[0].slice().await, two[0]);
+    let healthy = pb::Heartbeat { healthy_generation: 2, ..applied(&two[0]) };
+    let failing = pb::Heartbeat { last_error_code: "step_failed".to_owned(), ..healthy.clone() };
+    // Healthy by its own word after ten seconds, but not for five more without a break.
+    for (seq, beat) in [(1, &healthy), (2, &failing), (3, &healthy)] {
+        for n in 0..2 {
+            let said = if n == 0 { beat.clone() } else { applied(&hosts.now[1]) };
+            hosts.links[n].beat(pb::Heartbeat { journal_seq: seq, ..said }).await;
+            kit.until_host(&name(n), |h| h.heartbeat.as_ref().is_some_and(|b| b.journal_seq == seq)).await;
+        }
+        hosts.hears_nothing(1).await;
+        kit.clock.advance(Duration::from_secs(4));
+    }
+    hosts.hears_nothing(1).await;
+    kit.clock.advance(Duration::from_secs(2));
+    hosts.links[0].beat(pb::Heartbeat { journal_seq: 9, ..healthy }).await;
+    assert_eq!(hosts.links[1].slice().await, two[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_counts_at_once_and_what_changes_nothing_does_not_wait() {
     let kit = Kit::new().await;
     let mut hosts = Hosts::new(&kit, 4).await;
