@@ -183,7 +183,7 @@ pub const LEDGER_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is saved how much of a trial's time has passed: at most so much is forgotten at a boot.
 pub const TRIAL_SAVE_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two tries to use a fallback that cannot be used for now.
-pub const TRIAL_RETRY: Duration = Duration::from_secs(10);
+pub const TRIAL_RETRY: Duration = Duration::from_secs(30);
 /// How often the time floor is saved while the agent runs.
 pub const FLOOR_SAVE_INTERVAL: Duration = Duration::from_secs(3600);
 /// An order that raises the time floor by less than this leaves no trace of it in the ledger, in seconds.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId, UnixSeconds};
+use moorline_common::statement::Fallback;
 
 use super::*;
 use crate::clock::TimeFloor;
@@ -21,6 +22,7 @@ struct Whole {
     accepted: Option<Floor>,
     pinned: Option<TopologyId>,
     standing: Standing,
+    base: Vec<u8>,
     times: (TimeFloor, UnixSeconds),
     roots: Vec<Vec<u8>>,
     binding: (Option<Vec<u8>>, Option<BindingFloor>),
@@ -35,6 +37,7 @@ fn read_all(db: &Db) -> Result<Whole, DbError> {
         accepted: ledger.accepted()?,
         pinned: ledger.pinned()?,
         standing: ledger.standing()?,
+        base: ledger.trial_base()?,
         times: (ledger.time_floor()?, ledger.time_reset()?),
         roots: trust.root_rows()?,
         binding: (trust.binding_row()?, trust.binding_floor()?),
@@ -70,7 +73,10 @@ async fn lived_in() -> (tempfile::TempDir, Db) {
     let edge = admission("edge", 7, 4_000);
     ledger.admit(&edge, &boot()).unwrap();
     ledger.record_success(&edge, UnixSeconds(50)).unwrap();
-    ledger.admit(&admission("edge", 8, 2_500), &boot()).unwrap();
+    let fallback =
+        Fallback { generation: Generation(7), version_hash: edge.version_hash, within_s: 60, healthy_for_s: 0, needs_confirm: true };
+    ledger.admit(&Admission { fallback: Some(fallback), ..admission("edge", 8, 2_500) }, &boot()).unwrap();
+    assert!(ledger.is_on_trial().unwrap() && !ledger.trial_base().unwrap().is_empty());
     ledger.record_error(&topology("edge"), &Fault::new(Code::StepFailed, "no such image")).unwrap();
     (dir, db)
 }

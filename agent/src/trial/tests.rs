@@ -250,6 +250,21 @@ async fn an_agent_that_was_killed_goes_back_when_the_time_is_over_hub_or_no_hub(
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_was_killed_judges_what_is_on_trial_without_a_hub() {
+    let mut bench = Bench::new().await;
+    let (one, two) = (content("one:1"), content("two:1"));
+    bench.push(1, &one, None).await;
+    bench.push(2, &two, Some(by_health(1, &one))).await;
+    bench.kill().await;
+    pass(300).await;
+    bench.start().await;
+    assert!(bench.intake.target().borrow().desired.is_some(), "it heals what it judges");
+    bench.driver.kill("edge-web-1");
+    pass(25).await;
+    assert_eq!((bench.stands(), bench.images()), ([2, 2, 2, 0], vec!["two:1".to_owned()]), "what nobody saw counts for nothing");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_had_begun_to_go_back_when_the_agent_died_goes_on() {
     let mut bench = Bench::new().await;
     let (one, two) = (content("one:1"), content("two:1"));
