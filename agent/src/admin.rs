@@ -9,12 +9,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use moorline_common::drift::Drift;
 use moorline_common::fault::Fault;
 use moorline_common::id::ResourceId;
 use moorline_common::observe::{ContainerState, EngineState};
 use moorline_common::plan::lower::lower;
 use moorline_common::sign::Envelope;
-use moorline_common::statement::{Drifted, Trouble};
+use moorline_common::statement::Trouble;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -119,7 +120,7 @@ pub struct Status {
     pub troubles: Vec<Trouble>,
     /// What differs from the slice and is left as it is.
     #[serde(default)]
-    pub drift: Vec<Drifted>,
+    pub drift: Vec<Drift>,
     /// How many containers the slice wants; `None` while none is acted on.
     #[serde(default)]
     pub containers_wanted: Option<u64>,

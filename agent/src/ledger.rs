@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::statement::Fallback;
+use moorline_common::topology::HostSpec;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use crate::clock::{BootTime, TimeFloor};
@@ -39,6 +40,15 @@ pub struct Current {
     pub applied_at: UnixSeconds,
     /// The last error since the last success.
     pub last_error: Option<Fault>,
+}
+
+impl Current {
+    /// What is applied, as far as this agent can read it.
+    #[must_use]
+    pub fn applied(&self) -> Option<HostSpec> {
+        self.version_hash.as_ref()?;
+        serde_json::from_str(&self.hydrated).ok()
+    }
 }
 
 /// How far the accepted slice of a topology has come.

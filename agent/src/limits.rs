@@ -100,6 +100,8 @@ pub const ENGINE_RETRY: Backoff = Backoff { base: Duration::from_millis(500), ma
 pub const RESOURCE_RETRY: Backoff = Backoff { base: Duration::from_secs(1), max: Duration::from_secs(300) };
 /// For so long a container's successor must run before the old one goes, unless its service says.
 pub const MONITOR_DEFAULT: Duration = Duration::from_secs(1);
+/// The longest wait of [`RESOURCE_RETRY`] when somebody undoes what was set right: the host is to be right soon after that stops.
+pub const FOUGHT_RETRY_MAX: Duration = Duration::from_secs(2);
 /// The longest that a successor's healthcheck may take to say whether it is good; well below [`STEP_TIMEOUT`].
 pub const HEALTH_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 /// A change that must be made again within this time did not hold.
@@ -117,8 +119,6 @@ pub const PLACES_MAX: usize = 2048;
 pub const OPS_KEPT_MAX: usize = 4096;
 /// Troubles in an apply report.
 pub const TROUBLES_MAX: usize = 64;
-/// Differences in an apply report.
-pub const DRIFT_MAX: usize = 64;
 
 /// Commands that may wait for the operations.
 pub const OPS_QUEUE: usize = 64;

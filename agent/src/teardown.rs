@@ -77,7 +77,7 @@ pub async fn teardown<D: Driver>(config: &Config, removal: Removal, driver: D) -
     let journal = records::open_journal(&state_dir, &epoch)?.journal;
     let Removal { identity, admission } = removal;
     let accepted = admission.generation;
-    let desired = Desired { identity, spec: HostSpec::default(), admission, when_gone: FloorState::Cleared, accepted };
+    let desired = Desired { identity, spec: HostSpec::default(), admission, when_gone: FloorState::Cleared, accepted, applied: None };
     let (_target, target) = watch::channel(Target { desired: Some(Arc::new(desired)), pushes: 1 });
     let lanes = Lanes::new(driver.parallelism());
     let (reconciler, handle) = Reconciler::new(Parts { driver: Arc::new(driver), journal, ledger, lanes, target });

@@ -91,6 +91,9 @@ pub enum Verb {
     Rollout(cmd::rollout::RolloutVerb),
     /// Tear a topology down on every host; volumes stay
     Down(cmd::down::DownArgs),
+    /// Decide about what hosts have otherwise than their topology says
+    #[command(subcommand)]
+    Drift(cmd::drift::DriftVerb),
     /// Order one-shot operations, and see how they ended
     #[command(subcommand)]
     Op(Box<cmd::op::OpVerb>),

@@ -50,18 +50,25 @@ pub struct Desired {
 /// # Errors
 /// [`LocalCode::BadTopology`] with every problem at its line, or when a file cannot be read.
 pub fn read(ui: &mut Ui, path: &Path, args: &InputArgs) -> Result<Source, Failure> {
-    let bytes = read_bytes(path)?;
+    read_as(ui, path, &read_bytes(path)?, args)
+}
+
+/// The same, as if `bytes` stood in the file.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_as(ui: &mut Ui, path: &Path, bytes: &[u8], args: &InputArgs) -> Result<Source, Failure> {
     let folder = if path == Path::new("-") { PathBuf::new() } else { path.parent().map(Path::to_path_buf).unwrap_or_default() };
     let named = Named::default();
     let machine = Machine { folder: &folder, env_files: &args.env_file, environment: &|name| std::env::var_os(name), named: named.clone() };
-    let (reading, inputs) = machine.read(&bytes)?;
+    let (reading, inputs) = machine.read(bytes)?;
     let name = display_name(path);
     let file = reading.file.map_err(|problems| inputs::bad(&name, &folder, &problems))?;
     for warning in &reading.warnings {
         ui.note(&inputs::from_here(warning, &folder).render_as(&name, "warning"));
     }
     // What is not UTF-8 was refused.
-    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let text = String::from_utf8_lossy(bytes).into_owned();
     let place = Some(Place::of(&folder, &args.env_file)?);
     Ok(Source { name, folder, text, inputs, file, place, named, values: Values::default() })
 }

@@ -286,6 +286,8 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::AdoptDiffers => "import the host again with `moorctl import docker`, or mend the file; change it once it is taken over",
         Code::Busy => "try again in a moment",
         Code::BaseMoved => "look at the difference, merge it into your file, and push again",
+        Code::DriftMoved => "look at it again with `moorctl drift show ID`, and decide anew",
+        Code::DriftResolved => "look at what became of it with `moorctl drift show ID`",
         Code::JoinRefused => "make a new token with `moorctl host add`",
         Code::PermissionDenied => "use a certificate of the operator role: `moorline-hub operator add NAME` makes one",
         Code::NotFound => "list what there is with `moorctl status`, `moorctl host ls` or `moorctl get`",

@@ -35,6 +35,7 @@ pub mod fallback;
 pub mod home;
 pub mod inputs;
 pub mod limits;
+pub mod overrides;
 pub mod parallel;
 pub mod pins;
 pub mod progress;

@@ -99,6 +99,8 @@ const fn is_refusal(code: Code) -> bool {
         | Code::EngineUnreachable
         | Code::IncarnationChanged
         | Code::PreconditionFailed
+        | Code::DriftMoved
+        | Code::DriftResolved
         | Code::TooLate
         | Code::Cancelled
         | Code::OpFailed

@@ -147,6 +147,10 @@ codes! {
     Busy = "busy",
     /// The push was made from a revision that is no longer the newest.
     BaseMoved = "base_moved",
+    /// The value of a drifted field is another one by now than the one that was shown.
+    DriftMoved = "drift_moved",
+    /// The drift is resolved already.
+    DriftResolved = "drift_resolved",
     /// The join was not accepted. One answer for every cause.
     JoinRefused = "join_refused",
     /// The certificate's role or subject may not do this.

@@ -124,6 +124,9 @@ pub struct ObservedNetwork {
     pub ipam: Ipam,
     /// Labels, ours left out.
     pub labels: BTreeMap<String, String>,
+    /// Containers on it that are not ours, by their names.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub guests: BTreeSet<String>,
 }
 
 /// A volume on the engine.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::canonical::{CanonicalError, to_canonical};
+use crate::drift::Drift;
 use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use crate::observe::Observed;
@@ -224,9 +225,13 @@ pub struct ApplyReport {
     pub last_error: Option<Fault>,
     /// Resources that failed, are skipped, or wait, and why; sorted by resource, at most 64.
     pub troubles: Vec<Trouble>,
-    /// What differs from the slice and is left as it is, such as by `policy: { drift: inbox }`; sorted, at most 64.
+    /// What differs from the slice and is left as it is, such as by `policy: { drift: inbox }`; sorted, each field of a resource once,
+    /// at most [`DRIFT_MAX`], values as [`crate::drift::shown`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub drift: Vec<Drifted>,
+    pub drift: Vec<Drift>,
+    /// Whether more differs than `drift` lists.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drift_cut: bool,
     /// What an operation keeps unlike the slice; sorted by resource, at most [`HELD_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held: Vec<Held>,
@@ -268,6 +273,8 @@ pub struct RolledBack {
 
 /// The most holds that a report lists.
 pub const HELD_MAX: usize = 1024;
+/// The most differences that a report lists.
+pub const DRIFT_MAX: usize = 256;
 
 /// A resource that the reconcile pass leaves alone, until other content is accepted or a `release`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,16 +284,6 @@ pub struct Held {
     pub resource: crate::id::ResourceId,
     /// The operation that left it so.
     pub op_id: crate::id::OpId,
-}
-
-/// A field of a resource that differs from the slice. The values stay on the host: they may be secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Drifted {
-    /// The resource.
-    pub resource: crate::id::ResourceId,
-    /// The field, in the topology file's words, such as `restart` or `environment.HOST`.
-    pub field: String,
 }
 
 /// One resource that is not as wanted.

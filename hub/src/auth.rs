@@ -14,13 +14,29 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::pki::counter_of_serial;
 
+/// The role of operators, as it stands in certificates.
+const OPERATOR: &str = "operator";
+/// The role of those among them who may decide about drift, too.
+const ADMIN: &str = "admin";
+
+/// What names an operator in a certificate of `cluster`.
+#[must_use]
+pub fn operator_subject(cluster: &ClusterId, name: &str, is_admin: bool) -> String {
+    format!("moorline://{cluster}/{}/{name}", if is_admin { ADMIN } else { OPERATOR })
+}
+
 /// What a certificate lets its holder be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// The agent of one host.
     Agent(HostId),
-    /// An operator, by name.
-    Operator(String),
+    /// An operator.
+    Operator {
+        /// The name.
+        name: String,
+        /// Whether it may decide about drift, too.
+        is_admin: bool,
+    },
 }
 
 /// One connection's other end; part of every request's extensions.
@@ -64,7 +80,7 @@ impl PeerCertificate {
         let role = parse_subject(uri, cluster).ok_or_else(refused)?;
         let count = match &role {
             Role::Agent(_) => counter_of_serial(certificate.raw_serial()),
-            Role::Operator(_) => 0,
+            Role::Operator { .. } => 0,
         };
         let not_after_s = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self { role, count, not_after_s })
@@ -75,7 +91,9 @@ fn parse_subject(uri: &str, cluster: &ClusterId) -> Option<Role> {
     let rest = uri.strip_prefix("moorline://")?.strip_prefix(cluster.as_str())?.strip_prefix('/')?;
     match rest.split_once('/')? {
         ("agent", id) => HostId::parse(id).ok().map(Role::Agent),
-        ("operator", name) if is_operator_name(name) => Some(Role::Operator(name.to_owned())),
+        (role @ (OPERATOR | ADMIN), name) if is_operator_name(name) => {
+            Some(Role::Operator { name: name.to_owned(), is_admin: role == ADMIN })
+        }
         _ => None,
     }
 }
@@ -131,7 +149,7 @@ impl Peer {
     pub fn actor(&self) -> Actor {
         let subject = match self.0.certificate.as_ref().map(|c| &c.role) {
             Some(Role::Agent(host)) => format!("agent/{host}"),
-            Some(Role::Operator(name)) => format!("operator/{name}"),
+            Some(Role::Operator { name, .. }) => format!("operator/{name}"),
             None => "unknown".to_owned(),
         };
         Actor { subject, origin: self.0.address.to_string() }
@@ -177,8 +195,24 @@ impl Peer {
     /// UNAUTHENTICATED without a valid certificate, PERMISSION_DENIED for another role.
     pub fn operator(&self, now_s: u64) -> Result<&str, Status> {
         match &self.unexpired(now_s)?.role {
-            Role::Operator(name) => Ok(name),
+            Role::Operator { name, .. } => Ok(name),
             Role::Agent(_) => Err(denied("agents may not call the operator service")),
+        }
+    }
+}
+
+impl Peer {
+    /// Whether this peer is an operator who may decide about drift.
+    ///
+    /// # Errors
+    /// As [`Peer::operator`]; PERMISSION_DENIED for one that is no admin.
+    pub fn admin(&self, now_s: u64) -> Result<(), Status> {
+        let name = self.operator(now_s)?;
+        match &self.unexpired(now_s)?.role {
+            Role::Operator { is_admin: true, .. } => Ok(()),
+            Role::Operator { .. } | Role::Agent(_) => Err(denied(&format!(
+                "only admins decide about drift; on the hub's machine `moorline-hub operator add {name} --admin` makes a bundle for one"
+            ))),
         }
     }
 }
@@ -186,7 +220,7 @@ impl Peer {
 fn agent_role(certificate: &PeerCertificate) -> Result<(HostId, u64), Status> {
     match &certificate.role {
         Role::Agent(host) => Ok((host.clone(), certificate.count)),
-        Role::Operator(_) => Err(denied("operators may not call the agents' gateway")),
+        Role::Operator { .. } => Err(denied("operators may not call the agents' gateway")),
     }
 }
 
@@ -203,7 +237,10 @@ mod tests {
         let cluster = ClusterId::parse("one").unwrap();
         let host = "a".repeat(64);
         assert!(matches!(parse_subject(&format!("moorline://one/agent/{host}"), &cluster), Some(Role::Agent(_))));
-        assert!(matches!(parse_subject("moorline://one/operator/ann", &cluster), Some(Role::Operator(_))));
+        for is_admin in [false, true] {
+            let role = parse_subject(&operator_subject(&cluster, "ann", is_admin), &cluster);
+            assert_eq!(role, Some(Role::Operator { name: "ann".to_owned(), is_admin }));
+        }
         for bad in [
             format!("moorline://two/agent/{host}"),
             format!("moorline://onex/agent/{host}"),

@@ -95,6 +95,14 @@ kinds! {
     OpIndeterminate = "op_indeterminate",
     /// A host's receipt was refused.
     ReceiptRefused = "receipt_refused",
+    /// A field of a host differs from what operators signed, and one of them has to decide.
+    DriftDetected = "drift_detected",
+    /// A drift was accepted or reverted, or is as wanted again by itself.
+    DriftClosed = "drift_closed",
+    /// An operator leaves a drift alone for a time.
+    DriftIgnored = "drift_ignored",
+    /// What an operator decided about a drift was refused.
+    DriftRefused = "drift_refused",
     /// An operator read a host's journal.
     JournalRead = "journal_read",
     /// A revision began to spread by a plan.

@@ -114,6 +114,18 @@ pub const OPS_OPEN_MAX: u64 = 4096;
 pub const OPS_OPEN_RESERVE: u64 = 64;
 /// Operations of one host that are kept when they have ended.
 pub const OPS_KEPT: u64 = 10_000;
+/// Resolved drifts of one host that are kept.
+pub const DRIFT_KEPT: u32 = 1000;
+/// Drifts in one listing.
+pub const DRIFTS_MAX: u32 = 1000;
+/// Drifts in one listing when the caller says nothing.
+pub const DRIFTS_DEFAULT: u32 = 100;
+/// Drifts that one request decides about.
+pub const DRIFTS_DECIDED_MAX: usize = 64;
+/// The longest that a drift is ignored.
+pub const DRIFT_IGNORED_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Drifts that are opened again at once.
+pub const DRIFT_REOPENED_BATCH: u32 = 256;
 /// Operations in one listing.
 pub const OPS_MAX: u32 = 1000;
 /// Operations in one listing when the caller says nothing.

@@ -198,9 +198,9 @@ impl Pki {
     ///
     /// # Errors
     /// [`PkiError`].
-    pub fn operator_bundle(&self, operator: &str, hubs: Vec<String>, now: SystemTime) -> Result<OperatorBundle, PkiError> {
+    pub fn operator_bundle(&self, operator: &str, is_admin: bool, hubs: Vec<String>, now: SystemTime) -> Result<OperatorBundle, PkiError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(PkiError::Issue)?;
-        let subject = format!("moorline://{}/operator/{operator}", self.cluster);
+        let subject = crate::auth::operator_subject(&self.cluster, operator, is_admin);
         let mut params = leaf(&self.cluster, &format!("operator {operator}"), ExtendedKeyUsagePurpose::ClientAuth);
         params.subject_alt_names = vec![SanType::URI(subject.try_into().map_err(PkiError::Issue)?)];
         set_life(&mut params, now, limits::OPERATOR_CERT_LIFE);

@@ -95,12 +95,17 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::IncarnationChanged
         | Code::PreconditionFailed
         | Code::TooLate
+        | Code::DriftResolved
         | Code::Cancelled
         | Code::RecordsBehind
         | Code::Quarantined => tonic::Code::FailedPrecondition,
-        Code::BaseMoved | Code::GenerationRegressed | Code::Equivocation | Code::RenewalConflict | Code::NonceUsed | Code::Conflict => {
-            tonic::Code::Aborted
-        }
+        Code::BaseMoved
+        | Code::DriftMoved
+        | Code::GenerationRegressed
+        | Code::Equivocation
+        | Code::RenewalConflict
+        | Code::NonceUsed
+        | Code::Conflict => tonic::Code::Aborted,
         Code::JoinRefused
         | Code::PermissionDenied
         | Code::UnknownKey

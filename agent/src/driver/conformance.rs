@@ -432,6 +432,7 @@ async fn an_engine_that_is_away_is_said_to_be(bench: &impl Bench) {
         reason: String::new(),
         after: std::collections::BTreeSet::new(),
         tolerates: std::collections::BTreeSet::new(),
+        heals: Vec::new(),
     };
     for error in [away.observe().await.unwrap_err(), away.apply(&step).await.unwrap_err()] {
         assert_eq!((error.kind, error.code), (DriverErrorKind::Unreachable, Code::EngineUnreachable), "{error:?}");

@@ -196,7 +196,7 @@ pub(super) fn judge_container(act: &Act, was: &Life, is: Option<&Life>, age: Dur
         (
             Act::Pull
             | Act::Prune { .. }
-            | Act::Converge
+            | Act::Converge(_)
             | Act::Release
             | Act::TimeReset
             | Act::Confirm(_)

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{BootTime, Clock};
 use crate::config::Policy;
 use crate::db::{DbError, blocking};
-use crate::ledger::{Admission, Floor, FloorState, Ledger};
+use crate::ledger::{Admission, Current, Floor, FloorState, Ledger};
 use crate::trust::{Trust, TrustStore, next_root};
 use crate::vault::Vault;
 
@@ -44,6 +44,8 @@ pub struct Desired {
     pub when_gone: FloorState,
     /// The generation that was accepted: that of the admission, unless this came back in its place.
     pub accepted: Generation,
+    /// What was applied last when it was accepted, if that is known.
+    pub applied: Option<HostSpec>,
 }
 
 /// What the reconciler works towards.
@@ -273,6 +275,7 @@ impl Intake {
             let verdict = judge::judge_slice(&slice, &desired.spec, &trust, context)?;
             vault.check(&desired.spec, &sealed)?;
             let admission = &mut desired.admission;
+            desired.applied = current.as_ref().and_then(Current::applied);
             if back.is_some() {
                 ledger.keep_back(admission)?;
             } else {
@@ -402,6 +405,7 @@ fn desired_of(slice: &Verified<SliceStatement>, spec: HostSpec) -> Desired {
         spec,
         when_gone: FloorState::TornDown,
         accepted: statement.generation,
+        applied: None,
     }
 }
 

@@ -59,7 +59,7 @@ impl Since {
 
 /// Done above the driver.
 pub(super) const fn is_own(act: &Act) -> bool {
-    matches!(act, Act::Converge | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Cancel { .. } | Act::Resolve { .. })
+    matches!(act, Act::Converge(_) | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Cancel { .. } | Act::Resolve { .. })
 }
 
 impl<D: Driver, J: Journal> Shared<D, J> {
@@ -103,9 +103,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             return self.reset_time(op).await.map(Begun::Done);
         } else if let Act::Confirm(confirm) = act {
             return self.confirm(confirm).await.map(Begun::Done);
-        } else if *act == Act::Converge {
-            let (shared, op) = (self.clone(), op.clone());
-            let job = async move { within(OP_CALL_TIMEOUT, shared.converge(&op)).await };
+        } else if let Act::Converge(what) = act {
+            let (shared, op, what) = (self.clone(), op.clone(), what.clone());
+            let job = async move { within(OP_CALL_TIMEOUT, shared.converge(&op, what)).await };
             // It may be done again.
             return seat.work(job).await.ok().flatten().unwrap_or_else(|| Err(no_end())).map(Begun::Done);
         }
@@ -196,7 +196,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// After a start the slice comes again from the hub: what depends on it waits for that.
     async fn has_slice(&self, op: &Op) -> Result<(), Refused> {
-        let needs = matches!(op.order.act, Act::Prune { .. } | Act::Converge);
+        let needs = matches!(op.order.act, Act::Prune { .. } | Act::Converge(_));
         if !needs || self.parts.gate.target().desired.is_some() {
             return Ok(());
         }

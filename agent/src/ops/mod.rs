@@ -176,7 +176,7 @@ impl Op {
             | Act::Pull
             | Act::Destroy { .. }
             | Act::Prune { .. }
-            | Act::Converge
+            | Act::Converge(_)
             | Act::Release
             | Act::Survey(_)
             | Act::Cancel { .. }

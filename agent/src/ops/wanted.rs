@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::ResourceId;
-use moorline_common::plan::{docker, lower};
-use moorline_common::topology::DriftPolicy;
+use moorline_common::op::Converge;
+use moorline_common::plan::{Given, Mend, docker, lower};
 
 use super::{Op, Shared};
 use crate::driver::{Driver, DriverError, DriverErrorKind, OpResult};
@@ -38,19 +38,18 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     }
 
     /// Makes the resource of `op` as the slice says, whatever its policy for drift.
-    pub(super) async fn converge(&self, op: &Op) -> Result<OpResult, DriverError> {
+    pub(super) async fn converge(&self, op: &Op, what: Converge) -> Result<OpResult, DriverError> {
+        let mend = Mend { resource: op.resource().clone(), fields: what.fields, replaces: !what.in_place };
         let mut steps = 0_u32;
         for _ in 0..CONVERGE_ROUNDS_MAX {
             let desired = match self.desired() {
                 Ok(desired) => desired,
                 Err(fault) => return Ok(OpResult { fault: Some(fault), ..OpResult::default() }),
             };
-            let mut spec = desired.spec.clone();
-            if let Some(policy) = &mut spec.policy {
-                policy.drift = DriftPolicy::Heal;
-            }
             let observed = self.parts.driver.observe().await?;
-            let plan = docker::plan(&desired.identity, &spec, &observed);
+            // Whoever orders this knows what there was: nothing is told from what was applied before.
+            let given = Given { applied: Some(&desired.spec), left: None, mend: Some(&mend) };
+            let plan = docker::plan_given(&desired.identity, &desired.spec, &observed, given);
             if let Some(blocked) = plan.blocked.iter().find(|b| b.resource == *op.resource()) {
                 let fault = Fault::new(blocked.code.unwrap_or(Code::Waiting), cut(&blocked.reason));
                 return Ok(OpResult { fault: Some(fault), ..OpResult::default() });

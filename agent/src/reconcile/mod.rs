@@ -19,12 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use moorline_common::drift::Drift;
+use moorline_common::drift::{Breaker, Drift};
 use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, ResourceId, UnixSeconds};
 use moorline_common::observe::{ContainerState, EngineState, Observed};
-use moorline_common::plan::docker::plan;
-use moorline_common::plan::{Blocked, Plan, Step, volume_key};
+use moorline_common::plan::docker::plan_given;
+use moorline_common::plan::{Blocked, Fields, Given, Plan, Step, volume_key};
+use moorline_common::topology::Policy;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -124,6 +125,11 @@ pub struct Reconciler<D, J> {
     unsure: BTreeSet<ResourceId>,
     /// What the newest plan leaves as it is, though it differs.
     drift: Vec<Drift>,
+    /// What is healed again and again.
+    breaker: Breaker,
+    /// Whether the host was as the slice says since that was taken up.
+    was_settled: bool,
+    began: Instant,
     settled_push: Option<u64>,
     /// Whether the newest look found the host as wanted.
     is_settled: bool,
@@ -177,6 +183,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             blocked: Vec::new(),
             unsure: BTreeSet::new(),
             drift: Vec::new(),
+            breaker: Breaker::default(),
+            was_settled: false,
+            began: Instant::now(),
             settled_push: None,
             is_settled: false,
             engine_failures: 0,
@@ -273,6 +282,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             self.work.stop();
             self.blocked.clear();
             self.drift.clear();
+            self.breaker.reset();
+            self.was_settled = false;
         }
         self.books.expect_success();
         self.settled_push = None;
@@ -310,8 +321,12 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let doubtful: BTreeSet<ResourceId> = self.touched.union(&self.turns.worked()).cloned().collect();
         let mut is_seen_whole = self.touched.is_empty();
         let plan = self.desired.clone().map(|d| {
-            let mut plan = plan(&d.identity, &d.spec, &observed);
+            let mut plan = plan_given(&d.identity, &d.spec, &observed, self.given(&d, &self.left_fields(&d)));
             plan.steps.retain(|step| !self.is_held(&d, &step.resource));
+            plan.drift.retain(|drift| !doubtful.contains(&drift.resource) && !self.is_held(&d, &drift.resource));
+            // Of what is worked on the last word counts.
+            plan.drift.extend(self.drift.iter().filter(|drift| doubtful.contains(&drift.resource)).cloned());
+            plan.drift.sort();
             // What operations work on and the plan leaves as it is keeps nobody from being content.
             let unsure = plan.steps.extract_if(.., |step| !is_believed(step, &observed, &doubtful));
             self.unsure = unsure.map(|step| step.resource).collect();
@@ -338,12 +353,14 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let mut held: BTreeMap<ResourceId, Fault> = failed.map(|(r, f)| (r.clone(), f.clone())).collect();
         for step in &plan.steps {
             let runs = step.action.container_id().is_some_and(|id| self.is_running(id));
-            if let Some(fault) = self.retries.planned(&step.resource, &step.reason, runs, now, random()) {
+            let is_fought = step.heals.iter().any(Drift::is_somebodys_doing);
+            if let Some(fault) = self.retries.planned(&step.resource, &step.reason, runs, is_fought, now, random()) {
                 held.insert(step.resource.clone(), fault);
             }
         }
         self.retries.retain_wanting(|r| self.touched.contains(r) || plan.steps.iter().any(|s| s.resource == *r), now);
         (self.blocked, self.drift) = (plan.blocked, plan.drift);
+        self.breaker.seen(&self.drift, self.now_s());
         self.work.replan(plan.steps, held);
         if !settled {
             self.settled_push = None;
@@ -352,9 +369,26 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.leave_lanes();
         if settled && self.unrecorded.is_empty() && self.books.settled(desired).await {
             self.settled_push = Some(self.pushes);
+            self.was_settled = true;
             self.forget_what_is_gone().await;
         }
         Ok(())
+    }
+
+    /// What the planner goes by, with what is `left` to an operator.
+    fn given<'a>(&self, desired: &'a Desired, left: &'a Fields) -> Given<'a> {
+        let applied = if self.was_settled { Some(&desired.spec) } else { desired.applied.as_ref() };
+        Given { applied, left: Some(left), mend: None }
+    }
+
+    /// What was healed too often to be healed again.
+    fn left_fields(&self, desired: &Desired) -> Fields {
+        if desired.spec.policy.as_ref().is_none_or(Policy::breaks_loops) { self.breaker.left(self.now_s()) } else { Fields::new() }
+    }
+
+    /// Seconds since it began.
+    fn now_s(&self) -> u64 {
+        self.began.elapsed().as_secs()
     }
 
     /// Forgets what was known of objects that the host has no more.

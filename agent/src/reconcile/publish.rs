@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{OpId, ResourceId};
 use moorline_common::op::{Origin, State};
-use moorline_common::statement::{ApplyReport, Drifted, HELD_MAX, Held, Trouble};
+use moorline_common::statement::{ApplyReport, DRIFT_MAX, HELD_MAX, Held, Trouble};
 
 use super::{Health, Reconciler};
 use crate::driver::Driver;
 use crate::intake::Desired;
 use crate::journal::Journal;
 use crate::ledger::trial::TrialRow;
-use crate::limits::{DRIFT_MAX, TROUBLES_MAX};
+use crate::limits::TROUBLES_MAX;
 use crate::report::HostState;
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
@@ -23,8 +24,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             report.topology = Some(desired.admission.topology.clone());
             report.generation = desired.accepted;
             report.troubles = self.troubles();
-            let drifted = self.drift.iter().map(|d| Drifted { resource: d.resource.clone(), field: cut(&d.field) });
-            report.drift = drifted.take(DRIFT_MAX).collect();
+            report.drift = self.drift.iter().take(DRIFT_MAX).map(Drift::shown).collect();
+            report.drift_cut = self.drift.len() > DRIFT_MAX;
             report.held = self.held(&desired);
             let waits = self.blocked.iter().any(|b| b.code.is_none());
             report.converging =

@@ -6,7 +6,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::ResourceId;
 use tokio::time::Instant;
 
-use crate::limits::{FREE_RELAPSES, HOLD_TIME, RESOURCE_RETRY};
+use crate::limits::{FOUGHT_RETRY_MAX, FREE_RELAPSES, HOLD_TIME, RESOURCE_RETRY};
 
 /// What is remembered of one resource.
 #[derive(Debug, Default)]
@@ -59,9 +59,17 @@ impl Retries {
         track.undone = false;
     }
 
-    /// A plan wants to change `resource` because of `reason`; `runs`: what is to be changed runs now. Returns why it must wait, if
-    /// it must.
-    pub fn planned(&mut self, resource: &ResourceId, reason: &str, runs: bool, now: Instant, random: u64) -> Option<Fault> {
+    /// A plan wants to change `resource` because of `reason`; `runs`: what is to be changed runs now; `is_fought`: somebody has undone
+    /// what was set right, so that its next try waits [`FOUGHT_RETRY_MAX`] at most. Returns why it must wait, if it must.
+    pub fn planned(
+        &mut self,
+        resource: &ResourceId,
+        reason: &str,
+        runs: bool,
+        is_fought: bool,
+        now: Instant,
+        random: u64,
+    ) -> Option<Fault> {
         let track = self.tracks.get_mut(resource)?;
         if track.undone && runs {
             return track.fault.clone();
@@ -74,7 +82,8 @@ impl Retries {
             }
             let over = track.relapses.saturating_sub(FREE_RELAPSES);
             if over > 0 {
-                track.until = Some(now + RESOURCE_RETRY.wait(over, random));
+                let wait = RESOURCE_RETRY.wait(over, random);
+                track.until = Some(now + if is_fought { wait.min(FOUGHT_RETRY_MAX) } else { wait });
                 let text = format!("set right {} times, and never for long: {reason}; the next try comes after a wait", track.relapses);
                 track.fault = Some(Fault::new(Code::StepFailed, text));
             }
@@ -110,10 +119,10 @@ mod tests {
         let fault = Fault::new(Code::RolledBack, "its healthcheck fails");
         retries.failed(&resource(), &fault, false, now, 0);
         let later = now + Duration::from_secs(86_400);
-        assert_eq!(retries.planned(&resource(), "", true, later, 0), Some(fault), "a day later");
-        assert_eq!(retries.planned(&resource(), "", false, later, 0), None, "nothing runs in its place");
+        assert_eq!(retries.planned(&resource(), "", true, false, later, 0), Some(fault), "a day later");
+        assert_eq!(retries.planned(&resource(), "", false, false, later, 0), None, "nothing runs in its place");
         retries.reset();
-        assert_eq!(retries.planned(&resource(), "", true, now, 0), None, "a new slice");
+        assert_eq!(retries.planned(&resource(), "", true, false, now, 0), None, "a new slice");
     }
 
     fn resource() -> ResourceId {
@@ -131,10 +140,10 @@ mod tests {
         let mut now = start;
         for ceiling in [1, 2, 4, 8] {
             retries.failed(&resource(), &fault, false, now, u64::MAX);
-            assert_eq!(retries.planned(&resource(), "", false, now, 0), Some(fault.clone()));
+            assert_eq!(retries.planned(&resource(), "", false, false, now, 0), Some(fault.clone()));
             assert!(retries.next_try(now).unwrap() <= now + seconds(ceiling));
             now += seconds(ceiling) + seconds(1);
-            assert_eq!(retries.planned(&resource(), "", false, now, 0), None);
+            assert_eq!(retries.planned(&resource(), "", false, false, now, 0), None);
         }
     }
 
@@ -144,12 +153,12 @@ mod tests {
         for _ in 0..FREE_RELAPSES {
             retries.succeeded(&resource(), now);
             now += seconds(1);
-            assert_eq!(retries.planned(&resource(), "it has exited", false, now, 0), None);
+            assert_eq!(retries.planned(&resource(), "it has exited", false, false, now, 0), None);
         }
         retries.succeeded(&resource(), now);
-        let fault = retries.planned(&resource(), "it has exited", false, now, 0).unwrap();
+        let fault = retries.planned(&resource(), "it has exited", false, false, now, 0).unwrap();
         assert!(fault.message.contains("it has exited"), "{fault}");
-        assert_eq!(retries.planned(&resource(), "it has exited", false, now + seconds(2), 0), None);
+        assert_eq!(retries.planned(&resource(), "it has exited", false, false, now + seconds(2), 0), None);
     }
 
     #[tokio::test]
@@ -158,7 +167,7 @@ mod tests {
         for _ in 0..20 {
             retries.succeeded(&resource(), now);
             now += HOLD_TIME + seconds(1);
-            assert_eq!(retries.planned(&resource(), "it was killed", false, now, 0), None);
+            assert_eq!(retries.planned(&resource(), "it was killed", false, false, now, 0), None);
         }
     }
 
@@ -167,9 +176,9 @@ mod tests {
         let (mut retries, now) = (Retries::default(), Instant::now());
         let fault = Fault::new(Code::StepFailed, "conflict");
         retries.failed(&resource(), &fault, true, now, 0);
-        assert_eq!(retries.planned(&resource(), "", false, now, 0), None);
+        assert_eq!(retries.planned(&resource(), "", false, false, now, 0), None);
         retries.failed(&resource(), &fault, true, now, 0);
-        assert!(retries.planned(&resource(), "", false, now, 0).is_some());
+        assert!(retries.planned(&resource(), "", false, false, now, 0).is_some());
     }
 
     #[tokio::test]

@@ -131,6 +131,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             entries.push(record::ended(&step, op_id, result.as_ref().err()));
             match result {
                 Ok(()) => {
+                    self.healed(&step);
                     self.retries.succeeded(&step.resource, now);
                     self.work.finish(&step.resource, Ok(()));
                 }
@@ -145,6 +146,14 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             self.publish().await;
         }
         Ok(())
+    }
+
+    fn healed(&mut self, step: &Step) {
+        for drift in &step.heals {
+            tracing::info!(resource = %drift.resource, field = drift.field, "healed drift");
+        }
+        let now_s = self.now_s();
+        self.breaker.healed(&step.heals, now_s);
     }
 
     /// Gives back the lanes of steps whose ends are recorded.

@@ -19,6 +19,8 @@ use crate::ledger::FloorState;
 use crate::testing::{FakeDriver, Operator, services, until};
 use moorline_common::op::{Book, State};
 
+mod drift;
+
 struct Bench {
     dir: tempfile::TempDir,
     operator: Operator,

@@ -131,6 +131,7 @@ pub(super) mod tests {
             reason: "it is absent".to_owned(),
             after: after.iter().map(|n| resource(n)).collect(),
             tolerates: BTreeSet::new(),
+            heals: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use moorline_common::topology;
 use moorline_proto::v1 as pb;
 use prost::Message;
 
+use super::drift::Shown;
 use super::{Client, floor};
 use crate::error::Failure;
 use crate::revision::SignedRevision;
@@ -21,7 +22,7 @@ impl Client {
     /// As [`Self::push`]; when the floors cannot be written.
     pub async fn push_the_same(&self, base: Generation, revision: &SignedRevision) -> Result<(), Failure> {
         // It spreads as the one before it: hosts that do not have that one yet are not to get it all at once.
-        self.push(base, revision, plan_of(&revision.source).as_ref()).await?;
+        self.push(base, revision, plan_of(&revision.source).as_ref(), &[]).await?;
         self.context.update_floors(|floors| {
             let pushed = floors.topologies.get(&revision.topology).map(|f| f.pushed).unwrap_or_default();
             floor::note_pushed(floors, &revision.topology, revision.generation, &revision.source.payload_sha256(), false);
@@ -32,11 +33,13 @@ impl Client {
         })
     }
 
-    /// Pushes a signed revision that spreads by `plan`, or reaches all hosts at once.
+    /// Pushes a signed revision that spreads by `plan`, or reaches all hosts at once, and takes over the live values of the drifts in
+    /// `accepts`.
     ///
     /// # Errors
-    /// [`Code::BaseMoved`] and whatever else the hub refuses; [`Code::UnsupportedVersion`] by a hub that knows of no plans.
-    pub async fn push(&self, base: Generation, revision: &SignedRevision, plan: Option<&Plan>) -> Result<(), Failure> {
+    /// [`Code::BaseMoved`], [`Code::DriftMoved`], [`Code::DriftResolved`] and whatever else the hub refuses;
+    /// [`Code::UnsupportedVersion`] by a hub that knows of no plans.
+    pub async fn push(&self, base: Generation, revision: &SignedRevision, plan: Option<&Plan>, accepts: &[Shown]) -> Result<(), Failure> {
         if plan.is_some() {
             self.require_rollouts(&revision.topology).await?;
         }
@@ -50,6 +53,7 @@ impl Client {
                 .map(|(host, slice)| pb::HostSlice { host_id: host.to_string(), slice: Some((&slice.envelope).into()) })
                 .collect(),
             rollout: plan.map(pb::RolloutPlan::from),
+            accepts: accepts.iter().map(Into::into).collect(),
         };
         require_fitting(request.encoded_len(), revision.slices.len())?;
         let answer = self.hub.call(|mut rpc| async move { rpc.push(request).await }).await?;

@@ -53,6 +53,22 @@ fn not_here<T>() -> Result<Response<T>, Status> {
 impl Operator for FakeHub {
     type EventsStream = EventsOut;
 
+    async fn list_drift(&self, _: Request<pb::ListDriftRequest>) -> Result<Response<pb::ListDriftResponse>, Status> {
+        not_here()
+    }
+
+    async fn get_drift(&self, _: Request<pb::GetDriftRequest>) -> Result<Response<pb::GetDriftResponse>, Status> {
+        not_here()
+    }
+
+    async fn ignore_drift(&self, _: Request<pb::IgnoreDriftRequest>) -> Result<Response<pb::IgnoreDriftResponse>, Status> {
+        not_here()
+    }
+
+    async fn revert_drift(&self, _: Request<pb::RevertDriftRequest>) -> Result<Response<pb::RevertDriftResponse>, Status> {
+        not_here()
+    }
+
     async fn get_cluster(&self, _: Request<pb::GetClusterRequest>) -> Result<Response<pb::GetClusterResponse>, Status> {
         not_here()
     }

@@ -42,7 +42,15 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     if !current.facts.down {
         ui.confirm(&format!("Tear down `{topology}` on {} host(s)? Containers and networks go, volumes stay.", current.facts.hosts))?;
     }
-    let aim = Aim { verb: Verb::Down, topology, source: None, accept_older_hub: false, no_rollout: true, wait: args.wait.limit() };
+    let aim = Aim {
+        verb: Verb::Down,
+        topology,
+        source: None,
+        accept_older_hub: false,
+        no_rollout: true,
+        wait: args.wait.limit(),
+        accepts: Vec::new(),
+    };
     let order = Order {
         aim,
         message: args.message,

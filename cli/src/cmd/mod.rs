@@ -14,6 +14,7 @@ pub mod confirm;
 pub mod deploy;
 pub mod diff;
 pub mod down;
+pub mod drift;
 pub mod events;
 pub mod get;
 pub mod history;
@@ -103,6 +104,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Rollout(verb) => rollout::run(verb, &env, ui).await,
         Verb::Down(args) => down::run(args, &env, ui).await,
         Verb::Journal(args) => journal::run(args, &env, ui).await,
+        Verb::Drift(verb) => drift::run(verb, &env, ui).await,
         Verb::Op(verb) => op::run(*verb, &env, ui).await,
         Verb::Events(args) => events::run(args, &env, ui).await,
         Verb::Schema => schema::run(ui),

@@ -117,6 +117,7 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         accept_older_hub: args.accept_older_hub,
         no_rollout: args.no_rollout,
         wait: args.wait.limit(),
+        accepts: Vec::new(),
     };
     if args.ttl.is_some() && aim.plan().is_some() {
         let why = "what is only tried waits for a confirmation, and a rollout for hosts that have judged it healthy";

@@ -304,6 +304,7 @@ async fn submit(env: &Env, ui: &mut Ui, args: SubmitArgs) -> Result<u8, Failure>
         accept_older_hub: false,
         no_rollout,
         wait: args.wait.limit(),
+        accepts: Vec::new(),
     };
     deploy::submit(&client, ui, &aim, saved.base, &understood.signed, understood.desired).await
 }

@@ -64,6 +64,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         accept_older_hub: false,
         no_rollout: args.no_rollout,
         wait: args.wait.limit(),
+        accepts: Vec::new(),
     };
     let order = Order {
         aim,

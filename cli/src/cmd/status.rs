@@ -5,10 +5,11 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use moorline_common::drift::Drift;
 use moorline_common::fault::Fault;
 use moorline_common::id::{Generation, HostId, VersionHash};
 use moorline_common::observe::EngineState;
-use moorline_common::statement::{Drifted, Held, RolledBack, Trial, Trouble};
+use moorline_common::statement::{Held, RolledBack, Trial, Trouble};
 use owo_colors::OwoColorize;
 use serde::Serialize;
 
@@ -61,7 +62,7 @@ struct Row {
     /// Resources that are not as wanted, from the verified report.
     troubles: Vec<Trouble>,
     /// What differs from the slice and is left as it is, from the verified report.
-    drift: Vec<Drifted>,
+    drift: Vec<Drift>,
     /// What an operation keeps unlike the slice, from the verified report.
     held: Vec<Held>,
     /// What may still come back in the place of its newest slice, from the verified report.
@@ -444,7 +445,7 @@ mod tests {
         let cell = |row: &Row| state_cell(row, row.state.words().0, row.state.words().1).0;
         assert_eq!(cell(&row), "converged");
         let resource = moorline_common::id::ResourceId::parse("docker/container/edge-site-1").unwrap();
-        row.drift.push(Drifted { resource, field: "restart".to_owned() });
+        row.drift.push(Drift { resource, field: "restart".to_owned(), expected: "always".to_owned(), actual: "no".to_owned() });
         assert_eq!(cell(&row), "converged, 1 difference waits");
         row.drift.push(row.drift[0].clone());
         assert_eq!(cell(&row), "converged, 2 differences wait");

@@ -51,6 +51,32 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     result.map_err(|e| failed(&e))
 }
 
+/// Writes `bytes` over a file of the operator's: whole or not at all, with the rights that it has.
+///
+/// # Errors
+/// When it cannot be written; then the old content is untouched.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    // What a link names is meant.
+    let path = fs::canonicalize(path).map_err(|e| Failure::file("find", path, &e))?;
+    let dir = folder_of(&path);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = dir.join(format!(".{name}.{}.tmp", std::process::id()));
+    let _ = fs::remove_file(&temporary);
+    let result = (|| {
+        let rights = fs::metadata(&path)?.permissions();
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.set_permissions(rights)?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(dir)?.sync_all()
+    })();
+    if result.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    result.map_err(|e: io::Error| Failure::file("write", &path, &e))
+}
+
 /// Makes a new file, 0600, for what an operator asked to `--save`: nothing is overwritten unseen.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! What an operation does: its kind and parameters, read strictly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,10 @@ const ARGV_MAX: usize = 256;
 const EXEC_BYTES_MAX: usize = 32 * 1024;
 /// The most characters of a key of age's.
 const RECIPIENT_MAX: usize = 128;
+/// The most fields that `converge` names.
+const CONVERGE_FIELDS_MAX: usize = 64;
+/// The most bytes of their names.
+const CONVERGE_BYTES_MAX: usize = 8 * 1024;
 /// The longest that a command may run, in seconds.
 const EXEC_TIMEOUT_MAX_S: u32 = 24 * 3600;
 
@@ -60,7 +64,7 @@ pub enum Act {
         volumes: bool,
     },
     /// Makes one resource as the slice says, and lifts its hold.
-    Converge,
+    Converge(Converge),
     /// Lifts the hold on a resource.
     Release,
     /// Sets the host's memory of time to its wall clock, which must lie in the order's window.
@@ -107,6 +111,18 @@ pub struct Exec {
     /// So long it may run, in seconds; past it an operator must look.
     #[serde(default = "exec_timeout_default")]
     pub timeout_s: u32,
+}
+
+/// What of a resource is made as the slice says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Converge {
+    /// These fields of it; all of them, if empty.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fields: BTreeSet<String>,
+    /// Whether no other object may take its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
 }
 
 /// Which slice stays.
@@ -209,7 +225,7 @@ impl Act {
             "pull" => params_of::<Nothing>(kind, params).map(|_| Act::Pull)?,
             "destroy" => Act::Destroy { volumes: params_of::<Volumes>(kind, params)?.volumes },
             "prune" => Act::Prune { volumes: params_of::<Volumes>(kind, params)?.volumes },
-            "converge" => params_of::<Nothing>(kind, params).map(|_| Act::Converge)?,
+            "converge" => Act::Converge(converge(params_of(kind, params)?)?),
             "release" => params_of::<Nothing>(kind, params).map(|_| Act::Release)?,
             "time-reset" => params_of::<Nothing>(kind, params).map(|_| Act::TimeReset)?,
             "confirm" => Act::Confirm(params_of(kind, params)?),
@@ -243,7 +259,7 @@ impl Act {
             }
             Act::Pull => kind == "docker/image",
             Act::Destroy { .. } => matches!(kind, "docker/container" | "docker/volume"),
-            Act::Converge | Act::Release => matches!(kind, "docker/container" | "docker/volume" | "docker/network"),
+            Act::Converge(_) | Act::Release => matches!(kind, "docker/container" | "docker/volume" | "docker/network"),
             Act::Prune { .. } | Act::TimeReset | Act::Confirm(_) | Act::Survey(_) => resource.is_host(),
             // In the name of the operation that they are about.
             Act::Cancel { .. } | Act::Resolve { .. } => true,
@@ -264,7 +280,7 @@ impl Act {
             Act::Pull => "pull",
             Act::Destroy { .. } => "destroy",
             Act::Prune { .. } => "prune",
-            Act::Converge => "converge",
+            Act::Converge(_) => "converge",
             Act::Release => "release",
             Act::TimeReset => "time-reset",
             Act::Confirm(_) => "confirm",
@@ -278,7 +294,8 @@ impl Act {
     #[must_use]
     pub fn params(&self) -> Value {
         match self {
-            Act::Start | Act::Pause | Act::Unpause | Act::Pull | Act::Converge | Act::Release | Act::TimeReset => json!({}),
+            Act::Start | Act::Pause | Act::Unpause | Act::Pull | Act::Release | Act::TimeReset => json!({}),
+            Act::Converge(converge) => written(converge),
             Act::Stop { timeout_s } | Act::Restart { timeout_s } => written(&Grace { timeout_s: *timeout_s }),
             Act::Kill { signal } => written(&Signal { signal: signal.clone() }),
             Act::Exec(exec) => written(exec),
@@ -294,7 +311,7 @@ impl Act {
     #[must_use]
     pub fn class(&self, resource: &ResourceId) -> Class {
         match self {
-            Act::Converge | Act::Release | Act::Confirm(_) | Act::Cancel { .. } => Class::R1,
+            Act::Converge(_) | Act::Release | Act::Confirm(_) | Act::Cancel { .. } => Class::R1,
             // Without a grace period it is a kill.
             Act::Stop { timeout_s: Some(0) } | Act::Restart { timeout_s: Some(0) } => Class::R3,
             Act::Start | Act::Stop { .. } | Act::Restart { .. } | Act::Pause | Act::Unpause | Act::Pull | Act::Resolve { .. } => Class::R2,
@@ -315,7 +332,7 @@ impl Act {
             Act::Kill { signal } if !matches!(signal.as_str(), "SIGHUP" | "SIGUSR1" | "SIGUSR2" | "SIGWINCH" | "SIGCONT") => {
                 Some(HoldEffect::Place(generation))
             }
-            Act::Start | Act::Restart { .. } | Act::Unpause | Act::Converge | Act::Release => Some(HoldEffect::Lift),
+            Act::Start | Act::Restart { .. } | Act::Unpause | Act::Converge(_) | Act::Release => Some(HoldEffect::Lift),
             Act::Kill { .. }
             | Act::Exec(_)
             | Act::Pull
@@ -361,6 +378,15 @@ fn signal(name: String) -> Result<String, Fault> {
         return Ok(name);
     }
     Err(Fault::new(Code::BadParams, format!("`{}` is no signal; the known ones are {}", crate::fault::cut(&name), KNOWN.join(", "))))
+}
+
+fn converge(converge: Converge) -> Result<Converge, Fault> {
+    let bytes = converge.fields.iter().map(String::len).fold(0_usize, usize::saturating_add);
+    if converge.fields.len() > CONVERGE_FIELDS_MAX || bytes > CONVERGE_BYTES_MAX {
+        let message = format!("`converge` names at most {CONVERGE_FIELDS_MAX} fields, of {CONVERGE_BYTES_MAX} bytes together");
+        return Err(Fault::new(Code::BadParams, message));
+    }
+    Ok(converge)
 }
 
 fn survey(survey: Survey) -> Result<Survey, Fault> {
@@ -439,6 +465,7 @@ mod tests {
             ("prune", json!({}), host, Class::R3),
             ("prune", json!({ "volumes": true }), host, Class::R4),
             ("converge", json!({}), volume, Class::R1),
+            ("converge", json!({ "fields": ["mem_limit"], "in_place": true }), container, Class::R1),
             ("release", json!({}), container, Class::R1),
             ("time-reset", json!({}), host, Class::R3),
             ("confirm", json!({ "topology": "edge", "generation": 5 }), host, Class::R1),
@@ -471,6 +498,8 @@ mod tests {
             ("survey", json!({ "recipient": "ssh-ed25519 AAAA" }), "host", Code::BadParams),
             ("survey", json!({ "recipient": "age1x", "all": true }), "host", Code::BadParams),
             ("survey", json!({ "recipient": "age1x" }), "docker/container/c", Code::UnknownKind),
+            ("converge", json!({ "fields": "restart" }), "docker/container/c", Code::BadParams),
+            ("converge", json!({ "fields": ["a".repeat(CONVERGE_BYTES_MAX + 1)] }), "docker/container/c", Code::BadParams),
             ("exec", json!({ "argv": [] }), "docker/container/c", Code::BadParams),
             ("exec", json!({ "argv": ["a"], "stdin": "!" }), "docker/container/c", Code::BadParams),
             ("exec", json!({ "argv": ["a".repeat(EXEC_BYTES_MAX + 1)] }), "docker/container/c", Code::BadParams),

@@ -20,7 +20,7 @@ mod receipt;
 mod record;
 mod stage;
 
-pub use act::{Act, Confirm, Exec, GRACE_MAX_S, Survey};
+pub use act::{Act, Confirm, Converge, Exec, GRACE_MAX_S, Survey};
 pub use book::{Book, BookError, Ended, Hold, KeyUse, OpEntry, Part};
 pub use class::Class;
 pub use order::{OP_ENVELOPE_MAX, OP_SKEW_S, OP_WINDOW_MAX_S, OpStatement, Order, Precondition};

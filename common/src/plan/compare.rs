@@ -17,12 +17,19 @@ use crate::topology::{
 const SECOND_NANOS: u64 = 1_000_000_000;
 
 /// The word for what is not there.
-const NOTHING: &str = "nothing";
+pub const NOTHING: &str = "nothing";
 
 /// What a secret or config gets whose value is another one; nobody shows which.
 pub const SEALED_CHANGED: &str = "changed";
 /// What it has until then.
 const SEALED_BEFORE: &str = "another value";
+
+/// The field that says whether an object is there at all.
+pub const PRESENCE: &str = "presence";
+/// The field that says whether a container runs.
+pub const STATE: &str = "state";
+/// The field that says what a container is called on the engine.
+pub const NAME: &str = "container_name";
 
 /// One named field with another live value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +45,36 @@ pub struct Difference {
 impl Difference {
     fn new(field: impl Into<String>, expected: impl Into<Option<String>>, actual: impl Into<Option<String>>) -> Self {
         Self { field: field.into(), expected: expected.into(), actual: actual.into() }
+    }
+
+    /// Something that shall be there is not.
+    pub(super) fn missing() -> Self {
+        Self::new(PRESENCE, "present".to_owned(), "missing".to_owned())
+    }
+
+    /// Something is there that the slice does not want.
+    pub(super) fn unwanted() -> Self {
+        Self::new(PRESENCE, "absent".to_owned(), "present".to_owned())
+    }
+
+    /// Somebody else's object has the name of one that shall be there.
+    pub(super) fn usurped(kind: &str) -> Self {
+        Self::new(PRESENCE, "present".to_owned(), format!("another {kind} of that name"))
+    }
+
+    /// A container that shall run does not.
+    pub(super) fn not_running(state: String) -> Self {
+        Self::new(STATE, "running".to_owned(), state)
+    }
+
+    /// A container is called otherwise on the engine.
+    pub(super) fn renamed(wanted: &str, live: &str) -> Self {
+        Self::new(NAME, wanted.to_owned(), live.to_owned())
+    }
+
+    /// Somebody else's container is on a network of ours.
+    pub(super) fn guest(name: &str) -> Self {
+        Self::new(format!("containers.{name}"), "not attached".to_owned(), "attached".to_owned())
     }
 
     /// What the slice says, in words.

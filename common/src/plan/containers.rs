@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::compare;
-use super::docker::{Scene, changed, not_owned};
+use super::compare::{self, Difference};
+use super::docker::{Scene, changed, not_owned, unasked};
 use super::draft::Draft;
-use super::lower::{self, LoweredContainer, Wait};
-use super::{Action, ContainerTarget, InPlace, adoption, api, in_place};
+use super::gates::{gate, networks_first};
+use super::lower::{self, LoweredContainer};
+use super::{Action, ContainerTarget, InPlace, Mend, adoption, api, in_place};
 use crate::fault::Code;
 use crate::id::ResourceId;
-use crate::observe::{ContainerConfig, ContainerState, Health, ObservedContainer, Owner};
-use crate::topology::{Attachment, DependencyCondition, DriftPolicy, Protocol};
+use crate::observe::{ContainerConfig, ContainerState, ObservedContainer, Owner};
+use crate::topology::{Attachment, Protocol};
 
 /// Plans all containers of the topology.
 pub(super) fn plan(scene: &Scene<'_>, draft: &mut Draft) {
@@ -61,9 +62,19 @@ fn plan_removals(scene: &Scene<'_>, draft: &mut Draft) {
         } else {
             continue;
         };
-        let lane = lane_of(scene, name, live, owner, draft);
+        if !is_own_leftover(name, &owner.resource) && scene.is_left_unwanted(&lower::container_resource(name)) {
+            draft.drift(&lower::container_resource(name), vec![Difference::unwanted()]);
+            continue;
+        }
+        let by_name = lower::container_resource(name);
+        let lane = if scene.mend(&by_name).is_some() { by_name } else { lane_of(scene, name, live, owner, draft) };
         draft.step(&lane, Action::RemoveContainer { id: live.id.clone() }, reason.to_owned());
     }
+}
+
+/// Whether a container of this name was left by a replacement that was cut short.
+fn is_own_leftover(name: &str, resource: &ResourceId) -> bool {
+    name.strip_prefix(resource.name()).is_some_and(|rest| rest.starts_with(lower::BESIDE))
 }
 
 /// Whether it is as wanted and was made to replace the container that has its name: the replacement, once cut short, goes on with it.
@@ -104,6 +115,8 @@ enum Need {
     Nothing,
     /// It waits for the engine.
     Wait(String),
+    /// Nobody asked for what it takes.
+    Refuse(String),
     /// A step that makes or starts a process: dependencies gate it.
     Begin(Action, String),
     /// It is changed while it runs.
@@ -128,6 +141,7 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
     }
     if let Some(stranger) = occupant.filter(|o| o.owner.as_ref().is_none_or(|owner| owner.topology != scene.topology.as_str())) {
         draft.block(resource, Some(Code::NotOwned), not_owned("container", &target.name, stranger.owner.as_ref()));
+        draft.drift(resource, vec![Difference::usurped("container")]);
         return;
     }
     if let Some((key, needs)) = api::beyond(target, scene.observed.engine_api.as_deref()) {
@@ -139,7 +153,7 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
         );
         return;
     }
-    let need = match occupant.filter(|o| scene.is(o.owner.as_ref(), resource)) {
+    let (need, differs) = match occupant.filter(|o| scene.is(o.owner.as_ref(), resource)) {
         // Nothing is changed about what could not be seen.
         Some(live) if live.config.is_none() => {
             draft.block(resource, Some(Code::StepFailed), "the engine lists it, but fails to inspect it".to_owned());
@@ -149,14 +163,39 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
         None => match heir(scene, resource) {
             Some((name, live)) => {
                 let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Arc::clone(target) };
-                Need::Begin(action, format!("stands under the name `{name}`"))
+                (Need::Begin(action, format!("stands under the name `{name}`")), vec![Difference::renamed(&target.name, name)])
             }
-            None => Need::Begin(Action::CreateContainer(Arc::clone(target)), "does not exist".to_owned()),
+            None => (Need::Begin(Action::CreateContainer(Arc::clone(target)), "does not exist".to_owned()), vec![Difference::missing()]),
         },
     };
+    let healed = scene.healed(resource, differs);
+    let is_meant = |mend: &Mend| healed.iter().any(|d| mend.covers(&d.field));
+    let is_left = healed.iter().any(|d| scene.is_field_left(resource, &d.field));
+    if !healed.is_empty() && (is_left || scene.mend(resource).is_some_and(|mend| !is_meant(mend))) {
+        return leave(resource, healed, draft);
+    }
+    let need = match (need, unasked(scene, resource, &healed)) {
+        (Need::Begin(Action::ReplaceContainer { .. }, _), Some(reason)) if !healed.is_empty() => Need::Refuse(reason),
+        (need, _) => need,
+    };
+    begin(scene, resource, wanted, need, draft);
+    draft.heal(resource, healed);
+}
+
+/// Leaves a container as it is that was as wanted before.
+fn leave(resource: &ResourceId, differences: Vec<Difference>, draft: &mut Draft) {
+    if differences.contains(&Difference::missing()) {
+        draft.leave_missing(resource);
+    } else {
+        draft.drift(resource, differences);
+    }
+}
+
+fn begin(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, need: Need, draft: &mut Draft) {
     match need {
         Need::Nothing => {}
         Need::Wait(reason) => draft.block(resource, None, reason),
+        Need::Refuse(reason) => draft.block(resource, Some(Code::PreconditionFailed), reason),
         Need::Resume(action, reason) => draft.step(resource, action, reason),
         Need::Change(action, reason) => match networks_first(wanted, draft) {
             Ok(after) => step_after(resource, action, reason, after, draft),
@@ -181,56 +220,87 @@ fn step_after(resource: &ResourceId, action: Action, reason: String, after: Vec<
     }
 }
 
-fn need_of(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer, live: &ObservedContainer, draft: &mut Draft) -> Need {
+/// What an existing container needs, and what of it had been as wanted.
+fn need_of(
+    scene: &Scene<'_>,
+    resource: &ResourceId,
+    wanted: &LoweredContainer,
+    live: &ObservedContainer,
+    draft: &mut Draft,
+) -> (Need, Vec<Difference>) {
     let target = &wanted.lowered.target;
     let replace = |reason: String| {
         let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Arc::clone(target) };
         Need::Begin(action, reason)
     };
     if live.state == ContainerState::Removing {
-        return Need::Wait("the engine is removing its predecessor".to_owned());
+        return (Need::Wait("the engine is removing its predecessor".to_owned()), Vec::new());
     }
-    let differences = compare::container(target, live);
+    let mut differences = compare::container(target, live);
     let owner = live.owner.as_ref();
     let is_changed = owner.is_none_or(|o| o.spec != wanted.lowered.hash.as_str());
     if is_changed && owner.is_none_or(|o| o.base != wanted.base.as_str()) {
-        return replace(changed(&differences));
+        return (replace(changed(&differences)), Vec::new());
     }
     if live.state == ContainerState::Dead {
-        return replace("the engine calls it dead".to_owned());
+        return (replace("the engine calls it dead".to_owned()), vec![Difference::not_running("dead".to_owned())]);
     }
     if let Some(other) = wanted.joins.iter().find(|other| draft.renews(other)) {
-        return replace(format!("`{other}`, whose namespaces it shares, begins anew"));
+        return (replace(format!("`{other}`, whose namespaces it shares, begins anew")), Vec::new());
     }
-    // Whatever the policy: nobody can want what is gone.
-    let is_gone = |d: &compare::Difference| matches!(d.field.as_str(), "network_mode" | "ipc" | "pid");
+    let is_gone = |d: &Difference| matches!(d.field.as_str(), "network_mode" | "ipc" | "pid");
     if let Some(gone) = differences.iter().find(|d| !wanted.joins.is_empty() && is_gone(d)) {
-        return replace(gone.reason());
+        return (replace(gone.reason()), differences);
     }
     let renewed: Vec<&ResourceId> = wanted.networks.iter().filter(|n| draft.has_step(n) && scene_has(scene, n)).collect();
     if is_changed || !renewed.is_empty() {
-        return update_of(target, live, &differences, &renewed, is_changed);
+        return (update_of(target, live, &differences, &renewed, is_changed), Vec::new());
     }
-    draft.drift(resource, compare::extra_attachments(target, live));
+    let extra = compare::extra_attachments(target, live);
+    match scene.mend(resource) {
+        Some(mend) => {
+            differences.extend(extra.into_iter().map(|extra| Difference { expected: None, ..extra }));
+            differences.retain(|d| mend.covers(&d.field));
+        }
+        None => draft.drift(resource, extra),
+    }
     // One that never ran was left half-made: nothing is lost by making it anew.
-    let mend = scene.policy == DriftPolicy::Heal || live.state == ContainerState::Created;
-    if !differences.is_empty() && mend {
-        let changeable = differences.iter().all(|d| in_place::is_changeable(&d.field));
-        return match in_place::changes(target, &differences) {
-            Ok(changes) if changeable && can_change(live, &changes) => change(target, live, changes, compare::reasons(&differences)),
-            Ok(_) => replace(compare::reasons(&differences)),
-            Err(reason) => replace(reason),
-        };
+    if live.state == ContainerState::Created && !differences.is_empty() {
+        return (mend_of(target, live, &differences), Vec::new());
     }
-    draft.drift(resource, differences);
-    need_of_state(wanted, live)
+    let (left, mended): (Vec<_>, Vec<_>) = differences.into_iter().partition(|d| scene.is_field_left(resource, &d.field));
+    let need = (!mended.is_empty()).then(|| mend_of(target, live, &mended));
+    match need {
+        // To be made anew would reset what is left, too.
+        Some(need @ (Need::Change(..) | Need::Begin(..))) if left.is_empty() || matches!(need, Need::Change(..)) => {
+            draft.drift(resource, left);
+            (need, mended)
+        }
+        Some(_) | None => {
+            draft.drift(resource, left.into_iter().chain(mended).collect());
+            need_of_state(wanted, live)
+        }
+    }
+}
+
+/// What a container needs whose slice is the same, and that is otherwise.
+fn mend_of(target: &Arc<ContainerTarget>, live: &ObservedContainer, differences: &[Difference]) -> Need {
+    let changeable = differences.iter().all(|d| in_place::is_changeable(&d.field));
+    let reason = match in_place::changes(target, differences) {
+        Ok(changes) if changeable && can_change(live, &changes) => {
+            return change(target, live, changes, compare::reasons(differences));
+        }
+        Ok(_) => compare::reasons(differences),
+        Err(reason) => reason,
+    };
+    Need::Begin(Action::ReplaceContainer { old_id: live.id.clone(), target: Arc::clone(target) }, reason)
 }
 
 /// What a container needs whose slice changed in what the engine changes while it runs, or whose networks are `renewed`.
 fn update_of(
     target: &Arc<ContainerTarget>,
     live: &ObservedContainer,
-    differences: &[compare::Difference],
+    differences: &[Difference],
     renewed: &[&ResourceId],
     is_changed: bool,
 ) -> Need {
@@ -272,107 +342,25 @@ fn scene_has(scene: &Scene<'_>, network: &ResourceId) -> bool {
     scene.observed.networks.contains_key(network.name())
 }
 
-fn need_of_state(wanted: &LoweredContainer, live: &ObservedContainer) -> Need {
+fn need_of_state(wanted: &LoweredContainer, live: &ObservedContainer) -> (Need, Vec<Difference>) {
     let start = |reason: String| Need::Begin(Action::StartContainer { id: live.id.clone() }, reason);
     let exit = live.exit_code.unwrap_or_default();
+    let differs = |state: String| vec![Difference::not_running(state)];
     match live.state {
-        ContainerState::Running | ContainerState::Removing | ContainerState::Dead => Need::Nothing,
-        ContainerState::Paused => Need::Resume(Action::UnpauseContainer { id: live.id.clone() }, "is paused".to_owned()),
-        ContainerState::Restarting => Need::Wait(format!("it exited with code {exit}; the engine starts it again")),
-        ContainerState::Created => start("was never started".to_owned()),
-        ContainerState::Exited if is_complete(wanted, live) => Need::Nothing,
-        ContainerState::Exited => start(format!("exited with code {exit}")),
+        ContainerState::Running | ContainerState::Removing | ContainerState::Dead => (Need::Nothing, Vec::new()),
+        ContainerState::Paused => {
+            (Need::Resume(Action::UnpauseContainer { id: live.id.clone() }, "is paused".to_owned()), differs("paused".to_owned()))
+        }
+        ContainerState::Restarting => (Need::Wait(format!("it exited with code {exit}; the engine starts it again")), Vec::new()),
+        ContainerState::Created => (start("was never started".to_owned()), Vec::new()),
+        ContainerState::Exited if is_complete(wanted, live) => (Need::Nothing, Vec::new()),
+        ContainerState::Exited => (start(format!("exited with code {exit}")), differs(format!("exited ({exit})"))),
     }
 }
 
 /// Whether the container has ended and shall stay so.
 fn is_complete(wanted: &LoweredContainer, live: &ObservedContainer) -> bool {
     live.state == ContainerState::Exited && (wanted.runs_once || wanted.may_complete && live.exit_code == Some(0))
-}
-
-/// The networks and volumes whose steps must come first; or why one of them keeps the container from being as wanted.
-fn networks_first(wanted: &LoweredContainer, draft: &Draft) -> Result<Vec<ResourceId>, (Option<Code>, String)> {
-    let mut after: Vec<ResourceId> = Vec::new();
-    for part in wanted.networks.iter().chain(&wanted.volumes) {
-        if draft.has_step(part) {
-            after.push(part.clone());
-        } else if let Some(blocked) = draft.blocked(part).filter(|_| part.kind() == "docker/network" || draft.unusable.contains(part)) {
-            return Err((Some(Code::DependencyFailed), format!("needs `{part}`: {}", blocked.reason)));
-        }
-    }
-    Ok(after)
-}
-
-/// The resources whose steps must come first; or why the container cannot begin.
-fn gate(scene: &Scene<'_>, wanted: &LoweredContainer, draft: &Draft) -> Result<Vec<ResourceId>, (Option<Code>, String)> {
-    let mut after = networks_first(wanted, draft)?;
-    for (other, Wait { condition, optional }) in &wanted.depends_on {
-        if draft.has_step(other) && *condition == DependencyCondition::ServiceStarted {
-            after.push(other.clone());
-            continue;
-        }
-        match condition_met(scene, other, *condition, draft) {
-            Err(_) if *optional && has_failed(scene, other, draft) => {}
-            met => met?,
-        }
-    }
-    Ok(after)
-}
-
-/// Whether nothing is to be expected of it before somebody mends it.
-fn has_failed(scene: &Scene<'_>, other: &ResourceId, draft: &Draft) -> bool {
-    if draft.blocked(other).is_some_and(|blocked| blocked.code.is_some()) {
-        return true;
-    }
-    let live = scene.observed.containers.get(other.name()).filter(|_| !draft.has_step(other));
-    live.is_some_and(|live| match live.state {
-        ContainerState::Exited => live.exit_code != Some(0),
-        ContainerState::Running => matches!(live.health, Health::Unhealthy | Health::None),
-        ContainerState::Created | ContainerState::Paused | ContainerState::Restarting | ContainerState::Removing | ContainerState::Dead => {
-            false
-        }
-    })
-}
-
-fn condition_met(
-    scene: &Scene<'_>,
-    other: &ResourceId,
-    condition: DependencyCondition,
-    draft: &Draft,
-) -> Result<(), (Option<Code>, String)> {
-    if let Some(blocked) = draft.blocked(other) {
-        let code = blocked.code.map(|_| Code::DependencyFailed);
-        return Err((code, format!("waits for `{}`: {}", other.name(), blocked.reason)));
-    }
-    let wanted = scene.lowered.containers.get(other);
-    let live = scene.observed.containers.get(other.name()).filter(|_| !draft.has_step(other));
-    let runs_once = wanted.is_some_and(|w| w.runs_once);
-    match condition {
-        DependencyCondition::ServiceStarted => Ok(()),
-        DependencyCondition::ServiceHealthy => healthy(other, live),
-        DependencyCondition::ServiceCompletedSuccessfully => completed(other, live, runs_once),
-    }
-}
-
-fn healthy(other: &ResourceId, live: Option<&ObservedContainer>) -> Result<(), (Option<Code>, String)> {
-    let name = other.name();
-    match live.filter(|l| l.state == ContainerState::Running).map(|l| l.health) {
-        Some(Health::Healthy) => Ok(()),
-        Some(Health::None) => {
-            Err((Some(Code::DependencyFailed), format!("waits for `{name}` to be healthy, but that has no healthcheck; give it one")))
-        }
-        Some(Health::Unhealthy) => Err((None, format!("waits for `{name}` to be healthy; it is unhealthy now"))),
-        Some(Health::Starting) | None => Err((None, format!("waits for `{name}` to be healthy"))),
-    }
-}
-
-fn completed(other: &ResourceId, live: Option<&ObservedContainer>, runs_once: bool) -> Result<(), (Option<Code>, String)> {
-    let name = other.name();
-    match live.filter(|l| l.state == ContainerState::Exited).map(|l| l.exit_code.unwrap_or_default()) {
-        Some(0) => Ok(()),
-        Some(code) if runs_once => Err((Some(Code::DependencyFailed), format!("needs `{name}` to succeed, which exited with code {code}"))),
-        Some(_) | None => Err((None, format!("waits for `{name}` to complete"))),
-    }
 }
 
 /// Lets a container whose name is still borne by another one of ours wait until that has given it up.

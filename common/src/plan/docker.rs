@@ -7,23 +7,31 @@
 //! Containers and networks that we own are cattle: they are replaced when the slice says otherwise. Volumes hold
 //! data: they are made, and never replaced or removed. What bears other labels than ours is never touched.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::compare::{self, Difference};
 use super::draft::Draft;
 use super::lower::{self, Lowered, LoweredSpec};
-use super::{Action, Identity, NetworkTarget, Plan, VolumeTarget, adoption, containers};
+use super::{Action, Given, Identity, Mend, NetworkTarget, Plan, VolumeTarget, adoption, containers};
 use crate::fault::Code;
-use crate::id::{ResourceId, TopologyId};
+use crate::id::{ResourceId, TopologyId, VersionHash};
 use crate::observe::{Observed, ObservedContainer, ObservedNetwork, ObservedVolume, Owner};
 use crate::topology::{DriftPolicy, HostSpec};
 
-/// What must change so that the host matches `desired`. Total and deterministic.
+/// What must change so that a host of which nothing more is known matches `desired`.
 #[must_use]
 pub fn plan(identity: &Identity, desired: &HostSpec, observed: &Observed) -> Plan {
+    plan_given(identity, desired, observed, Given::default())
+}
+
+/// What must change so that the host matches `desired`, and what is left as it is though it differs. Total and deterministic.
+#[must_use]
+pub fn plan_given(identity: &Identity, desired: &HostSpec, observed: &Observed, given: Given<'_>) -> Plan {
     let lowered = lower::lower(identity, desired);
     let policy = desired.policy.map_or_else(DriftPolicy::default, |p| p.drift);
-    let scene = Scene { topology: &identity.topology, lowered: &lowered, observed, policy };
+    let scene =
+        Scene { identity, topology: &identity.topology, desired, lowered: &lowered, observed, policy, given, before: OnceCell::new() };
     let mut draft = Draft::default();
     for blocked in &lowered.blocked {
         draft.block(&blocked.resource, blocked.code, blocked.reason.clone());
@@ -59,10 +67,54 @@ pub(super) struct Scene<'a> {
     pub topology: &'a TopologyId,
     pub lowered: &'a LoweredSpec,
     pub observed: &'a Observed,
-    pub policy: DriftPolicy,
+    identity: &'a Identity,
+    desired: &'a HostSpec,
+    policy: DriftPolicy,
+    given: Given<'a>,
+    /// What was applied last, once somebody has asked for it; `None` when that is the same slice.
+    before: OnceCell<Option<LoweredSpec>>,
 }
 
 impl<'a> Scene<'a> {
+    /// What `resource` was to be by the slice that was applied last.
+    fn before(&self, resource: &ResourceId) -> Option<&VersionHash> {
+        let applied = self.given.applied?;
+        let other = || (applied != self.desired).then(|| lower::lower(self.identity, applied));
+        self.before.get_or_init(other).as_ref().unwrap_or(self.lowered).hash_of(resource)
+    }
+
+    /// Whether `resource` was applied just as it is wanted now: then it is not the slice that changed.
+    pub fn had(&self, resource: &ResourceId) -> bool {
+        self.before(resource).is_some_and(|hash| self.lowered.hash_of(resource) == Some(hash))
+    }
+
+    /// Whether what differs about `resource` is left for an operator to decide.
+    pub fn is_left(&self, resource: &ResourceId) -> bool {
+        let policy = self.lowered.policies.get(resource).copied().unwrap_or(self.policy);
+        self.mend(resource).is_none() && policy == DriftPolicy::Inbox
+    }
+
+    /// Whether one field of `resource` is left for an operator to decide.
+    pub fn is_field_left(&self, resource: &ResourceId, field: &str) -> bool {
+        let is_given_up = || self.given.left.and_then(|left| left.get(resource)).is_some_and(|fields| fields.contains(field));
+        self.is_left(resource) || (self.mend(resource).is_none() && is_given_up())
+    }
+
+    /// Whether `resource`, which the slice does not want, is left as it is: it had no place in what was applied last either.
+    pub fn is_left_unwanted(&self, resource: &ResourceId) -> bool {
+        self.given.applied.is_some() && self.before(resource).is_none() && self.is_left(resource)
+    }
+
+    /// What an operator wants mended of `resource`.
+    pub fn mend(&self, resource: &ResourceId) -> Option<&'a Mend> {
+        self.given.mend.filter(|mend| mend.resource == *resource)
+    }
+
+    /// What a step on `resource` heals: nothing when the slice is new to it.
+    pub fn healed(&self, resource: &ResourceId, differences: Vec<Difference>) -> Vec<Difference> {
+        if self.had(resource) { differences } else { Vec::new() }
+    }
+
     /// Whether `owner` is this very resource of this topology.
     pub fn is(&self, owner: Option<&Owner>, resource: &ResourceId) -> bool {
         owner.is_some_and(|o| o.topology == self.topology.as_str() && o.resource == *resource)
@@ -107,8 +159,7 @@ fn plan_network(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Netw
         return;
     }
     let Some(live) = scene.observed.networks.get(&target.name) else {
-        draft.step(resource, Action::CreateNetwork(target.clone()), "does not exist".to_owned());
-        return;
+        return plan_missing(scene, resource, Action::CreateNetwork(target.clone()), draft);
     };
     let Some(owner) = live.owner.as_ref().filter(|o| scene.is(Some(o), resource)) else {
         if live.owner.is_none() && target.adopt.as_ref() == Some(&live.id) {
@@ -118,18 +169,39 @@ fn plan_network(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Netw
             return adoption::plan(resource, action, &differences, draft);
         }
         draft.block(resource, Some(Code::NotOwned), not_owned("network", &target.name, live.owner.as_ref()));
+        draft.drift(resource, vec![Difference::usurped("network")]);
         return;
     };
+    draft.drift(resource, live.guests.iter().map(|name| Difference::guest(name)).collect());
     let differences = compare::network(&target.spec, live);
     let replace = || Action::ReplaceNetwork { old_id: live.id.clone(), target: target.clone() };
     if owner.spec != lowered.hash.as_str() {
         draft.step(resource, replace(), changed(&differences));
-    } else if !differences.is_empty() {
-        match scene.policy {
-            DriftPolicy::Heal => draft.step(resource, replace(), compare::reasons(&differences)),
-            DriftPolicy::Inbox => draft.drift(resource, differences),
-        }
+    } else if differences.is_empty() {
+    } else if differences.iter().any(|d| scene.is_field_left(resource, &d.field)) {
+        draft.drift(resource, differences);
+    } else if let Some(reason) = unasked(scene, resource, &differences) {
+        draft.block(resource, Some(Code::PreconditionFailed), reason);
+    } else {
+        draft.step(resource, replace(), compare::reasons(&differences));
+        draft.heal(resource, scene.healed(resource, differences));
     }
+}
+
+/// Makes what is not there, unless it went after it had been made and is left so.
+fn plan_missing(scene: &Scene<'_>, resource: &ResourceId, create: Action, draft: &mut Draft) {
+    if scene.had(resource) && scene.is_field_left(resource, compare::PRESENCE) {
+        return draft.leave_missing(resource);
+    }
+    draft.step(resource, create, "does not exist".to_owned());
+    draft.heal(resource, scene.healed(resource, vec![Difference::missing()]));
+}
+
+/// Why `resource` is not made anew, though an operator asked for it to be mended: nobody said that all its fields may be reset.
+pub(super) fn unasked(scene: &Scene<'_>, resource: &ResourceId, differences: &[Difference]) -> Option<String> {
+    let mend = scene.mend(resource)?;
+    let reset = compare::reasons(differences);
+    (!mend.replaces).then(|| format!("to mend it, it must be made anew, which resets all its fields ({reset}); order it with that allowed"))
 }
 
 /// Why an object whose label bears another hash is made anew.
@@ -150,7 +222,7 @@ fn plan_volume(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Volum
         return;
     }
     let Some(live) = scene.observed.volumes.get(&target.name) else {
-        draft.step(resource, Action::CreateVolume(target.clone()), "does not exist".to_owned());
+        plan_missing(scene, resource, Action::CreateVolume(target.clone()), draft);
         return;
     };
     let Some(owner) = live.owner.as_ref().filter(|o| scene.is(Some(o), resource)) else {
@@ -162,6 +234,7 @@ fn plan_volume(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Volum
             return adoption::plan(resource, Action::AdoptVolume(target.clone()), &differences, draft);
         }
         draft.block(resource, Some(Code::NotOwned), not_owned("volume", &target.name, live.owner.as_ref()));
+        draft.drift(resource, vec![Difference::usurped("volume")]);
         draft.unusable.insert(resource.clone());
         return;
     };
@@ -206,6 +279,10 @@ fn plan_network_order(scene: &Scene<'_>, removed: &BTreeMap<ResourceId, (&str, &
         }
     }
     for (resource, (name, network)) in removed {
+        if scene.is_left_unwanted(resource) {
+            draft.drift(resource, vec![Difference::unwanted()]);
+            continue;
+        }
         let taken = subnets(network);
         let wanted: Vec<&ResourceId> = pools.iter().filter(|(_, p)| overlap(p, &taken)).map(|(r, _)| r).collect();
         draft.step(resource, Action::RemoveNetwork { id: network.id.clone() }, "not in the slice".to_owned());
@@ -423,7 +500,7 @@ mod tests {
         let begun = replan(&engine_with(ContainerState::Exited), &shared(1));
         assert_eq!(verbs(&begun), [format!("start {proxy}"), "replace docker/container/edge-app-1".to_owned()]);
         let mut careful = shared(1);
-        careful.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox });
+        careful.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None });
         let mut engine = settled(&careful);
         engine.containers.get_mut("edge-app-1").unwrap().config.as_mut().unwrap().options.network_mode = Some("container:0123".to_owned());
         assert_eq!(verbs(&replan(&engine, &careful)), ["replace docker/container/edge-app-1"]);
@@ -490,7 +567,7 @@ mod tests {
     fn inbox_changes_nothing_and_tells() {
         let mut engine = settled(&full());
         let mut inbox = full();
-        inbox.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox });
+        inbox.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None });
         engine.containers.get_mut("edge-site-1").unwrap().config.as_mut().unwrap().restart = None;
         let plan = replan(&engine, &inbox);
         assert!(plan.steps.is_empty());

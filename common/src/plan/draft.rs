@@ -17,6 +17,8 @@ pub(super) struct Draft {
     acts_on: BTreeMap<String, ResourceId>,
     blocked: BTreeMap<ResourceId, Blocked>,
     drift: Vec<Drift>,
+    /// What is left as missing as it is.
+    missing: BTreeSet<ResourceId>,
     /// Blocked resources that others cannot use as they are.
     pub unusable: BTreeSet<ResourceId>,
 }
@@ -27,7 +29,8 @@ impl Draft {
         if let Some(id) = action.container_id() {
             self.acts_on.insert(id.to_owned(), resource.clone());
         }
-        let step = Step { resource: resource.clone(), action, reason, after: BTreeSet::new(), tolerates: BTreeSet::new() };
+        let step =
+            Step { resource: resource.clone(), action, reason, after: BTreeSet::new(), tolerates: BTreeSet::new(), heals: Vec::new() };
         self.steps.insert(resource.clone(), step);
     }
 
@@ -47,6 +50,24 @@ impl Draft {
     /// Notes differences that no step mends.
     pub fn drift(&mut self, resource: &ResourceId, differences: Vec<Difference>) {
         self.drift.extend(differences.into_iter().map(|d| d.into_drift(resource)));
+    }
+
+    /// Notes that `resource` is not there and is left so.
+    pub fn leave_missing(&mut self, resource: &ResourceId) {
+        self.drift(resource, vec![Difference::missing()]);
+        self.missing.insert(resource.clone());
+    }
+
+    /// Whether `resource` is not there and is left so.
+    pub fn stays_missing(&self, resource: &ResourceId) -> bool {
+        self.missing.contains(resource)
+    }
+
+    /// Notes what the step of `resource` mends.
+    pub fn heal(&mut self, resource: &ResourceId, differences: Vec<Difference>) {
+        if let Some(step) = self.steps.get_mut(resource) {
+            step.heals = differences.into_iter().map(|d| d.into_drift(resource)).collect();
+        }
     }
 
     /// Makes the step of `resource` wait for that of `first`, unless that one already waits for it. Resources without

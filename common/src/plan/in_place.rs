@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(verbs(&healed), ["update docker/container/edge-site-1"]);
         assert_eq!(healed.steps[0].action.effect(), Effect::InPlace);
         let mut inbox = wanted;
-        inbox.policy = Some(crate::topology::Policy { drift: crate::topology::DriftPolicy::Inbox });
+        inbox.policy = Some(crate::topology::Policy { drift: crate::topology::DriftPolicy::Inbox, loop_breaker: None });
         let left = plan(&identity(), &inbox, &engine.observed());
         assert!(left.steps.is_empty() && left.drift.len() == 2, "{left:?}");
         // What the operator changes is changed, whatever the policy.

@@ -16,10 +16,12 @@ use crate::id::{ResourceId, TopologyId, VersionHash, sha256_hex};
 use crate::observe::{LABEL_BASE, LABEL_CLUSTER, LABEL_HOST, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY};
 use crate::topology::limits::REPLICAS_MAX;
 use crate::topology::{
-    DEFAULT_NETWORK, Dependency, DependencyCondition, DockerSpec, HostSpec, MountKind, MountSpec, NetworkSpec, Options, RestartPolicy,
-    SealedFile, SealedKind, ServiceSpec, VolumeSpec,
+    DEFAULT_NETWORK, Dependency, DependencyCondition, DockerSpec, DriftPolicy, HostSpec, MountKind, MountSpec, NetworkSpec, Options,
+    RestartPolicy, SealedFile, SealedKind, ServiceSpec, VolumeSpec,
 };
 
+/// What stands between a container's name and its predecessor's id in [`beside_name`].
+pub(super) const BESIDE: &str = "-new-";
 /// Digits of the predecessor's id in the name that its successor bears.
 const ID_IN_NAME: usize = 12;
 
@@ -41,8 +43,20 @@ pub struct LoweredSpec {
     pub volumes: BTreeMap<ResourceId, Lowered<VolumeTarget>>,
     /// Containers, as many for each service as it says.
     pub containers: BTreeMap<ResourceId, LoweredContainer>,
+    /// What to do when one of these is not as wanted, where the slice says so of it.
+    pub policies: BTreeMap<ResourceId, DriftPolicy>,
     /// What cannot be lowered.
     pub blocked: Vec<Blocked>,
+}
+
+impl LoweredSpec {
+    /// The hash of what `resource` shall be; `None` when it is not wanted.
+    #[must_use]
+    pub fn hash_of(&self, resource: &ResourceId) -> Option<&VersionHash> {
+        let networks = || self.networks.get(resource).map(|n| &n.hash);
+        let volumes = || self.volumes.get(resource).map(|v| &v.hash);
+        self.containers.get(resource).map(|c| &c.lowered.hash).or_else(networks).or_else(volumes)
+    }
 }
 
 /// A container with what the planner must know beside its target.
@@ -107,7 +121,7 @@ pub fn container_names<'a>(topology: &'a TopologyId, service: &'a str, spec: &'a
 #[must_use]
 pub fn beside_name(engine_name: &str, predecessor_id: &str) -> String {
     let short: String = predecessor_id.chars().take(ID_IN_NAME).collect();
-    format!("{engine_name}-new-{short}")
+    format!("{engine_name}{BESIDE}{short}")
 }
 
 /// Whether a volume of some topology could have this name. Others are nothing to a driver.
@@ -227,6 +241,7 @@ fn lower_network(identity: &Identity, name: &str, spec: Option<&NetworkSpec>, ou
     let mut spec = spec.cloned().unwrap_or_default();
     spec.name = None;
     let adopt = spec.adopt.take();
+    out.policies.extend(spec.drift.take().map(|policy| (resource.clone(), policy)));
     match hash_of(&resource, &engine_name, &spec) {
         Ok(_) if out.networks.contains_key(&resource) => {
             out.blocked.push(bad(&resource, format!("two networks would be named `{engine_name}`")))
@@ -243,7 +258,8 @@ fn lower_volume(identity: &Identity, name: &str, spec: &VolumeSpec, out: &mut Lo
     let engine_name = volume_name(&identity.topology, name, spec);
     let resource = volume_resource(&engine_name);
     let adopt = spec.adopt.clone();
-    let spec = VolumeSpec { name: None, adopt: None, ..spec.clone() };
+    out.policies.extend(spec.drift.map(|policy| (resource.clone(), policy)));
+    let spec = VolumeSpec { name: None, adopt: None, drift: None, ..spec.clone() };
     match hash_of(&resource, &engine_name, &spec) {
         Ok(_) if out.volumes.contains_key(&resource) => {
             out.blocked.push(bad(&resource, format!("two volumes would be named `{engine_name}`")))
@@ -286,6 +302,7 @@ fn lower_service(identity: &Identity, docker: &DockerSpec, service: &str, spec: 
         }
         match lower_container(identity, docker, (service, engine_name), spec, &resource, out) {
             Ok(container) => {
+                out.policies.extend(spec.drift.map(|policy| (resource.clone(), policy)));
                 out.containers.insert(resource, container);
             }
             Err(blocked) => out.blocked.push(blocked),
@@ -339,7 +356,7 @@ fn lower_container(
     }
     let pull = lowered.pull_policy.take().unwrap_or_default();
     let update = std::mem::take(&mut lowered.update);
-    (lowered.replicas, lowered.container_name) = (None, None);
+    (lowered.replicas, lowered.container_name, lowered.drift) = (None, None, None);
     let adopt = lowered.adopt.take();
     let changeable = Changeable::take(&mut lowered);
     let base = hash_of(resource, &engine_name, &BaseContent { spec: &lowered, sealed: &sealed, renewed_with })?;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
-use crate::topology::{NetworkSpec, PullPolicy, SealedFile, ServiceSpec, Update, VolumeSpec};
+use crate::topology::{HostSpec, NetworkSpec, PullPolicy, SealedFile, ServiceSpec, Update, VolumeSpec};
 
 pub mod adoption;
 pub mod api;
@@ -19,7 +19,10 @@ pub mod compare;
 mod containers;
 pub mod docker;
 mod draft;
+#[cfg(test)]
+mod drifted;
 pub mod fields;
+mod gates;
 mod in_place;
 pub mod lower;
 pub mod model;
@@ -70,6 +73,42 @@ pub struct Step {
     /// Of these, what it waits for and begins without when it has failed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub tolerates: BTreeSet<ResourceId>,
+    /// What had been as the slice says and is so again by it; nothing when it is the slice that changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub heals: Vec<Drift>,
+}
+
+/// What the planner goes by besides the slice and what it sees.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Given<'a> {
+    /// The slice that was applied last. What is otherwise than in that has drifted; what that says otherwise is a change. Without one
+    /// nothing has drifted that is not there.
+    pub applied: Option<&'a HostSpec>,
+    /// Fields that are left as they are for an operator to decide, whatever the policy.
+    pub left: Option<&'a Fields>,
+    /// What is mended whatever the policy.
+    pub mend: Option<&'a Mend>,
+}
+
+/// Fields of resources.
+pub type Fields = BTreeMap<ResourceId, BTreeSet<String>>;
+
+/// What an operator wants to be as the slice says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mend {
+    /// The resource.
+    pub resource: ResourceId,
+    /// These fields of it alone; all of them, if empty.
+    pub fields: BTreeSet<String>,
+    /// Whether another object may take its place, and so all its fields are reset.
+    pub replaces: bool,
+}
+
+impl Mend {
+    /// Whether `field` is one of those that are wanted.
+    fn covers(&self, field: &str) -> bool {
+        self.fields.is_empty() || self.fields.contains(field)
+    }
 }
 
 /// A resource that waits for something outside this plan, or can't be mended without an operator.

@@ -3,7 +3,7 @@
 //! The planner's properties are tested against it, and the simulated driver keeps one in a file. It is stricter
 //! than a real engine: a step on an object that is not ours is an error here, never an effect.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -146,6 +146,7 @@ impl Engine {
             internal: target.spec.internal.unwrap_or_default(),
             ipam,
             labels: own_labels(&target.labels),
+            guests: BTreeSet::new(),
         };
         self.networks.insert(target.name.clone(), network);
         Ok(())

@@ -139,11 +139,18 @@ pub(crate) static POLICY: Object = Object {
     name: "a policy",
     definition: "policy",
     about: "What to do when a live value differs from the file.",
-    keys: &[required(
-        "drift",
-        Form::OneOf(&["heal", "inbox"]),
-        "`heal` mends reversible differences at once; `inbox` changes nothing and tells the operator.",
-    )],
+    keys: &[
+        required(
+            "drift",
+            Form::OneOf(&["heal", "inbox"]),
+            "`heal` mends reversible differences at once; `inbox` changes nothing and tells the operator.",
+        ),
+        key(
+            "loop_breaker",
+            Form::Bool,
+            "Whether what was healed 3 times within 10 minutes is left to the operator from then on; `true` when left out.",
+        ),
+    ],
     never: &[],
     later: &[],
 };
@@ -236,6 +243,11 @@ pub(crate) static NETWORK: Object = Object {
             Form::Pattern(ID),
             "The engine's id of the network that is taken over as it is. The host's policy file must allow it.",
         ),
+        key(
+            "drift",
+            Form::OneOf(&["heal", "inbox"]),
+            "What to do when the network is not as the file says, instead of what the policy says.",
+        ),
     ],
     never: &[],
     later: &["enable_ipv4"],
@@ -294,6 +306,11 @@ pub(crate) static VOLUME: Object = Object {
             "Whether it is there without Moorline, and only used. The host's policy file must allow it.",
         ),
         key("adopt", Form::Text, "The name of the volume that is taken over as it is. The host's policy file must allow it."),
+        key(
+            "drift",
+            Form::OneOf(&["heal", "inbox"]),
+            "What to do when the volume is not as the file says, instead of what the policy says.",
+        ),
     ],
     never: &[],
     later: &[],

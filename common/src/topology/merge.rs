@@ -52,10 +52,11 @@ fn replace<T>(base: &mut Option<T>, later: Option<T>) {
 }
 
 fn network(base: &mut NetworkSpec, later: NetworkSpec) {
-    let NetworkSpec { name, external, adopt, driver, driver_opts, attachable, enable_ipv6, internal, ipam, labels } = later;
+    let NetworkSpec { name, external, adopt, drift, driver, driver_opts, attachable, enable_ipv6, internal, ipam, labels } = later;
     replace(&mut base.name, name);
     base.external |= external;
     replace(&mut base.adopt, adopt);
+    replace(&mut base.drift, drift);
     replace(&mut base.driver, driver);
     base.driver_opts.extend(driver_opts);
     replace(&mut base.attachable, attachable);
@@ -72,10 +73,11 @@ fn network(base: &mut NetworkSpec, later: NetworkSpec) {
 }
 
 fn volume(base: &mut VolumeSpec, later: VolumeSpec) {
-    let VolumeSpec { name, external, adopt, driver, driver_opts, labels } = later;
+    let VolumeSpec { name, external, adopt, drift, driver, driver_opts, labels } = later;
     replace(&mut base.name, name);
     base.external |= external;
     replace(&mut base.adopt, adopt);
+    replace(&mut base.drift, drift);
     replace(&mut base.driver, driver);
     base.driver_opts.extend(driver_opts);
     base.labels.extend(labels);
@@ -85,6 +87,7 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     let ServiceSpec {
         container_name,
         adopt,
+        drift,
         image,
         platform,
         pull_policy,
@@ -111,6 +114,7 @@ fn service(base: &mut ServiceSpec, later: ServiceSpec) {
     } = later;
     replace(&mut base.container_name, container_name);
     replace(&mut base.adopt, adopt);
+    replace(&mut base.drift, drift);
     if !image.is_empty() {
         base.image = image;
     }

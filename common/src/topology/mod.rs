@@ -177,6 +177,17 @@ impl HostSpec {
 pub struct Policy {
     /// `heal` mends reversible differences at once; `inbox` waits for an operator.
     pub drift: DriftPolicy,
+    /// Whether a field that was healed again and again is left to an operator from then on; it is, if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loop_breaker: Option<bool>,
+}
+
+impl Policy {
+    /// Whether a field that was healed again and again is left to an operator from then on.
+    #[must_use]
+    pub fn breaks_loops(&self) -> bool {
+        self.loop_breaker.unwrap_or(true)
+    }
 }
 
 /// See [`Policy::drift`].
@@ -232,6 +243,9 @@ pub struct NetworkSpec {
     /// The engine's id of the network that is taken over as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<String>,
+    /// What to do when it is not as the slice says; what the host's policy says, if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftPolicy>,
     /// The network driver; the engine's default is `bridge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,
@@ -294,6 +308,9 @@ pub struct VolumeSpec {
     /// The name of the volume that is taken over as it is: its name on the engine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<String>,
+    /// What to do when it is not as the slice says; what the host's policy says, if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftPolicy>,
     /// The volume driver; the engine's default is `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<String>,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Options, SealedMount};
+use super::{DriftPolicy, Options, SealedMount};
 
 /// A service. <https://github.com/compose-spec/compose-spec/blob/main/05-services.md>
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,9 @@ pub struct ServiceSpec {
     /// The engine's id of the container that is taken over as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopt: Option<String>,
+    /// What to do when its containers are not as the slice says; what the host's policy says, if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftPolicy>,
     /// The image, as `docker run` would take it.
     pub image: String,
     /// What the image is made for: `linux/arm64`; the engine's own platform when `None`.

@@ -73,7 +73,7 @@ pub fn create(dir: &Path, args: &InitArgs) -> Result<PathBuf, CmdError> {
     fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(io_failed(dir))?;
     let pki = Pki::create(dir, &args.cluster, SystemTime::now()).map_err(CmdError::failed)?;
     SqliteStore::create(&dir.join(sqlite::FILE), args.cluster.as_str()).map_err(CmdError::failed)?;
-    let bundle = operator::write_bundle(dir, &pki, &args.operator, config::advertised(&config.advertise, config.listen))?;
+    let bundle = operator::write_bundle(dir, &pki, &args.operator, true, config::advertised(&config.advertise, config.listen))?;
     // Last: a folder with this file is a whole hub.
     let path = dir.join(config::FILE);
     let text = toml::to_string(&file).map_err(CmdError::failed)?;

@@ -31,6 +31,9 @@ pub enum OperatorVerb {
     Add {
         /// The operator's name.
         name: String,
+        /// Let the operator decide about drift, too: accept, revert, ignore.
+        #[arg(long)]
+        admin: bool,
     },
 }
 
@@ -39,13 +42,13 @@ pub enum OperatorVerb {
 /// # Errors
 /// [`CmdError`].
 pub fn run(dir: &Path, args: &OperatorArgs) -> Result<(), CmdError> {
-    let OperatorVerb::Add { name } = &args.verb;
+    let OperatorVerb::Add { name, admin } = &args.verb;
     check_name(name)?;
     let config = Config::load(dir, None)?;
     let cluster = SqliteStore::cluster(&dir.join(sqlite::FILE)).map_err(CmdError::failed)?;
     let cluster = ClusterId::parse(cluster).map_err(CmdError::failed)?;
     let pki = Pki::load(dir, &cluster).map_err(CmdError::failed)?;
-    let bundle = write_bundle(dir, &pki, name, config::advertised(&config.advertise, config.listen))?;
+    let bundle = write_bundle(dir, &pki, name, *admin, config::advertised(&config.advertise, config.listen))?;
     say(&format!(
         "Bundle for operator `{name}` written to {}.
 Bring it to the operator's machine by a private way; it gives transport only. What the operator may sign
@@ -63,8 +66,8 @@ pub(super) fn check_name(name: &str) -> Result<(), CmdError> {
 }
 
 /// Makes a bundle and writes it below `dir`.
-pub(super) fn write_bundle(dir: &Path, pki: &Pki, name: &str, hubs: Vec<String>) -> Result<PathBuf, CmdError> {
-    let bundle = pki.operator_bundle(name, hubs, SystemTime::now()).map_err(CmdError::failed)?;
+pub(super) fn write_bundle(dir: &Path, pki: &Pki, name: &str, is_admin: bool, hubs: Vec<String>) -> Result<PathBuf, CmdError> {
+    let bundle = pki.operator_bundle(name, is_admin, hubs, SystemTime::now()).map_err(CmdError::failed)?;
     let json = zeroize::Zeroizing::new(serde_json::to_vec_pretty(&bundle).map_err(CmdError::failed)?);
     let folder = dir.join(DIR);
     let path = folder.join(format!("{name}.json"));

@@ -14,7 +14,7 @@ use super::delivery::Delivery;
 use super::types::{Beat, Outgoing, ReportBrief, Unkept, reported, target};
 use crate::limits;
 use crate::rate::Minute;
-use crate::store::{RefusalRecord, RefusedKind, TargetRecord, Witness};
+use crate::store::{DriftReport, RefusalRecord, RefusedKind, TargetRecord, Witness};
 
 /// An open session.
 pub(super) struct Session {
@@ -56,6 +56,8 @@ pub(super) struct Live {
     /// What it said of operations lately, and of which that nobody here knows.
     pub(super) op_words: Minute,
     pub(super) unknown_receipts: Minute,
+    /// What it said of its drift last, in this run of the hub.
+    pub(super) drift: Option<DriftReport>,
     /// What it pulls now, by the word of its open session.
     pub(super) pulls: Vec<Pulling>,
     /// The newest journal record that its heartbeats named.
@@ -77,9 +79,9 @@ impl Live {
         self.report.as_ref().filter(|r| r.digest == *digest).map(|r| r.present.clone())
     }
 
-    /// What an operation keeps unlike the slice.
+    /// What an operation keeps unlike the slice, and what is left to an operator: sending the slice again mends neither.
     pub(super) fn held(&self) -> BTreeSet<ResourceId> {
-        self.report.as_ref().map(|r| r.held.keys().cloned().collect()).unwrap_or_default()
+        self.report.as_ref().map(|r| r.held.keys().chain(&r.drifted).cloned().collect()).unwrap_or_default()
     }
 
     pub(super) fn is_converged(&self) -> bool {

@@ -23,7 +23,7 @@ pub use sight::Said;
 pub use types::{Beat, BeatOutcome, Cut, Outgoing, ReportBrief, SessionHold, Snapshot, Unkept, View, Way, reported, target};
 
 use crate::limits;
-use crate::store::{HostRecord, HostState, RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
+use crate::store::{DriftReport, HostRecord, HostState, RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
 
 /// All hosts. Clones share them.
 #[derive(Clone, Default)]
@@ -180,6 +180,7 @@ impl Fleet {
         let Some(live) = inner.hosts.get_mut(host) else { return };
         live.unkept.beat = said.beat.or(live.unkept.beat.take());
         live.unkept.report = said.report.or(live.unkept.report.take());
+        live.unkept.drift = said.drift.or(live.unkept.drift.take());
         inner.unkept.insert(host.clone());
     }
 
@@ -257,6 +258,17 @@ impl Fleet {
         let fault = fault?;
         live.error_due = None;
         live.tell_error(fault.code.as_str(), &fault.message, now_ms)
+    }
+
+    /// Takes over what a host said of its drift; gives it back when that is news.
+    pub fn drift(&self, host: &HostId, report: DriftReport) -> Option<DriftReport> {
+        let mut inner = self.lock();
+        let live = inner.hosts.get_mut(host)?;
+        if live.drift.as_ref() == Some(&report) {
+            return None;
+        }
+        live.drift = Some(report.clone());
+        Some(report)
     }
 
     /// Takes over a report that was kept by an earlier run, unless a newer one has come.
@@ -436,7 +448,7 @@ mod tests {
         let (fleet, host, second) = (Fleet::default(), HostId::of_key(&[1; 32]), Duration::from_secs(1));
         let (tx, _rx) = mpsc::channel(1);
         let _hold = fleet.open(&host, HostEpoch::parse("0".repeat(32)).unwrap(), tx, 0, 0);
-        let say = |n: u64| fleet.keep(&host, Unkept { beat: Some((Vec::new(), n)), report: None });
+        let say = |n: u64| fleet.keep(&host, Unkept { beat: Some((Vec::new(), n)), ..Unkept::default() });
         let ask = |now_ms| fleet.unkept(9, second, now_ms).into_iter().map(|(_, said)| said.beat.map(|b| b.1)).collect::<Vec<_>>();
         say(1);
         assert_eq!(ask(5_000), [Some(1)], "the first word at once");

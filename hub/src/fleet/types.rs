@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Delivery;
-use crate::store::{RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
+use crate::store::{DriftReport, RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
 
 /// What the hub sends to an agent.
 #[derive(Debug)]
@@ -114,6 +114,8 @@ pub struct ReportBrief {
     pub present: BTreeSet<ResourceId>,
     /// What an operation keeps unlike the slice, and which.
     pub held: BTreeMap<ResourceId, OpId>,
+    /// What differs and is left to an operator.
+    pub drifted: BTreeSet<ResourceId>,
     /// The last error of the last apply.
     pub last_error: Option<Fault>,
     /// The first resource that is not as wanted.
@@ -132,6 +134,7 @@ impl ReportBrief {
         Self {
             digest,
             present: report.observed.present(),
+            drifted: report.apply.drift.into_iter().map(|d| d.resource).collect(),
             held: report.apply.held.into_iter().take(HELD_MAX).map(|h| (h.resource, h.op_id)).collect(),
             last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
             first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),
@@ -186,7 +189,7 @@ pub struct Snapshot {
     pub target: Option<Arc<TargetRecord>>,
     /// What it has, if its report is of its newest observation.
     pub present: Option<BTreeSet<ResourceId>>,
-    /// What an operation keeps unlike the slice on it.
+    /// What an operation keeps unlike the slice on it, and what is left to an operator.
     pub held: BTreeSet<ResourceId>,
     /// What it refused.
     pub refusals: BTreeMap<RefusedKind, RefusalRecord>,
@@ -224,6 +227,8 @@ pub struct Unkept {
     pub beat: Option<(Vec<u8>, u64)>,
     /// A report.
     pub report: Option<Box<ReportRecord>>,
+    /// What it said of its drift, when that is another than before.
+    pub drift: Option<Box<DriftReport>>,
 }
 
 /// What came of a heartbeat.

@@ -139,10 +139,21 @@ impl Service {
             for host in self.hub.fleet.waiting_for_ops() {
                 wake(&self.hub, &host);
             }
+            if let Err(error) = self.reopen_drift().await {
+                tracing::error!(%error, "drifts that were ignored for long enough could not be opened again; it is tried again");
+            }
             if let Err(error) = self.expire().await {
                 tracing::error!(%error, "operations whose time is over could not be ended; it is tried again");
             }
         }
+    }
+
+    /// Opens drifts again that were ignored for long enough.
+    async fn reopen_drift(&self) -> Result<()> {
+        while self.hub.store.has_drift_to_reopen(self.hub.clock.unix_ms()).await?
+            && self.hub.store.reopen_drift(limits::DRIFT_REOPENED_BATCH).await? > 0
+        {}
+        Ok(())
     }
 
     async fn expire(&self) -> Result<()> {

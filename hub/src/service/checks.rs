@@ -84,6 +84,7 @@ pub(super) async fn revision(
     base: Generation,
     source: Option<pb::Envelope>,
     slices: Vec<pb::HostSlice>,
+    accepts: Vec<pb::ShownDrift>,
     actor: &Actor,
 ) -> Result<NewRevision, Fault> {
     let root = hub.newest_root().await?;
@@ -112,6 +113,7 @@ pub(super) async fn revision(
         pushed_by: actor.subject.clone(),
         slices,
         rollout: None,
+        accepts: super::drift::shown(accepts)?,
     })
 }
 

@@ -13,6 +13,7 @@ pub mod operator;
 
 mod adopt;
 mod checks;
+mod drift;
 mod ops;
 mod rollouts;
 mod session;

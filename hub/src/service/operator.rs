@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{checks, fault_status, ops, permitted, rollouts, store_status, to_its_end, wire};
+use super::{checks, drift, fault_status, ops, permitted, rollouts, store_status, to_its_end, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -38,6 +38,13 @@ impl OperatorService {
     async fn admit(&self, peer: Result<Peer, Status>) -> Result<Actor, Status> {
         let peer = peer?;
         permitted(&self.hub, &peer, peer.operator(self.hub.clock.unix_s().0)).await?;
+        Ok(peer.actor())
+    }
+
+    /// Lets only those operators in who decide about drift.
+    async fn admit_admin(&self, peer: Result<Peer, Status>) -> Result<Actor, Status> {
+        let peer = peer?;
+        permitted(&self.hub, &peer, peer.admin(self.hub.clock.unix_s().0)).await?;
         Ok(peer.actor())
     }
 
@@ -189,14 +196,15 @@ impl Operator for OperatorService {
     }
 
     async fn push(&self, request: Request<pb::PushRequest>) -> Result<Response<pb::PushResponse>, Status> {
-        let actor = self.admit(Peer::of(&request)).await?;
+        let peer = Peer::of(&request);
         let wanted = request.into_inner();
+        let actor = if wanted.accepts.is_empty() { self.admit(peer).await? } else { self.admit_admin(peer).await? };
         let topology = wire::topology(&wanted.topology).map_err(fault_status)?;
         let base = Generation(wanted.base_generation);
         let (hub, by) = (self.hub.clone(), actor.clone());
         let refused = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, base.next());
         self.change(refused, async move {
-            let mut revision = checks::revision(&hub, &topology, base, wanted.source, wanted.slices, &by).await?;
+            let mut revision = checks::revision(&hub, &topology, base, wanted.source, wanted.slices, wanted.accepts, &by).await?;
             revision.rollout = rollouts::spread(&hub, &revision, wanted.rollout)?;
             let hosts: Vec<HostId> = revision.slices.iter().map(|s| s.host_id.clone()).collect();
             let words = if revision.down { "teardown" } else { "revision" };
@@ -314,6 +322,28 @@ impl Operator for OperatorService {
         self.admit(Peer::of(&request)).await?;
         let not_after_s = Peer::of(&request)?.not_after_s();
         ops::watch(&self.hub, ops::op_id(request.into_inner().op_id)?, not_after_s).await.map(Response::new)
+    }
+
+    async fn list_drift(&self, request: Request<pb::ListDriftRequest>) -> Result<Response<pb::ListDriftResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        drift::list(&self.hub, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_drift(&self, request: Request<pb::GetDriftRequest>) -> Result<Response<pb::GetDriftResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        drift::get(&self.hub, request.into_inner().id).await.map(Response::new)
+    }
+
+    async fn ignore_drift(&self, request: Request<pb::IgnoreDriftRequest>) -> Result<Response<pb::IgnoreDriftResponse>, Status> {
+        let actor = self.admit_admin(Peer::of(&request)).await?;
+        let (hub, by, wanted) = (self.hub.clone(), actor.clone(), request.into_inner());
+        self.change(NewEvent::new(Kind::DriftRefused, actor, ""), async move { drift::ignore(&hub, by, wanted).await }).await
+    }
+
+    async fn revert_drift(&self, request: Request<pb::RevertDriftRequest>) -> Result<Response<pb::RevertDriftResponse>, Status> {
+        let actor = self.admit_admin(Peer::of(&request)).await?;
+        let (hub, by, wanted) = (self.hub.clone(), actor.clone(), request.into_inner());
+        self.change(NewEvent::new(Kind::DriftRefused, actor, ""), async move { drift::revert(&hub, &by, wanted).await }).await
     }
 
     type GetJournalStream = ops::JournalStream;

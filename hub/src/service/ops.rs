@@ -15,14 +15,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{fault_status, store_status, wire};
+use super::{drift, fault_status, store_status, wire};
 use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
 use crate::fleet::Outgoing;
 use crate::hub::Hub;
 use crate::limits;
 use crate::ops::{self, Reading, Watch};
-use crate::store::{NewOp, OpQuery, OpRecord, StoreError};
+use crate::store::{NewOp, OpQuery, OpRecord, ShownDrift, StoreError};
 
 /// One operation's news for one caller.
 pub type OpStream = Pin<Box<dyn Stream<Item = Result<pb::Op, Status>> + Send>>;
@@ -31,18 +31,31 @@ pub type JournalStream = Pin<Box<dyn Stream<Item = Result<pb::GetJournalResponse
 
 /// Stores an operation and lets it go out.
 pub(super) async fn submit(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<pb::SubmitOpResponse, Fault> {
-    let (op, event) = check(hub, actor, json).await?;
+    let (op, known) = submit_with(hub, actor, json, None).await?;
+    Ok(pb::SubmitOpResponse { op: Some(op), known })
+}
+
+/// Stores an operation, one that `reverts` drifts with these, and lets it go out; gives it back, and whether it was stored before.
+pub(super) async fn submit_with(hub: &Hub, actor: &Actor, json: &[u8], reverts: Option<Vec<ShownDrift>>) -> Result<(pb::Op, bool), Fault> {
+    let (op, event, act) = check(hub, actor, json).await?;
     let host = op.host_id.clone();
-    let (record, known) = hub.store.submit_op(op, event).await.map_err(StoreError::into_fault)?;
+    let stored = match reverts {
+        Some(drifts) => {
+            drift::require_converge(&act)?;
+            hub.store.revert_drift(drifts, op, event).await
+        }
+        None => hub.store.submit_op(op, event).await,
+    };
+    let (record, known) = stored.map_err(StoreError::into_fault)?;
     if !known {
         tracing::info!(actor = actor.subject, op_id = %record.op_id, kind = record.kind, resource = record.resource, "operation submitted");
         ops::submitted(hub, &host);
     }
-    Ok(pb::SubmitOpResponse { op: Some(shown(hub, record)), known })
+    Ok((shown(hub, record), known))
 }
 
 /// An order that its host would accept, as far as the hub can tell.
-async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent), Fault> {
+async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent, Act), Fault> {
     if json.len() > OP_ENVELOPE_MAX {
         return Err(Fault::new(Code::TooLarge, format!("the order has {} bytes; at most {OP_ENVELOPE_MAX} are taken", json.len())));
     }
@@ -92,7 +105,7 @@ async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent
         submitted_by: actor.subject.clone(),
         is_remedy: matches!(order.act, Act::Cancel { .. } | Act::Resolve { .. }),
     };
-    Ok((op, event))
+    Ok((op, event, order.act))
 }
 
 fn shown(hub: &Hub, record: OpRecord) -> pb::Op {

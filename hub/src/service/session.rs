@@ -4,10 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
+use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, HostId, TopologyId, sha256_hex};
+use moorline_common::observe::EngineState;
 use moorline_common::sign::{Envelope, PayloadType, Signed};
-use moorline_common::statement::ObservedReport;
+use moorline_common::statement::{DRIFT_MAX, ObservedReport};
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Said;
 use moorline_proto::{PROTOCOL_MIN, PROTOCOL_VERSION};
@@ -23,7 +25,7 @@ use crate::fleet::{Outgoing, ReportBrief, SessionHold, Unkept};
 use crate::hub::Hub;
 use crate::limits;
 use crate::ops;
-use crate::store::{RefusalRecord, RefusedKind, ReportRecord, StoreError, TargetRecord};
+use crate::store::{DriftReport, RefusalRecord, RefusedKind, ReportRecord, StoreError, TargetRecord};
 
 /// Opens a session and lets it run in its own task.
 pub(super) async fn open(hub: &Hub, peer: Peer, mut inbound: Streaming<pb::AgentMessage>) -> Result<SessionStream, Status> {
@@ -216,7 +218,7 @@ impl Session {
         ops::wake(&self.hub, &self.host);
         let (name, known) = self.hub.fleet.name(&self.host);
         if known && outcome.changed {
-            self.keep(Unkept { beat: Some((json, unix_ms)), report: None });
+            self.keep(Unkept { beat: Some((json, unix_ms)), ..Unkept::default() });
         }
         self.tell(outcome.error, &name, revision).await;
         Ok(())
@@ -255,7 +257,8 @@ impl Session {
         let revision = (report.apply.topology.clone(), report.apply.generation);
         if known {
             let record = ReportRecord { envelope: json, digest: observed.digest.clone(), received_ms: self.hub.clock.unix_ms() };
-            self.keep(Unkept { beat: None, report: Some(Box::new(record)) });
+            let drift = drift_report(&report).and_then(|drift| self.hub.fleet.drift(&self.host, drift)).map(Box::new);
+            self.keep(Unkept { beat: None, report: Some(Box::new(record)), drift });
         }
         let error = self.hub.fleet.report(&self.host, ReportBrief::new(report, observed.digest), self.hub.clock.monotonic_ms());
         self.tell(error, &name, revision).await;
@@ -315,6 +318,21 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// What a report says of drift; `None` when the host compared with nothing, or could not see.
+fn drift_report(report: &ObservedReport) -> Option<DriftReport> {
+    let ObservedReport { observed, apply, .. } = report;
+    let topology = apply.topology.clone()?;
+    if observed.engine != EngineState::Ready || observed.error.is_some() {
+        return None;
+    }
+    // Bounded here, too: the host signs what it likes.
+    let mut drift: Vec<Drift> = apply.drift.iter().take(DRIFT_MAX).map(Drift::shown).collect();
+    drift.sort();
+    drift.dedup_by(|a, b| a.resource == b.resource && a.field == b.field);
+    let is_whole = !apply.drift_cut && apply.drift.len() <= DRIFT_MAX;
+    Some(DriftReport { topology, generation: apply.generation, drift, is_whole })
 }
 
 /// Verifies a report: signed by the host, about the host, with the digest that it came with.

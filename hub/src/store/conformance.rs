@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::events::{Kind, NewEvent};
 use crate::limits;
 
+mod drift;
 mod ops;
 mod rollouts;
 
@@ -115,6 +116,7 @@ async fn push(case: &Case, name: &str, base: u64, slices: Vec<NewSlice>) -> supe
         pushed_by: "operator/ann".to_owned(),
         slices,
         rollout: None,
+        accepts: Vec::new(),
     };
     case.store.push(revision, event(Kind::Pushed)).await
 }

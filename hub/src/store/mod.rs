@@ -13,14 +13,17 @@ use moorline_common::rollout::Act;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Actor;
 use crate::events::{Event, NewEvent};
 
 #[cfg(test)]
 pub(crate) mod conformance;
+mod drift;
 mod ops;
 mod rollouts;
 pub mod sqlite;
 
+pub use drift::{DriftQuery, DriftRecord, DriftReport, DriftStatus, ShownDrift};
 pub use ops::{Advance, DueOp, NewOp, OpChange, OpQuery, OpRecord, UnknownOp, Witness};
 pub use rollouts::{NewRollout, RolloutChange, RolloutHost, RolloutRecord};
 
@@ -225,6 +228,8 @@ pub struct NewRevision {
     pub slices: Vec<NewSlice>,
     /// How it spreads; `None` gives all hosts their slices at once.
     pub rollout: Option<NewRollout>,
+    /// The drifts whose live values it takes over.
+    pub accepts: Vec<ShownDrift>,
 }
 
 /// A stored revision, without its source.
@@ -385,9 +390,9 @@ pub trait Store: Send + Sync + 'static {
     /// `session_opened` and `adopt` refuse it with `permission_denied`. Refuses with `not_found`.
     fn remove_host(&self, host: HostId, event: NewEvent) -> Verb<'_, ()>;
 
-    /// Stores a revision if its base is still the newest, and removes those that are too old to be kept. It ends the rollout that
-    /// is under way and begins its own: what a host that takes part should have stays what it was. Refuses with `base_moved` or
-    /// `already_applied`.
+    /// Stores a revision if its base is still the newest, closes the drifts that it accepts, and removes the revisions that are too old to
+    /// be kept. It ends the rollout that is under way and begins its own: what a host that takes part should have stays what it was.
+    /// Refuses with `base_moved`, `already_applied`, `drift_moved`, `drift_resolved` or `not_found`.
     fn push(&self, revision: NewRevision, event: NewEvent) -> Verb<'_, Generation>;
     /// Adds slices to the newest revision, and their hosts to its rollout. Refuses with `base_moved`, `already_applied`, `equivocation` or `not_found`.
     fn add_slices(&self, topology: TopologyId, generation: Generation, slices: Vec<NewSlice>, event: NewEvent) -> Verb<'_, ()>;
@@ -455,6 +460,22 @@ pub trait Store: Send + Sync + 'static {
     fn has_overdue_ops(&self, before: UnixSeconds) -> Verb<'_, bool>;
     /// Ends operations that were never sent and whose last moment was before `before`, each with its event.
     fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>>;
+
+    /// Takes over what a host, called `name`, said of its drift: opens, follows and closes rows, with their events.
+    fn report_drift(&self, host: HostId, name: String, report: DriftReport) -> Verb<'_, ()>;
+    /// Drifts, newest first.
+    fn drifts(&self, query: DriftQuery) -> Verb<'_, Vec<DriftRecord>>;
+    /// One drift.
+    fn drift(&self, id: u64) -> Verb<'_, Option<DriftRecord>>;
+    /// Leaves a drift alone until a moment in milliseconds since 1970. Refuses with `not_found` or `drift_resolved`.
+    fn ignore_drift(&self, id: u64, until_ms: u64, reason: String, by: Actor, event: NewEvent) -> Verb<'_, DriftRecord>;
+    /// Stores the operation that reverts these drifts; it is noted with them. Refuses as [`Store::submit_op`], with `not_found`,
+    /// `drift_resolved` and `drift_moved`, and with `invalid_argument` for those of another resource.
+    fn revert_drift(&self, drifts: Vec<ShownDrift>, op: NewOp, event: NewEvent) -> Verb<'_, (OpRecord, bool)>;
+    /// Whether [`Store::reopen_drift`] would open any.
+    fn has_drift_to_reopen(&self, now_ms: u64) -> Verb<'_, bool>;
+    /// Opens again what was ignored for long enough, each with its event; gives back how many.
+    fn reopen_drift(&self, limit: u32) -> Verb<'_, usize>;
 
     /// Records events, in order.
     fn record(&self, events: Vec<NewEvent>) -> Verb<'_, ()>;

@@ -276,6 +276,7 @@ impl Operator {
                 source: Some(signed.envelope().into()),
                 slices,
                 rollout: None,
+                accepts: Vec::new(),
             })
             .await?;
         Ok(())

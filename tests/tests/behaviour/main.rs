@@ -24,6 +24,8 @@ mod evil_orders;
 mod foreign_client;
 #[cfg(test)]
 mod heal;
+#[cfg(test)]
+mod inbox;
 mod inputs;
 #[cfg(test)]
 mod join;

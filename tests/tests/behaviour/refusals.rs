@@ -174,6 +174,7 @@ fn no_push_reaches_a_host_from_an_operators_certificate_without_an_operators_key
         source: Some(Signed::seal(&source, &[&stranger]).unwrap().envelope().into()),
         slices: vec![pb::HostSlice { host_id: next.host_id.to_string(), slice: Some(pb::Envelope { json: signed(&next, &stranger) }) }],
         rollout: None,
+        accepts: Vec::new(),
     };
     let status = operator.call(|mut c| async move { c.push(request).await }).unwrap_err();
     assert_eq!(moorline_proto::convert::from_status(&status).code.as_str(), "unknown_key", "{status:?}");

@@ -42,7 +42,8 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
         docker.list_volumes(None::<ListVolumesOptions>),
     )
     .map_err(|e| error::from_engine(&e, "observing the engine"))?;
-    let networks = networks_of(networks, owned);
+    let mut networks = networks_of(networks, owned);
+    note_guests(&mut networks, &containers, owned);
     let volumes = volumes.volumes.unwrap_or_default().into_iter().filter_map(|v| volume_of(v, owned)).collect();
     let names: BTreeMap<String, String> = containers.iter().filter_map(|c| Some((c.id.clone()?, name_of(c)?))).collect();
     let containers = stream::iter(containers.into_iter().map(|summary| container_of(engine, owned, &networks, &names, summary)))
@@ -53,6 +54,22 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
     let containers = without_stale_shares(containers);
     let (engine_version, engine_api) = (Some(engine.version.clone()), Some(engine.api.clone()));
     Ok(Observed { engine: EngineState::Ready, error: None, engine_version, engine_api, networks, volumes, containers, trimmed: false })
+}
+
+/// Notes which strangers are on networks of ours.
+fn note_guests(networks: &mut BTreeMap<String, ObservedNetwork>, containers: &[ContainerSummary], owned: &Ownership) {
+    for summary in containers {
+        let id = summary.id.as_deref().unwrap_or_default();
+        if owned.of(id, summary.labels.iter().flatten()).is_some() || owned.known.is_adopted(id) {
+            continue;
+        }
+        let joined = summary.network_settings.iter().flat_map(|s| s.networks.iter().flatten());
+        for (network, _) in joined {
+            if let Some(network) = networks.get_mut(network).filter(|n| n.owner.is_some()) {
+                network.guests.insert(name_of(summary).unwrap_or_else(|| id.to_owned()));
+            }
+        }
+    }
 }
 
 /// The engine allows several networks of one name: then ours counts.
@@ -96,6 +113,7 @@ pub(super) fn network_in_full(network: Network, owner: Option<Owner>) -> Observe
         internal: network.internal.unwrap_or_default(),
         ipam: Ipam { driver: ipam.driver, config: pools.collect() },
         labels: own_labels(&labels),
+        guests: BTreeSet::new(),
     }
 }
 

@@ -81,6 +81,7 @@ fn step(action: Action) -> Step {
         reason: String::new(),
         after: std::collections::BTreeSet::new(),
         tolerates: std::collections::BTreeSet::new(),
+        heals: Vec::new(),
     }
 }
 

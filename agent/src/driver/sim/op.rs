@@ -50,7 +50,7 @@ pub(super) fn prepare(world: &World, order: &OpOrder) -> Result<Value, DriverErr
             let live = world.engine.containers.get(name);
             evidence::admit_container(order, live.map(|c| Live { ours: c.owner.is_some(), is: world.life(c) }))?
         }
-        Act::Converge | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Cancel { .. } | Act::Resolve { .. } => {
+        Act::Converge(_) | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Cancel { .. } | Act::Resolve { .. } => {
             return Err(DriverError::no_such_operation(order));
         }
     };
@@ -197,7 +197,7 @@ fn act_on(world: &mut World, act: &Act, was: &Life, order: &OpOrder) -> Result<(
         Act::Exec(_)
         | Act::Pull
         | Act::Prune { .. }
-        | Act::Converge
+        | Act::Converge(_)
         | Act::Release
         | Act::TimeReset
         | Act::Confirm(_)
@@ -215,6 +215,7 @@ fn boot(world: &mut World, id: &str, order: &OpOrder) -> Result<(), DriverError>
         reason: String::new(),
         after: BTreeSet::new(),
         tolerates: BTreeSet::new(),
+        heals: Vec::new(),
     };
     let before = world.lives.get(id).map(|l| l.starts);
     world.engine.apply(&step).map_err(|e| failed(DriverErrorKind::Conflict, Code::OpFailed, &e.to_string()))?;

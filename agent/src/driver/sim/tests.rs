@@ -46,7 +46,9 @@ fn half_made(engine: &mut Engine, target: &ContainerTarget, name: &str) {
     let target = ContainerTarget { name: name.to_owned(), ..target.clone() };
     let resource = moorline_common::plan::lower::container_resource(name);
     let action = Action::CreateContainer(Arc::new(target));
-    engine.apply(&Step { resource, action, reason: String::new(), after: BTreeSet::new(), tolerates: BTreeSet::new() }).unwrap();
+    engine
+        .apply(&Step { resource, action, reason: String::new(), after: BTreeSet::new(), tolerates: BTreeSet::new(), heals: Vec::new() })
+        .unwrap();
     let container = engine.containers.get_mut(name).unwrap();
     container.state = ContainerState::Created;
     let config = container.config.as_mut().unwrap();
@@ -146,6 +148,7 @@ async fn faults_fail_the_named_step_with_their_words() {
         reason: String::new(),
         after: BTreeSet::new(),
         tolerates: BTreeSet::new(),
+        heals: Vec::new(),
     };
     assert_eq!(bench.driver.apply(&step).await.unwrap_err().message, "no space left");
 }

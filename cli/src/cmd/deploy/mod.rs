@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::plan::saved::Reviewed;
 use super::revision_file;
 use crate::approve;
+use crate::client::drift::Shown;
 use crate::client::{Client, HostView, RevisionView};
 use crate::clock;
 use crate::desired::{Desired, Source};
@@ -71,6 +72,8 @@ pub struct Aim {
     pub no_rollout: bool,
     /// How long to wait until every host is there; `None` does not wait.
     pub wait: Option<Duration>,
+    /// The drifts whose live values it takes over.
+    pub accepts: Vec<Shown>,
 }
 
 /// What shall become the newest revision.
@@ -313,7 +316,7 @@ fn note_place(client: &Client, aim: &Aim) -> Result<(), Failure> {
 /// # Errors
 /// [`Code::BaseMoved`] with the difference; whatever else the hub refuses.
 async fn hand_in(client: &Client, ui: &mut Ui, aim: &Aim, base: Generation, signed: &SignedRevision) -> Result<(), Failure> {
-    let Err(failure) = client.push(base, signed, aim.plan()).await else {
+    let Err(failure) = client.push(base, signed, aim.plan(), &aim.accepts).await else {
         let (generation, sha) = (signed.generation, signed.source.payload_sha256());
         if let Err(failure) = client.note_pushed(&aim.topology, generation, &sha, aim.accept_older_hub) {
             // The hub has it: nothing that is wrong here may hide that.

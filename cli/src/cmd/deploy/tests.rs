@@ -18,6 +18,7 @@ fn aim(text: Option<&str>) -> Aim {
         accept_older_hub: false,
         no_rollout: false,
         wait: None,
+        accepts: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use clap::Args;
-use moorline_common::op::{Act, Exec};
+use moorline_common::op::{Act, Converge, Exec};
 
 use super::{OnOne, OpVerb};
 use crate::clock;
@@ -70,7 +70,7 @@ pub fn read(verb: OpVerb) -> Result<(Act, OnOne), Failure> {
         OpVerb::Pull(on) => (Act::Pull, on),
         OpVerb::Destroy { on, volumes } => (Act::Destroy { volumes }, on),
         OpVerb::Prune { on, volumes } => (Act::Prune { volumes }, on.into()),
-        OpVerb::Converge(on) => (Act::Converge, on),
+        OpVerb::Converge(on) => (Act::Converge(Converge::default()), on),
         OpVerb::Release(on) => (Act::Release, on),
         OpVerb::TimeReset(on) => (Act::TimeReset, on.into()),
         OpVerb::Cancel { .. }

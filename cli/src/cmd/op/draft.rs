@@ -81,7 +81,7 @@ pub fn incarnation(
         };
     };
     // What is to be made or lifted need not be there.
-    let may_be_absent = matches!(act, Act::Pull | Act::Converge | Act::Release) || observed.trimmed;
+    let may_be_absent = matches!(act, Act::Pull | Act::Converge(_) | Act::Release) || observed.trimmed;
     let container = match resource.kind() {
         "docker/container" => {
             let found = observed.containers.get(resource.name());
@@ -261,7 +261,7 @@ pub(super) mod tests {
             ("volume/edge_data", "docker/volume/edge_data"),
             ("network/edge_front", "docker/network/edge_front"),
         ] {
-            assert_eq!(read(&Act::Converge, text), full);
+            assert_eq!(read(&Act::Converge(moorline_common::op::Converge::default()), text), full);
         }
         for (text, full) in [
             ("nginx:1.27", "docker/image/nginx:1.27"),
@@ -332,7 +332,7 @@ pub(super) mod tests {
             assert!(pick(&act, on, None, Some(&observed)).unwrap_err().is(Code::NotOwned), "{on}");
             assert_eq!(pick(&act, on, Some("any"), Some(&observed)).unwrap(), None, "the host judges");
         }
-        assert!(pick(&Act::Converge, "docker/container/zzz", None, Some(&observed)).is_ok());
+        assert!(pick(&Act::Converge(moorline_common::op::Converge::default()), "docker/container/zzz", None, Some(&observed)).is_ok());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::render::Ui;
 
 mod act;
-mod draft;
+pub mod draft;
 mod list;
 mod saved;
 pub mod submit;
@@ -223,10 +223,11 @@ pub struct OpWait {
 }
 
 impl OrderArgs {
-    /// As an operator orders who says nothing of it.
-    pub fn usual() -> Self {
-        let wait = OpWait { wait: true, no_wait: false, timeout_wait: crate::limits::OP_WAIT_DEFAULT };
-        Self { reason: String::new(), key: None, expires: None, incarnation: None, if_state: None, if_generation: None, save: None, wait }
+    /// An order like any other, given out for `reason`.
+    #[must_use]
+    pub fn usual(reason: &str, wait: OpWait) -> Self {
+        let reason = reason.to_owned();
+        Self { reason, key: None, expires: None, incarnation: None, if_state: None, if_generation: None, save: None, wait }
     }
 
     /// Whether the answer would not be waited for, or be another order's.
@@ -236,6 +237,12 @@ impl OrderArgs {
 }
 
 impl OpWait {
+    /// As an operator waits who says nothing of it.
+    #[must_use]
+    pub const fn usual() -> Self {
+        Self { wait: true, no_wait: false, timeout_wait: crate::limits::OP_WAIT_DEFAULT }
+    }
+
     fn limit(&self) -> Option<Duration> {
         (!self.no_wait).then_some(self.timeout_wait)
     }

@@ -103,7 +103,7 @@ impl Sent {
 /// Signs an order for a host and hands it in, without waiting for its end.
 pub async fn send(client: &Client, host: &HostView, act: &Act, resource: ResourceId, signers: &Signers) -> Result<Sent, Failure> {
     let binding = host.require_bound()?;
-    let statement = draft::statement(&client.root, binding, act, (resource, None), &OrderArgs::usual(), clock::now())?;
+    let statement = draft::statement(&client.root, binding, act, (resource, None), &OrderArgs::usual("", OpWait::usual()), clock::now())?;
     let sealed = draft::seal(&client.root, binding, &statement, signers)?;
     if let Some(lacks) = sealed.lacks {
         return Err(Failure::from(lacks).with_remedy("name the other operators' key files with --sign-with FILE"));
@@ -243,6 +243,8 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::WrongCluster
         | Code::WrongHost
         | Code::OutOfScope
+        | Code::DriftMoved
+        | Code::DriftResolved
         | Code::RootExpired
         | Code::BadRoot
         | Code::NoTrustRoot

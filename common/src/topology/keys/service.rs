@@ -16,6 +16,11 @@ pub(crate) static SERVICE: Object = Object {
             Form::Pattern(ID),
             "The engine's id of the container that is taken over as it is. The host's policy file must allow it.",
         ),
+        key(
+            "drift",
+            Form::OneOf(&["heal", "inbox"]),
+            "What to do when its containers are not as the file says, instead of what the policy says.",
+        ),
         key("platform", Form::Text, "What the image is made for, such as `linux/arm64`; the engine's own platform when left out."),
         key(
             "pull_policy",

@@ -8,7 +8,7 @@ use super::super::vars::Why;
 use super::super::{DockerSpec, Ipam, IpamPool, NetworkSpec, ObjectKind, SealedKind, Varying, VolumeSpec};
 use super::values;
 use super::walk::{Fields, Walker};
-use super::{sealed, service};
+use super::{drift, sealed, service};
 use crate::observe::LABEL_PREFIX;
 
 /// Names that the engine gives a meaning of its own.
@@ -74,6 +74,7 @@ pub(crate) fn network(w: &mut Walker<'_>, node: &Node) -> NetworkSpec {
         name,
         external,
         adopt: w.get(&fields, "adopt", |w, n| w.checked(n, values::engine_id)),
+        drift: w.get(&fields, "drift", drift),
         driver: w.get(&fields, "driver", |w, n| w.checked(n, non_empty)),
         driver_opts: w.get(&fields, "driver_opts", |w, n| Some(w.options(n))).unwrap_or_default(),
         attachable: w.get(&fields, "attachable", Walker::truth),
@@ -92,6 +93,7 @@ pub(crate) fn volume(w: &mut Walker<'_>, node: &Node) -> VolumeSpec {
         name,
         external,
         adopt: w.get(&fields, "adopt", |w, n| w.checked(n, values::engine_name)),
+        drift: w.get(&fields, "drift", drift),
         driver: w.get(&fields, "driver", |w, n| w.checked(n, non_empty)),
         driver_opts: w.get(&fields, "driver_opts", |w, n| Some(w.options(n))).unwrap_or_default(),
         labels: w.get(&fields, "labels", labels).unwrap_or_default(),

@@ -205,8 +205,13 @@ fn entry(w: &mut Walker<'_>, fields: &walk::Fields<'_>) -> Entry {
 
 fn policy(w: &mut Walker<'_>, node: &Node) -> Option<Policy> {
     let fields = w.object(node, &keys::POLICY)?;
-    let words = [("heal", DriftPolicy::Heal), ("inbox", DriftPolicy::Inbox)];
-    w.get(&fields, "drift", |w, n| w.one_of(n, &words)).map(|drift| Policy { drift })
+    let loop_breaker = w.get(&fields, "loop_breaker", Walker::truth);
+    w.get(&fields, "drift", drift).map(|drift| Policy { drift, loop_breaker })
+}
+
+/// `drift`, of a policy or of one object.
+pub(super) fn drift(w: &mut Walker<'_>, node: &Node) -> Option<DriftPolicy> {
+    w.one_of(node, &[("heal", DriftPolicy::Heal), ("inbox", DriftPolicy::Inbox)])
 }
 
 /// One object as it is for one host.

@@ -10,7 +10,7 @@ use super::super::vars::Why;
 use super::super::{Attachment, Dependency, DependencyCondition, Healthcheck, Nanos, PortSpec, Protocol, SealedKind, ServiceSpec};
 use super::docker::{labels, non_empty, optional};
 use super::walk::{Filled, Walker};
-use super::{deploy, mounts, options, sealed, values};
+use super::{deploy, drift, mounts, options, sealed, values};
 
 /// Reads an entry under `services`. An image may be missing here: another part may bring it.
 pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
@@ -24,6 +24,7 @@ pub(crate) fn service(w: &mut Walker<'_>, node: &Node) -> ServiceSpec {
     let mut service = ServiceSpec {
         container_name: w.get(&fields, "container_name", |w, n| w.checked(n, values::engine_name)),
         adopt: w.get(&fields, "adopt", |w, n| w.checked(n, values::engine_id)),
+        drift: w.get(&fields, "drift", drift),
         image: w.get(&fields, "image", |w, n| w.checked(n, values::image)).unwrap_or_default(),
         platform: w.get(&fields, "platform", |w, n| w.checked(n, values::platform)),
         pull_policy: w.get(&fields, "pull_policy", |w, n| w.parsed(n, values::pull_policy)),

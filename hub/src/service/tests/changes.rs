@@ -14,7 +14,7 @@ use crate::service::operator::OperatorService;
 /// A request as one of the operator's comes to the service.
 fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    let certificate = PeerCertificate { role: Role::Operator("ann".to_owned()), count: 0, not_after_s: u64::MAX };
+    let certificate = PeerCertificate { role: Role::Operator { name: "ann".to_owned(), is_admin: true }, count: 0, not_after_s: u64::MAX };
     request.extensions_mut().insert(Peer::new(([127, 0, 0, 1], 1).into(), Some(certificate)));
     request
 }

@@ -288,7 +288,7 @@ impl Kit {
         };
         let source = Some(pb::Envelope::from(Signed::seal(&source, &[&self.key]).unwrap().envelope()));
         let slices = slices.iter().map(|s| self.sealed(s)).collect();
-        pb::PushRequest { topology: topology.to_owned(), base_generation: base, source, slices, rollout: None }
+        pb::PushRequest { topology: topology.to_owned(), base_generation: base, source, slices, rollout: None, accepts: Vec::new() }
     }
 
     /// Pushes `content` for `agent` as the first revision of `edge`.

@@ -9,7 +9,7 @@ use super::{bound, code, event, sqlite};
 use crate::events::Kind;
 use crate::limits;
 
-fn new_op(host: &HostId, n: u64) -> NewOp {
+pub(super) fn new_op(host: &HostId, n: u64) -> NewOp {
     NewOp {
         op_id: OpId::parse(format!("0197a2b4-1c3d-7e5f-8a6b-{n:012x}")).unwrap(),
         host_id: host.clone(),
@@ -27,7 +27,7 @@ fn new_op(host: &HostId, n: u64) -> NewOp {
     }
 }
 
-fn change(stage: Stage, receipt: Option<&str>) -> OpChange {
+pub(super) fn change(stage: Stage, receipt: Option<&str>) -> OpChange {
     OpChange { stage, message: String::new(), same_as: None, fault: None, receipt: receipt.map(|r| r.as_bytes().to_vec()) }
 }
 

@@ -23,6 +23,7 @@ async fn spread(case: &Case, name: &str, base: u64, content: &str, hosts: &[Host
         pushed_by: "operator/ann".to_owned(),
         slices: hosts.iter().map(|h| slice(h, content)).collect(),
         rollout: Some(NewRollout { plan: Plan::default(), hosts: hosts.iter().cloned().collect::<BTreeSet<_>>() }),
+        accepts: Vec::new(),
     };
     case.store.push(revision, event(Kind::Pushed)).await.unwrap()
 }

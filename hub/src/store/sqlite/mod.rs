@@ -18,6 +18,7 @@ use super::{Result, StoreError};
 use crate::clock::Clock;
 use crate::limits;
 
+mod drift;
 mod enrol;
 mod events;
 mod live;
@@ -36,6 +37,7 @@ const SCHEMA: &[&str] = &[
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
+    include_str!("schema_6.sql"),
 ];
 
 /// A store that cannot be opened.

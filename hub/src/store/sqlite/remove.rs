@@ -16,6 +16,7 @@ pub(super) fn remove(tx: &Tx<'_>, host: &HostId, event: &NewEvent) -> Result<()>
         "DELETE FROM rollout_hosts WHERE host_id = ?1",
         "DELETE FROM slices WHERE host_id = ?1",
         "DELETE FROM ops WHERE host_id = ?1",
+        "DELETE FROM drift WHERE scope = ?1",
         "DELETE FROM tokens WHERE used_host = ?1",
     ] {
         tx.conn.prepare_cached(sql)?.execute([host.as_str()])?;

@@ -6,7 +6,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, ResourceId, TopologyId, VersionHash};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
-use super::{Result, StoreError, Tx, count, damaged, events, int, rollouts};
+use super::{Result, StoreError, Tx, count, damaged, drift, events, int, rollouts};
 use crate::events::NewEvent;
 use crate::limits;
 use crate::store::{FullRevision, NewRevision, NewSlice, RevisionRecord, TargetRecord};
@@ -53,6 +53,7 @@ pub(super) fn push(tx: &Tx<'_>, revision: &NewRevision, event: &NewEvent) -> Res
         insert_slice(tx, &revision.topology, generation, slice)?;
         assign(tx, &revision.topology, slice)?;
     }
+    drift::accept(tx, &revision.accepts, generation, &revision.pushed_by, &revision.message)?;
     events::append(tx, event)?;
     rollouts::supersede(tx, &revision.topology, generation)?;
     if let Some(rollout) = &revision.rollout {

@@ -5,12 +5,13 @@ use moorline_common::rollout::Act;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{SqliteStore, enrol, events, live, ops, remove, revisions, rollouts};
+use super::{SqliteStore, drift, enrol, events, live, ops, remove, revisions, rollouts};
+use crate::auth::Actor;
 use crate::events::{Event, NewEvent};
 use crate::store::{
-    Adoption, Advance, DueOp, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewOp, NewRevision, NewRoot, NewSlice,
-    NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord, RevisionRecord, RolloutChange, RolloutRecord, Store,
-    TargetRecord, UnknownOp, Verb, Witness,
+    Adoption, Advance, DriftQuery, DriftRecord, DriftReport, DueOp, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewOp,
+    NewRevision, NewRoot, NewSlice, NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord, RevisionRecord,
+    RolloutChange, RolloutRecord, ShownDrift, Store, TargetRecord, UnknownOp, Verb, Witness,
 };
 
 impl Store for SqliteStore {
@@ -144,6 +145,27 @@ impl Store for SqliteStore {
     }
     fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>> {
         Box::pin(self.write(move |tx| ops::expire(tx, before, limit)))
+    }
+    fn report_drift(&self, host: HostId, name: String, report: DriftReport) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| drift::report(tx, &host, &name, &report)))
+    }
+    fn drifts(&self, query: DriftQuery) -> Verb<'_, Vec<DriftRecord>> {
+        Box::pin(self.read(move |conn| drift::drifts(conn, &query)))
+    }
+    fn drift(&self, id: u64) -> Verb<'_, Option<DriftRecord>> {
+        Box::pin(self.read(move |conn| drift::drift(conn, id)))
+    }
+    fn ignore_drift(&self, id: u64, until_ms: u64, reason: String, by: Actor, event: NewEvent) -> Verb<'_, DriftRecord> {
+        Box::pin(self.write(move |tx| drift::ignore(tx, id, until_ms, &reason, &by, &event)))
+    }
+    fn revert_drift(&self, drifts: Vec<ShownDrift>, op: NewOp, event: NewEvent) -> Verb<'_, (OpRecord, bool)> {
+        Box::pin(self.write(move |tx| drift::revert(tx, &drifts, &op, &event)))
+    }
+    fn has_drift_to_reopen(&self, now_ms: u64) -> Verb<'_, bool> {
+        Box::pin(self.read(move |conn| drift::has_ignored_for_long(conn, now_ms)))
+    }
+    fn reopen_drift(&self, limit: u32) -> Verb<'_, usize> {
+        Box::pin(self.write(move |tx| drift::reopen(tx, limit)))
     }
     fn record(&self, new: Vec<NewEvent>) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| new.iter().try_for_each(|event| events::append(tx, event))))

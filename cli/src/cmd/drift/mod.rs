@@ -1,0 +1,179 @@
+//! `moorctl drift`: the inbox. The hub lists what differs; what a host really has its own signed report says.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use moorline_common::drift::Drift;
+use moorline_common::fault::{Code, Fault};
+use moorline_common::observe::Observed;
+use moorline_common::plan::Identity;
+
+use super::Env;
+use super::op::OpWait;
+use super::push::WaitArgs;
+use crate::client::drift::DriftFacts;
+use crate::client::{Client, HostView, ReportView};
+use crate::clock;
+use crate::error::Failure;
+use crate::inputs::InputArgs;
+use crate::render::Ui;
+
+mod accept;
+mod list;
+mod revert;
+
+/// What can be done about drift.
+#[derive(Debug, Subcommand)]
+pub enum DriftVerb {
+    /// List what differs and waits for a decision, newest first
+    Ls {
+        /// Only on this host
+        #[arg(value_name = "HOST")]
+        host: Option<String>,
+        /// Also what is resolved or ignored
+        #[arg(long)]
+        all: bool,
+        /// How many
+        #[arg(short = 'n', long, default_value_t = crate::limits::DRIFTS_DEFAULT, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        limit: u32,
+    },
+    /// Show one, what the host signed about it, and what each decision would do
+    Show {
+        /// Its number
+        id: u64,
+    },
+    /// Write what the host has into the topology file, and push that
+    Accept(AcceptArgs),
+    /// Make the host as the topology says
+    Revert {
+        /// Their numbers; all of one resource
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<u64>,
+        /// Why, for the record
+        #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+        reason: String,
+        /// How to wait
+        #[command(flatten)]
+        wait: OpWait,
+    },
+    /// Leave it alone for a time
+    Ignore {
+        /// Its number
+        id: u64,
+        /// For how long
+        #[arg(long = "for", default_value = "7d", value_name = "SPAN", value_parser = clock::parse_span)]
+        span: Duration,
+        /// Why, for the record
+        #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+        reason: String,
+    },
+}
+
+/// Arguments of `drift accept`.
+#[derive(Debug, Args)]
+pub struct AcceptArgs {
+    /// Its number
+    pub id: u64,
+    /// The topology file, which must say what the newest generation says; it is edited, comments stay
+    #[arg(short, long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Write it into this profile, for every host that uses it, instead of the host's own entry
+    #[arg(long, value_name = "PROFILE")]
+    pub in_profile: Option<String>,
+    /// What the file takes from this machine
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Why, for the history
+    #[arg(short, long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    pub message: String,
+    /// How the wait goes
+    #[command(flatten)]
+    pub wait: WaitArgs,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+/// `drift_moved`, `drift_resolved`; what signing, pushing and waiting can fail with.
+pub async fn run(verb: DriftVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    match verb {
+        DriftVerb::Ls { host, all, limit } => list::ls(env, ui, host.as_deref(), all, limit).await,
+        DriftVerb::Show { id } => list::show(env, ui, id).await,
+        DriftVerb::Accept(args) => accept::run(args, env, ui).await,
+        DriftVerb::Revert { ids, reason, wait } => revert::run(&ids, &reason, &wait, env, ui).await,
+        DriftVerb::Ignore { id, span, reason } => ignore(env, ui, id, span, &reason).await,
+    }
+}
+
+async fn ignore(env: &Env, ui: &mut Ui, id: u64, span: Duration, reason: &str) -> Result<u8, Failure> {
+    let client = env.client(ui).await?;
+    let until = client.hub_now_ms().saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+    let facts = client.ignore_drift(id, until, reason).await?;
+    ui.result(&facts, || format!("drift {id} is ignored until {}\n", facts.ignored_until))?;
+    Ok(0)
+}
+
+/// A drift that the hub shows, on a host whose own word on it was verified.
+struct Case {
+    facts: DriftFacts,
+    host: HostView,
+    report: ReportView,
+}
+
+impl Case {
+    /// The drift `id`, and what its host signed.
+    async fn of(client: &Client, facts: DriftFacts) -> Result<Self, Failure> {
+        let hosts = client.hosts(None).await?;
+        let host = hosts.into_iter().find(|h| h.host_id == facts.host_id && !h.pending);
+        let host = host.ok_or_else(|| Fault::new(Code::NotFound, format!("the host of drift {} is not there any more", facts.id)))?;
+        let report = client.report(&host).await?;
+        let report = report.ok_or_else(|| Fault::new(Code::NotFound, format!("host `{}` has sent no report", host.name)))?;
+        Ok(Self { facts, host, report })
+    }
+
+    /// What the host signed about the very field: this counts, and not what the hub shows.
+    ///
+    /// # Errors
+    /// [`Code::DriftResolved`] when it says nothing of it, or there is nothing to decide any more; [`Code::DriftMoved`] when the hub
+    /// shows another value.
+    fn signed(&self) -> Result<&Drift, Failure> {
+        let (id, shown) = (self.facts.id, &self.facts.drift);
+        if !self.facts.is_unresolved() {
+            let by = if self.facts.resolved_by.is_empty() { String::new() } else { format!(", by {}", self.facts.resolved_by) };
+            return Err(Fault::new(Code::DriftResolved, format!("drift {id} is {} already{by}", self.facts.status)).into());
+        }
+        let apply = &self.report.report.statement().apply;
+        let found = apply.drift.iter().find(|d| d.resource == shown.resource && d.field == shown.field);
+        let Some(found) = found else {
+            let message = format!(
+                "the report that host `{}` signed {} ago says nothing of {} {}: it is as wanted again, or never was otherwise",
+                self.host.name,
+                self.age(),
+                shown.resource,
+                shown.field
+            );
+            return Err(Fault::new(Code::DriftResolved, message).into());
+        };
+        if found.actual != shown.actual {
+            let message = format!("the hub shows {} for {}, the host signed {}", shown.actual, shown.field, found.actual);
+            return Err(Fault::new(Code::DriftMoved, message).into());
+        }
+        Ok(found)
+    }
+
+    fn observed(&self) -> &Observed {
+        &self.report.report.statement().observed
+    }
+
+    fn age(&self) -> String {
+        clock::span_words(self.report.age_s(clock::now()))
+    }
+
+    /// Who plans for the host, by what it follows.
+    fn identity(&self, client: &Client) -> Result<Identity, Failure> {
+        let topology = self.report.report.statement().apply.topology.clone();
+        let topology = topology.ok_or_else(|| Fault::new(Code::NotFound, format!("host `{}` follows no topology", self.host.name)))?;
+        Ok(Identity { cluster: client.root.cluster.clone(), host_id: self.host.host_id.clone(), topology })
+    }
+}
