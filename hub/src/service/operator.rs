@@ -390,10 +390,11 @@ async fn tail(hub: Hub, wanted: pb::EventsRequest, not_after_s: u64, tx: mpsc::S
                 () = tokio::time::sleep(Duration::from_secs(not_after_s.saturating_sub(hub.clock.unix_s().0))) => {}
             }
         }
+        page = hub.store.events(cursor, limits::EVENTS_PAGE, false).await;
+        // What was read since is not for who may no longer read.
         if not_after_s <= hub.clock.unix_s().0 {
             let _ = tx.send(Err(Status::unauthenticated("the client certificate has expired; renew it"))).await;
             return;
         }
-        page = hub.store.events(cursor, limits::EVENTS_PAGE, false).await;
     }
 }
