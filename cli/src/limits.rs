@@ -101,3 +101,5 @@ pub const SURVEYS_MAX: usize = 100;
 pub const ROLLOUTS_DEFAULT: u32 = 20;
 /// Hosts of a rollout that are pending or healthy and listed one by one; more are summed up.
 pub const ROLLOUT_HOSTS_NAMED: usize = 50;
+/// Rollouts among which those that are under way are looked for, the newest first; a hub lists no more.
+pub const ROLLOUTS_LOOKED: u32 = 1000;

@@ -113,8 +113,12 @@ impl Service {
 
     /// Takes over what the store has; what is remembered of hosts stays.
     async fn load(&mut self) -> Result<()> {
+        let records = self.hub.store.open_rollouts().await?;
+        // Also after a failure between a release and the fleet's word of it: what was given is given.
+        let given = records.iter().flat_map(|r| &r.hosts).filter(|h| h.standing == Standing::Released).map(|h| h.host_id.clone());
+        self.hub.retarget(given.collect()).await?;
         let mut known = std::mem::take(&mut self.open);
-        for record in self.hub.store.open_rollouts().await? {
+        for record in records {
             let key = (record.topology.clone(), record.generation);
             let open = match known.remove(&key) {
                 Some(open) => Open { record, ..open },

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Client;
 use crate::error::Failure;
+use crate::limits::ROLLOUTS_LOOKED;
 
 /// One rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -165,7 +166,7 @@ impl Client {
     /// What calls can fail with.
     pub async fn waiting_for_rollouts(&self) -> Result<BTreeMap<HostId, Generation>, Failure> {
         let mut waiting = BTreeMap::new();
-        let rollouts = match self.rollouts(None, 0).await {
+        let rollouts = match self.rollouts(None, ROLLOUTS_LOOKED).await {
             Ok(rollouts) => rollouts,
             Err(failure) if failure.is(Code::UnsupportedVersion) => return Ok(waiting),
             Err(failure) => return Err(failure),

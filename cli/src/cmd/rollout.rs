@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::client::rollouts::{RolloutFacts, RolloutHostFacts};
 use crate::clock;
 use crate::error::{EXIT_ERROR, Failure, LocalCode};
-use crate::limits::{ROLLOUT_HOSTS_NAMED, ROLLOUTS_DEFAULT, WATCH_INTERVAL_MIN};
+use crate::limits::{ROLLOUT_HOSTS_NAMED, ROLLOUTS_DEFAULT, ROLLOUTS_LOOKED, WATCH_INTERVAL_MIN};
 use crate::render::{Format, Table, Tone, Ui, plain};
 
 /// The verbs of `rollout`.
@@ -140,7 +140,7 @@ async fn status(args: StatusArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure>
 
 /// The topology whose rollout is meant when none is named: the only one that is under way, or else the only one.
 async fn only(client: &Client) -> Result<TopologyId, Failure> {
-    let rollouts = client.rollouts(None, 0).await?;
+    let rollouts = client.rollouts(None, ROLLOUTS_LOOKED).await?;
     let mut newest: BTreeMap<TopologyId, State> = BTreeMap::new();
     for rollout in rollouts {
         newest.entry(rollout.topology).or_insert(rollout.state);
