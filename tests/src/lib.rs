@@ -18,6 +18,7 @@
 //! | [`leaks`] | whether a value stands anywhere, in whichever form |
 //! | [`faults`] | system calls of a program that fail or take long |
 //! | [`evil`] | a hub that sends whatever a test tells it to |
+//! | [`storm`] | somebody who rages on the engine |
 //! | [`demo`] | the guided tour behind `cargo demo` |
 //!
 //! Everything here is synchronous for its callers: a test reads from top to bottom. It never touches
@@ -40,4 +41,5 @@ pub mod peer;
 pub mod process;
 pub mod proxy;
 pub mod registry;
+pub mod storm;
 pub mod wait;

@@ -161,6 +161,11 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
         }
         Some(live) => need_of(scene, resource, wanted, live, draft),
         None => match heir(scene, resource) {
+            // Left as it is, it may differ in more than its name.
+            Some((name, live)) if scene.is_left(resource) && scene.had(resource) && live.config.is_some() => {
+                draft.drift(resource, vec![Difference::renamed(&target.name, name)]);
+                need_of(scene, resource, wanted, live, draft)
+            }
             Some((name, live)) => {
                 let action = Action::ReplaceContainer { old_id: live.id.clone(), target: Arc::clone(target) };
                 (Need::Begin(action, format!("stands under the name `{name}`")), vec![Difference::renamed(&target.name, name)])

@@ -65,6 +65,8 @@ mod shown;
 #[cfg(test)]
 mod snapshot;
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod trial;
 #[cfg(test)]
 mod trust;

@@ -32,13 +32,23 @@ pub fn demo(args: &[String]) -> Result<()> {
 
 /// `cargo xtask crash`.
 pub fn crash(args: &[String]) -> Result<()> {
+    program("rounds", args)
+}
+
+/// Runs one of the tests' own programs on the engine.
+fn program(name: &str, args: &[String]) -> Result<()> {
     let _dockerd = needs::engine()?;
     let bins = build()?;
-    let mut rounds = Command::new(bins.join("rounds"));
-    rounds.args(args).env("MOORLINE_BIN_DIR", &bins).env("MOORLINE_REQUIRE_DOCKER", "1").current_dir(root()?);
-    let status = rounds.status().context("starting the rounds")?;
-    anyhow::ensure!(status.success(), "the rounds ended with {status}");
+    let mut program = Command::new(bins.join(name));
+    program.args(args).env("MOORLINE_BIN_DIR", &bins).env("MOORLINE_REQUIRE_DOCKER", "1").current_dir(root()?);
+    let status = program.status().with_context(|| format!("starting `{name}`"))?;
+    anyhow::ensure!(status.success(), "`{name}` ended with {status}");
     Ok(())
+}
+
+/// `cargo xtask storm`.
+pub fn storm(args: &[String]) -> Result<()> {
+    program("storm", args)
 }
 
 /// `cargo xtask test`.

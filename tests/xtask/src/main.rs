@@ -16,6 +16,8 @@ usage: cargo xtask <command>
   demo [--keep]             the guided tour: hub, operator and two agents as real processes
   crash [--rounds N] [--seed S]
                             random operations on the real engine while the agent is killed at random
+  storm [--minutes N] [--seed S]
+                            somebody kills, removes, changes and renames at random what a host has, under `heal` and under `inbox`
   tidy                      only the project's own checks of its source
 ";
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         Some("ci") => ci::all(),
         Some("demo") => ci::demo(rest),
         Some("crash") => ci::crash(rest),
+        Some("storm") => ci::storm(rest),
         Some("tidy") => tidy::check(),
         Some("help" | "--help" | "-h") => {
             cmd::say(USAGE);
