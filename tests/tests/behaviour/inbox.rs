@@ -11,7 +11,7 @@ use moorline_tests::process::Output;
 use moorline_tests::wait::{wait_for, wait_until};
 use serde_json::Value;
 
-use crate::setup::{EngineFleet, HOST, assert_says, event_kinds, moorctl};
+use crate::setup::{EngineFleet, HOST, assert_says, event_kinds, moorctl, sqlite};
 
 struct Inbox {
     t: EngineFleet,
@@ -250,4 +250,51 @@ fn of_two_operators_one_decides_and_who_is_no_admin_does_not() {
     assert_eq!(written, 1, "the other one's file is as it was");
     inbox.wait("mem_limit", "accepted", None);
     inbox.t.fleet.wait_converged(&inbox.t.operator, HOST, &inbox.name, 2).unwrap();
+}
+
+#[test]
+fn a_hostile_hub_shows_what_it_likes_and_gets_nothing_signed_that_the_host_did_not_sign() {
+    let Some(mut inbox) = Inbox::start("evilinbox") else { return };
+    let before = inbox.text();
+    inbox.set_memory("site", 128);
+    let id = inbox.wait("mem_limit", "open", Some("128m"));
+    let database = inbox.t.fleet.hub_dir().join("hub.sqlite");
+    let host = inbox.rows()[0]["host_id"].as_str().unwrap().to_owned();
+    let site = inbox.container("site");
+
+    // A row with another value, and rows for what is as wanted or not there at all.
+    sqlite(&database, &format!("UPDATE drift SET actual = '4g' WHERE id = {id}"));
+    for (resource, field, actual) in [
+        ("docker/container/X", "environment.GREETING", "owned"),
+        ("docker/container/X", "image", "evil:1"),
+        ("docker/network/Y", "presence", "missing"),
+    ] {
+        let resource = resource.replace('X', &site).replace('Y', &format!("{}_front", inbox.name));
+        let columns = "scope, resource, field, expected, actual, status, topology, generation, detected_ms, changed_ms";
+        let values = format!("'{host}', '{resource}', '{field}', 'x', '{actual}', 'open', '{}', 1, 1, 1", inbox.name);
+        sqlite(&database, &format!("INSERT INTO drift ({columns}) VALUES ({values})"));
+    }
+    assert_says(&inbox.drift(&["show", &id]), &["NOT VERIFIED", "the host signed 128m"]);
+    for row in inbox.rows() {
+        let number = row["id"].to_string();
+        for said in [inbox.accept(&number, &[]), inbox.drift(&["revert", &number])] {
+            assert!(said.code == 1 && (said.text().contains("drift_moved") || said.text().contains("drift_resolved")), "{said:?}");
+        }
+    }
+
+    // A report that is not the host's own.
+    sqlite(&database, &format!("UPDATE drift SET actual = '128m' WHERE id = {id}"));
+    inbox.drift(&["show", &id]).ok().map(|said| assert_says(&said, &["verified  the host signed"])).unwrap();
+    let forged = "UPDATE reports SET envelope = CAST(replace(CAST(envelope AS TEXT), '\"sig\":\"', '\"sig\":\"AAAA') AS BLOB)";
+    inbox.t.fleet.stop_agent(HOST).unwrap();
+    inbox.t.fleet.stop_hub().unwrap();
+    assert_eq!(sqlite(&database, forged), 1);
+    inbox.t.fleet.start_hub().unwrap();
+    let said = inbox.accept(&id, &[]);
+    assert!(said.code == 1 && !said.text().contains("drift_"), "{said:?}");
+    assert_eq!(inbox.text(), before);
+    let operator = inbox.t.fleet.operator().unwrap();
+    assert_eq!(operator.topologies().unwrap()[0].generation, 1, "nothing was pushed");
+    let ops = inbox.t.fleet.moorctl(&["op", "ls"]).unwrap();
+    assert_says(&ops, &["no operations"]);
 }
