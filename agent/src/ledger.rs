@@ -42,6 +42,14 @@ pub struct Current {
     pub last_error: Option<Fault>,
 }
 
+impl Floor {
+    /// Whether `current` has the content that was accepted.
+    #[must_use]
+    pub fn version_hash_is(&self, current: &Current) -> bool {
+        current.version_hash.as_ref() == Some(&self.version_hash)
+    }
+}
+
 impl Current {
     /// What is applied, as far as this agent can read it.
     #[must_use]

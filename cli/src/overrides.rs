@@ -59,14 +59,19 @@ pub fn of(drift: &Drift, topology: &TopologyId, spec: &HostSpec) -> Result<Overr
                 "to keep it as it is, order `moorctl op stop` or `moorctl op pause`: that holds it; or ignore the drift",
             ));
         }
-        NAME => (vec![NAME.to_owned()], json!(drift.actual)),
+        NAME => {
+            return Err(unsayable(
+                "a container that is named otherwise in the file is another one to its host",
+                "revert the drift, or push a file with `container_name`, which makes the container anew",
+            ));
+        }
         field if field.starts_with("containers.") => {
             return Err(unsayable("a stranger is shown, and nothing else", "ignore the drift, or see to the container on the host itself"));
         }
         field => value_of(field, drift, topology, docker, &object)?,
     };
     let path = ["docker".to_owned(), object.section.to_owned(), object.name].into_iter().chain(path).collect();
-    Ok(Override { path, value })
+    Ok(Override { path, value: literal(value) })
 }
 
 /// An object in the file.
@@ -168,6 +173,16 @@ fn attachment(
             format!("the network `{rest}` is none of this topology's"),
             "define it as an external one in the topology file by hand, or revert the drift",
         )),
+    }
+}
+
+/// `value` so that no variable of anybody's machine is filled in.
+fn literal(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace('$', "$$")),
+        Value::Array(items) => Value::Array(items.into_iter().map(literal).collect()),
+        Value::Object(map) => Value::Object(map.into_iter().map(|(key, value)| (key, literal(value))).collect()),
+        plain @ (Value::Null | Value::Bool(_) | Value::Number(_)) => plain,
     }
 }
 
@@ -275,9 +290,9 @@ hosts:
             (site, "restart", "{\"on-failure\":3}", "docker.services.site.restart: on-failure:3"),
             (site, "environment.A.B", "x", "docker.services.site.environment.A.B: x"),
             (site, "command", "[\"a\",\"b\"]", "docker.services.site.command: [\"a\",\"b\"]"),
+            (site, "environment.A", "${HOME} $5", "docker.services.site.environment.A: $${HOME} $$5"),
             (site, "ports", "8080:80/tcp, 81/udp", "docker.services.site.ports: [\"8080:80/tcp\",\"81/udp\"]"),
             (site, "presence", "missing", "docker.services.site.scale: 0"),
-            (site, "container_name", "elsewhere", "docker.services.site.container_name: elsewhere"),
             (site, "networks.edge_default", "attached", "docker.services.site.networks.default: {}"),
             (site, "networks.edge_front.ipv4_address", "10.0.0.9", "docker.services.site.networks.front.ipv4_address: 10.0.0.9"),
             ("container/edge-db.1-1", "networks.edge_front", "attached", "docker.services.db.1.networks: {\"default\":{},\"front\":{}}"),
@@ -288,6 +303,7 @@ hosts:
         }
         for (resource, field, actual, words) in [
             (site, "state", "exited (1)", "what runs"),
+            (site, "container_name", "elsewhere", "another one to its host"),
             (site, "mem_limit", "nothing", "cannot take away"),
             (site, "networks.edge_front", "not attached", "cannot take the network `front`"),
             (site, "networks.other", "attached", "none of this topology's"),

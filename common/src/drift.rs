@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ResourceId, sha256_hex};
 use crate::plan::Fields;
-use crate::plan::compare::STATE;
+use crate::plan::compare::{NAME, PRESENCE, STATE};
 
 /// A field that was healed so often within [`LOOP_WINDOW`] is left to an operator.
 pub const LOOP_HEALS: usize = 3;
@@ -37,6 +37,15 @@ impl Drift {
     pub fn shown(&self) -> Drift {
         let Drift { resource, field, expected, actual } = self;
         Drift { resource: resource.clone(), field: shown(field), expected: shown(expected), actual: shown(actual) }
+    }
+
+    /// Whether it says that an object of ours is not there under its name, or does not run.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        match self.field.as_str() {
+            PRESENCE => self.actual == "missing",
+            field => field == STATE || field == NAME,
+        }
     }
 
     /// Whether it cannot have come by itself, as the end of a container's process can.

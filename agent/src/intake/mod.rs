@@ -275,7 +275,7 @@ impl Intake {
             let verdict = judge::judge_slice(&slice, &desired.spec, &trust, context)?;
             vault.check(&desired.spec, &sealed)?;
             let admission = &mut desired.admission;
-            desired.applied = current.as_ref().and_then(Current::applied);
+            desired.applied = current.as_ref().filter(|row| is_whole(row, floor.as_ref())).and_then(Current::applied);
             if back.is_some() {
                 ledger.keep_back(admission)?;
             } else {
@@ -377,6 +377,12 @@ impl Intake {
         }
         self.trust.send_replace(Arc::new(trust));
     }
+}
+
+/// Whether the slice that was accepted last is applied as a whole: of one that came only so far nobody can tell what it made, and what
+/// is missing was not removed.
+fn is_whole(current: &Current, accepted: Option<&Floor>) -> bool {
+    accepted.is_some_and(|floor| floor.generation == current.generation && floor.version_hash_is(current))
 }
 
 /// What time it is at `boot`, by the wall clock and the ledger's floor.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::ResourceId;
 use moorline_common::op::Converge;
-use moorline_common::plan::{Given, Mend, docker, lower};
+use moorline_common::plan::{Action, Given, Mend, Plan, Step, docker, lower};
+use moorline_common::topology::{DriftPolicy, HostSpec};
 
 use super::{Op, Shared};
 use crate::driver::{Driver, DriverError, DriverErrorKind, OpResult};
@@ -61,6 +62,13 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 }
                 return Ok(OpResult { result: serde_json::json!({ "steps": steps }), fault: None });
             };
+            if let Some(other) = cut_off(&desired.spec, step, &plan) {
+                let message = format!(
+                    "{other} and whatever else is on this network would be cut from it, and the policy leaves that so; push it with `drift: heal`"
+                );
+                let fault = Fault::new(Code::PreconditionFailed, message);
+                return Ok(OpResult { fault: Some(fault), ..OpResult::default() });
+            }
             if let Some(needed) = step.after.iter().find(|r| *r != op.resource() && plan.steps.iter().any(|s| s.resource == **r)) {
                 let fault = Fault::new(Code::DependencyFailed, format!("it needs {needed}, which is not as the slice says"));
                 return Ok(OpResult { fault: Some(fault), ..OpResult::default() });
@@ -74,6 +82,15 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let fault = Fault::new(Code::OpFailed, format!("it is not as the slice says after {CONVERGE_ROUNDS_MAX} tries"));
         Ok(OpResult { fault: Some(fault), ..OpResult::default() })
     }
+}
+
+/// A container that loses its network by `step`, and that nobody joins to it again as the policy leaves all differences to an operator.
+fn cut_off<'p>(spec: &HostSpec, step: &Step, plan: &'p Plan) -> Option<&'p ResourceId> {
+    let is_inbox = |policy: Option<DriftPolicy>| policy == Some(DriftPolicy::Inbox);
+    let services = spec.docker.iter().flat_map(|docker| docker.services.values());
+    let leaves = is_inbox(spec.policy.map(|p| p.drift)) || services.into_iter().any(|service| is_inbox(service.drift));
+    let renews = leaves && matches!(step.action, Action::ReplaceNetwork { .. });
+    plan.steps.iter().find(|other| renews && other.after.contains(&step.resource)).map(|other| &other.resource)
 }
 
 fn no_slice(what: &str) -> Fault {

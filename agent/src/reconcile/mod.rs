@@ -129,6 +129,8 @@ pub struct Reconciler<D, J> {
     breaker: Breaker,
     /// Whether the host was as the slice says since that was taken up.
     was_settled: bool,
+    /// Whether anything was compared with the slice yet.
+    compared: bool,
     began: Instant,
     settled_push: Option<u64>,
     /// Whether the newest look found the host as wanted.
@@ -185,6 +187,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             drift: Vec::new(),
             breaker: Breaker::default(),
             was_settled: false,
+            compared: false,
             began: Instant::now(),
             settled_push: None,
             is_settled: false,
@@ -282,6 +285,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             self.work.stop();
             self.blocked.clear();
             self.drift.clear();
+            self.compared = false;
             self.breaker.reset();
             self.was_settled = false;
         }
@@ -359,7 +363,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             }
         }
         self.retries.retain_wanting(|r| self.touched.contains(r) || plan.steps.iter().any(|s| s.resource == *r), now);
-        (self.blocked, self.drift) = (plan.blocked, plan.drift);
+        (self.blocked, self.drift, self.compared) = (plan.blocked, plan.drift, true);
         self.breaker.seen(&self.drift, self.now_s());
         self.work.replan(plan.steps, held);
         if !settled {

@@ -25,7 +25,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             report.generation = desired.accepted;
             report.troubles = self.troubles();
             report.drift = self.drift.iter().take(DRIFT_MAX).map(Drift::shown).collect();
-            report.drift_cut = self.drift.len() > DRIFT_MAX;
+            // What was not compared yet is not as wanted for that.
+            report.drift_cut = self.drift.len() > DRIFT_MAX || !self.compared;
             report.held = self.held(&desired);
             let waits = self.blocked.iter().any(|b| b.code.is_none());
             report.converging =

@@ -51,11 +51,11 @@ pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     result.map_err(|e| failed(&e))
 }
 
-/// Writes `bytes` over a file of the operator's: whole or not at all, with the rights that it has.
+/// Writes `bytes` over a file of the operator's that holds `old`: whole or not at all, with the owner and the rights that it has.
 ///
 /// # Errors
-/// When it cannot be written; then the old content is untouched.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+/// When somebody has changed the file, or it cannot be written. Then the content is untouched.
+pub fn replace(path: &Path, old: &[u8], bytes: &[u8]) -> Result<(), Failure> {
     // What a link names is meant.
     let path = fs::canonicalize(path).map_err(|e| Failure::file("find", path, &e))?;
     let dir = folder_of(&path);
@@ -63,11 +63,18 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
     let temporary = dir.join(format!(".{name}.{}.tmp", std::process::id()));
     let _ = fs::remove_file(&temporary);
     let result = (|| {
-        let rights = fs::metadata(&path)?.permissions();
+        let rights = fs::metadata(&path)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         file.write_all(bytes)?;
-        file.set_permissions(rights)?;
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (rights.uid(), rights.gid()) {
+            std::os::unix::fs::fchown(&file, Some(rights.uid()), Some(rights.gid()))?;
+        }
+        file.set_permissions(rights.permissions())?;
         file.sync_all()?;
+        if fs::read(&path)? != old {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, "somebody has changed it meanwhile; run the same again"));
+        }
         fs::rename(&temporary, &path)?;
         File::open(dir)?.sync_all()
     })();

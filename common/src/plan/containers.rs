@@ -9,7 +9,7 @@ use super::docker::{Scene, changed, not_owned, unasked};
 use super::draft::Draft;
 use super::gates::{gate, networks_first};
 use super::lower::{self, LoweredContainer};
-use super::{Action, ContainerTarget, InPlace, Mend, adoption, api, in_place};
+use super::{Action, ContainerTarget, InPlace, adoption, api, in_place};
 use crate::fault::Code;
 use crate::id::ResourceId;
 use crate::observe::{ContainerConfig, ContainerState, ObservedContainer, Owner};
@@ -174,13 +174,13 @@ fn plan_one(scene: &Scene<'_>, resource: &ResourceId, wanted: &LoweredContainer,
         },
     };
     let healed = scene.healed(resource, differs);
-    let is_meant = |mend: &Mend| healed.iter().any(|d| mend.covers(&d.field));
     let is_left = healed.iter().any(|d| scene.is_field_left(resource, &d.field));
-    if !healed.is_empty() && (is_left || scene.mend(resource).is_some_and(|mend| !is_meant(mend))) {
+    if !healed.is_empty() && (is_left || !scene.is_meant(resource, &healed)) {
         return leave(resource, healed, draft);
     }
+    // Whatever the reason: who orders a change in place has not agreed to more.
     let need = match (need, unasked(scene, resource, &healed)) {
-        (Need::Begin(Action::ReplaceContainer { .. }, _), Some(reason)) if !healed.is_empty() => Need::Refuse(reason),
+        (Need::Begin(Action::ReplaceContainer { .. }, _), Some(reason)) => Need::Refuse(reason),
         (need, _) => need,
     };
     begin(scene, resource, wanted, need, draft);

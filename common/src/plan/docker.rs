@@ -110,6 +110,11 @@ impl<'a> Scene<'a> {
         self.given.mend.filter(|mend| mend.resource == *resource)
     }
 
+    /// Whether any of `differences` is what an operator wants mended, where one wants anything of `resource`.
+    pub fn is_meant(&self, resource: &ResourceId, differences: &[Difference]) -> bool {
+        self.mend(resource).is_none_or(|mend| differences.iter().any(|d| mend.covers(&d.field)))
+    }
+
     /// What a step on `resource` heals: nothing when the slice is new to it.
     pub fn healed(&self, resource: &ResourceId, differences: Vec<Difference>) -> Vec<Difference> {
         if self.had(resource) { differences } else { Vec::new() }
@@ -178,7 +183,7 @@ fn plan_network(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Netw
     if owner.spec != lowered.hash.as_str() {
         draft.step(resource, replace(), changed(&differences));
     } else if differences.is_empty() {
-    } else if differences.iter().any(|d| scene.is_field_left(resource, &d.field)) {
+    } else if differences.iter().any(|d| scene.is_field_left(resource, &d.field)) || !scene.is_meant(resource, &differences) {
         draft.drift(resource, differences);
     } else if let Some(reason) = unasked(scene, resource, &differences) {
         draft.block(resource, Some(Code::PreconditionFailed), reason);
@@ -190,11 +195,12 @@ fn plan_network(scene: &Scene<'_>, resource: &ResourceId, lowered: &Lowered<Netw
 
 /// Makes what is not there, unless it went after it had been made and is left so.
 fn plan_missing(scene: &Scene<'_>, resource: &ResourceId, create: Action, draft: &mut Draft) {
-    if scene.had(resource) && scene.is_field_left(resource, compare::PRESENCE) {
+    let missing = [Difference::missing()];
+    if scene.had(resource) && (scene.is_field_left(resource, compare::PRESENCE) || !scene.is_meant(resource, &missing)) {
         return draft.leave_missing(resource);
     }
     draft.step(resource, create, "does not exist".to_owned());
-    draft.heal(resource, scene.healed(resource, vec![Difference::missing()]));
+    draft.heal(resource, scene.healed(resource, missing.to_vec()));
 }
 
 /// Why `resource` is not made anew, though an operator asked for it to be mended: nobody said that all its fields may be reset.

@@ -59,6 +59,7 @@ fn in_inbox_everything_that_differs_is_a_row_and_nothing_is_done() {
             "edge-db-1 state: running -> exited (137)",
             "edge-probe-1 presence: present -> missing",
             "edge-site-1 container_name: edge-site-1 -> elsewhere",
+            "edge-site-1 state: running -> paused",
             "edge_back containers.spy: not attached -> attached",
             "edge_default presence: present -> missing",
         ]

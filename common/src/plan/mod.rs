@@ -106,7 +106,7 @@ pub struct Mend {
 
 impl Mend {
     /// Whether `field` is one of those that are wanted.
-    fn covers(&self, field: &str) -> bool {
+    pub(crate) fn covers(&self, field: &str) -> bool {
         self.fields.is_empty() || self.fields.contains(field)
     }
 }

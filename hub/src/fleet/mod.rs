@@ -190,6 +190,12 @@ impl Fleet {
         self.lock().hosts.get(host).and_then(|l| l.unkept.report.as_deref().cloned())
     }
 
+    /// What a host said of its drift that the store may not have yet.
+    #[must_use]
+    pub fn unkept_drift(&self, host: &HostId) -> Option<DriftReport> {
+        self.lock().hosts.get(host).and_then(|l| l.unkept.drift.as_deref().cloned())
+    }
+
     /// What the store is to have now: of at most `limit` hosts, none of which was asked for in the last `interval`.
     #[must_use]
     pub fn unkept(&self, limit: usize, interval: Duration, now_ms: u64) -> Vec<(HostId, Unkept)> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use moorline_common::convergence::{Reported, Target};
+use moorline_common::drift::Drift;
 use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, OpId, ResourceId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
@@ -114,7 +115,7 @@ pub struct ReportBrief {
     pub present: BTreeSet<ResourceId>,
     /// What an operation keeps unlike the slice, and which.
     pub held: BTreeMap<ResourceId, OpId>,
-    /// What differs and is left to an operator.
+    /// What is not there, or does not run, and is left so to an operator.
     pub drifted: BTreeSet<ResourceId>,
     /// The last error of the last apply.
     pub last_error: Option<Fault>,
@@ -134,7 +135,7 @@ impl ReportBrief {
         Self {
             digest,
             present: report.observed.present(),
-            drifted: report.apply.drift.into_iter().map(|d| d.resource).collect(),
+            drifted: report.apply.drift.into_iter().filter(Drift::is_absence).map(|d| d.resource).collect(),
             held: report.apply.held.into_iter().take(HELD_MAX).map(|h| (h.resource, h.op_id)).collect(),
             last_error: report.apply.last_error.map(|f| Fault::new(f.code, cut(&f.message))),
             first_trouble: first.map(|t| Fault::new(t.code, cut(&format!("{}: {}", t.resource, t.message)))),

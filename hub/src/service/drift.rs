@@ -1,5 +1,7 @@
 //! The inbox for operators. What a drift is worth the host's signed report says; the hub keeps what was decided.
 
+use std::collections::BTreeSet;
+
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::HostId;
 use moorline_common::op::Act;
@@ -46,6 +48,21 @@ pub(super) fn shown(drifts: Vec<pb::ShownDrift>) -> Result<Vec<ShownDrift>, Faul
     Ok(drifts.into_iter().map(|d| ShownDrift { id: d.id, actual: d.actual }).collect())
 }
 
+/// Lets the rows have what their hosts said last: what is decided is decided about that.
+pub(super) async fn catch_up(hub: &Hub, drifts: &[ShownDrift]) -> Result<(), Fault> {
+    let mut hosts = BTreeSet::new();
+    for one in drifts {
+        hosts.extend(hub.store.drift(one.id).await.map_err(StoreError::into_fault)?.map(|row| row.host_id));
+    }
+    for host in hosts {
+        if let Some(report) = hub.fleet.unkept_drift(&host) {
+            let (name, _) = hub.fleet.name(&host);
+            hub.store.report_drift(host, name, report).await.map_err(StoreError::into_fault)?;
+        }
+    }
+    Ok(())
+}
+
 pub(super) async fn list(hub: &Hub, wanted: pb::ListDriftRequest) -> Result<pb::ListDriftResponse, Status> {
     let host = (!wanted.host_id.is_empty()).then(|| HostId::parse(wanted.host_id)).transpose();
     let query = DriftQuery {
@@ -85,6 +102,7 @@ pub(super) async fn revert(hub: &Hub, by: &Actor, wanted: pb::RevertDriftRequest
         return Err(wire::invalid("the request names no drift"));
     }
     let json = wire::json(wanted.op, "operation")?;
+    catch_up(hub, &drifts).await?;
     let (op, _) = ops::submit_with(hub, by, &json, Some(drifts)).await?;
     Ok(pb::RevertDriftResponse { op: Some(op) })
 }

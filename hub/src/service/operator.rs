@@ -206,6 +206,7 @@ impl Operator for OperatorService {
         self.change(refused, async move {
             let mut revision = checks::revision(&hub, &topology, base, wanted.source, wanted.slices, wanted.accepts, &by).await?;
             revision.rollout = rollouts::spread(&hub, &revision, wanted.rollout)?;
+            drift::catch_up(&hub, &revision.accepts).await?;
             let hosts: Vec<HostId> = revision.slices.iter().map(|s| s.host_id.clone()).collect();
             let words = if revision.down { "teardown" } else { "revision" };
             let message = if revision.message.is_empty() { String::new() } else { format!(": {}", revision.message) };

@@ -1,11 +1,14 @@
 //! `moorctl drift accept`: the topology says from now on what the host has.
 
+use std::collections::BTreeSet;
+
+use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, TopologyId};
-use moorline_common::plan::compare::PRESENCE;
 use moorline_common::plan::docker::plan_given;
-use moorline_common::plan::{Given, Identity};
-use moorline_common::topology::HostSpec;
+use moorline_common::plan::lower::{self, LoweredSpec};
+use moorline_common::plan::{Effect, Given, Identity};
+use moorline_common::topology::{DriftPolicy, HostSpec, Policy};
 
 use super::{AcceptArgs, Case};
 use crate::client::Client;
@@ -16,7 +19,7 @@ use crate::desired::{self, Source};
 use crate::error::Failure;
 use crate::home::files;
 use crate::overrides::{self, Override};
-use crate::render::{Ui, diff};
+use crate::render::{Ui, diff, visible};
 
 /// How long the slices of the new revision may wait for delivery: as a push that says nothing.
 const DELIVER_WITHIN: std::time::Duration = std::time::Duration::from_secs(moorline_common::statement::DELIVER_WITHIN_DEFAULT_S);
@@ -47,6 +50,7 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     take_along(&mut source, &client, &scene)?;
     let before = scene.previous.spec_of(&case.host.host_id);
     let before = before.ok_or_else(|| Fault::new(Code::NotFound, format!("no slice of host `{}` verifies", case.host.name)))?;
+    require_shown(&identity, &before, &case, drift)?;
     let over = overrides::of(drift, &identity.topology, &before)?;
     let path = place(&source, &case, &args, &over)?;
     let edited = overrides::edit(&source.text, &path, &over.value)?;
@@ -54,21 +58,26 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     let mut after = desired::read_as(ui, &args.file, edited.as_bytes(), &args.inputs)?;
     take_along(&mut after, &client, &scene)?;
     require_only(&after, &scene, &case, args.in_profile.is_some(), ui)?;
-    require_agreed(&identity, &after, &scene, &before, &case)?;
+    let anew = require_agreed(&identity, &after, &scene, &before, &case)?;
     let difference = diff::unified(&source.text, &edited, &source.name, "with what the host has");
+    let difference: String = difference.lines().map(|line| visible(line) + "\n").collect();
     ui.note(diff::coloured(&difference).trim_end());
     ui.note(&format!(
         "{} {} on `{}` is {}, by the report that the host signed {} ago",
         drift.resource,
-        drift.field,
+        visible(&drift.field),
         case.host.name,
-        drift.actual,
+        visible(&drift.actual),
         case.age()
     ));
+    if let Some(anew) = anew {
+        ui.warn(&anew);
+    }
     ui.confirm(&format!("Write this into {} and push it?", source.name))?;
+    require_unmoved(&client, &case).await?;
     let old = source.text.clone();
     // First the file: a push that this machine does not have in its file would be undone by the next one.
-    files::replace(&args.file, edited.as_bytes())?;
+    files::replace(&args.file, source.text.as_bytes(), edited.as_bytes())?;
     let message = if args.message.is_empty() { format!("accept drift {}: {}", args.id, over.words()) } else { args.message.clone() };
     let aim = Aim {
         verb: Verb::Push,
@@ -89,6 +98,17 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     pushed
 }
 
+/// It may have moved while the question stood there.
+async fn require_unmoved(client: &Client, shown: &Case) -> Result<(), Failure> {
+    let now = Case::of(client, client.drift(shown.facts.id).await?).await?;
+    let (was, is) = (&shown.facts.drift, &now.signed()?.actual);
+    if *is != was.actual {
+        let message = format!("{} was shown for {}, the host has {} by now", visible(&was.actual), visible(&was.field), visible(is));
+        return Err(Fault::new(Code::DriftMoved, message).into());
+    }
+    Ok(())
+}
+
 /// Its secrets as they are here, its images as the newest generation pinned them.
 fn take_along(source: &mut Source, client: &Client, scene: &Scene) -> Result<(), Failure> {
     source.read_secrets(&client.context, &deploy::bound(&scene.hosts))?;
@@ -102,11 +122,11 @@ async fn put_back(client: &Client, ui: &mut Ui, topology: &TopologyId, args: &Ac
     let newest = client.current(topology, false).await.map(|current| current.and_then(|c| c.source).map(|s| s.into_statement().source));
     match newest {
         Ok(Some(pushed)) if pushed == edited => {}
-        Ok(_) if std::fs::read(&args.file).is_ok_and(|now| now == edited.as_bytes()) => match files::replace(&args.file, old.as_bytes()) {
+        Ok(_) => match files::replace(&args.file, edited.as_bytes(), old.as_bytes()) {
             Ok(()) => ui.note(&format!("{name} is as it was before")),
             Err(broken) => ui.warn(&format!("{name} has the new value, which is not pushed, and could not be put back: {broken}")),
         },
-        Ok(_) | Err(_) => {
+        Err(_) => {
             ui.warn(&format!("{name} has the new value, and whether it was pushed is not known ({failure}): run the same again"));
         }
     }
@@ -164,19 +184,80 @@ fn require_only(after: &Source, scene: &Scene, case: &Case, in_profile: bool, ui
     Err(Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy("edit the topology file by hand and push it"))
 }
 
-/// With the new file the host has what it shall have in that field.
-fn require_agreed(identity: &Identity, after: &Source, scene: &Scene, before: &HostSpec, case: &Case) -> Result<(), Failure> {
-    let wanted = after.slice(&scene.hosts)?;
-    let drift = &case.facts.drift;
-    let agrees = wanted.hosts.get(&case.host.host_id).is_some_and(|spec| {
-        let plan = plan_given(identity, spec, case.observed(), Given { applied: Some(before), ..Given::default() });
-        let differs = plan.drift.iter().any(|d| d.resource == drift.resource && d.field == drift.field);
-        let comes_back = drift.field == PRESENCE && plan.steps.iter().any(|s| s.resource == drift.resource);
-        !differs && !comes_back
-    });
-    if agrees {
+/// The same content, of which nothing is mended: what differs is told, all of it.
+fn left(spec: &HostSpec) -> HostSpec {
+    let mut spec = spec.clone();
+    spec.policy = Some(Policy { drift: DriftPolicy::Inbox, loop_breaker: None });
+    if let Some(docker) = &mut spec.docker {
+        docker.services.values_mut().for_each(|service| service.drift = None);
+        docker.networks.values_mut().for_each(|network| network.drift = None);
+        docker.volumes.values_mut().for_each(|volume| volume.drift = None);
+    }
+    spec
+}
+
+/// What this machine finds different on the host by what that signed. The words of fields are ours then, whatever a host calls them.
+fn found(identity: &Identity, spec: &HostSpec, case: &Case) -> Vec<Drift> {
+    let spec = left(spec);
+    let given = Given { applied: Some(&spec), ..Given::default() };
+    plan_given(identity, &spec, case.observed(), given).drift.iter().map(Drift::shown).collect()
+}
+
+/// The host's report must show the difference by itself, and not only say it.
+fn require_shown(identity: &Identity, before: &HostSpec, case: &Case, drift: &Drift) -> Result<(), Failure> {
+    let found = found(identity, before, case);
+    if !found.iter().any(|d| d.resource == drift.resource && d.field == drift.field && d.actual == drift.actual) {
+        let message = format!(
+            "what host `{}` signed of {} does not show {} for {}",
+            case.host.name,
+            drift.resource,
+            visible(&drift.actual),
+            visible(&drift.field)
+        );
+        return Err(Failure::from(Fault::new(Code::DriftMoved, message)).with_remedy("edit the topology file by hand and push it"));
+    }
+    let others: Vec<String> =
+        found.iter().filter(|d| d.resource == drift.resource && d.field != drift.field).map(|d| d.field.clone()).collect();
+    if others.is_empty() {
         return Ok(());
     }
-    let message = format!("the edited file still does not say {} for {} of {}", drift.actual, drift.field, drift.resource);
-    Err(Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy("edit the topology file by hand and push it"))
+    let message = format!("{} differs in {}, too, and a push for it would set that back", drift.resource, others.join(", "));
+    Err(Failure::from(Fault::new(Code::PreconditionFailed, message))
+        .with_remedy("revert these first, or write them into the file by hand and push it"))
+}
+
+/// With the new file the host has what it shall have in that field, and nothing else becomes another one by it. Gives what is made anew
+/// for it all the same.
+fn require_agreed(identity: &Identity, after: &Source, scene: &Scene, before: &HostSpec, case: &Case) -> Result<Option<String>, Failure> {
+    let drift = &case.facts.drift;
+    let by_hand = |message: String| {
+        Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy("edit the topology file by hand and push it")
+    };
+    let wanted = after.slice(&scene.hosts)?;
+    let spec = wanted.hosts.get(&case.host.host_id);
+    let spec = spec.ok_or_else(|| by_hand(format!("the edited file says nothing for host `{}`", case.host.name)))?;
+    if found(identity, spec, case).iter().any(|d| d.resource == drift.resource && d.field == drift.field) {
+        return Err(by_hand(format!(
+            "the edited file still does not say {} for {} of {}",
+            visible(&drift.actual),
+            drift.field,
+            drift.resource
+        )));
+    }
+    let (old, new) = (lower::lower(identity, before), lower::lower(identity, spec));
+    let all = |spec: &LoweredSpec| {
+        spec.networks.keys().chain(spec.volumes.keys()).chain(spec.containers.keys()).cloned().collect::<BTreeSet<_>>()
+    };
+    let changed = all(&old).union(&all(&new)).find(|r| **r != drift.resource && old.hash_of(r) != new.hash_of(r)).cloned();
+    if let Some(other) = changed {
+        return Err(by_hand(format!("the edited file would change {other}, too")));
+    }
+    let plan = plan_given(identity, spec, case.observed(), Given { applied: Some(before), ..Given::default() });
+    if let Some(blocked) = plan.blocked.iter().find(|b| b.resource == drift.resource) {
+        return Err(by_hand(format!("with the edited file {} could not be brought further: {}", drift.resource, blocked.reason)));
+    }
+    let step = plan.steps.iter().find(|s| s.resource == drift.resource && s.action.effect() != Effect::InPlace);
+    Ok(step.map(|step| {
+        format!("the push will {} {}: only another object can say of itself that this is meant", step.action.verb(), step.resource)
+    }))
 }

@@ -17,7 +17,7 @@ use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
 use crate::inputs::InputArgs;
-use crate::render::Ui;
+use crate::render::{Ui, visible};
 
 mod accept;
 mod list;
@@ -151,12 +151,17 @@ impl Case {
                 self.host.name,
                 self.age(),
                 shown.resource,
-                shown.field
+                visible(&shown.field)
             );
             return Err(Fault::new(Code::DriftResolved, message).into());
         };
         if found.actual != shown.actual {
-            let message = format!("the hub shows {} for {}, the host signed {}", shown.actual, shown.field, found.actual);
+            let message = format!(
+                "the hub shows {} for {}, the host signed {}",
+                visible(&shown.actual),
+                visible(&shown.field),
+                visible(&found.actual)
+            );
             return Err(Fault::new(Code::DriftMoved, message).into());
         }
         Ok(found)

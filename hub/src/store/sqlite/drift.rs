@@ -76,6 +76,7 @@ pub(super) fn report(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftRepor
         match known.iter().find(|row| is_same(row, drift)) {
             Some(row) if row.drift == *drift => {}
             Some(row) => follow(tx, row.id, drift)?,
+            None if is_accepted(tx, host, report, drift)? => {}
             None => open(tx, host, name, report, drift)?,
         }
     }
@@ -83,6 +84,15 @@ pub(super) fn report(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftRepor
         close_matching(tx, name, row)?;
     }
     prune(tx.conn, host)
+}
+
+/// Whether a revision took this very value over that the host does not have yet.
+fn is_accepted(tx: &Tx<'_>, host: &HostId, report: &DriftReport, drift: &Drift) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM drift WHERE scope = ?1 AND resource = ?2 AND field = ?3 AND actual = ?4 AND status = 'accepted'
+         AND topology = ?5 AND accepted_generation > ?6)";
+    let values =
+        params![host.as_str(), drift.resource.as_str(), drift.field, drift.actual, report.topology.as_str(), int(report.generation.0)];
+    Ok(tx.conn.prepare_cached(sql)?.query_row(values, |row| row.get(0))?)
 }
 
 fn open(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftReport, drift: &Drift) -> Result<()> {
@@ -187,7 +197,9 @@ fn unresolved(conn: &Connection, id: u64) -> Result<DriftRecord> {
 pub(super) fn ignore(tx: &Tx<'_>, id: u64, until_ms: u64, reason: &str, by: &Actor, event: &NewEvent) -> Result<DriftRecord> {
     unresolved(tx.conn, id)?;
     tx.conn
-        .prepare_cached("UPDATE drift SET status = 'ignored', ignored_until_ms = ?2, reason = ?3, resolved_by = ?4 WHERE id = ?1")?
+        .prepare_cached(
+            "UPDATE drift SET status = 'ignored', ignored_until_ms = ?2, reason = ?3, resolved_by = ?4, op_id = '' WHERE id = ?1",
+        )?
         .execute(params![int(id), int(until_ms), reason, by.subject])?;
     events::append(tx, event)?;
     drift(tx.conn, id)?.ok_or_else(|| damaged("drift"))
