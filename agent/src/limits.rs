@@ -117,6 +117,8 @@ pub const PLACES_MAX: usize = 2048;
 /// Operations that have ended, and whose end no hub has acknowledged, together with those that have not: past it none is
 /// accepted.
 pub const OPS_KEPT_MAX: usize = 4096;
+/// Bytes of names and values of differences in an apply report: it shares an envelope with [`REPORT_BYTES_MAX`].
+pub const DRIFT_BYTES_MAX: usize = 256 * 1024;
 /// Troubles in an apply report.
 pub const TROUBLES_MAX: usize = 64;
 

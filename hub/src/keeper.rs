@@ -86,9 +86,9 @@ async fn keep_one(hub: &Hub, host: &HostId, said: Unkept) -> Result<()> {
     if let Some(report) = said.report {
         hub.store.keep_report(host.clone(), *report).await?;
     }
-    if let Some(drift) = said.drift {
+    if let Some((drift, events)) = said.drift {
         let (name, _) = hub.fleet.name(host);
-        hub.store.report_drift(host.clone(), name, *drift).await?;
+        hub.store.report_drift(host.clone(), name, *drift, events).await?;
     }
     Ok(())
 }

@@ -116,6 +116,8 @@ pub const OPS_OPEN_RESERVE: u64 = 64;
 pub const OPS_KEPT: u64 = 10_000;
 /// Resolved drifts of one host that are kept.
 pub const DRIFT_KEPT: u32 = 1000;
+/// Beginnings and ends of drifts that one host causes events of in a minute.
+pub const DRIFT_EVENTS_PER_MINUTE: u32 = 300;
 /// Drifts in one listing.
 pub const DRIFTS_MAX: u32 = 1000;
 /// Drifts in one listing when the caller says nothing.

@@ -13,8 +13,19 @@ use crate::driver::Driver;
 use crate::intake::Desired;
 use crate::journal::Journal;
 use crate::ledger::trial::TrialRow;
-use crate::limits::TROUBLES_MAX;
+use crate::limits::{DRIFT_BYTES_MAX, TROUBLES_MAX};
 use crate::report::HostState;
+
+/// As much of `drift`, in its order, as a report has room for.
+fn fitting(drift: &[Drift]) -> Vec<Drift> {
+    let mut room = DRIFT_BYTES_MAX;
+    let shown = drift.iter().take(DRIFT_MAX).map(Drift::shown);
+    let fits = shown.take_while(|d| {
+        let bytes = [d.resource.as_str(), &d.field, &d.expected, &d.actual].iter().map(|text| text.len()).sum();
+        room.checked_sub(bytes).map(|left| room = left).is_some()
+    });
+    fits.collect()
+}
 
 impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// Records the first trouble, and shows observation and apply report together to everyone else.
@@ -24,9 +35,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             report.topology = Some(desired.admission.topology.clone());
             report.generation = desired.accepted;
             report.troubles = self.troubles();
-            report.drift = self.drift.iter().take(DRIFT_MAX).map(Drift::shown).collect();
+            report.drift = fitting(&self.drift);
             // What was not compared yet is not as wanted for that.
-            report.drift_cut = self.drift.len() > DRIFT_MAX || !self.compared;
+            report.drift_cut = self.drift.len() > report.drift.len() || !self.compared;
             report.held = self.held(&desired);
             let waits = self.blocked.iter().any(|b| b.code.is_none());
             report.converging =

@@ -62,11 +62,17 @@ fn plan_removals(scene: &Scene<'_>, draft: &mut Draft) {
         } else {
             continue;
         };
-        if !is_own_leftover(name, &owner.resource) && scene.is_left_unwanted(&lower::container_resource(name)) {
-            draft.drift(&lower::container_resource(name), vec![Difference::unwanted()]);
+        let by_name = lower::container_resource(name);
+        let is_left = if scene.wants(&owner.resource) {
+            scene.had(&owner.resource) && scene.is_left(&owner.resource) && scene.mend(&by_name).is_none()
+        } else {
+            // It may bear another name than it was given: what the slice drops goes all the same.
+            scene.is_left_unwanted(&owner.resource) && scene.is_left_unwanted(&by_name)
+        };
+        if is_left && !is_own_leftover(name, &owner.resource) {
+            draft.drift(&by_name, vec![Difference::unwanted()]);
             continue;
         }
-        let by_name = lower::container_resource(name);
         let lane = if scene.mend(&by_name).is_some() { by_name } else { lane_of(scene, name, live, owner, draft) };
         draft.step(&lane, Action::RemoveContainer { id: live.id.clone() }, reason.to_owned());
     }

@@ -201,3 +201,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_slice_drops_goes_under_whatever_name_and_a_copy_of_what_it_wants_is_left() {
+    let before = inbox(full());
+    let mut engine = settled(&before);
+    let probe = engine.containers.remove("edge-probe-1").unwrap();
+    engine.containers.insert("elsewhere".to_owned(), probe);
+    let mut less = before.clone();
+    less.docker.as_mut().unwrap().services.remove("probe");
+    let plan = replan(&less, &before, &engine.observed());
+    assert!(verbs(&plan).iter().any(|verb| verb.starts_with("remove")), "{plan:?}");
+
+    let mut engine = settled(&before);
+    let mut copy = engine.containers["edge-db-1"].clone();
+    copy.id = "c0".repeat(32);
+    engine.containers.insert("copy".to_owned(), copy);
+    let plan = replan(&before, &before, &engine.observed());
+    assert_eq!((verbs(&plan), rows(&plan)), (vec![], vec!["copy presence: absent -> present".to_owned()]));
+}

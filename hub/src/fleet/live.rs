@@ -56,6 +56,8 @@ pub(super) struct Live {
     /// What it said of operations lately, and of which that nobody here knows.
     pub(super) op_words: Minute,
     pub(super) unknown_receipts: Minute,
+    /// Beginnings and ends of drifts that it caused events of lately.
+    pub(super) drift_events: Minute,
     /// What it said of its drift last, in this run of the hub.
     pub(super) drift: Option<DriftReport>,
     /// What it pulls now, by the word of its open session.

@@ -180,7 +180,10 @@ impl Fleet {
         let Some(live) = inner.hosts.get_mut(host) else { return };
         live.unkept.beat = said.beat.or(live.unkept.beat.take());
         live.unkept.report = said.report.or(live.unkept.report.take());
-        live.unkept.drift = said.drift.or(live.unkept.drift.take());
+        live.unkept.drift = match (said.drift, live.unkept.drift.take()) {
+            (Some((newest, more)), Some((_, before))) => Some((newest, more.saturating_add(before))),
+            (newest, before) => newest.or(before),
+        };
         inner.unkept.insert(host.clone());
     }
 
@@ -192,8 +195,9 @@ impl Fleet {
 
     /// What a host said of its drift that the store may not have yet.
     #[must_use]
-    pub fn unkept_drift(&self, host: &HostId) -> Option<DriftReport> {
-        self.lock().hosts.get(host).and_then(|l| l.unkept.drift.as_deref().cloned())
+    pub fn unkept_drift(&self, host: &HostId) -> Option<(DriftReport, u32)> {
+        let inner = self.lock();
+        inner.hosts.get(host)?.unkept.drift.as_ref().map(|(report, events)| (DriftReport::clone(report), *events))
     }
 
     /// What the store is to have now: of at most `limit` hosts, none of which was asked for in the last `interval`.
@@ -266,15 +270,19 @@ impl Fleet {
         live.tell_error(fault.code.as_str(), &fault.message, now_ms)
     }
 
-    /// Takes over what a host said of its drift; gives it back when that is news.
-    pub fn drift(&self, host: &HostId, report: DriftReport) -> Option<DriftReport> {
+    /// Takes over what a host said of its drift; gives it back when that is news, with how many events it may cause.
+    pub fn drift(&self, host: &HostId, report: DriftReport, now_ms: u64) -> Option<(DriftReport, u32)> {
         let mut inner = self.lock();
         let live = inner.hosts.get_mut(host)?;
-        if live.drift.as_ref() == Some(&report) {
+        let before = live.drift.replace(report.clone());
+        if before.as_ref() == Some(&report) {
             return None;
         }
-        live.drift = Some(report.clone());
-        Some(report)
+        let keys = |report: &DriftReport| report.drift.iter().map(|d| (d.resource.clone(), d.field.clone())).collect::<BTreeSet<_>>();
+        let (old, new) = (before.as_ref().map(keys).unwrap_or_default(), keys(&report));
+        let begun_or_ended = old.symmetric_difference(&new).count();
+        let admitted = (0..begun_or_ended).take_while(|_| live.drift_events.admits(limits::DRIFT_EVENTS_PER_MINUTE, now_ms)).count();
+        Some((report, u32::try_from(admitted).unwrap_or(u32::MAX)))
     }
 
     /// Takes over a report that was kept by an earlier run, unless a newer one has come.

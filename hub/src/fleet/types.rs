@@ -228,8 +228,8 @@ pub struct Unkept {
     pub beat: Option<(Vec<u8>, u64)>,
     /// A report.
     pub report: Option<Box<ReportRecord>>,
-    /// What it said of its drift, when that is another than before.
-    pub drift: Option<Box<DriftReport>>,
+    /// What it said of its drift, when that is another than before, and how many events that may cause.
+    pub drift: Option<(Box<DriftReport>, u32)>,
 }
 
 /// What came of a heartbeat.

@@ -55,9 +55,9 @@ pub(super) async fn catch_up(hub: &Hub, drifts: &[ShownDrift]) -> Result<(), Fau
         hosts.extend(hub.store.drift(one.id).await.map_err(StoreError::into_fault)?.map(|row| row.host_id));
     }
     for host in hosts {
-        if let Some(report) = hub.fleet.unkept_drift(&host) {
+        if let Some((report, events)) = hub.fleet.unkept_drift(&host) {
             let (name, _) = hub.fleet.name(&host);
-            hub.store.report_drift(host, name, report).await.map_err(StoreError::into_fault)?;
+            hub.store.report_drift(host, name, report, events).await.map_err(StoreError::into_fault)?;
         }
     }
     Ok(())

@@ -257,7 +257,9 @@ impl Session {
         let revision = (report.apply.topology.clone(), report.apply.generation);
         if known {
             let record = ReportRecord { envelope: json, digest: observed.digest.clone(), received_ms: self.hub.clock.unix_ms() };
-            let drift = drift_report(&report).and_then(|drift| self.hub.fleet.drift(&self.host, drift)).map(Box::new);
+            let now_ms = self.hub.clock.monotonic_ms();
+            let drift = drift_report(&report).and_then(|drift| self.hub.fleet.drift(&self.host, drift, now_ms));
+            let drift = drift.map(|(report, events)| (Box::new(report), events));
             self.keep(Unkept { beat: None, report: Some(Box::new(record)), drift });
         }
         let error = self.hub.fleet.report(&self.host, ReportBrief::new(report, observed.digest), self.hub.clock.monotonic_ms());

@@ -392,7 +392,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores a revision if its base is still the newest, closes the drifts that it accepts, and removes the revisions that are too old to
     /// be kept. It ends the rollout that is under way and begins its own: what a host that takes part should have stays what it was.
-    /// Refuses with `base_moved`, `already_applied`, `drift_moved`, `drift_resolved` or `not_found`.
+    /// Refuses with `base_moved`, `already_applied`, `drift_moved`, `drift_resolved`, `not_found` or, for a drift
+    /// that it is not about, `invalid_argument`.
     fn push(&self, revision: NewRevision, event: NewEvent) -> Verb<'_, Generation>;
     /// Adds slices to the newest revision, and their hosts to its rollout. Refuses with `base_moved`, `already_applied`, `equivocation` or `not_found`.
     fn add_slices(&self, topology: TopologyId, generation: Generation, slices: Vec<NewSlice>, event: NewEvent) -> Verb<'_, ()>;
@@ -461,8 +462,8 @@ pub trait Store: Send + Sync + 'static {
     /// Ends operations that were never sent and whose last moment was before `before`, each with its event.
     fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>>;
 
-    /// Takes over what a host, called `name`, said of its drift: opens, follows and closes rows, with their events.
-    fn report_drift(&self, host: HostId, name: String, report: DriftReport) -> Verb<'_, ()>;
+    /// Takes over what a host, called `name`, said of its drift: opens, follows and closes rows, with at most so many events.
+    fn report_drift(&self, host: HostId, name: String, report: DriftReport, events: u32) -> Verb<'_, ()>;
     /// Drifts, newest first.
     fn drifts(&self, query: DriftQuery) -> Verb<'_, Vec<DriftRecord>>;
     /// One drift.

@@ -26,7 +26,7 @@ async fn report(case: &Case, host: &HostId, drift: Vec<Drift>) {
 
 async fn partly(case: &Case, host: &HostId, drift: Vec<Drift>, is_whole: bool) {
     let report = DriftReport { topology: topology("edge"), generation: Generation(1), drift, is_whole };
-    case.store.report_drift(host.clone(), "h1".to_owned(), report).await.unwrap();
+    case.store.report_drift(host.clone(), "h1".to_owned(), report, 8).await.unwrap();
 }
 
 async fn rows(case: &Case, all: bool) -> Vec<DriftRecord> {
@@ -87,8 +87,8 @@ async fn a_field_has_one_open_row_that_follows_it_and_closes_when_it_is_as_wante
         (&words["before"]["expected"], &words["after"]["actual"], &words["source"]),
         (&"wanted".into(), &"1".into(), &"report".into())
     );
-    // A report that was cut says nothing of what it does not list.
-    partly(&case, &host, vec![drift("b", "x")], false).await;
+    // A report that was cut says nothing of what stands behind its end.
+    partly(&case, &host, vec![drift("a", "2")], false).await;
     assert_eq!(rows(&case, false).await.len(), 3);
     report(&case, &host, vec![drift("b", "x")]).await;
     assert_eq!(told(&case).await, ["3 a 9 open", "2 b x open", "1 a 2 stale"]);
@@ -127,8 +127,9 @@ async fn what_is_ignored_opens_again_after_its_time_and_goes_stale_within_it() {
 #[tokio::test]
 async fn a_push_closes_what_it_accepts_or_stores_nothing() {
     let case = sqlite();
-    let host = bound(&case, 1).await;
+    let (host, other) = (bound(&case, 1).await, bound(&case, 2).await);
     report(&case, &host, vec![drift("a", "1"), drift("b", "1")]).await;
+    assert_eq!(code(push(&case, &other, 0, vec![shown(1, "1")]).await.unwrap_err()), Code::InvalidArgument, "it is on another host");
     push(&case, &host, 0, Vec::new()).await.unwrap();
     report(&case, &host, vec![drift("a", "2"), drift("b", "1")]).await;
     assert_eq!(code(push(&case, &host, 1, vec![shown(2, "1"), shown(1, "1")]).await.unwrap_err()), Code::DriftMoved);
@@ -138,6 +139,27 @@ async fn a_push_closes_what_it_accepts_or_stores_nothing() {
     let row = case.store.drift(1).await.unwrap().unwrap();
     assert_eq!((row.status, row.accepted_generation, row.resolved_by.as_str()), (DriftStatus::Accepted, Generation(2), "operator/ann"));
     assert_eq!(code(push(&case, &host, 2, vec![shown(1, "2")]).await.unwrap_err()), Code::DriftResolved, "the second of two operators");
+}
+
+#[tokio::test]
+async fn what_was_accepted_does_not_open_again_before_its_host_has_the_revision() {
+    let case = sqlite();
+    let host = bound(&case, 1).await;
+    report(&case, &host, vec![drift("a", "1")]).await;
+    push(&case, &host, 0, Vec::new()).await.unwrap();
+    push(&case, &host, 1, vec![shown(1, "1")]).await.unwrap();
+    report(&case, &host, vec![drift("a", "1"), drift("b", "1")]).await;
+    assert_eq!(told(&case).await, ["2 b 1 open", "1 a 1 accepted"]);
+    report(&case, &host, vec![drift("a", "2"), drift("b", "1")]).await;
+    assert_eq!(told(&case).await[0], "3 a 2 open", "another value is news");
+}
+
+#[tokio::test]
+async fn a_host_that_floods_the_inbox_does_not_flood_the_record() {
+    let case = sqlite();
+    let host = bound(&case, 1).await;
+    report(&case, &host, (0..20).map(|n| drift(&format!("f{n}"), "1")).collect()).await;
+    assert_eq!((rows(&case, false).await.len(), events(&case, Kind::DriftDetected).await.len()), (20, 8));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use super::{Result, Tx, count, damaged, events, int, ops};
 use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
 use crate::limits;
-use crate::store::{DriftQuery, DriftRecord, DriftReport, DriftStatus, NewOp, OpRecord, ShownDrift};
+use crate::store::{DriftQuery, DriftRecord, DriftReport, DriftStatus, NewOp, NewRevision, OpRecord, ShownDrift};
 
 const COLUMNS: &str = "id, scope, resource, field, expected, actual, status, topology, generation, detected_ms, changed_ms, resolved_ms,
      resolved_by, reason, ignored_until_ms, accepted_generation, op_id";
@@ -63,7 +63,7 @@ fn select(conn: &Connection, sql: &str, values: impl rusqlite::Params) -> Result
 }
 
 /// Takes over what a host said: new differences are opened, live values are followed, and what is as wanted again is closed.
-pub(super) fn report(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftReport) -> Result<()> {
+pub(super) fn report(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftReport, events: u32) -> Result<()> {
     let is_known: bool =
         tx.conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM hosts WHERE host_id = ?1)")?.query_row([host.as_str()], |row| row.get(0))?;
     if !is_known {
@@ -72,18 +72,54 @@ pub(super) fn report(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftRepor
     let sql = format!("SELECT {COLUMNS} FROM drift WHERE scope = ?1 AND status IN ('open', 'ignored')");
     let known = select(tx.conn, &sql, [host.as_str()])?;
     let is_same = |row: &DriftRecord, drift: &Drift| row.drift.resource == drift.resource && row.drift.field == drift.field;
+    let mut told = Told { tx, room: events, skipped: 0 };
     for drift in &report.drift {
         match known.iter().find(|row| is_same(row, drift)) {
             Some(row) if row.drift == *drift => {}
             Some(row) => follow(tx, row.id, drift)?,
             None if is_accepted(tx, host, report, drift)? => {}
-            None => open(tx, host, name, report, drift)?,
+            None => open(&mut told, host, name, report, drift)?,
         }
     }
-    for row in known.iter().filter(|row| report.is_whole && !report.drift.iter().any(|drift| is_same(row, drift))) {
-        close_matching(tx, name, row)?;
+    // What was cut is the end of a sorted list.
+    let key = |drift: &Drift| (drift.resource.clone(), drift.field.clone());
+    let last = report.drift.last().map(key);
+    let is_listed = |row: &DriftRecord| report.is_whole || last.as_ref().is_some_and(|last| key(&row.drift) < *last);
+    for row in known.iter().filter(|row| is_listed(row) && !report.drift.iter().any(|drift| is_same(row, drift))) {
+        close_matching(&mut told, name, row)?;
     }
+    told.finish(name)?;
     prune(tx.conn, host)
+}
+
+/// The events of one report: so many, and then one that says how many more there were.
+struct Told<'t, 'c> {
+    tx: &'t Tx<'c>,
+    room: u32,
+    skipped: u32,
+}
+
+impl Told<'_, '_> {
+    fn append(&mut self, event: &NewEvent) -> Result<()> {
+        match self.room.checked_sub(1) {
+            Some(left) => {
+                self.room = left;
+                events::append(self.tx, event)
+            }
+            None => {
+                self.skipped = self.skipped.saturating_add(1);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self, name: &str) -> Result<()> {
+        if self.skipped == 0 {
+            return Ok(());
+        }
+        tracing::warn!(host = name, skipped = self.skipped, "too many drifts of this host begin and end; not recorded one by one");
+        Ok(())
+    }
 }
 
 /// Whether a revision took this very value over that the host does not have yet.
@@ -95,7 +131,8 @@ fn is_accepted(tx: &Tx<'_>, host: &HostId, report: &DriftReport, drift: &Drift) 
     Ok(tx.conn.prepare_cached(sql)?.query_row(values, |row| row.get(0))?)
 }
 
-fn open(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftReport, drift: &Drift) -> Result<()> {
+fn open(told: &mut Told<'_, '_>, host: &HostId, name: &str, report: &DriftReport, drift: &Drift) -> Result<()> {
+    let tx = told.tx;
     tx.conn
         .prepare_cached(
             "INSERT INTO drift (scope, resource, field, expected, actual, status, topology, generation, detected_ms, changed_ms)
@@ -111,8 +148,7 @@ fn open(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftReport, drift: &Dr
             int(report.generation.0),
             int(tx.now_ms)
         ])?;
-    let event = detected(tx.now_ms, drift, "report").host(name).revision(&report.topology, report.generation);
-    events::append(tx, &event)
+    told.append(&detected(tx.now_ms, drift, "report").host(name).revision(&report.topology, report.generation))
 }
 
 /// The event of a drift that an operator has to decide about.
@@ -138,7 +174,8 @@ fn follow(tx: &Tx<'_>, id: u64, drift: &Drift) -> Result<()> {
 }
 
 /// Closes a row whose field is as wanted: reverted if that was ordered, stale if not.
-fn close_matching(tx: &Tx<'_>, name: &str, row: &DriftRecord) -> Result<()> {
+fn close_matching(told: &mut Told<'_, '_>, name: &str, row: &DriftRecord) -> Result<()> {
+    let tx = told.tx;
     // Its receipt may come after the report that shows what it did.
     let is_reverted: bool = tx
         .conn
@@ -154,7 +191,7 @@ fn close_matching(tx: &Tx<'_>, name: &str, row: &DriftRecord) -> Result<()> {
         by
     ])?;
     let words = format!("drift {} is {}: {} {}", row.id, status.as_str(), row.drift.resource, row.drift.field);
-    events::append(tx, &NewEvent::hub(Kind::DriftClosed, words).host(name))
+    told.append(&NewEvent::hub(Kind::DriftClosed, words).host(name))
 }
 
 /// Forgets what was resolved long ago.
@@ -213,14 +250,14 @@ pub(super) fn reopen(tx: &Tx<'_>, limit: u32) -> Result<usize> {
         tx.conn
             .prepare_cached("UPDATE drift SET status = 'open', ignored_until_ms = 0, resolved_by = '' WHERE id = ?1")?
             .execute([int(row.id)])?;
-        let name: Option<String> = tx
-            .conn
-            .prepare_cached("SELECT name FROM hosts WHERE host_id = ?1")?
-            .query_row([row.host_id.as_str()], |found| found.get(0))
-            .optional()?;
-        events::append(tx, &detected(tx.now_ms, &row.drift, "ignored long enough").host(name.unwrap_or_default()))?;
+        events::append(tx, &detected(tx.now_ms, &row.drift, "ignored long enough").host(host_name(tx.conn, &row.host_id)?))?;
     }
     Ok(due.len())
+}
+
+/// A host's name; empty when it is not known any more.
+fn host_name(conn: &Connection, host: &HostId) -> Result<String> {
+    Ok(super::revisions::host_name(conn, host)?.unwrap_or_default())
 }
 
 /// Whether [`reopen`] would open any.
@@ -247,17 +284,21 @@ pub(super) fn revert(tx: &Tx<'_>, drifts: &[ShownDrift], op: &NewOp, event: &New
 }
 
 /// Closes the rows whose values `generation` took over.
-pub(super) fn accept(tx: &Tx<'_>, drifts: &[ShownDrift], generation: Generation, by: &str, reason: &str) -> Result<()> {
-    for one in drifts {
+pub(super) fn accept(tx: &Tx<'_>, revision: &NewRevision, generation: Generation, pushed: &NewEvent) -> Result<()> {
+    for one in &revision.accepts {
         let row = shown(tx.conn, one)?;
+        if row.topology != revision.topology.as_str() || !revision.slices.iter().any(|slice| slice.host_id == row.host_id) {
+            let message = format!("drift {} is of `{}` on host {}, which this push is not about", row.id, row.topology, row.host_id);
+            return Err(Fault::new(Code::InvalidArgument, message).into());
+        }
         tx.conn
             .prepare_cached(
                 "UPDATE drift SET status = 'accepted', resolved_ms = ?2, resolved_by = ?3, reason = ?4, accepted_generation = ?5 WHERE id = ?1",
             )?
-            .execute(params![int(row.id), int(tx.now_ms), by, reason, int(generation.0)])?;
+            .execute(params![int(row.id), int(tx.now_ms), revision.pushed_by, revision.message, int(generation.0)])?;
         let words = format!("drift {} is accepted: {} {} is {}", row.id, row.drift.resource, row.drift.field, row.drift.actual);
-        let actor = Actor { subject: by.to_owned(), origin: String::new() };
-        events::append(tx, &NewEvent::new(Kind::DriftClosed, actor, moorline_common::fault::cut(&words)))?;
+        let event = NewEvent::new(Kind::DriftClosed, pushed.actor.clone(), moorline_common::fault::cut(&words));
+        events::append(tx, &event.host(host_name(tx.conn, &row.host_id)?).revision(&revision.topology, generation))?;
     }
     Ok(())
 }

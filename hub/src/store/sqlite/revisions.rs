@@ -53,7 +53,7 @@ pub(super) fn push(tx: &Tx<'_>, revision: &NewRevision, event: &NewEvent) -> Res
         insert_slice(tx, &revision.topology, generation, slice)?;
         assign(tx, &revision.topology, slice)?;
     }
-    drift::accept(tx, &revision.accepts, generation, &revision.pushed_by, &revision.message)?;
+    drift::accept(tx, revision, generation, event)?;
     events::append(tx, event)?;
     rollouts::supersede(tx, &revision.topology, generation)?;
     if let Some(rollout) = &revision.rollout {
@@ -102,7 +102,7 @@ fn members(conn: &Connection, topology: &TopologyId) -> Result<Vec<HostId>> {
     ids.into_iter().map(|id| HostId::parse(id).map_err(|_| damaged("host id"))).collect()
 }
 
-fn host_name(conn: &Connection, host: &HostId) -> Result<Option<String>> {
+pub(super) fn host_name(conn: &Connection, host: &HostId) -> Result<Option<String>> {
     Ok(conn.prepare_cached("SELECT name FROM hosts WHERE host_id = ?1")?.query_row([host.as_str()], |row| row.get(0)).optional()?)
 }
 

@@ -146,8 +146,8 @@ impl Store for SqliteStore {
     fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>> {
         Box::pin(self.write(move |tx| ops::expire(tx, before, limit)))
     }
-    fn report_drift(&self, host: HostId, name: String, report: DriftReport) -> Verb<'_, ()> {
-        Box::pin(self.write(move |tx| drift::report(tx, &host, &name, &report)))
+    fn report_drift(&self, host: HostId, name: String, report: DriftReport, events: u32) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| drift::report(tx, &host, &name, &report, events)))
     }
     fn drifts(&self, query: DriftQuery) -> Verb<'_, Vec<DriftRecord>> {
         Box::pin(self.read(move |conn| drift::drifts(conn, &query)))
