@@ -238,7 +238,9 @@ fn explains(expected: &[Expected], actual: &[&str]) -> bool {
 
 /// Whatever the engine did to a container lies between the record that it begins and the one of its end.
 fn nothing_unannounced(records: &[Record], events: &[Event]) -> Result<()> {
-    for event in events.iter().filter(|e| is_effect(&e.what)) {
+    // A host keeps so many closed segments only: what is older than all of them was judged when it was new.
+    let oldest = records.first().filter(|first| first.seq > 1).map_or(0, |first| first.at + DONE_LATE_MS);
+    for event in events.iter().filter(|e| e.at >= oldest && is_effect(&e.what)) {
         let resource = format!("docker/container/{}", event.container);
         let begun = records.iter().filter(|r| r.resource == resource && r.state == "started" && r.at <= event.at);
         let covers = |begun: &Record| {
@@ -297,6 +299,10 @@ mod tests {
         nothing_unannounced(&records, &[event(150)]).unwrap();
         nothing_unannounced(&records, &[event(99)]).unwrap_err();
         nothing_unannounced(&records, &[event(200 + TOLD_LATE_MS + 1)]).unwrap_err();
+
+        let rest = [record(7, 100, "a", "started"), record(8, 40_000, "a", "succeeded")];
+        nothing_unannounced(&rest, &[event(99)]).unwrap();
+        nothing_unannounced(&rest, &[event(40_000 + TOLD_LATE_MS + 1)]).unwrap_err();
     }
 
     #[test]
