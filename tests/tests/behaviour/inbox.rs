@@ -1,5 +1,6 @@
 //! What differs is seen, decided and remembered: every transition of the inbox, through `moorctl`, on the real engine.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use bollard::models::{ContainerCreateBody, ContainerUpdateBody, HostConfig, NetworkConnectRequest, NetworkingConfig};
@@ -214,6 +215,42 @@ fn strangers_are_shown_and_what_is_ignored_is_out_of_sight() {
     inbox.t.engine.block_on(docker.remove_container(&guest, Some(remove))).unwrap();
     connected.unwrap();
     inbox.wait(&seen.unwrap(), "stale", None);
+}
+
+#[test]
+fn what_one_resource_says_of_its_drift_goes_before_the_policy() {
+    let Some(t) = EngineFleet::start("owndrift") else { return };
+    let name = t.topology();
+    let yaml = format!(
+        "topology: {name}\npolicy: {{ drift: inbox }}\nhosts:\n  {HOST}:\n    docker:\n      networks: {{ healed: {{ drift: heal }}, left: {{}} }}\n      \
+         volumes: {{ healed: {{ drift: heal }}, left: {{}} }}\n      services:\n        healed: {{ image: {IMAGE}, drift: heal }}\n        \
+         left: {{ image: {IMAGE} }}\n"
+    );
+    t.fleet.push(&yaml, &["--wait"]).unwrap().ok().unwrap();
+    t.fleet.wait_converged(&t.operator, HOST, &name, 1).unwrap();
+    for what in ["left", "healed"] {
+        t.engine.remove_container(t.fleet.cluster(), &format!("{name}-{what}-1")).unwrap();
+        t.engine.block_on(t.engine.docker().remove_network(&format!("{name}_{what}"))).unwrap();
+        t.engine.block_on(t.engine.docker().remove_volume(&format!("{name}_{what}"), None::<query::RemoveVolumeOptions>)).unwrap();
+    }
+    let missing = || -> BTreeSet<String> {
+        let said = moorctl(&t.fleet, &["drift", "ls", "-o", "json"]).ok().unwrap();
+        let rows: Vec<Value> = serde_json::from_str(&said.stdout).unwrap();
+        rows.iter().filter_map(|row| row["resource"].as_str().map(str::to_owned)).collect()
+    };
+    let left = BTreeSet::from(["container", "network", "volume"].map(|kind| {
+        let joint = if kind == "container" { "-left-1" } else { "_left" };
+        format!("docker/{kind}/{name}{joint}")
+    }));
+    wait_until("what is left is shown", SOON, || Ok(missing() == left)).unwrap();
+    wait_until("what is to be healed is back", SOON, || {
+        Ok(t.engine.running(t.fleet.cluster())?.contains(&format!("{name}-healed-1"))
+            && t.engine.networks(t.fleet.cluster())?.contains(&format!("{name}_healed"))
+            && t.engine.volumes(t.fleet.cluster())?.contains(&format!("{name}_healed")))
+    })
+    .unwrap();
+    assert_eq!(missing(), left);
+    assert!(!t.containers().contains_key(&format!("{name}-left-1")));
 }
 
 #[test]
