@@ -126,6 +126,13 @@ pub struct Policy {
     /// Kinds of operation that are never done here, such as `exec`.
     #[serde(default)]
     pub ops_denied: Vec<String>,
+    /// Whether the hub may read what containers of its topologies write: no operator signs that.
+    #[serde(default = "logs_default")]
+    pub logs: bool,
+}
+
+const fn logs_default() -> bool {
+    true
 }
 
 const fn op_class_default() -> Class {
@@ -152,6 +159,7 @@ impl Default for Policy {
             runtimes: Vec::new(),
             op_class_max: op_class_default(),
             ops_denied: Vec::new(),
+            logs: logs_default(),
         }
     }
 }

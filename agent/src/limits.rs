@@ -11,6 +11,12 @@ pub const MESSAGE_MAX: usize = 8 * 1024 * 1024;
 pub const OUTBOUND_QUEUE: usize = 64;
 /// How long the hub may take to answer Hello, Join or Renew.
 pub const HUB_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Logs that are sent at once.
+pub const LOGS_MAX: usize = 8;
+/// Bytes of a log in one message.
+pub const LOG_PART_MAX: usize = 64 * 1024;
+/// Parts of one log under way, at most: all logs together leave half of the queue to others.
+pub const LOG_WINDOW_MAX: usize = OUTBOUND_QUEUE / LOGS_MAX / 2;
 /// How long one message may wait for the hub to read before the session is given up.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// The shortest and longest heartbeat interval that a hub may ask for.

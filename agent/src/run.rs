@@ -169,7 +169,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         lanes: lanes.clone(),
         target: intake.target(),
     });
-    let parts = ops::Parts { driver, journal: journal.clone(), lanes, gate: intake.gate(), reconciler: handle.clone() };
+    let parts = ops::Parts { driver: driver.clone(), journal: journal.clone(), lanes, gate: intake.gate(), reconciler: handle.clone() };
     let (ops, ops_handle) = Ops::new(parts);
     // Before anything else takes a turn: what was accepted comes first.
     ops.recover().await?;
@@ -187,6 +187,7 @@ pub async fn run<D: Driver>(config: Config, mut host: Host, driver: D, shutdown:
         pulls,
         ops: ops_handle,
         own,
+        logs: if config.policy.logs { Some(driver) } else { None },
         driver: driver_name,
         quarantine: quarantine.clone(),
     });

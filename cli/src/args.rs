@@ -99,6 +99,8 @@ pub enum Verb {
     Op(Box<cmd::op::OpVerb>),
     /// Fetch a host's journal, and check it against what the hub has seen of it
     Journal(cmd::journal::JournalArgs),
+    /// Show what a service's containers write
+    Logs(cmd::logs::LogsArgs),
     /// Show what happened
     Events(cmd::events::EventsArgs),
     /// Print the JSON Schema of the topology file, for editors

@@ -12,6 +12,8 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 pub const POLL_INTERVAL: Duration = Duration::from_millis(400);
 /// Between two lines about the same host's pulls, where there is no terminal to show them move.
 pub const PULL_LINES_INTERVAL: Duration = Duration::from_secs(5);
+/// Logs that are followed at once: the containers of one service.
+pub const LOGS_AT_ONCE: usize = 8;
 /// Drifts in a listing when the operator says nothing.
 pub const DRIFTS_DEFAULT: u32 = 100;
 /// Between two looks at a pull that was ordered.

@@ -103,6 +103,8 @@ kinds! {
     DriftIgnored = "drift_ignored",
     /// What an operator decided about a drift was refused.
     DriftRefused = "drift_refused",
+    /// An operator read what a container writes.
+    LogsRead = "logs_read",
     /// An operator read a host's journal.
     JournalRead = "journal_read",
     /// A revision began to spread by a plan.

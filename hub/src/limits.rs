@@ -118,6 +118,14 @@ pub const OPS_KEPT: u64 = 10_000;
 pub const DRIFT_KEPT: u32 = 1000;
 /// Beginnings and ends of drifts that one host causes events of in a minute.
 pub const DRIFT_EVENTS_PER_MINUTE: u32 = 300;
+/// Logs that are read at once.
+pub const LOGS_MAX: usize = 128;
+/// Logs of one host among them.
+pub const LOGS_OF_HOST_MAX: usize = 8;
+/// Parts of a log that its host may send before its reader has taken one.
+pub const LOG_WINDOW: usize = 4;
+/// The largest part of a log, in bytes.
+pub const LOG_PART_MAX: usize = 64 * 1024;
 /// Drifts in one listing.
 pub const DRIFTS_MAX: u32 = 1000;
 /// Drifts in one listing when the caller says nothing.

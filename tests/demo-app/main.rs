@@ -58,8 +58,10 @@ fn main() {
             println!("{}", words.join(" "));
             0
         }
+        "lines" => lines(first),
+        "tick" => tick(),
         other => {
-            eprintln!("moorline-demo: no verb `{other}`; known are serve, check, sleep, true, exit, print, cat");
+            eprintln!("moorline-demo: no verb `{other}`; known are serve, check, sleep, true, exit, print, lines, tick, cat");
             64
         }
     };
@@ -76,6 +78,27 @@ fn sleep(span: Option<&str>) -> i32 {
             eprintln!("moorline-demo: `{other}` is no number of seconds, nor `infinity`");
             return 64;
         }
+    }
+    0
+}
+
+/// So many numbered lines, each tenth to standard error; then nothing more.
+fn lines(count: Option<&str>) -> i32 {
+    for n in 1..=count.and_then(|c| c.parse().ok()).unwrap_or(10_u32) {
+        if n % 10 == 0 {
+            eprintln!("error {n} {}", "-".repeat(80));
+        } else {
+            println!("line {n} {}", "-".repeat(80));
+        }
+    }
+    sleep(None)
+}
+
+/// A numbered line ten times in a second.
+fn tick() -> i32 {
+    for n in 1_u64.. {
+        println!("tick {n}");
+        std::thread::sleep(Duration::from_millis(100));
     }
     0
 }

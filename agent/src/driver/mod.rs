@@ -18,6 +18,7 @@ mod conformance;
 pub mod docker;
 mod evidence;
 mod known;
+pub mod logs;
 mod op;
 mod output;
 mod prune;
@@ -88,6 +89,12 @@ pub trait Driver: Send + Sync + 'static {
     /// How far its pulls are.
     fn pulls(&self) -> pulls::View {
         pulls::View::empty()
+    }
+
+    /// Begins to read what a container of ours writes. Never mutates.
+    fn logs(&self, wish: &logs::LogWish) -> impl Future<Output = Result<logs::LogStream, DriverError>> + Send {
+        let message = format!("`{}` keeps no logs, and so none of {}", self.name(), wish.container.name());
+        std::future::ready(Err(DriverError { kind: DriverErrorKind::Permanent, code: Code::NotFound, message }))
     }
 
     /// Makes one step so. Safe to repeat after a crash at any point within. What may take long outside the engine (a

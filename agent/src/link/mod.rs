@@ -22,6 +22,7 @@ use crate::limits::{REDIAL_QUICK, REDIAL_QUICK_TRIES, REDIAL_SLOW, RENEW_GAP, SE
 use crate::reconcile;
 use crate::trust::TrustStore;
 
+mod logs;
 mod ops;
 pub mod session;
 pub mod transport;
@@ -67,6 +68,8 @@ pub struct Parts<J> {
     pub ops: crate::ops::Handle,
     /// This host.
     pub own: Own,
+    /// What containers write, when this host's policy lets the hub read it.
+    pub logs: Option<crate::driver::logs::SharedLogs>,
     /// The driver's name.
     pub driver: &'static str,
     /// Why nothing may be changed, if the agent's records are damaged.

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::logs::Logs;
 use super::transport::{Gateway, LinkError, Which, promote, renew};
 use super::{LinkState, Parts, witness};
 use crate::clock::Clock;
@@ -75,6 +76,8 @@ pub(super) struct Session<'a, J> {
     pub(super) ops_told: u64,
     /// When the hub was last told of all of them.
     ops_told_at: Instant,
+    /// The logs that are being sent.
+    logs: Logs,
     /// The part of the journal that is being sent.
     pub(super) reading: Option<JoinHandle<()>>,
     /// The serial of this session's certificate.
@@ -124,6 +127,7 @@ impl<'a, J: Journal> Session<'a, J> {
             tracing::info!(serial = certificate.serial, "the renewed certificate is in use");
         }
         crate::crash::point("link.welcome");
+        let logs = Logs::new(parts.logs.clone(), outbound.clone());
         let now = Instant::now();
         let renew_at = (now + renew_wait(&certificate)?).max(renew_not_before);
         Ok(Self {
@@ -145,6 +149,7 @@ impl<'a, J: Journal> Session<'a, J> {
             reported: None,
             ops_told: 0,
             ops_told_at: now,
+            logs,
             reading: None,
             serial: certificate.serial,
             renew_at,
@@ -227,6 +232,18 @@ impl<'a, J: Journal> Session<'a, J> {
             pb::query::What::Unspecified => Ok(()),
             pb::query::What::Journal => {
                 self.send_journal(query.request_id, query.from_seq);
+                Ok(())
+            }
+            pb::query::What::Logs => {
+                self.logs.begin(query.request_id, query.logs.unwrap_or_default());
+                Ok(())
+            }
+            pb::query::What::More => {
+                self.logs.more(query.request_id);
+                Ok(())
+            }
+            pb::query::What::End => {
+                self.logs.end(query.request_id);
                 Ok(())
             }
             pb::query::What::Report => {

@@ -319,6 +319,7 @@ impl Agent {
             pulls: crate::driver::pulls::View::empty(),
             ops: ops_handle,
             own,
+            logs: Some(Arc::new(driver.clone())),
             driver: "fake",
             quarantine: None,
         });

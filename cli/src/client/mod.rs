@@ -25,6 +25,7 @@ pub mod drift;
 pub mod facts;
 mod floor;
 pub mod hub;
+pub mod logs;
 pub mod ops;
 mod push;
 pub mod rollouts;

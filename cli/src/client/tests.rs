@@ -43,6 +43,7 @@ struct FakeHub(Arc<Mutex<Shown>>);
 
 type OpsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Op, Status>>>;
 type JournalOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::GetJournalResponse, Status>>>;
+type LogsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::GetLogsResponse, Status>>>;
 type EventsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Event, Status>>>;
 
 fn not_here<T>() -> Result<Response<T>, Status> {
@@ -52,6 +53,12 @@ fn not_here<T>() -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl Operator for FakeHub {
     type EventsStream = EventsOut;
+
+    type GetLogsStream = LogsOut;
+
+    async fn get_logs(&self, _: Request<pb::GetLogsRequest>) -> Result<Response<LogsOut>, Status> {
+        not_here()
+    }
 
     async fn list_drift(&self, _: Request<pb::ListDriftRequest>) -> Result<Response<pb::ListDriftResponse>, Status> {
         not_here()

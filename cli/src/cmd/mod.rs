@@ -23,6 +23,7 @@ pub mod import;
 pub mod init;
 pub mod journal;
 pub mod key;
+pub mod logs;
 pub mod op;
 pub mod plan;
 pub mod push;
@@ -106,6 +107,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Journal(args) => journal::run(args, &env, ui).await,
         Verb::Drift(verb) => drift::run(verb, &env, ui).await,
         Verb::Op(verb) => op::run(*verb, &env, ui).await,
+        Verb::Logs(args) => logs::run(args, &env, ui).await,
         Verb::Events(args) => events::run(args, &env, ui).await,
         Verb::Schema => schema::run(ui),
         Verb::Completion(args) => completion::run(&args, ui),

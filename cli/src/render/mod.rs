@@ -95,14 +95,15 @@ impl Ui {
     /// # Errors
     /// As [`Self::result`].
     pub fn output(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut out = io::stdout().lock();
-        if out.is_terminal() {
-            out.write_all(visible(&String::from_utf8_lossy(bytes)).as_bytes())?;
-        } else {
-            out.write_all(bytes)?;
-        }
-        out.flush()?;
-        Ok(())
+        write_output(io::stdout().lock(), bytes)
+    }
+
+    /// Writes what a command wrote to its standard error, as [`Self::output`].
+    ///
+    /// # Errors
+    /// When standard error cannot be written.
+    pub fn error_output(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        write_output(io::stderr().lock(), bytes)
     }
 
     /// Says something that is no result.
@@ -249,6 +250,16 @@ pub fn visible(text: &str) -> String {
         }
     }
     shown
+}
+
+fn write_output(mut out: impl Write + IsTerminal, bytes: &[u8]) -> Result<(), Failure> {
+    if out.is_terminal() {
+        out.write_all(visible(&String::from_utf8_lossy(bytes)).as_bytes())?;
+    } else {
+        out.write_all(bytes)?;
+    }
+    out.flush()?;
+    Ok(())
 }
 
 /// `text` on one line of at most `max` characters.

@@ -38,6 +38,29 @@ pub enum Outgoing {
         /// The first record that is wanted.
         from_seq: u64,
     },
+    /// A wish for a log.
+    QueryLogs {
+        /// The request.
+        request_id: u64,
+        /// The container's name on the engine.
+        container: String,
+        /// Whether to go on with what it writes.
+        follow: bool,
+        /// Only so many of the last lines.
+        tail: Option<u32>,
+        /// Only what was written since, in seconds since 1970.
+        since_s: u64,
+    },
+    /// One more part of a log may be under way.
+    MoreLogs {
+        /// The request.
+        request_id: u64,
+    },
+    /// Nobody wants the rest of a log any more.
+    EndLogs {
+        /// The request.
+        request_id: u64,
+    },
     /// An operation's envelope.
     Op(Vec<u8>),
     /// The receipt of an operation is kept.

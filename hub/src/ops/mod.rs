@@ -13,9 +13,11 @@ use crate::limits;
 use crate::store::{DueOp, Result};
 
 mod journal;
+mod logs;
 mod watch;
 
 pub use journal::{Journals, Reading};
+pub use logs::{Chunk, Log, Logs};
 pub use watch::{Watch, Watches};
 
 /// Who waits for news of operations and for journals.
@@ -25,6 +27,8 @@ pub struct Ops {
     pub watches: Watches,
     /// Those who read a journal.
     pub journals: Journals,
+    /// Those who read a log.
+    pub logs: Logs,
 }
 
 /// Lets what waits for a host go out, if it is connected.

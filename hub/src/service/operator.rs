@@ -325,6 +325,14 @@ impl Operator for OperatorService {
         ops::watch(&self.hub, ops::op_id(request.into_inner().op_id)?, not_after_s).await.map(Response::new)
     }
 
+    type GetLogsStream = ops::LogStream;
+
+    async fn get_logs(&self, request: Request<pb::GetLogsRequest>) -> Result<Response<Self::GetLogsStream>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let not_after_s = Peer::of(&request)?.not_after_s();
+        ops::logs(&self.hub, &actor, request.into_inner(), not_after_s).await.map(Response::new)
+    }
+
     async fn list_drift(&self, request: Request<pb::ListDriftRequest>) -> Result<Response<pb::ListDriftResponse>, Status> {
         self.admit(Peer::of(&request)).await?;
         drift::list(&self.hub, request.into_inner()).await.map(Response::new)

@@ -21,11 +21,13 @@ use crate::events::{Kind, NewEvent};
 use crate::fleet::Outgoing;
 use crate::hub::Hub;
 use crate::limits;
-use crate::ops::{self, Reading, Watch};
+use crate::ops::{self, Log, Reading, Watch};
 use crate::store::{NewOp, OpQuery, OpRecord, ShownDrift, StoreError};
 
 /// One operation's news for one caller.
 pub type OpStream = Pin<Box<dyn Stream<Item = Result<pb::Op, Status>> + Send>>;
+/// A log for one caller.
+pub type LogStream = Pin<Box<dyn Stream<Item = Result<pb::GetLogsResponse, Status>> + Send>>;
 /// A journal for one caller.
 pub type JournalStream = Pin<Box<dyn Stream<Item = Result<pb::GetJournalResponse, Status>> + Send>>;
 
@@ -204,6 +206,77 @@ pub(super) async fn journal(hub: &Hub, actor: &Actor, wanted: pb::GetJournalRequ
     let (tx, rx) = mpsc::channel(1);
     tokio::spawn(pass_on(hub.clone(), reading, tx));
     Ok(Box::pin(ReceiverStream::new(rx)))
+}
+
+/// Passes on what a container of a connected host writes.
+pub(super) async fn logs(hub: &Hub, actor: &Actor, wanted: pb::GetLogsRequest, not_after_s: u64) -> Result<LogStream, Status> {
+    let host = HostId::parse(wanted.host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
+    let container = wire::short(&wanted.container);
+    if container != wanted.container || container.is_empty() {
+        return Err(fault_status(wire::invalid("the request names no container")));
+    }
+    let (name, known) = hub.fleet.name(&host);
+    if !known {
+        return Err(fault_status(Fault::new(Code::NotFound, format!("there is no host {host}"))));
+    }
+    let absent = || Fault::new(Code::Waiting, format!("host `{name}` is not connected; its logs are on the host itself"));
+    let way = hub.fleet.way(&host).ok_or_else(|| fault_status(absent()))?;
+    let log = hub.ops.logs.begin(&host, way.session).map_err(fault_status)?;
+    let query = Outgoing::QueryLogs {
+        request_id: log.request_id,
+        container: container.clone(),
+        follow: wanted.follow,
+        tail: wanted.tail,
+        since_s: wanted.since_unix_s,
+    };
+    if !hub.fleet.send(&host, way.session, query) {
+        return Err(fault_status(Fault::new(Code::Busy, format!("much waits to be sent to host `{name}`; try again"))));
+    }
+    hub.record(NewEvent::new(Kind::LogsRead, actor.clone(), format!("asked for the log of {container}")).host(&name)).await;
+    let (tx, rx) = mpsc::channel(1);
+    let hub = hub.clone();
+    tokio::spawn(async move {
+        let request_id = log.request_id;
+        let room = || hub.fleet.send(&host, way.session, Outgoing::MoreLogs { request_id });
+        pass_log_on(&hub, log, not_after_s, &tx, room).await;
+        // Where its queue is full, the host's next part is for nobody and is dropped.
+        let _ = hub.fleet.send(&host, way.session, Outgoing::EndLogs { request_id });
+    });
+    Ok(Box::pin(ReceiverStream::new(rx)))
+}
+
+/// Passes a log on until it ends; after each part it asks its host for one more, by `more`.
+async fn pass_log_on(
+    hub: &Hub,
+    mut log: Log,
+    not_after_s: u64,
+    tx: &mpsc::Sender<Result<pb::GetLogsResponse, Status>>,
+    more: impl Fn() -> bool,
+) {
+    loop {
+        let left = Duration::from_secs(not_after_s.saturating_sub(hub.clock.unix_s().0));
+        let next = tokio::select! {
+            () = tx.closed() => return,
+            () = hub.stopping.cancelled() => Err(Status::unavailable("the hub is stopping")),
+            () = tokio::time::sleep(left) => Err(Status::unauthenticated("the client certificate has expired; renew it")),
+            next = log.next() => next.map_err(fault_status),
+        };
+        let chunk = match next {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return,
+            Err(status) => {
+                let _ = tx.send(Err(status)).await;
+                return;
+            }
+        };
+        if tx.send(Ok(pb::GetLogsResponse { data: chunk.data, stderr: chunk.is_stderr })).await.is_err() {
+            return;
+        }
+        if !more() {
+            let _ = tx.send(Err(fault_status(Fault::new(Code::Busy, "the host cannot be asked for more of its log; try again")))).await;
+            return;
+        }
+    }
 }
 
 async fn pass_on(hub: Hub, mut reading: Reading, tx: mpsc::Sender<Result<pb::GetJournalResponse, Status>>) {

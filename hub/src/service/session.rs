@@ -160,6 +160,7 @@ impl Session {
         tracing::info!(host = name, reason, "session ended");
         let was_current = self.hub.fleet.close(&self.host, self.hold.id);
         self.hub.ops.journals.session_ended(&self.host, self.hold.id);
+        self.hub.ops.logs.session_ended(&self.host, self.hold.id);
         self.hub.convergence.wake(self.host.clone());
         if was_current {
             self.hub.record_of(&self.host, NewEvent::new(Kind::Disconnected, self.actor, reason).host(name)).await;
@@ -193,6 +194,15 @@ impl Session {
             Some(Said::JournalPart(part)) => {
                 let fault = part.fault.map(Fault::from).map(|f| Fault::new(f.code, cut(&f.message)));
                 self.hub.ops.journals.answer(&self.host, self.hold.id, part.request_id, part.lines, part.last, fault).await;
+                Ok(())
+            }
+            Some(Said::LogChunk(chunk)) => {
+                let part = match chunk.fault.map(Fault::from) {
+                    Some(fault) => Err(Fault::new(fault.code, cut(&fault.message))),
+                    None if chunk.last => Ok(None),
+                    None => Ok(Some(ops::Chunk { data: chunk.data, is_stderr: chunk.stderr })),
+                };
+                self.hub.ops.logs.answer(&self.host, self.hold.id, chunk.request_id, part);
                 Ok(())
             }
             Some(Said::Pulls(pulls)) => {

@@ -114,7 +114,18 @@ pub(super) fn outgoing(message: Outgoing) -> pb::HubMessage {
         Outgoing::Slice(json) => Kind::Slice(envelope(json)),
         Outgoing::QueryHeld => Kind::Query(pb::Query { what: pb::query::What::Held.into(), ..pb::Query::default() }),
         Outgoing::QueryJournal { request_id, from_seq } => {
-            Kind::Query(pb::Query { what: pb::query::What::Journal.into(), request_id, from_seq })
+            Kind::Query(pb::Query { what: pb::query::What::Journal.into(), request_id, from_seq, logs: None })
+        }
+        Outgoing::QueryLogs { request_id, container, follow, tail, since_s } => {
+            let window = u32::try_from(limits::LOG_WINDOW).unwrap_or(u32::MAX);
+            let logs = Some(pb::Logs { container, follow, tail, since_unix_s: since_s, window });
+            Kind::Query(pb::Query { what: pb::query::What::Logs.into(), request_id, from_seq: 0, logs })
+        }
+        Outgoing::MoreLogs { request_id } => {
+            Kind::Query(pb::Query { what: pb::query::What::More.into(), request_id, ..pb::Query::default() })
+        }
+        Outgoing::EndLogs { request_id } => {
+            Kind::Query(pb::Query { what: pb::query::What::End.into(), request_id, ..pb::Query::default() })
         }
         Outgoing::Op(json) => Kind::Op(envelope(json)),
         Outgoing::OpAck { op_id, outcome } => Kind::OpAck(pb::OpAck { op_id: op_id.into(), outcome: outcome.as_str().to_owned() }),

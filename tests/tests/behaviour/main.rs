@@ -32,6 +32,8 @@ mod join;
 #[cfg(test)]
 mod keys;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod noop;
 #[cfg(test)]
 mod operators;

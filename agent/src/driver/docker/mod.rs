@@ -10,6 +10,7 @@
 //! | `update` | what changes about a container while it runs |
 //! | `body` | a container's target → the engine's creation request |
 //! | `op` | one operation → the engine's calls, and the evidence of it |
+//! | `logs` | what a container writes |
 //! | `exec` | a command in a container, from its making to its end |
 //! | `sealed` | the files with secrets that a container mounts |
 //! | `survey` | what is there besides ours, told to the one who asked |
@@ -42,6 +43,7 @@ mod body;
 mod error;
 mod events;
 mod exec;
+mod logs;
 mod observe;
 mod op;
 mod options;
@@ -172,6 +174,14 @@ impl Driver for DockerDriver {
             Err(error) => Err(error),
         };
         self.forget_if_away(applied)
+    }
+
+    async fn logs(&self, wish: &super::logs::LogWish) -> Result<super::logs::LogStream, DriverError> {
+        let opened = match self.engine().await {
+            Ok(engine) => logs::open(&engine, &self.owned, wish).await,
+            Err(error) => Err(error),
+        };
+        self.forget_if_away(opened)
     }
 
     async fn next_event(&self) {

@@ -1,0 +1,173 @@
+//! What containers write, on its way from hosts to operators. The hub only passes it on, and keeps none of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::HostId;
+use tokio::sync::mpsc;
+
+use crate::limits;
+
+/// Logs under way. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Logs(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    readings: BTreeMap<u64, Reader>,
+}
+
+/// Who reads one log.
+#[derive(Debug, Clone)]
+struct Reader {
+    host: HostId,
+    session: u64,
+    parts: mpsc::Sender<Result<Chunk, Fault>>,
+}
+
+/// A part of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chunk {
+    /// What the container wrote.
+    pub data: Vec<u8>,
+    /// Whether to its standard error.
+    pub is_stderr: bool,
+}
+
+/// One log under way, until it is dropped.
+#[derive(Debug)]
+pub struct Log {
+    logs: Logs,
+    /// What the host's answer is to name.
+    pub request_id: u64,
+    parts: mpsc::Receiver<Result<Chunk, Fault>>,
+}
+
+impl Logs {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to read a log from a host's session.
+    ///
+    /// # Errors
+    /// [`Code::Busy`] when too many are under way, of this host or of all.
+    pub fn begin(&self, host: &HostId, session: u64) -> Result<Log, Fault> {
+        let mut inner = self.lock();
+        let of_host = inner.readings.values().filter(|r| r.host == *host).count();
+        if inner.readings.len() >= limits::LOGS_MAX || of_host >= limits::LOGS_OF_HOST_MAX {
+            return Err(Fault::new(Code::Busy, format!("{of_host} logs of this host are being read already; try again later")));
+        }
+        inner.next += 1;
+        let request_id = inner.next;
+        let (tx, parts) = mpsc::channel(limits::LOG_WINDOW + 1);
+        inner.readings.insert(request_id, Reader { host: host.clone(), session, parts: tx });
+        Ok(Log { logs: self.clone(), request_id, parts })
+    }
+
+    /// Passes on what a host's session sent. What nobody asked this session for is dropped; one that sends more than it was told
+    /// that there is room for is listened to no longer, as a session never waits for who reads.
+    pub fn answer(&self, host: &HostId, session: u64, request_id: u64, part: Result<Option<Chunk>, Fault>) {
+        let mut inner = self.lock();
+        let found = inner.readings.get(&request_id).filter(|r| r.host == *host && r.session == session);
+        let Some(reader) = found.cloned() else { return };
+        let too_much = || Fault::new(Code::TooLarge, "the host sent more of its log at once than it was asked for");
+        let end = match part {
+            // The last place is for how it ends.
+            Ok(Some(chunk)) if chunk.data.len() <= limits::LOG_PART_MAX && reader.parts.capacity() > 1 => {
+                let _ = reader.parts.try_send(Ok(chunk));
+                return;
+            }
+            Ok(Some(_)) => Some(too_much()),
+            Ok(None) => None,
+            Err(fault) => Some(fault),
+        };
+        inner.readings.remove(&request_id);
+        if let Some(fault) = end {
+            let _ = reader.parts.try_send(Err(fault));
+        }
+    }
+
+    fn end(&self, request_id: u64) {
+        self.lock().readings.remove(&request_id);
+    }
+
+    /// Ends what a session that is gone cannot send any more.
+    pub fn session_ended(&self, host: &HostId, session: u64) {
+        let gone = || Fault::new(Code::Waiting, "the host's session ended; follow the log anew when it is back");
+        self.lock().readings.retain(|_, reader| {
+            let stays = reader.host != *host || reader.session != session;
+            if !stays {
+                let _ = reader.parts.try_send(Err(gone()));
+            }
+            stays
+        });
+    }
+}
+
+impl Log {
+    /// The next part; `None` at the end.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub async fn next(&mut self) -> Result<Option<Chunk>, Fault> {
+        self.parts.recv().await.transpose()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.logs.end(self.request_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(n: u8) -> HostId {
+        HostId::of_key(&[n; 32])
+    }
+
+    fn chunk(text: &str) -> Result<Option<Chunk>, Fault> {
+        Ok(Some(Chunk { data: text.as_bytes().to_vec(), is_stderr: false }))
+    }
+
+    #[tokio::test]
+    async fn only_the_session_that_was_asked_answers_and_its_end_is_told() {
+        let logs = Logs::default();
+        let mut log = logs.begin(&host(1), 7).unwrap();
+        logs.answer(&host(2), 7, log.request_id, chunk("other host"));
+        logs.answer(&host(1), 8, log.request_id, chunk("other session"));
+        logs.answer(&host(1), 7, log.request_id, chunk("a"));
+        assert_eq!(log.next().await.unwrap().unwrap().data, b"a");
+        logs.session_ended(&host(1), 7);
+        assert_eq!(log.next().await.unwrap_err().code, Code::Waiting);
+        assert_eq!(log.next().await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_sends_more_than_there_is_room_for_is_cut_off_and_its_reader_told() {
+        let logs = Logs::default();
+        let mut log = logs.begin(&host(1), 7).unwrap();
+        for n in 0..limits::LOG_WINDOW + 5 {
+            logs.answer(&host(1), 7, log.request_id, chunk(&n.to_string()));
+        }
+        for n in 0..limits::LOG_WINDOW {
+            assert_eq!(log.next().await.unwrap().unwrap().data, n.to_string().into_bytes());
+        }
+        assert_eq!(log.next().await.unwrap_err().code, Code::TooLarge);
+        assert_eq!(log.next().await, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn places_are_given_back() {
+        let logs = Logs::default();
+        let open: Vec<Log> = (0..limits::LOGS_OF_HOST_MAX).map(|_| logs.begin(&host(1), 7).unwrap()).collect();
+        assert_eq!(logs.begin(&host(1), 7).unwrap_err().code, Code::Busy);
+        drop(open);
+        assert!(logs.begin(&host(1), 7).is_ok());
+    }
+}
