@@ -21,7 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{Config, DriverKind, LogFormat, Offline, Policy};
 use crate::db::Db;
-use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, KINDS, Known, OpOrder, OpResult};
+use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, KINDS, Known, OpOrder, OpResult, Taker};
 use crate::identity::{Enrolment, HostKeys, StateDir};
 use crate::intake::{Intake, Parts};
 
@@ -246,7 +246,7 @@ impl Driver for FakeDriver {
         result.map(|()| Begun::Done(OpResult::default()))
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str, _taker: Taker) -> Result<OpResult, DriverError> {
         tokio::task::yield_now().await;
         let mut fake = self.lock();
         fake.calls.push(format!("op:{}:{}", order.act.kind(), order.resource));

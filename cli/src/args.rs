@@ -99,6 +99,9 @@ pub enum Verb {
     Op(Box<cmd::op::OpVerb>),
     /// Fetch a host's journal, and check it against what the hub has seen of it
     Journal(cmd::journal::JournalArgs),
+    /// Run a command in a service's container, with its output as it comes
+    #[command(after_help = cmd::exec::EXAMPLE)]
+    Exec(Box<cmd::exec::ExecArgs>),
     /// Show what a service's containers write
     Logs(cmd::logs::LogsArgs),
     /// Show what happened

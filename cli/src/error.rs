@@ -51,11 +51,13 @@ pub enum LocalCode {
     PinFailed,
     /// A host needs values of secrets that are not at hand.
     SecretsMissing,
+    /// A command's output did not come whole.
+    OutputLost,
 }
 
 impl LocalCode {
     /// Every one.
-    pub const ALL: [LocalCode; 16] = [
+    pub const ALL: [LocalCode; 17] = [
         LocalCode::HubUnreachable,
         LocalCode::BadTopology,
         LocalCode::NoContext,
@@ -72,6 +74,7 @@ impl LocalCode {
         LocalCode::PlanOutdated,
         LocalCode::PinFailed,
         LocalCode::SecretsMissing,
+        LocalCode::OutputLost,
     ];
 
     /// The code as it is shown.
@@ -94,6 +97,7 @@ impl LocalCode {
             LocalCode::PlanOutdated => "plan_outdated",
             LocalCode::PinFailed => "pin_failed",
             LocalCode::SecretsMissing => "secrets_missing",
+            LocalCode::OutputLost => "output_lost",
         }
     }
 }

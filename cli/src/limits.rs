@@ -36,6 +36,8 @@ pub const OFFLINE_GRACE: Duration = Duration::from_secs(10);
 pub const ERROR_LOOKS: u32 = 3;
 /// How long after the last moment of an order its end is still waited for.
 pub const RECEIPT_GRACE: Duration = Duration::from_secs(3);
+/// How long nothing may come of the output of a command that has ended, before it is no longer waited for.
+pub const OUTPUT_SILENCE: Duration = Duration::from_secs(10);
 /// How long an operation is waited for when nobody says.
 pub const OP_WAIT_DEFAULT: Duration = Duration::from_secs(600);
 /// Threads that verify and plan at the same time.

@@ -52,13 +52,13 @@ fn main() {
                 eprintln!("moorline-demo: {error}");
                 1
             }
-            None => 64,
+            None => i32::from(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::stdout().lock()).is_err()),
         },
         "print" => {
             println!("{}", words.join(" "));
             0
         }
-        "lines" => lines(first),
+        "lines" => lines(first, words.get(1).is_some()),
         "tick" => tick(),
         other => {
             eprintln!("moorline-demo: no verb `{other}`; known are serve, check, sleep, true, exit, print, lines, tick, cat");
@@ -83,7 +83,7 @@ fn sleep(span: Option<&str>) -> i32 {
 }
 
 /// So many numbered lines, each tenth to standard error; then nothing more.
-fn lines(count: Option<&str>) -> i32 {
+fn lines(count: Option<&str>, stays: bool) -> i32 {
     for n in 1..=count.and_then(|c| c.parse().ok()).unwrap_or(10_u32) {
         if n % 10 == 0 {
             eprintln!("error {n} {}", "-".repeat(80));
@@ -91,7 +91,7 @@ fn lines(count: Option<&str>) -> i32 {
             println!("line {n} {}", "-".repeat(80));
         }
     }
-    sleep(None)
+    if stays { sleep(None) } else { 0 }
 }
 
 /// A numbered line ten times in a second.

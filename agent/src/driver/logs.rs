@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use moorline_common::id::ResourceId;
+use tokio::sync::mpsc;
 
 use super::{Driver, DriverError};
 
@@ -28,6 +29,40 @@ pub struct LogPart {
     pub data: Vec<u8>,
     /// Whether to its standard error.
     pub is_stderr: bool,
+}
+
+/// Who takes what a command says as it comes.
+#[derive(Debug)]
+pub struct Taker(Option<mpsc::Sender<LogPart>>);
+
+impl Taker {
+    /// Whoever receives by `way`.
+    #[must_use]
+    pub const fn new(way: mpsc::Sender<LogPart>) -> Self {
+        Self(Some(way))
+    }
+
+    /// Nobody: a command writes on unheeded.
+    #[must_use]
+    pub const fn nobody() -> Self {
+        Self(None)
+    }
+
+    /// Whether anybody takes anything.
+    #[must_use]
+    pub const fn is_somebody(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Gives a part, when there is room for it. Who is gone gets nothing more.
+    pub async fn give(&mut self, data: &[u8], is_stderr: bool) {
+        if let Some(way) = &self.0
+            && !data.is_empty()
+            && way.send(LogPart { data: data.to_vec(), is_stderr }).await.is_err()
+        {
+            self.0 = None;
+        }
+    }
 }
 
 /// A log as it comes.

@@ -27,6 +27,7 @@ pub mod sim;
 mod survey;
 
 pub use known::Known;
+pub use logs::Taker;
 #[cfg(test)]
 pub(crate) use op::KINDS;
 pub use op::{Begun, Found, OpOrder, OpResult};
@@ -116,8 +117,15 @@ pub trait Driver: Send + Sync + 'static {
     /// means that nobody knows whether it began; every other error that it did not happen.
     fn start(&self, order: &OpOrder, evidence: &Value) -> impl Future<Output = Result<Begun, DriverError>> + Send;
 
-    /// Goes on with `task`, or waits for it, until the operation has ended. Errors are as for [`Self::start`].
-    fn resume(&self, order: &OpOrder, evidence: &Value, task: &str) -> impl Future<Output = Result<OpResult, DriverError>> + Send;
+    /// Goes on with `task`, or waits for it, until the operation has ended; `taker` gets what it says meanwhile, and may hold it up.
+    /// Errors are as for [`Self::start`].
+    fn resume(
+        &self,
+        order: &OpOrder,
+        evidence: &Value,
+        task: &str,
+        taker: Taker,
+    ) -> impl Future<Output = Result<OpResult, DriverError>> + Send;
 
     /// Looks for evidence of an operation that began `age` ago. Changes nothing.
     fn adopt(

@@ -4,8 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use moorline_common::fault::{Code, Fault};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
-use super::OpResult;
+use super::logs::LogPart;
+use super::{OpResult, Taker};
 use crate::limits::EXEC_OUTPUT_MAX;
 
 /// What a command wrote: the first [`EXEC_OUTPUT_MAX`] bytes of each stream, the rest counted.
@@ -24,6 +26,7 @@ pub(super) struct Output {
 pub(super) struct Kept {
     bytes: Vec<u8>,
     total: u64,
+    digest: Sha256,
 }
 
 impl Kept {
@@ -31,6 +34,7 @@ impl Kept {
     pub fn take(&mut self, bytes: &[u8]) {
         let room = EXEC_OUTPUT_MAX.saturating_sub(self.bytes.len());
         self.bytes.extend(bytes.iter().take(room));
+        self.digest.update(bytes);
         self.total = self.total.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
     }
 }
@@ -41,14 +45,35 @@ impl Output {
         Self { lost: true, ..Self::default() }
     }
 
+    /// Hears all that was said at once; of `None` nobody hears anything.
+    pub async fn hear(said: Option<Vec<LogPart>>, mut taker: Taker) -> Self {
+        let Some(said) = said else { return Self::unheard() };
+        let mut heard = Self::default();
+        for part in said {
+            if part.is_stderr {
+                heard.stderr.take(&part.data)
+            } else {
+                heard.stdout.take(&part.data)
+            }
+            taker.give(&part.data, part.is_stderr).await;
+        }
+        heard
+    }
+
     fn result(&self, exit_code: Option<i64>) -> Value {
         let mut result = json!({
             "exit_code": exit_code,
             "stdout": STANDARD.encode(&self.stdout.bytes), "stdout_bytes": self.stdout.total,
             "stderr": STANDARD.encode(&self.stderr.bytes), "stderr_bytes": self.stderr.total,
         });
-        if let (true, Some(fields)) = (self.lost, result.as_object_mut()) {
+        let Some(fields) = result.as_object_mut() else { return result };
+        if self.lost {
             fields.insert("output_lost".to_owned(), Value::Bool(true));
+        } else {
+            // Of all of it: who took it as it came can tell that nothing is missing and nothing was put in between.
+            for (name, stream) in [("stdout_sha256", &self.stdout), ("stderr_sha256", &self.stderr)] {
+                fields.insert(name.to_owned(), hex::encode(stream.digest.clone().finalize()).into());
+            }
         }
         result
     }

@@ -1,13 +1,16 @@
-//! Logs on their way to the hub: for each that was asked for a task of its own, which ends when it is not wanted any more.
+//! What containers and commands write, on its way to the hub: for each that was asked for a task of its own, which ends when it is not wanted any more.
 //!
-//! No authority is needed for them, as for reports; what is not a topology's is not read. Of each no more is under way than the hub
+//! No authority is needed for logs, as for reports; what is not a topology's is not read. What commands say is sent of those that are
+//! signed for that. Of each no more is under way than the hub
 //! has said that it has room for, so that heartbeats and receipts never wait behind who reads slowly.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::OpId;
 use moorline_common::plan::lower::container_resource;
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Up;
@@ -15,12 +18,14 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::driver::DriverError;
-use crate::driver::logs::{LogPart, LogWish, SharedLogs};
+use crate::driver::logs::{LogPart, LogStream, LogWish, SharedLogs};
 use crate::limits::{LOG_PART_MAX, LOG_WINDOW_MAX, LOGS_MAX, SEND_TIMEOUT};
+use crate::ops::outputs::Outputs;
 
 /// The logs that are being sent in a session. They end with it.
 pub(super) struct Logs {
     source: Option<SharedLogs>,
+    outputs: Outputs,
     outbound: mpsc::Sender<pb::AgentMessage>,
     sending: BTreeMap<u64, Sending>,
 }
@@ -32,44 +37,52 @@ struct Sending {
 }
 
 impl Logs {
-    pub(super) fn new(source: Option<SharedLogs>, outbound: mpsc::Sender<pb::AgentMessage>) -> Self {
-        Self { source, outbound, sending: BTreeMap::new() }
+    pub(super) fn new(source: Option<SharedLogs>, outputs: Outputs, outbound: mpsc::Sender<pb::AgentMessage>) -> Self {
+        Self { source, outputs, outbound, sending: BTreeMap::new() }
     }
 
     /// Begins to send what `wanted` names.
-    pub(super) fn begin(&mut self, request_id: u64, wanted: pb::Logs) {
+    pub(super) fn begin(&mut self, request_id: u64, wanted: &pb::Logs) {
+        // One that asks twice under the same number wants the second.
+        self.end(request_id);
         self.sending.retain(|_, sending| !sending.task.is_finished());
-        let source = match self.source.clone() {
-            Some(_) if self.sending.len() >= LOGS_MAX => {
-                Err(Fault::new(Code::Busy, format!("{LOGS_MAX} logs of this host are being read already; try again later")))
-            }
-            Some(source) => Ok(source),
-            None => Err(Fault::new(Code::PolicyDenied, "this host's policy file says `logs = false`: they are read on the host itself")),
-        };
-        let source = match source {
-            Ok(source) => source,
+        let opening = match self.open(wanted) {
+            Ok(opening) => opening,
             Err(fault) => {
                 // A hub that asks faster than it reads gets no answer.
                 let _ = self.outbound.try_send(end(request_id, Some(fault)));
                 return;
             }
         };
-        // One that asks twice under the same number wants the second.
-        self.end(request_id);
+        let window = usize::try_from(wanted.window).map_or(LOG_WINDOW_MAX, |window| window.clamp(1, LOG_WINDOW_MAX));
+        let room = Arc::new(Semaphore::new(window));
+        let way = Way { request_id, outbound: self.outbound.clone(), room: room.clone() };
+        let task = tokio::spawn(async move {
+            let fault = way.send_all(opening).await.err();
+            let _ = way.outbound.send_timeout(end(request_id, fault), SEND_TIMEOUT).await;
+        });
+        self.sending.insert(request_id, Sending { task: task.abort_handle(), room });
+    }
+
+    /// What is going to be sent. The output of a command is kept for its taker from here on.
+    fn open(&self, wanted: &pb::Logs) -> Result<Opening, Fault> {
+        if self.sending.len() >= LOGS_MAX {
+            return Err(Fault::new(Code::Busy, format!("{LOGS_MAX} logs of this host are being read already; try again later")));
+        }
+        if !wanted.op_id.is_empty() {
+            let op_id = OpId::parse(cut(&wanted.op_id)).map_err(|e| Fault::new(Code::InvalidArgument, e.to_string()))?;
+            let taken = self.outputs.take(op_id)?;
+            return Ok(std::future::ready(Ok(taken)).boxed());
+        }
+        let denied = || Fault::new(Code::PolicyDenied, "this host's policy file says `logs = false`: they are read on the host itself");
+        let source = self.source.clone().ok_or_else(denied)?;
         let wish = LogWish {
             container: container_resource(&wanted.container),
             follow: wanted.follow,
             tail: wanted.tail,
             since_s: wanted.since_unix_s,
         };
-        let window = usize::try_from(wanted.window).map_or(LOG_WINDOW_MAX, |window| window.clamp(1, LOG_WINDOW_MAX));
-        let room = Arc::new(Semaphore::new(window));
-        let way = Way { request_id, outbound: self.outbound.clone(), room: room.clone() };
-        let task = tokio::spawn(async move {
-            let fault = way.send_all(wish, &source).await.err();
-            let _ = way.outbound.send_timeout(end(request_id, fault), SEND_TIMEOUT).await;
-        });
-        self.sending.insert(request_id, Sending { task: task.abort_handle(), room });
+        Ok(async move { source.open(wish).await }.boxed())
     }
 
     /// One more part may be under way.
@@ -95,6 +108,9 @@ impl Drop for Logs {
     }
 }
 
+/// A log that begins to be read.
+type Opening = BoxFuture<'static, Result<LogStream, DriverError>>;
+
 /// Where the parts of one log go.
 struct Way {
     request_id: u64,
@@ -103,10 +119,10 @@ struct Way {
 }
 
 impl Way {
-    async fn send_all(&self, wish: LogWish, source: &SharedLogs) -> Result<(), Fault> {
+    async fn send_all(&self, opening: Opening) -> Result<(), Fault> {
         let told = |e: DriverError| Fault::new(e.code, cut(&e.message));
         // An engine tells of each write: what is there at once goes together.
-        let mut log = source.open(wish).await.map_err(told)?.ready_chunks(READY_MAX);
+        let mut log = opening.await.map_err(told)?.ready_chunks(READY_MAX);
         while let Some(parts) = log.next().await {
             let mut joined = Joined::default();
             let fault = parts.into_iter().find_map(|part| part.map(|part| joined.add(part)).err());
@@ -155,12 +171,10 @@ fn end(request_id: u64, fault: Option<Fault>) -> pb::AgentMessage {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
-    use futures_util::future::BoxFuture;
     use futures_util::stream;
 
     use super::*;
-    use crate::driver::logs::{LogSource, LogStream};
+    use crate::driver::logs::LogSource;
 
     /// Writes `x` for ever.
     struct Endless;
@@ -182,8 +196,8 @@ mod tests {
     #[tokio::test]
     async fn no_more_of_a_log_is_under_way_than_the_hub_has_room_for() {
         let (outbound, mut sent) = mpsc::channel(64);
-        let mut logs = Logs::new(Some(Arc::new(Endless)), outbound.clone());
-        logs.begin(7, pb::Logs { window: 2, ..pb::Logs::default() });
+        let mut logs = Logs::new(Some(Arc::new(Endless)), Outputs::default(), outbound.clone());
+        logs.begin(7, &pb::Logs { window: 2, ..pb::Logs::default() });
         for _ in 0..2 {
             assert_eq!(chunk(sent.recv().await.unwrap()).data.len(), LOG_PART_MAX);
         }
@@ -201,10 +215,10 @@ mod tests {
     #[tokio::test]
     async fn who_asks_for_too_many_is_told_so_at_once() {
         let (outbound, mut sent) = mpsc::channel(64);
-        let mut logs = Logs::new(Some(Arc::new(Endless)), outbound);
+        let mut logs = Logs::new(Some(Arc::new(Endless)), Outputs::default(), outbound);
         let max = u64::try_from(LOGS_MAX).unwrap();
         for request_id in 0..=max {
-            logs.begin(request_id, pb::Logs { window: 1, ..pb::Logs::default() });
+            logs.begin(request_id, &pb::Logs { window: 1, ..pb::Logs::default() });
         }
         let refused = chunk(sent.recv().await.unwrap());
         assert_eq!((refused.request_id, refused.last, refused.fault.unwrap().code.as_str()), (max, true, "busy"));
@@ -213,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_host_whose_policy_says_so_sends_none() {
         let (outbound, mut sent) = mpsc::channel(64);
-        Logs::new(None, outbound).begin(7, pb::Logs { window: 1, ..pb::Logs::default() });
+        Logs::new(None, Outputs::default(), outbound).begin(7, &pb::Logs { window: 1, ..pb::Logs::default() });
         let refused = chunk(sent.recv().await.unwrap());
         assert_eq!((refused.last, refused.fault.unwrap().code.as_str()), (true, "policy_denied"));
     }

@@ -127,7 +127,7 @@ impl<'a, J: Journal> Session<'a, J> {
             tracing::info!(serial = certificate.serial, "the renewed certificate is in use");
         }
         crate::crash::point("link.welcome");
-        let logs = Logs::new(parts.logs.clone(), outbound.clone());
+        let logs = Logs::new(parts.logs.clone(), parts.ops.outputs().clone(), outbound.clone());
         let now = Instant::now();
         let renew_at = (now + renew_wait(&certificate)?).max(renew_not_before);
         Ok(Self {
@@ -235,7 +235,7 @@ impl<'a, J: Journal> Session<'a, J> {
                 Ok(())
             }
             pb::query::What::Logs => {
-                self.logs.begin(query.request_id, query.logs.unwrap_or_default());
+                self.logs.begin(query.request_id, &query.logs.unwrap_or_default());
                 Ok(())
             }
             pb::query::What::More => {

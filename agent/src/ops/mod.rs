@@ -36,10 +36,13 @@ use crate::limits::{DRAIN_TIMEOUT, OPS_QUEUE};
 use crate::reconcile;
 use crate::trust::Trust;
 
+use self::outputs::Outputs;
+
 mod admit;
 mod advance;
 mod call;
 mod carry;
+pub mod outputs;
 pub mod receipt;
 pub mod recover;
 mod wanted;
@@ -84,6 +87,7 @@ pub struct Handle {
     news: watch::Receiver<u64>,
     aliases: Arc<Aliases>,
     current: CancellationToken,
+    outputs: Outputs,
 }
 
 impl Handle {
@@ -104,6 +108,12 @@ impl Handle {
     pub async fn acknowledge(&self, op_id: OpId, outcome: String) {
         // Without a listener the agent is stopping; the receipt is sent again after its next start.
         let _ = self.commands.send(Command::Acknowledge { op_id, outcome }).await;
+    }
+
+    /// What commands say while they run.
+    #[must_use]
+    pub const fn outputs(&self) -> &Outputs {
+        &self.outputs
     }
 
     /// Changes whenever an operation moved.
@@ -208,6 +218,7 @@ struct Shared<D, J> {
     parts: Parts<D, J>,
     news: watch::Sender<u64>,
     aliases: Arc<Aliases>,
+    outputs: Outputs,
     /// Indeterminate operations that hold their lanes until an operator has said how they ended.
     blocked: Mutex<BTreeMap<OpId, oneshot::Sender<()>>>,
     /// Operations that wait for their turns, to be told when they are taken back.
@@ -234,10 +245,12 @@ impl<D: Driver, J: Journal> Ops<D, J> {
         let (news, news_rx) = watch::channel(0);
         let aliases = Arc::new(Aliases::default());
         let current = CancellationToken::new();
+        let outputs = Outputs::default();
         let shared = Shared {
             parts,
             news,
             aliases: aliases.clone(),
+            outputs: outputs.clone(),
             blocked: Mutex::default(),
             waiting: Mutex::default(),
             recovered: Mutex::default(),
@@ -247,7 +260,7 @@ impl<D: Driver, J: Journal> Ops<D, J> {
             stopping: CancellationToken::new(),
             over: CancellationToken::new(),
         };
-        (Self { shared: Arc::new(shared), commands }, Handle { commands: sender, news: news_rx, aliases, current })
+        (Self { shared: Arc::new(shared), commands }, Handle { commands: sender, news: news_rx, aliases, current, outputs })
     }
 
     /// Takes orders until `shutdown`, then lets what has begun end for a while. What waits goes on after the next start.

@@ -1,6 +1,6 @@
-//! What containers write, as their hosts send it through the hub. Nothing of it is signed.
+//! What containers and commands write, as their hosts send it through the hub. Nothing of it is signed.
 
-use moorline_common::id::HostId;
+use moorline_common::id::{HostId, OpId};
 use moorline_proto::v1 as pb;
 use tonic::Streaming;
 
@@ -49,7 +49,20 @@ impl Client {
             follow: wanted.follow,
             tail: wanted.tail,
             since_unix_s: wanted.since_unix_s,
+            ..pb::GetLogsRequest::default()
         };
+        self.read(request).await
+    }
+
+    /// Takes what the command of an operation says while it runs. To be asked for before the order is handed in.
+    ///
+    /// # Errors
+    /// As [`Self::logs`].
+    pub async fn output(&self, host: &HostId, op_id: &OpId) -> Result<LogStream, Failure> {
+        self.read(pb::GetLogsRequest { host_id: host.to_string(), op_id: op_id.to_string(), ..pb::GetLogsRequest::default() }).await
+    }
+
+    async fn read(&self, request: pb::GetLogsRequest) -> Result<LogStream, Failure> {
         let stream = self.hub.call(|mut rpc| async move { rpc.get_logs(request).await }).await?;
         Ok(LogStream { stream, hub: self.hub.clone() })
     }

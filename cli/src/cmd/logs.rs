@@ -93,7 +93,7 @@ pub async fn run(args: LogsArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
 const FOLLOWED_LINES: u32 = 10;
 
 /// The containers that `what` means: those of a service by what the host shall have, or one by its own name.
-async fn containers(client: &Client, host: &HostView, what: &str) -> Result<Vec<String>, Failure> {
+pub(super) async fn containers(client: &Client, host: &HostView, what: &str) -> Result<Vec<String>, Failure> {
     let report = client.report(host).await?;
     let observed = report.as_ref().map(|r| &r.report.statement().observed);
     let ours: Vec<&String> = observed.iter().flat_map(|o| &o.containers).filter(|(_, c)| c.owner.is_some()).map(|(name, _)| name).collect();

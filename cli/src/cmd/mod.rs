@@ -16,6 +16,7 @@ pub mod diff;
 pub mod down;
 pub mod drift;
 pub mod events;
+pub mod exec;
 pub mod get;
 pub mod history;
 pub mod host;
@@ -107,6 +108,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Journal(args) => journal::run(args, &env, ui).await,
         Verb::Drift(verb) => drift::run(verb, &env, ui).await,
         Verb::Op(verb) => op::run(*verb, &env, ui).await,
+        Verb::Exec(args) => exec::run(*args, &env, ui).await,
         Verb::Logs(args) => logs::run(args, &env, ui).await,
         Verb::Events(args) => events::run(args, &env, ui).await,
         Verb::Schema => schema::run(ui),

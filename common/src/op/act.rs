@@ -108,6 +108,10 @@ pub struct Exec {
     /// With every capability.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub privileged: bool,
+    /// Whether who ordered it takes its output as it comes, and so may hold it up. Nobody else can: a hub that reads no more of what
+    /// was not ordered so does not stop it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
     /// So long it may run, in seconds; past it an operator must look.
     #[serde(default = "exec_timeout_default")]
     pub timeout_s: u32,

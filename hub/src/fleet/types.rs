@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::delivery::Delivery;
+use crate::ops::Wanted;
 use crate::store::{DriftReport, RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
 
 /// What the hub sends to an agent.
@@ -38,18 +39,12 @@ pub enum Outgoing {
         /// The first record that is wanted.
         from_seq: u64,
     },
-    /// A wish for a log.
+    /// A wish for a log, or for a command's output.
     QueryLogs {
         /// The request.
         request_id: u64,
-        /// The container's name on the engine.
-        container: String,
-        /// Whether to go on with what it writes.
-        follow: bool,
-        /// Only so many of the last lines.
-        tail: Option<u32>,
-        /// Only what was written since, in seconds since 1970.
-        since_s: u64,
+        /// What is wanted.
+        wanted: Wanted,
     },
     /// One more part of a log may be under way.
     MoreLogs {

@@ -1,10 +1,10 @@
-//! What containers write, on its way from hosts to operators. The hub only passes it on, and keeps none of it.
+//! What containers and commands write, on its way from hosts to operators. The hub only passes it on, and keeps none of it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::HostId;
+use moorline_common::id::{HostId, OpId};
 use tokio::sync::mpsc;
 
 use crate::limits;
@@ -25,6 +25,24 @@ struct Reader {
     host: HostId,
     session: u64,
     parts: mpsc::Sender<Result<Chunk, Fault>>,
+}
+
+/// What is read as it comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// What a container writes.
+    Log {
+        /// Its name on the engine.
+        container: String,
+        /// Whether to go on with what it writes from now on.
+        follow: bool,
+        /// Only so many of the last lines.
+        tail: Option<u32>,
+        /// Only what was written since, in seconds since 1970.
+        since_s: u64,
+    },
+    /// What the command of an operation says while it runs.
+    Output(OpId),
 }
 
 /// A part of a log.

@@ -17,7 +17,7 @@ mod logs;
 mod watch;
 
 pub use journal::{Journals, Reading};
-pub use logs::{Chunk, Log, Logs};
+pub use logs::{Chunk, Log, Logs, Wanted};
 pub use watch::{Watch, Watches};
 
 /// Who waits for news of operations and for journals.

@@ -21,7 +21,7 @@ use crate::events::{Kind, NewEvent};
 use crate::fleet::Outgoing;
 use crate::hub::Hub;
 use crate::limits;
-use crate::ops::{self, Log, Reading, Watch};
+use crate::ops::{self, Log, Reading, Wanted, Watch};
 use crate::store::{NewOp, OpQuery, OpRecord, ShownDrift, StoreError};
 
 /// One operation's news for one caller.
@@ -208,31 +208,25 @@ pub(super) async fn journal(hub: &Hub, actor: &Actor, wanted: pb::GetJournalRequ
     Ok(Box::pin(ReceiverStream::new(rx)))
 }
 
-/// Passes on what a container of a connected host writes.
-pub(super) async fn logs(hub: &Hub, actor: &Actor, wanted: pb::GetLogsRequest, not_after_s: u64) -> Result<LogStream, Status> {
-    let host = HostId::parse(wanted.host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
-    let container = wire::short(&wanted.container);
-    if container != wanted.container || container.is_empty() {
-        return Err(fault_status(wire::invalid("the request names no container")));
-    }
+/// Passes on what a container of a connected host, or a command there, writes.
+pub(super) async fn logs(hub: &Hub, actor: &Actor, request: pb::GetLogsRequest, not_after_s: u64) -> Result<LogStream, Status> {
+    let host = HostId::parse(&request.host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
+    let wanted = wanted(request)?;
     let (name, known) = hub.fleet.name(&host);
     if !known {
         return Err(fault_status(Fault::new(Code::NotFound, format!("there is no host {host}"))));
     }
-    let absent = || Fault::new(Code::Waiting, format!("host `{name}` is not connected; its logs are on the host itself"));
+    let absent = || Fault::new(Code::Waiting, format!("host `{name}` is not connected, and what it writes is there alone"));
     let way = hub.fleet.way(&host).ok_or_else(|| fault_status(absent()))?;
     let log = hub.ops.logs.begin(&host, way.session).map_err(fault_status)?;
-    let query = Outgoing::QueryLogs {
-        request_id: log.request_id,
-        container: container.clone(),
-        follow: wanted.follow,
-        tail: wanted.tail,
-        since_s: wanted.since_unix_s,
-    };
+    let query = Outgoing::QueryLogs { request_id: log.request_id, wanted: wanted.clone() };
     if !hub.fleet.send(&host, way.session, query) {
         return Err(fault_status(Fault::new(Code::Busy, format!("much waits to be sent to host `{name}`; try again"))));
     }
-    hub.record(NewEvent::new(Kind::LogsRead, actor.clone(), format!("asked for the log of {container}")).host(&name)).await;
+    // Of a command its order tells.
+    if let Wanted::Log { container, .. } = &wanted {
+        hub.record(NewEvent::new(Kind::LogsRead, actor.clone(), format!("asked for the log of {container}")).host(&name)).await;
+    }
     let (tx, rx) = mpsc::channel(1);
     let hub = hub.clone();
     tokio::spawn(async move {
@@ -243,6 +237,15 @@ pub(super) async fn logs(hub: &Hub, actor: &Actor, wanted: pb::GetLogsRequest, n
         let _ = hub.fleet.send(&host, way.session, Outgoing::EndLogs { request_id });
     });
     Ok(Box::pin(ReceiverStream::new(rx)))
+}
+
+fn wanted(request: pb::GetLogsRequest) -> Result<Wanted, Status> {
+    let pb::GetLogsRequest { container, follow, tail, since_unix_s, op_id: id, .. } = request;
+    match (container.is_empty(), id.is_empty()) {
+        (false, true) if wire::short(&container) == container => Ok(Wanted::Log { container, follow, tail, since_s: since_unix_s }),
+        (true, false) => op_id(id).map(Wanted::Output),
+        (true | false, _) => Err(fault_status(wire::invalid("the request names no container, or more than that"))),
+    }
 }
 
 /// Passes a log on until it ends; after each part it asks its host for one more, by `more`.

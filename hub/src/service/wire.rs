@@ -10,6 +10,7 @@ use moorline_proto::v1 as pb;
 use crate::events::Event;
 use crate::fleet::{Beat, Outgoing, View};
 use crate::limits;
+use crate::ops::Wanted;
 use crate::store::{HostRecord, HostState, OpRecord, RevisionRecord};
 
 /// A text of an agent's that is kept: its first characters, at most [`limits::SHORT_MAX`] bytes.
@@ -116,10 +117,15 @@ pub(super) fn outgoing(message: Outgoing) -> pb::HubMessage {
         Outgoing::QueryJournal { request_id, from_seq } => {
             Kind::Query(pb::Query { what: pb::query::What::Journal.into(), request_id, from_seq, logs: None })
         }
-        Outgoing::QueryLogs { request_id, container, follow, tail, since_s } => {
+        Outgoing::QueryLogs { request_id, wanted } => {
             let window = u32::try_from(limits::LOG_WINDOW).unwrap_or(u32::MAX);
-            let logs = Some(pb::Logs { container, follow, tail, since_unix_s: since_s, window });
-            Kind::Query(pb::Query { what: pb::query::What::Logs.into(), request_id, from_seq: 0, logs })
+            let logs = match wanted {
+                Wanted::Log { container, follow, tail, since_s } => {
+                    pb::Logs { container, follow, tail, since_unix_s: since_s, window, ..pb::Logs::default() }
+                }
+                Wanted::Output(op_id) => pb::Logs { op_id: op_id.into(), window, ..pb::Logs::default() },
+            };
+            Kind::Query(pb::Query { what: pb::query::What::Logs.into(), request_id, from_seq: 0, logs: Some(logs) })
         }
         Outgoing::MoreLogs { request_id } => {
             Kind::Query(pb::Query { what: pb::query::What::More.into(), request_id, ..pb::Query::default() })

@@ -1,4 +1,4 @@
-//! What containers write reaches the operator whole, in order, and for as long as it is wanted; nothing of a stranger's does.
+//! What containers and commands write reaches the operator whole, in order, and for as long as it is wanted; nothing of a stranger's does.
 
 use std::process::{Child, Stdio};
 
@@ -19,17 +19,19 @@ const LINES: usize = 20_000;
 fn start(test: &str) -> Option<EngineFleet> {
     let t = EngineFleet::start(test)?;
     let name = t.topology();
-    let service = |command: &str| format!("image: {IMAGE}, stop_grace_period: 1s{command}");
-    let yaml = format!(
-        "topology: {name}\nhosts:\n  {HOST}:\n    docker:\n      services:\n        site: {{ {}, scale: 2 }}\n        loud: {{ {} }}\n        \
-         clock: {{ {} }}\n",
-        service(""),
-        service(&format!(", command: [lines, \"{LINES}\"]")),
-        service(", command: [tick]"),
-    );
-    t.fleet.push(&yaml, &["--wait"]).unwrap().ok().unwrap();
+    t.fleet.push(&topology(&name, "hello"), &["--wait"]).unwrap().ok().unwrap();
     t.fleet.wait_converged(&t.operator, HOST, &name, 1).unwrap();
     Some(t)
+}
+
+fn topology(name: &str, greeting: &str) -> String {
+    let service = |more: &str| format!("{{ image: {IMAGE}, stop_grace_period: 1s, {more} }}");
+    format!(
+        "topology: {name}\nhosts:\n  {HOST}:\n    docker:\n      services:\n        site: {}\n        loud: {}\n        clock: {}\n",
+        service(&format!("scale: 2, environment: {{ GREETING: {greeting} }}")),
+        service(&format!("command: [lines, \"{LINES}\", stay]")),
+        service("command: [tick]"),
+    )
 }
 
 #[test]
@@ -96,17 +98,17 @@ fn logs_come_whole_and_in_their_order_and_none_of_a_stranger() {
     assert_says(&events, &["logs_read", &format!("{name}-loud-1")]);
 }
 
-/// `moorctl logs -f`, as it is typed.
+/// A verb that goes on, as it is typed.
 struct Following {
     child: Child,
     out: std::path::PathBuf,
 }
 
 impl Following {
-    fn start(t: &EngineFleet, number: usize) -> Self {
+    fn start(t: &EngineFleet, args: &[&str], number: usize) -> Self {
         let out = t.fleet.root().join(format!("followed-{number}"));
         let file = std::fs::File::create(&out).unwrap();
-        let mut command = t.fleet.moorctl_command(&["logs", "-f", &format!("{HOST}/clock")]);
+        let mut command = t.fleet.moorctl_command(args);
         let child = command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
         Self { child, out }
     }
@@ -119,22 +121,24 @@ impl Following {
         wait_until(&format!("{count} lines"), SOON, || Ok(self.text().lines().count() >= count)).unwrap();
     }
 
-    fn interrupt(&mut self) {
+    fn interrupt(&mut self) -> Option<i32> {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), Signal::SIGINT).unwrap();
-        self.child.wait().unwrap();
+        self.child.wait().unwrap().code()
     }
 }
 
 #[test]
 fn a_log_is_followed_until_the_operator_has_enough_or_the_host_is_gone() {
     let Some(mut t) = start("follow") else { return };
+    let clock = format!("{HOST}/clock");
+    let follow = ["logs", "-f", &clock];
     // More than may be open at once: each that ends gives its place back.
     for number in 0..12 {
-        let mut following = Following::start(&t, number);
+        let mut following = Following::start(&t, &follow, number);
         following.wait_for_lines(if number == 0 { 30 } else { 1 });
         following.interrupt();
     }
-    let mut following = Following::start(&t, 99);
+    let mut following = Following::start(&t, &follow, 99);
     following.wait_for_lines(1);
     t.fleet.kill_agent(HOST).unwrap();
     wait_until("it ends", SOON, || Ok(following.child.try_wait()?.is_some())).unwrap();
@@ -142,4 +146,66 @@ fn a_log_is_followed_until_the_operator_has_enough_or_the_host_is_gone() {
     let text = following.text();
     assert!(text.contains("the host's session ended"), "{text}");
     assert_says(&t.fleet.moorctl(&["logs", &format!("{HOST}/clock")]).unwrap(), &["is not connected"]);
+}
+
+#[test]
+fn a_commands_output_comes_as_it_is_said_and_whole() {
+    let Some(mut t) = start("exec") else { return };
+    let clock = format!("{HOST}/clock");
+    let exec = |t: &EngineFleet, on: &str, argv: &[&str]| t.fleet.moorctl(&[&["--yes", "exec", on, "--"], argv].concat()).unwrap();
+
+    let said = exec(&t, &clock, &["moorline-demo", "lines", "200000"]).ok().unwrap();
+    let numbers = |text: &str, word: &str| -> Vec<usize> {
+        text.lines().filter_map(|line| line.strip_prefix(word)?.split(' ').next()?.parse().ok()).collect()
+    };
+    assert!(numbers(&said.stdout, "line ").into_iter().eq((1..=200_000).filter(|n| n % 10 != 0)));
+    assert!(numbers(&said.stderr, "error ").into_iter().eq((1..=200_000).filter(|n| n % 10 == 0)));
+    assert_says(&said, &["exit code 0, receipt verified"]);
+
+    let failed = exec(&t, &clock, &["moorline-demo", "exit", "7"]).expect_code(7).unwrap();
+    assert_says(&failed, &["failed, exit code 7, receipt verified"]);
+    let input = t.fleet.file("input", "from the operator\n").unwrap();
+    let cat = ["--yes", "exec", &clock, "--stdin", moorline_tests::fleet::text(&input).unwrap(), "--", "cat"];
+    assert_eq!(t.fleet.moorctl(&cat).unwrap().ok().unwrap().stdout, "from the operator\n");
+    let json = t.fleet.moorctl(&["--yes", "-o", "json", "exec", &clock, "--", "moorline-demo", "print", "hello"]).unwrap().ok().unwrap();
+    let shown: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&shown["state"], &shown["receipt"]["result"]["stdout_bytes"]), (&"succeeded".into(), &6.into()), "{shown}");
+
+    // It is seen while it runs; who has enough of it stops nothing.
+    let tick = ["--yes", "exec", &clock, "--timeout", "1m", "--", "moorline-demo", "tick"];
+    let mut ticking = Following::start(&t, &tick, 1);
+    ticking.wait_for_lines(5);
+    exec(&t, &format!("{HOST}/{}-loud-1", t.topology()), &["true"]).ok().unwrap();
+    assert_eq!(ticking.interrupt(), Some(130));
+    assert!(ticking.text().contains("the operation was not"), "{}", ticking.text());
+
+    assert_says(&exec(&t, &format!("{HOST}/site"), &["true"]), &["has 2 containers", "-site-1", "-site-2"]);
+    assert_says(&exec(&t, &format!("{HOST}/sit"), &["true"]), &["did you mean `site`?"]);
+    assert_says(&t.fleet.moorctl(&["exec", &clock, "--", "true"]).unwrap(), &["needs_confirmation", "class R3"]);
+    t.fleet.kill_agent(HOST).unwrap();
+    wait_until("it is gone", SOON, || Ok(!t.operator.host(HOST)?.connected)).unwrap();
+    assert_says(&exec(&t, &clock, &["true"]), &["is not connected", "op exec"]);
+}
+
+/// Who reads slowly holds up the command, and nothing else; who is gone holds up nothing.
+#[test]
+fn what_nobody_reads_holds_up_the_command_alone() {
+    let Some(t) = start("slow") else { return };
+    let name = t.topology();
+    let on = format!("{HOST}/clock");
+    let mut slow = t.fleet.moorctl_command(&["--yes", "exec", &on, "--timeout", "2m", "--", "moorline-demo", "lines", "300000"]);
+    let mut slow = slow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the command runs", SOON, || Ok(ops(&t).iter().any(|op| op["kind"] == "exec" && op["state"] == "task_running"))).unwrap();
+    // Heartbeats, other operations and other streams go on meanwhile.
+    t.fleet.push(&topology(&name, "again"), &["--wait"]).unwrap().ok().unwrap();
+    assert!(ops(&t).iter().any(|op| op["kind"] == "exec" && op["state"] == "task_running"), "it is held up");
+    slow.kill().unwrap();
+    slow.wait().unwrap();
+    wait_until("the command goes on to its end", SOON, || Ok(ops(&t).iter().any(|op| op["kind"] == "exec" && op["state"] == "succeeded")))
+        .unwrap();
+}
+
+fn ops(t: &EngineFleet) -> Vec<serde_json::Value> {
+    let said = t.fleet.moorctl(&["op", "ls", "-o", "json"]).unwrap().ok().unwrap();
+    serde_json::from_str(&said.stdout).unwrap()
 }

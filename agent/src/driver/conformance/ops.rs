@@ -11,7 +11,7 @@ use moorline_common::plan::lower::{container_resource, volume_resource};
 use moorline_common::topology::VolumeSpec;
 
 use super::*;
-use crate::driver::{Begun, Found, OpOrder, OpResult};
+use crate::driver::{Begun, Found, OpOrder, OpResult, Taker};
 
 /// Longer than any request of before a crash can still be at work.
 const LATER: Duration = Duration::from_secs(3600);
@@ -46,6 +46,7 @@ fn exec(argv: &[&str], stdin: &str, timeout_s: u32) -> Act {
         user: None,
         workdir: None,
         privileged: false,
+        stream: false,
         timeout_s,
     })
 }
@@ -102,7 +103,7 @@ impl<'a, B: Bench> Scene<'a, B> {
         let begun = self.driver().start(order, &evidence).await.unwrap_or_else(|e| panic!("{order:?}: {e:?}"));
         let result = match begun {
             Begun::Done(result) => result,
-            Begun::Task(task) => self.driver().resume(order, &evidence, &task).await.unwrap(),
+            Begun::Task(task) => self.driver().resume(order, &evidence, &task, Taker::nobody()).await.unwrap(),
         };
         (evidence, result)
     }
@@ -357,21 +358,21 @@ async fn a_command_is_started_once_and_waited_for(bench: &impl Bench) {
         }
     };
     tokio::select! {
-        ended = driver.resume(&ordered, &evidence, &task) => panic!("it lasts longer: {ended:?}"),
+        ended = driver.resume(&ordered, &evidence, &task, Taker::nobody()) => panic!("it lasts longer: {ended:?}"),
         begun = tokio::time::timeout(PATIENCE, runs) => begun.unwrap(),
     }
     assert_eq!(adopt(Duration::ZERO).await, Found::Task(task.clone()));
     let hasty = OpOrder { act: exec(&["sh", "-c", "sleep 4; exit 5"], "", 0), ..ordered.clone() };
-    let still = driver.resume(&hasty, &evidence, &task).await.unwrap();
+    let still = driver.resume(&hasty, &evidence, &task, Taker::nobody()).await.unwrap();
     assert_eq!(still.fault.unwrap().code, Code::Indeterminate);
-    let ended = driver.resume(&ordered, &evidence, &task).await.unwrap();
+    let ended = driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap();
     assert_eq!((&ended.result["exit_code"], &ended.result["output_lost"]), (&json!(5), &json!(true)), "{ended:?}");
     assert_eq!(adopt(LATER).await, Found::Task(task.clone()), "ended");
-    assert_eq!(driver.resume(&ordered, &evidence, &task).await.unwrap(), ended, "nothing runs again");
+    assert_eq!(driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap(), ended, "nothing runs again");
     // Gone with its container.
     bench.by_hand(ByHand::Remove(&scene.name)).await;
     assert!(matches!(adopt(Duration::ZERO).await, Found::Unknown(_)));
-    let lost = driver.resume(&ordered, &evidence, &task).await.unwrap();
+    let lost = driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap();
     assert_eq!(lost.fault.unwrap().code, Code::Indeterminate);
     scene.end().await;
 }
@@ -470,7 +471,7 @@ async fn an_engine_that_is_away_is_unreachable(bench: &impl Bench) {
     for error in [
         away.prepare(&ordered).await.unwrap_err(),
         away.start(&ordered, &evidence).await.unwrap_err(),
-        away.resume(&ordered, &evidence, "task").await.unwrap_err(),
+        away.resume(&ordered, &evidence, "task", Taker::nobody()).await.unwrap_err(),
         away.adopt(&ordered, &evidence, None, LATER).await.unwrap_err(),
     ] {
         assert_eq!((error.kind, error.code), (DriverErrorKind::Unreachable, Code::EngineUnreachable), "{error:?}");

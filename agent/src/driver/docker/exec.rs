@@ -3,18 +3,20 @@
 //! It is made first and started only when its id is durable. The engine starts each id once at most, so that a command whose
 //! start was cut short is never run again.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::exec::{CreateExecOptions, StartExecResults};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use moorline_common::op::Exec;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::super::output::Output;
-use super::super::{DriverError, DriverErrorKind, Found, OpResult};
+use super::super::{DriverError, DriverErrorKind, Found, OpResult, Taker};
 use super::error::{from_engine_op, status};
 use super::patiently;
 use crate::limits::{EXEC_DRAIN, EXEC_LOOK};
@@ -63,12 +65,12 @@ async fn look(docker: &Docker, task: &str) -> Result<Option<Stage>, DriverError>
 }
 
 /// Starts the command unless it was started before, and waits for its end.
-pub(super) async fn resume(docker: &Docker, command: &Exec, task: &str) -> Result<OpResult, DriverError> {
+pub(super) async fn resume(docker: &Docker, command: &Exec, task: &str, taker: Taker) -> Result<OpResult, DriverError> {
     patiently(async {
         let deadline = Instant::now() + Duration::from_secs(command.timeout_s.into());
         match look(docker, task).await? {
             None => Ok(Output::unheard().unknown(FORGOTTEN)),
-            Some(Stage::Made) => run(docker, command, task, deadline).await,
+            Some(Stage::Made) => run(docker, command, task, deadline, taker).await,
             Some(Stage::Running | Stage::Ended(_)) => end(docker, command, task, Output::unheard(), deadline).await,
         }
     })
@@ -85,53 +87,78 @@ pub(super) async fn adopt(docker: &Docker, command: &Exec, task: &str, age: Dura
     })
 }
 
-async fn run(docker: &Docker, command: &Exec, task: &str, deadline: Instant) -> Result<OpResult, DriverError> {
+async fn run(docker: &Docker, command: &Exec, task: &str, deadline: Instant, taker: Taker) -> Result<OpResult, DriverError> {
     // Checked when the order was read.
     let stdin = command.stdin_bytes().unwrap_or_default();
     crate::crash::point("docker.exec-start.before");
     let started = docker.start_exec(task, None).await.map_err(|e| from_engine_op(&e, "starting a command"))?;
     crate::crash::point("docker.exec-start.after");
     let mut heard = Output::default();
-    if let StartExecResults::Attached { mut output, mut input } = started {
-        let listen = async {
-            while let Some(said) = output.next().await {
-                match said {
-                    Ok(LogOutput::StdErr { message }) => heard.stderr.take(&message),
-                    Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message }) => {
-                        heard.stdout.take(&message);
-                    }
-                    Err(_) => {
-                        heard.lost = true;
-                        return;
-                    }
-                }
-            }
-        };
+    if let StartExecResults::Attached { output, mut input } = started {
         let feed = async {
             // One that does not read has its reasons.
             let _ = input.write_all(&stdin).await;
             let _ = input.shutdown().await;
             std::future::pending::<()>().await;
         };
-        // Something that it left running may keep the streams open.
-        let ended = async {
+        let is_over = CancellationToken::new();
+        let watch = async {
             loop {
                 sleep(EXEC_LOOK).await;
                 // An engine that does not answer for once may still be speaking.
                 if matches!(look(docker, task).await, Ok(None | Some(Stage::Ended(_)))) {
-                    return sleep(EXEC_DRAIN).await;
+                    is_over.cancel();
+                    std::future::pending::<()>().await;
                 }
             }
         };
         tokio::select! {
-            () = listen => {}
+            () = listen(output, &mut heard, &is_over, taker) => {}
             () = feed => {}
-            () = ended => {}
+            () = watch => {}
             () = sleep_until(deadline) => {}
         }
     }
     end(docker, command, task, heard, deadline).await
 }
+
+/// Hears a command to the end of its streams. Something that it left running may keep them open: then it ends a while after `is_over`, or,
+/// for a taker who may be slow, once nothing has come for so long.
+async fn listen(mut output: Said, heard: &mut Output, is_over: &CancellationToken, mut taker: Taker) {
+    let silence = || async {
+        is_over.cancelled().await;
+        sleep(EXEC_DRAIN).await;
+    };
+    let mut enough = std::pin::pin!(silence());
+    loop {
+        if taker.is_somebody() {
+            enough.set(silence());
+        }
+        let said = tokio::select! {
+            biased;
+            () = &mut enough => return,
+            said = output.next() => said,
+        };
+        match said {
+            None => return,
+            Some(Ok(LogOutput::StdErr { message })) => {
+                heard.stderr.take(&message);
+                taker.give(&message, true).await;
+            }
+            Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message })) => {
+                heard.stdout.take(&message);
+                taker.give(&message, false).await;
+            }
+            Some(Err(_)) => {
+                heard.lost = true;
+                return;
+            }
+        }
+    }
+}
+
+/// What a command says, as the engine tells it.
+type Said = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
 
 /// Waits for the command's end.
 async fn end(docker: &Docker, command: &Exec, task: &str, heard: Output, deadline: Instant) -> Result<OpResult, DriverError> {

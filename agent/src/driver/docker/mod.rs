@@ -32,7 +32,7 @@ use moorline_common::plan::{Step, model};
 use serde_json::Value;
 
 use super::pulls::{Board, View};
-use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership, Taker};
 use crate::lane::aside;
 use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT, STOP_ASIDE_AFTER};
 use crate::registries::Registries;
@@ -212,10 +212,10 @@ impl Driver for DockerDriver {
         self.forget_if_away(begun)
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<OpResult, DriverError> {
         let Act::Exec(command) = &order.act else { return Err(DriverError::no_such_operation(order)) };
         let ended = match self.engine().await {
-            Ok(engine) => exec::resume(&engine.docker, command, task).await,
+            Ok(engine) => exec::resume(&engine.docker, command, task, taker).await,
             Err(error) => Err(error),
         };
         self.forget_if_away(ended)

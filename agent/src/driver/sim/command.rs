@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use moorline_common::op::Exec;
 
-use super::super::output::Output;
+use super::super::logs::LogPart;
 
 /// A shell's exit code for a program that is not there.
 const NOT_FOUND: i64 = 127;
 
-/// Runs a command: what it says goes to `heard`; returns how long it takes, in milliseconds.
-pub(super) fn run(exec: &Exec, heard: &mut Output, exit_code: &mut i64) -> u64 {
+/// Runs a command: what it says goes to `said`; returns how long it takes, in milliseconds.
+pub(super) fn run(exec: &Exec, said: &mut Vec<LogPart>, exit_code: &mut i64) -> u64 {
     let words: Vec<&str> = exec.argv.iter().map(String::as_str).collect();
-    let mut shell = Shell { exec, heard, exit_code: 0, lasts_ms: 0, over: false };
+    let mut shell = Shell { exec, said, exit_code: 0, lasts_ms: 0, over: false };
     match words.as_slice() {
         [sh, "-c", script, ..] if name(sh) == "sh" => {
             for part in script.split(';') {
@@ -36,7 +36,7 @@ fn name(program: &str) -> &str {
 
 struct Shell<'a> {
     exec: &'a Exec,
-    heard: &'a mut Output,
+    said: &'a mut Vec<LogPart>,
     exit_code: i64,
     lasts_ms: u64,
     over: bool,
@@ -50,7 +50,7 @@ impl Shell<'_> {
         };
         let [program, arguments @ ..] = words else { return };
         self.exit_code = 0;
-        let said = match (name(program), arguments) {
+        let data = match (name(program), arguments) {
             ("true", _) => Vec::new(),
             ("false", _) => {
                 self.exit_code = 1;
@@ -70,10 +70,10 @@ impl Shell<'_> {
             }
             (other, _) => {
                 self.exit_code = NOT_FOUND;
-                self.heard.stderr.take(format!("{other}: not found\n").as_bytes());
+                self.said.push(LogPart { data: format!("{other}: not found\n").into_bytes(), is_stderr: true });
                 return;
             }
         };
-        if to_stderr { self.heard.stderr.take(&said) } else { self.heard.stdout.take(&said) }
+        self.said.push(LogPart { data, is_stderr: to_stderr });
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::output::Output;
-use super::super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult};
+use super::super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Taker};
 use super::world::World;
 use super::{failed, op};
 use crate::clock::Clock;
@@ -314,17 +314,18 @@ impl Driver for Line {
         result
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<OpResult, DriverError> {
         let Act::Exec(exec) = &order.act else { return Err(DriverError::no_such_operation(order)) };
         self.alive().await;
         let at_work = self.enter(&order.resource, order.op_id.as_str());
         self.turns().await;
-        let mut heard = Output::default();
+        let mut said = None;
         let result = self.reached().and_then(|()| {
             let now = Clock.wall_ms();
-            self.machine.lock().act(order, |world| op::start_command(world, order, exec, task, &mut heard, now));
+            said = self.machine.lock().act(order, |world| op::start_command(world, order, exec, task, now));
             self.answered()
         });
+        let heard = Output::hear(said, taker).await;
         self.turns().await;
         drop(at_work);
         result?;

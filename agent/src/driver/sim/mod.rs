@@ -34,7 +34,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::output::Output;
-use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership, Taker};
 use crate::clock::Clock;
 use crate::lane::aside;
 use crate::limits::{DOCKER_PARALLELISM, SIM_FILE_MAX, SIM_POLL};
@@ -248,11 +248,11 @@ impl Driver for SimDriver {
         Ok(begun)
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<OpResult, DriverError> {
         let Act::Exec(exec) = &order.act else { return Err(DriverError::no_such_operation(order)) };
         let faults = self.op_faults("resume", order).await?;
-        let mut heard = Output::default();
-        self.update(false, |world| op::start_command(world, order, exec, task, &mut heard, Clock.wall_ms())).await?;
+        let said = self.update(false, |world| op::start_command(world, order, exec, task, Clock.wall_ms())).await?;
+        let heard = Output::hear(said, taker).await;
         faults.answer(order).await?;
         let deadline = Instant::now() + Duration::from_secs(exec.timeout_s.into());
         aside(async {

@@ -12,7 +12,7 @@ use moorline_common::plan::{Action, Step};
 use serde_json::{Value, json};
 
 use super::super::evidence::{self, Birth, Evidence, Life, Live};
-use super::super::output::Output;
+use super::super::logs::LogPart;
 use super::super::prune::{Debris, Named, Sweep, is_at_rest, is_debris};
 use super::super::{Begun, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
 use super::command;
@@ -131,17 +131,15 @@ pub(super) fn adopt(
     }
 }
 
-/// Starts a command unless it was started before. What it says goes to `heard`.
-pub(super) fn start_command(world: &mut World, order: &OpOrder, exec: &Exec, task: &str, heard: &mut Output, now_ms: u64) {
-    let Some(live) = world.commands.get_mut(task) else { return };
-    if live.starts > 0 {
-        heard.lost = true;
-        return;
-    }
-    let lasts_ms = command::run(exec, heard, &mut live.exit_code);
+/// Starts a command unless it was started before: then nobody hears what it says.
+pub(super) fn start_command(world: &mut World, order: &OpOrder, exec: &Exec, task: &str, now_ms: u64) -> Option<Vec<LogPart>> {
+    let live = world.commands.get_mut(task).filter(|live| live.starts == 0)?;
+    let mut said = Vec::new();
+    let lasts_ms = command::run(exec, &mut said, &mut live.exit_code);
     live.starts = 1;
     live.ends_at = now_ms.saturating_add(lasts_ms);
     world.count(order);
+    Some(said)
 }
 
 pub(super) fn late(exec: &Exec) -> String {

@@ -220,7 +220,7 @@ async fn an_engine_that_was_started_again_has_forgotten_its_commands() {
         }
     };
     tokio::select! {
-        ended = bench.driver.resume(&command, &evidence, &task) => panic!("a command of 1000 s has ended: {ended:?}"),
+        ended = bench.driver.resume(&command, &evidence, &task, Taker::nobody()) => panic!("a command of 1000 s has ended: {ended:?}"),
         begun = tokio::time::timeout(Duration::from_secs(20), begun) => begun.expect("begun in time"),
     }
     assert_eq!(bench.times(&command), 1);
@@ -230,7 +230,7 @@ async fn an_engine_that_was_started_again_has_forgotten_its_commands() {
     bench.driver.start(&stop, &noted).await.unwrap();
     let found = bench.driver.adopt(&command, &evidence, Some(&task), Duration::ZERO).await.unwrap();
     assert!(matches!(found, Found::Unknown(_)), "{found:?}");
-    assert_eq!(bench.driver.resume(&command, &evidence, &task).await.unwrap().fault.unwrap().code, Code::Indeterminate);
+    assert_eq!(bench.driver.resume(&command, &evidence, &task, Taker::nobody()).await.unwrap().fault.unwrap().code, Code::Indeterminate);
     assert_eq!(bench.times(&command), 1);
 }
 

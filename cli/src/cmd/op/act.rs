@@ -20,6 +20,14 @@ pub struct ExecArgs {
     /// Where
     #[command(flatten)]
     pub on: OnOne,
+    /// What to run
+    #[command(flatten)]
+    pub command: CommandArgs,
+}
+
+/// A command in a container.
+#[derive(Debug, Args)]
+pub struct CommandArgs {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "ARGV")]
     pub argv: Vec<String>,
@@ -66,7 +74,7 @@ pub fn read(verb: OpVerb) -> Result<(Act, OnOne), Failure> {
         OpVerb::Kill { on, signal } => (Act::Kill { signal: full_name(&signal) }, on),
         OpVerb::Pause(on) => (Act::Pause, on),
         OpVerb::Unpause(on) => (Act::Unpause, on),
-        OpVerb::Exec(args) => exec(args)?,
+        OpVerb::Exec(args) => (Act::Exec(args.command.read()?), args.on),
         OpVerb::Pull(on) => (Act::Pull, on),
         OpVerb::Destroy { on, volumes } => (Act::Destroy { volumes }, on),
         OpVerb::Prune { on, volumes } => (Act::Prune { volumes }, on.into()),
@@ -88,31 +96,37 @@ fn full_name(signal: &str) -> String {
     if name.starts_with("SIG") { name } else { format!("SIG{name}") }
 }
 
-fn exec(args: ExecArgs) -> Result<(Act, OnOne), Failure> {
-    let stdin = match &args.stdin {
-        None => None,
-        Some(path) => {
-            let mut bytes = Vec::new();
-            let failed = |e: &std::io::Error| Failure::file("read", path, e);
-            if path.as_os_str() == "-" {
-                std::io::stdin().lock().take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
-            } else {
-                let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
-                file.take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+impl CommandArgs {
+    /// The command, with what it reads.
+    ///
+    /// # Errors
+    /// When its input cannot be read.
+    pub fn read(self) -> Result<Exec, Failure> {
+        let stdin = match &self.stdin {
+            None => None,
+            Some(path) => {
+                let mut bytes = Vec::new();
+                let failed = |e: &std::io::Error| Failure::file("read", path, e);
+                if path.as_os_str() == "-" {
+                    std::io::stdin().lock().take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+                } else {
+                    let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
+                    file.take(STDIN_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+                }
+                Some(base64::engine::general_purpose::STANDARD.encode(bytes))
             }
-            Some(base64::engine::general_purpose::STANDARD.encode(bytes))
-        }
-    };
-    let exec = Exec {
-        argv: args.argv,
-        stdin,
-        env: args.env.into_iter().collect::<BTreeMap<_, _>>(),
-        user: args.user,
-        workdir: args.workdir,
-        privileged: args.privileged,
-        timeout_s: seconds(args.timeout),
-    };
-    Ok((Act::Exec(exec), args.on))
+        };
+        Ok(Exec {
+            argv: self.argv,
+            stdin,
+            env: self.env.into_iter().collect::<BTreeMap<_, _>>(),
+            user: self.user,
+            workdir: self.workdir,
+            privileged: self.privileged,
+            stream: false,
+            timeout_s: seconds(self.timeout),
+        })
+    }
 }
 
 #[cfg(test)]

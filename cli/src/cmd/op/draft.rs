@@ -193,6 +193,19 @@ pub struct Sealed {
     pub lacks: Option<Fault>,
 }
 
+impl Sealed {
+    /// The envelope, if it bears all the signatures that it needs.
+    ///
+    /// # Errors
+    /// When more keys must sign; with `remedy`.
+    pub fn whole(self, remedy: &str) -> Result<Envelope, Failure> {
+        match self.lacks {
+            Some(lacks) => Err(Failure::from(lacks).with_remedy(remedy)),
+            None => Ok(self.envelope),
+        }
+    }
+}
+
 /// Signs `statement`.
 ///
 /// # Errors

@@ -16,13 +16,14 @@ mod act;
 pub mod draft;
 mod list;
 mod saved;
+pub mod streamed;
 pub mod submit;
 #[cfg(test)]
 mod tests;
 mod view;
 mod wait;
 
-pub use act::ExecArgs;
+pub use act::{CommandArgs, ExecArgs};
 
 /// How a command is written down.
 const EXEC_EXAMPLE: &str = "The command stands after `--`: moorctl op exec shop-17/edge-db-1 -- pg_dumpall -U app\n\

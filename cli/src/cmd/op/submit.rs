@@ -1,5 +1,7 @@
 //! Handing an operation in, and waiting for the host's word on it.
 
+use std::time::Duration;
+
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, OpId, ResourceId};
 use moorline_common::op::{Act, Class, OpStatement, Receipt, Stage, State};
@@ -8,6 +10,7 @@ use moorline_common::statement::HostBinding;
 use serde_json::Value;
 
 use super::view::{self, OpView};
+use super::wait::Beside;
 use super::{OnOne, OpWait, OrderArgs, draft, saved, wait};
 use crate::client::{Client, HostView};
 use crate::clock;
@@ -38,31 +41,54 @@ pub async fn about(env: &Env, ui: &mut Ui, op_id: &OpId, act: Act, args: &OrderA
 
 /// Signs an order by what is verified of its host, and hands it in or writes it down.
 pub async fn order(client: &Client, ui: &mut Ui, host: &HostView, act: Act, resource: ResourceId, args: &OrderArgs) -> Result<u8, Failure> {
+    let Order { statement, sealed, class, words } = sign(client, ui, host, &act, resource, args).await?;
+    if let Some(path) = &args.save {
+        return saved::write(client, ui, path, host, &statement, sealed);
+    }
+    let envelope = sealed.whole(
+        "write the order to a file with --save FILE, let the other operators add their signatures with `moorctl op sign FILE`, then `moorctl op submit FILE`",
+    )?;
+    ui.note(&format!("{words}: operation {}, key {}", statement.op_id, statement.idempotency_key));
+    hand_in(client, ui, host, &statement, class, &envelope, &args.wait).await
+}
+
+/// An order that was signed and not handed in.
+pub struct Order {
+    /// What is ordered.
+    pub statement: OpStatement,
+    /// The same, signed.
+    pub sealed: draft::Sealed,
+    /// How much it can do.
+    pub class: Class,
+    /// What it orders, for people.
+    pub words: String,
+}
+
+/// Signs an order by what is verified of its host, once the operator has said yes.
+pub async fn sign(
+    client: &Client,
+    ui: &mut Ui,
+    host: &HostView,
+    act: &Act,
+    resource: ResourceId,
+    args: &OrderArgs,
+) -> Result<Order, Failure> {
     client.require_signable()?;
     let binding = host.require_bound()?;
     let class = act.class(&resource);
     let report = if act.takes_a_lane() && !resource.is_host() { client.report(host).await? } else { None };
     let observed = report.as_ref().map(|r| &r.report.statement().observed);
-    let incarnation = draft::incarnation(&act, &resource, class, args.incarnation.as_deref(), observed)?;
+    let incarnation = draft::incarnation(act, &resource, class, args.incarnation.as_deref(), observed)?;
     if let (Some(report), Some(id), None) = (&report, &incarnation, &args.incarnation) {
         let age = clock::span_words(report.age_s(clock::now()));
         ui.note(&format!("meant is container {id}, by the host's report of {age} ago"));
     }
     let signers = Signers::of(client)?;
-    let statement = draft::statement(&client.root, binding, &act, (resource, incarnation), args, clock::now())?;
+    let statement = draft::statement(&client.root, binding, act, (resource, incarnation), args, clock::now())?;
     let sealed = draft::seal(&client.root, binding, &statement, &signers)?;
     let words = draft::words(&statement, class, &host.name);
     confirm(ui, class, &words)?;
-    if let Some(path) = &args.save {
-        return saved::write(client, ui, path, host, &statement, sealed);
-    }
-    if let Some(lacks) = sealed.lacks {
-        return Err(Failure::from(lacks).with_remedy(
-            "write the order to a file with --save FILE, let the other operators add their signatures with `moorctl op sign FILE`, then `moorctl op submit FILE`",
-        ));
-    }
-    ui.note(&format!("{words}: operation {}, key {}", statement.op_id, statement.idempotency_key));
-    hand_in(client, ui, host, &statement, class, &sealed.envelope, &args.wait).await
+    Ok(Order { statement, sealed, class, words })
 }
 
 /// Asks the host something, and gives its signed answer.
@@ -79,13 +105,14 @@ pub async fn ask(
     let signers = Signers::of(client)?;
     let statement = draft::statement(&client.root, binding, &act, (resource, None), args, clock::now())?;
     let sealed = draft::seal(&client.root, binding, &statement, &signers)?;
-    if let Some(lacks) = sealed.lacks {
-        return Err(Failure::from(lacks).with_remedy("name the other operators' key files with --sign-with FILE"));
-    }
-    let view = settle(client, ui, host, &statement, &sealed.envelope, Some(args.wait.timeout_wait)).await?;
+    let envelope = sealed.whole(SIGN_WITH)?;
+    let view = settle(client, ui, host, &statement, &envelope, Some(args.wait.timeout_wait), Beside::Nothing).await?;
     judge(&view, &statement, binding)?;
     Ok(view.receipt.map(|receipt| receipt.result).unwrap_or_default())
 }
+
+/// What to do where one key does not do and nothing can be saved.
+pub const SIGN_WITH: &str = "name the other operators' key files with --sign-with FILE";
 
 /// An order that was handed in.
 pub struct Sent {
@@ -105,17 +132,15 @@ pub async fn send(client: &Client, host: &HostView, act: &Act, resource: Resourc
     let binding = host.require_bound()?;
     let statement = draft::statement(&client.root, binding, act, (resource, None), &OrderArgs::usual("", OpWait::usual()), clock::now())?;
     let sealed = draft::seal(&client.root, binding, &statement, signers)?;
-    if let Some(lacks) = sealed.lacks {
-        return Err(Failure::from(lacks).with_remedy("name the other operators' key files with --sign-with FILE"));
-    }
-    client.submit_op(&sealed.envelope).await.map_err(|f| not_taken(f, &statement))?;
-    Ok(Sent { statement, envelope: sealed.envelope })
+    let envelope = sealed.whole(SIGN_WITH)?;
+    client.submit_op(&envelope).await.map_err(|f| not_taken(f, &statement))?;
+    Ok(Sent { statement, envelope })
 }
 
 /// Waits for the host's signed word on what was sent.
-pub async fn outcome(client: &Client, ui: &mut Ui, host: &HostView, sent: &Sent, limit: std::time::Duration) -> Result<(), Failure> {
+pub async fn outcome(client: &Client, ui: &mut Ui, host: &HostView, sent: &Sent, limit: Duration) -> Result<(), Failure> {
     let Sent { statement, envelope } = sent;
-    let op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, None).await?;
+    let op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, Beside::Nothing).await?;
     let binding = host.require_bound()?;
     let mut view = OpView::new(&client.root, op, Some(binding), Some(envelope))?;
     match view.receipt_doubt.take() {
@@ -145,7 +170,9 @@ pub async fn hand_in(
     waiting: &OpWait,
 ) -> Result<u8, Failure> {
     let binding = host.require_bound()?;
-    let mut view = settle(client, ui, host, statement, envelope, waiting.limit()).await?;
+    let is_pull = statement.kind == "pull";
+    let beside = if is_pull { Beside::Pull(wait::Pulled::new(&host.name, statement.resource.name())) } else { Beside::Nothing };
+    let mut view = settle(client, ui, host, statement, envelope, waiting.limit(), beside).await?;
     view.facts.host = host.name.to_string();
     view.facts.class = class.to_string();
     tell(ui, &view, &host.name)?;
@@ -162,21 +189,21 @@ pub async fn hand_in(
 }
 
 /// Hands a signed order in and follows it for as long as `limit` says; with the host's own word when that is there.
-async fn settle(
+pub async fn settle(
     client: &Client,
     ui: &mut Ui,
     host: &HostView,
     statement: &OpStatement,
     envelope: &Envelope,
-    limit: Option<std::time::Duration>,
+    limit: Option<Duration>,
+    beside: Beside<'_>,
 ) -> Result<OpView, Failure> {
     let (mut op, known) = client.submit_op(envelope).await.map_err(|f| not_taken(f, statement))?;
     if known {
         ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
     }
     if let Some(limit) = limit {
-        let pulled = (statement.kind == "pull").then(|| wait::Pulled::new(&host.name, statement.resource.name()));
-        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, pulled).await?;
+        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, beside).await?;
     }
     let mut view = OpView::new(&client.root, op, Some(host.require_bound()?), Some(envelope))?;
     match view.receipt_doubt.take() {
@@ -285,7 +312,8 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
     Some(text)
 }
 
-fn distrust(op_id: &OpId, fault: Fault) -> Failure {
+/// What the hub shows is not what the host signed.
+pub fn distrust(op_id: &OpId, fault: Fault) -> Failure {
     let message = format!("THE RECEIPT OF OPERATION {op_id} IS NOT THE HOST'S WORD ON IT: {}", fault.message);
     Failure::from(Fault { message, ..fault })
         .with_remedy("believe nothing that the hub says of this operation; look at the host itself (`moorline-agent journal show --op ID`)")
@@ -338,7 +366,7 @@ fn tell_output(ui: &mut Ui, receipt: &Receipt, host: &HostName) -> Result<(), Fa
 }
 
 /// Exit 0 for what succeeded, the failure otherwise.
-fn judge(view: &OpView, statement: &OpStatement, binding: &HostBinding) -> Result<u8, Failure> {
+pub fn judge(view: &OpView, statement: &OpStatement, binding: &HostBinding) -> Result<u8, Failure> {
     let OpView { facts, verified, .. } = view;
     let code = match facts.state {
         Stage::At(State::Succeeded) if *verified => return Ok(0),

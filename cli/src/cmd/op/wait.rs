@@ -31,24 +31,26 @@ pub async fn until_settled(
     op_id: &OpId,
     expires_at: UnixSeconds,
     limit: Duration,
-    mut pulled: Option<Pulled<'_>>,
+    mut beside: Beside<'_>,
 ) -> Result<OpFacts, Failure> {
     let over = Instant::now() + limit;
     let left_ms = expires_at.0.saturating_mul(1000).saturating_sub(client.hub_now_ms());
     // Far enough that it adds up: a window is at most days.
     let window = Instant::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX))) + RECEIPT_GRACE;
-    let bar = bar(ui);
+    let bar = if matches!(beside, Beside::Output) { ProgressBar::hidden() } else { bar(ui) };
     let mut shown: Option<(Stage, String)> = None;
     let ended = loop {
         let has_begun = matches!(shown, Some((Stage::At(State::Started | State::TaskRunning), _)));
         let until = if has_begun { over } else { over.min(window) };
         let settled = async {
             let mut watch = client.watch_op(op_id).await?;
-            while let Some(op) = next(&mut watch, client, ui, &bar, pulled.as_mut()).await? {
+            while let Some(op) = next(&mut watch, client, ui, &bar, &mut beside).await? {
                 let now = (op.state, op.message.clone());
                 let begins = !has_begun && matches!(op.state, Stage::At(State::Started | State::TaskRunning));
                 if shown.as_ref() != Some(&now) {
-                    show(ui, &bar, &op);
+                    if beside.may_be_told(&op) {
+                        show(ui, &bar, &op);
+                    }
                     shown = Some(now);
                 }
                 if op.state.is_settled() {
@@ -84,6 +86,23 @@ pub async fn until_settled(
     ended.map_err(|over| unsettled(&over, op_id, shown.map(|(stage, _)| stage), expires_at, limit))
 }
 
+/// What else is shown while an operation is waited for.
+pub enum Beside<'a> {
+    /// Nothing.
+    Nothing,
+    /// How far the pull is that it does.
+    Pull(Pulled<'a>),
+    /// What its command says, by somebody else: nothing is put in between once it has begun.
+    Output,
+}
+
+impl Beside<'_> {
+    fn may_be_told(&self, op: &OpFacts) -> bool {
+        let waits = matches!(op.state, Stage::At(State::Accepted | State::Queued)) && !op.message.is_empty();
+        waits || !matches!(self, Beside::Output)
+    }
+}
+
 /// An image whose pull is followed beside the operation that pulls it.
 pub struct Pulled<'a> {
     host: &'a HostName,
@@ -117,13 +136,13 @@ async fn next(
     client: &Client,
     ui: &mut Ui,
     bar: &ProgressBar,
-    mut pulled: Option<&mut Pulled<'_>>,
+    beside: &mut Beside<'_>,
 ) -> Result<Option<OpFacts>, Failure> {
     loop {
         tokio::select! {
             op = watch.next() => return op,
-            () = tokio::time::sleep(PULL_LOOK), if pulled.is_some() => {
-                if let Some(pulled) = pulled.as_deref_mut() {
+            () = tokio::time::sleep(PULL_LOOK), if matches!(beside, Beside::Pull(_)) => {
+                if let Beside::Pull(pulled) = beside {
                     pulled.show(client, ui, bar).await;
                 }
             }

@@ -119,14 +119,14 @@ async fn what_ran_when_the_engine_ended_is_never_run_again() {
         }
         tokio::task::block_in_place(|| own.stop());
     };
-    let (ended, ()) = tokio::join!(driver.resume(&exec, &noted[0], &running), cut_short);
+    let (ended, ()) = tokio::join!(driver.resume(&exec, &noted[0], &running, Taker::nobody()), cut_short);
     assert_eq!(ended.unwrap_err().kind, DriverErrorKind::Unreachable);
     own.start().unwrap();
     assert!(own.comes_up().await);
     for task in [&running, &made] {
         let found = driver.adopt(&exec, &noted[0], Some(task), Duration::ZERO).await.unwrap();
         assert!(matches!(found, Found::Unknown(_)), "{found:?}");
-        let lost = driver.resume(&exec, &noted[0], task).await.unwrap();
+        let lost = driver.resume(&exec, &noted[0], task, Taker::nobody()).await.unwrap();
         assert_eq!(lost.fault.unwrap().code, Code::Indeterminate);
     }
     // The container ended with its engine.

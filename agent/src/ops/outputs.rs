@@ -1,0 +1,117 @@
+//! What commands say while they run, on its way to who takes it as it comes.
+//!
+//! Who wants it says so before the order is handed in, as most commands are over in no time. Only of an order that is signed to be taken
+//! so (`stream`) anybody gets anything.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::{Stream, StreamExt as _};
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::OpId;
+use tokio::sync::mpsc;
+
+use crate::driver::logs::{LogPart, LogStream};
+use crate::driver::{DriverError, Taker};
+
+/// Who waits for the output of which command. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Outputs(Arc<Mutex<BTreeMap<OpId, mpsc::Sender<LogPart>>>>);
+
+/// A command's output, for as long as it is kept.
+struct Taken {
+    outputs: Outputs,
+    op_id: OpId,
+    parts: mpsc::Receiver<LogPart>,
+}
+
+impl Outputs {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<OpId, mpsc::Sender<LogPart>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the output of a command that has not begun. Parts come from when it begins until it has ended.
+    ///
+    /// # Errors
+    /// [`Code::Busy`] when somebody else takes it already.
+    pub fn take(&self, op_id: OpId) -> Result<LogStream, Fault> {
+        let mut waiting = self.lock();
+        if waiting.get(&op_id).is_some_and(|way| !way.is_closed()) {
+            return Err(Fault::new(Code::Busy, format!("the output of operation {op_id} is taken already")));
+        }
+        let (way, parts) = mpsc::channel(1);
+        waiting.insert(op_id.clone(), way);
+        drop(waiting);
+        Ok(Taken { outputs: self.clone(), op_id, parts }.map(Ok::<_, DriverError>).boxed())
+    }
+
+    /// Who takes the output of a command that begins.
+    pub(super) fn taker(&self, op_id: &OpId) -> Taker {
+        self.lock().remove(op_id).map_or_else(Taker::nobody, Taker::new)
+    }
+}
+
+impl Stream for Taken {
+    type Item = LogPart;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<LogPart>> {
+        self.parts.poll_recv(context)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.parts.close();
+        let mut waiting = self.outputs.lock();
+        if waiting.get(&self.op_id).is_some_and(mpsc::Sender::is_closed) {
+            waiting.remove(&self.op_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn op_id() -> OpId {
+        OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_takes_it_gets_all_of_it_until_its_end() {
+        let outputs = Outputs::default();
+        let mut taken = outputs.take(op_id()).unwrap();
+        assert_eq!(outputs.take(op_id()).err().unwrap().code, Code::Busy);
+        let mut taker = outputs.taker(&op_id());
+        let say = async {
+            for n in 0..9_u8 {
+                taker.give(&[n], n % 2 == 1).await;
+            }
+            drop(taker);
+        };
+        let hear = async {
+            let mut heard = Vec::new();
+            while let Some(part) = taken.next().await {
+                let part = part.unwrap();
+                heard.push((part.data, part.is_stderr));
+            }
+            heard
+        };
+        let ((), heard) = tokio::join!(say, hear);
+        assert!(heard.into_iter().eq((0..9_u8).map(|n| (vec![n], n % 2 == 1))));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_nobody_hears_any_more_goes_on() {
+        let outputs = Outputs::default();
+        drop(outputs.take(op_id()).unwrap());
+        assert!(outputs.lock().is_empty() && !outputs.taker(&op_id()).is_somebody());
+        let taken = outputs.take(op_id()).unwrap();
+        let mut taker = outputs.taker(&op_id());
+        drop(taken);
+        taker.give(b"on", false).await;
+        assert!(!taker.is_somebody());
+    }
+}

@@ -1,0 +1,210 @@
+//! A command whose output is shown as it comes, and compared at its end with what the host has signed of it.
+
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{OpId, ResourceId};
+use moorline_common::op::{Act, Exec, Stage, State};
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::submit::{self, Order};
+use super::view;
+use super::wait::Beside;
+use super::{OpWait, OrderArgs};
+use crate::client::logs::LogStream;
+use crate::client::{Client, HostView};
+use crate::clock;
+use crate::error::{EXIT_INTERRUPTED, Failure, LocalCode};
+use crate::limits::{OUTPUT_SILENCE, RECEIPT_GRACE};
+use crate::render::{Format, Ui};
+
+/// Runs a command in a container; exits as it does.
+///
+/// # Errors
+/// When it does not run to its end, or its output did not come whole.
+pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, resource: ResourceId, reason: &str) -> Result<u8, Failure> {
+    let may_last = Duration::from_secs(exec.timeout_s.into());
+    let args = OrderArgs::usual(reason, OpWait::usual());
+    let Order { statement, sealed, words, .. } =
+        submit::sign(client, ui, host, &Act::Exec(Exec { stream: true, ..exec }), resource, &args).await?;
+    let envelope = sealed
+        .whole("name the other operators' key files with --sign-with FILE, or write the order down: `moorctl op exec --save FILE`")?;
+    // Most commands are over in no time: who takes what they say is there first.
+    let stream = client.output(&host.host_id, &statement.op_id).await.map_err(|failure| match failure.is(Code::Waiting) {
+        true => failure.with_remedy("when it is back; or order it with `moorctl op exec`, which waits for it"),
+        false => failure,
+    })?;
+    ui.note(&format!("{words}: operation {}", statement.op_id));
+    let is_over = CancellationToken::new();
+    let showing = AbortOnDropHandle::new(tokio::spawn(show(stream, is_over.clone())));
+    let window = Duration::from_secs(statement.expires_at.0.saturating_sub(clock::now().0));
+    let limit = window.saturating_add(may_last).saturating_add(RECEIPT_GRACE);
+    let view = submit::settle(client, ui, host, &statement, &envelope, Some(limit), Beside::Output).await?;
+    let Some(receipt) = view.receipt.as_ref().filter(|receipt| receipt.result.get("stdout").is_some()) else {
+        return submit::judge(&view, &statement, host.require_bound()?);
+    };
+    is_over.cancel();
+    let shown = tokio::select! {
+        shown = showing => shown.map_err(|e| Failure::local(format!("the output is shown no longer: {e}")))??,
+        Ok(()) = tokio::signal::ctrl_c() => return Err(broken_off(&statement.op_id)),
+    };
+    let whole = shown.complete(ui, &receipt.result);
+    let code = receipt.result.get("exit_code").and_then(Value::as_i64);
+    let ended = code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
+    ui.note(&format!("exec {} on {}: {}, {ended}, receipt verified", receipt.resource, host.name, receipt.outcome.as_str()));
+    whole?;
+    match (view.facts.state, code.and_then(|code| u8::try_from(code).ok())) {
+        (Stage::At(State::Failed), Some(code)) if code > 0 => Ok(code),
+        _ => submit::judge(&view, &statement, host.require_bound()?),
+    }
+}
+
+fn broken_off(op_id: &OpId) -> Failure {
+    let failure = Failure::new(
+        LocalCode::NotConverged,
+        format!("operation {op_id} has ended, and the rest of its output was not waited for"),
+        format!("its receipt has the beginning: `moorctl op show {op_id}`"),
+    );
+    Failure { exit: EXIT_INTERRUPTED, ..failure }
+}
+
+/// What was shown.
+#[derive(Default)]
+struct Shown {
+    out: Tally,
+    err: Tally,
+    /// Why it ended before the end.
+    broken: Option<Failure>,
+}
+
+/// What was shown of one stream.
+#[derive(Default)]
+struct Tally {
+    bytes: u64,
+    digest: Sha256,
+}
+
+impl Tally {
+    fn count(&mut self, data: &[u8]) {
+        self.bytes = self.bytes.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
+        self.digest.update(data);
+    }
+}
+
+/// Shows what comes until its end; after `is_over` for as long as something comes.
+async fn show(mut stream: LogStream, is_over: CancellationToken) -> Result<Shown, Failure> {
+    let mut ui = Ui::new(Format::Table, false);
+    let mut shown = Shown::default();
+    loop {
+        let silence = async {
+            is_over.cancelled().await;
+            tokio::time::sleep(OUTPUT_SILENCE).await;
+        };
+        let part = tokio::select! {
+            part = stream.next() => part,
+            () = silence => return Ok(shown),
+        };
+        match part {
+            Ok(Some(part)) if part.is_stderr => {
+                shown.err.count(&part.data);
+                ui.error_output(&part.data)?;
+            }
+            Ok(Some(part)) => {
+                shown.out.count(&part.data);
+                ui.output(&part.data)?;
+            }
+            Ok(None) => return Ok(shown),
+            Err(failure) => return Ok(Shown { broken: Some(failure), ..shown }),
+        }
+    }
+}
+
+impl Shown {
+    /// Shows what the receipt has besides, and compares all of it with what the host has signed.
+    fn complete(mut self, ui: &mut Ui, result: &Value) -> Result<(), Failure> {
+        let rest = self.out.rest(result, "stdout");
+        ui.output(&rest)?;
+        self.out.count(&rest);
+        let rest = self.err.rest(result, "stderr");
+        ui.error_output(&rest)?;
+        self.err.count(&rest);
+        let is_lost = result.get("output_lost").is_some();
+        for (name, tally) in [("stdout", &self.out), ("stderr", &self.err)] {
+            let field = |what: &str| result.get(format!("{name}_{what}"));
+            let total = field("bytes").and_then(Value::as_u64).unwrap_or_default();
+            if is_lost || tally.bytes < total {
+                let why = self.broken.as_ref().map_or_else(|| "the agent could not hear all of it".to_owned(), |f| f.message.clone());
+                let missing = match total.saturating_sub(tally.bytes) {
+                    0 => "some of it is".to_owned(),
+                    bytes => format!("{bytes} bytes of {name} are"),
+                };
+                let message = format!("the output did not come whole, {missing} missing: {why}");
+                return Err(Failure::new(LocalCode::OutputLost, message, "run it again, if it may run twice, or let it write to a file"));
+            }
+            let digest = hex::encode(tally.digest.clone().finalize());
+            if tally.bytes > total || field("sha256").and_then(Value::as_str) != Some(digest.as_str()) {
+                let message = format!("THE OUTPUT THAT WAS SHOWN IS NOT THE ONE THAT THE HOST SIGNED ({name})");
+                return Err(Failure::from(Fault::new(Code::HashMismatch, message))
+                    .with_remedy("believe nothing of what was shown: something on the way, the hub above all, has changed it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tally {
+    /// What the receipt has of a stream that was not shown.
+    fn rest(&self, result: &Value, name: &str) -> Vec<u8> {
+        let kept = view::decoded(result.get(name).and_then(Value::as_str).unwrap_or_default());
+        let total = result.get(format!("{name}_bytes")).and_then(Value::as_u64);
+        let is_whole = u64::try_from(kept.len()).ok() == total;
+        let from = usize::try_from(self.bytes).unwrap_or(usize::MAX);
+        kept.get(from..).filter(|_| is_whole).unwrap_or_default().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A receipt of a host that kept the first `kept` bytes of what the command said.
+    fn receipt(said: &[u8], kept: usize) -> Value {
+        let encoded = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let digest = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+        json!({
+            "exit_code": 0, "stdout": encoded(&said[..kept]), "stdout_bytes": said.len(), "stdout_sha256": digest(said),
+            "stderr": "", "stderr_bytes": 0, "stderr_sha256": digest(b""),
+        })
+    }
+
+    fn judged(shown: &[u8], result: &Value) -> Result<(), &'static str> {
+        let mut ui = Ui::new(Format::Table, false);
+        let mut all = Shown::default();
+        all.out.count(shown);
+        all.complete(&mut ui, result).map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn what_was_shown_is_what_the_host_signed_or_it_is_said_so() {
+        let said = b"one two three";
+        assert_eq!(judged(said, &receipt(said, 4)), Ok(()));
+        assert_eq!(judged(b"one ", &receipt(said, said.len())), Ok(()), "the receipt has the rest");
+        assert_eq!(judged(b"one ", &receipt(said, 4)), Err("output_lost"));
+        for altered in [&b"one two four!"[..], b"one two three and more"] {
+            assert_eq!(judged(altered, &receipt(said, 4)), Err("hash_mismatch"));
+        }
+        assert_eq!(judged(b"two", &receipt(said, said.len())), Err("hash_mismatch"));
+        let mut lost = receipt(b"", 0);
+        lost["output_lost"] = true.into();
+        assert_eq!(judged(b"one", &lost), Err("output_lost"));
+        let mut unsigned = receipt(said, 4);
+        unsigned.as_object_mut().unwrap().remove("stdout_sha256");
+        assert_eq!(judged(said, &unsigned), Err("hash_mismatch"));
+    }
+}
