@@ -38,6 +38,8 @@ pub const ERROR_LOOKS: u32 = 3;
 pub const RECEIPT_GRACE: Duration = Duration::from_secs(3);
 /// How long nothing may come of the output of a command that has ended, before it is no longer waited for.
 pub const OUTPUT_SILENCE: Duration = Duration::from_secs(10);
+/// Orders for one host that are handed in before the first is waited for.
+pub const ORDERS_AT_ONCE: usize = 16;
 /// How long an operation is waited for when nobody says.
 pub const OP_WAIT_DEFAULT: Duration = Duration::from_secs(600);
 /// Threads that verify and plan at the same time.

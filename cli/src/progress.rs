@@ -41,6 +41,8 @@ pub enum Standing {
     },
     /// It is not connected: it gets its slice when it comes back.
     Offline,
+    /// It is cordoned: it gets its slice when that is lifted.
+    Cordoned,
     /// It cannot get there without an operator.
     Failed {
         /// The stable code.
@@ -143,6 +145,9 @@ pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
     }) && host.connected
     {
         return Standing::Done;
+    }
+    if host.cordon.is_some() && accepted.is_none() {
+        return Standing::Cordoned;
     }
     if let Some(fault) = approve::lock_fault(host) {
         return Standing::Failed { code: fault.code.to_string(), message: fault.message };
@@ -330,6 +335,7 @@ fn show(ui: &mut Ui, bar: &ProgressBar, standings: &[HostStanding], shown: &mut 
     let waiting = standings.iter().find_map(|s| match &s.standing {
         Standing::Waiting { why } => Some(format!("{}: {why}", s.host)),
         Standing::Offline => Some(format!("{}: offline", s.host)),
+        Standing::Cordoned => Some(format!("{}: cordoned", s.host)),
         Standing::Done | Standing::Failed { .. } => None,
     });
     bar.set_message(waiting.unwrap_or_default());
@@ -351,14 +357,15 @@ pub fn words(standing: &Standing) -> String {
         Standing::Done => "done".to_owned(),
         Standing::Waiting { why } => format!("waiting: {why}"),
         Standing::Offline => "offline: pending until it connects".to_owned(),
+        Standing::Cordoned => "cordoned: pending until `moorctl host uncordon`".to_owned(),
         Standing::Failed { code, message } => format!("failed: {message} [{code}]"),
     }
 }
 
 fn finish(standings: Vec<HostStanding>, over: bool, timeout: Duration) -> Waited {
     let bad = |s: &&HostStanding| match s.standing {
-        // Offline hosts are pending, not failed, however long one waits.
-        Standing::Done | Standing::Offline => false,
+        // Hosts that are away or cordoned are pending, not failed, however long one waits.
+        Standing::Done | Standing::Offline | Standing::Cordoned => false,
         Standing::Failed { .. } => true,
         Standing::Waiting { .. } => over,
     };

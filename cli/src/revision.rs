@@ -374,6 +374,7 @@ pub(crate) mod tests {
             agent_version: String::new(),
             witness: None,
             pulls: Vec::new(),
+            cordon: None,
         }
     }
 

@@ -49,6 +49,12 @@ kinds! {
     HostBound = "host_bound",
     /// An operator removed a host.
     HostRemoved = "host_removed",
+    /// An operator keeps what is pushed from a host.
+    HostCordoned = "host_cordoned",
+    /// An operator lets a host have what is pushed again.
+    HostUncordoned = "host_uncordoned",
+    /// An operator's order to cordon a host, or to lift that, was refused.
+    CordonRefused = "cordon_refused",
     /// The removal of a host was refused.
     RemovalRefused = "removal_refused",
     /// A binding was refused.

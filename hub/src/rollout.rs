@@ -184,15 +184,17 @@ impl Open {
         for (host, said) in self.record.hosts.iter().zip(said) {
             let id = &host.host_id;
             let since = |kept: &BTreeMap<HostId, u64>| kept.get(id).copied().unwrap_or(now_ms);
+            // What is not to have it is not waited for, as if it were away.
+            let is_there = said.connected && (!said.is_cordoned || !host.standing.waits());
             let mut sight = Sight {
-                connected: said.connected,
+                connected: is_there,
                 accepted: said.accepted,
                 healthy: said.healthy && more_ms == 0,
                 rolled_back: said.rolled_back,
                 refused: said.refused.is_some(),
                 ..Sight::default()
             };
-            if !said.connected {
+            if !is_there {
                 let at = since(&self.away);
                 sight.away_ms = now_ms.saturating_sub(at);
                 away.insert(id.clone(), at);
@@ -218,6 +220,7 @@ impl Open {
     /// The hosts that stand elsewhere now, and why.
     fn moved(&self, hub: &Hub, step: &Step, said: &[Said]) -> Vec<(HostId, Standing, String)> {
         let why = |host: &RolloutHost, said: &Said, standing: Standing| match standing {
+            Standing::Offline if said.is_cordoned => "cordoned".to_owned(),
             Standing::Pending | Standing::Offline | Standing::Released | Standing::Healthy => String::new(),
             Standing::RolledBack => {
                 let why = hub.fleet.why_back(&host.host_id, self.record.generation);

@@ -49,6 +49,19 @@ pub struct HostView {
     pub witness: Option<Witness>,
     /// What it pulls now. The hub's word.
     pub pulls: Vec<Pulling>,
+    /// Whether the hub keeps what is pushed from it.
+    pub cordon: Option<Cordon>,
+}
+
+/// What is pushed is kept from a host. The hub's word.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Cordon {
+    /// Since when, in milliseconds since 1970 by the hub's clock.
+    pub since_unix_ms: u64,
+    /// Who ordered it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// A journal record that a heartbeat named.
@@ -319,6 +332,7 @@ impl HostView {
                 head: host.witnessed_journal_head,
             }),
             pulls: host.pulls.into_iter().take(PULLS_MAX).map(Pulling::from).collect(),
+            cordon: host.cordon.map(|c| Cordon { since_unix_ms: c.since_unix_ms, by: c.by, reason: c.reason }),
         };
         Ok((view, binding))
     }

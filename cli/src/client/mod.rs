@@ -367,6 +367,15 @@ impl Client {
         self.hub.call(|mut rpc| async move { rpc.put_binding(request).await }).await.map(|_| ())
     }
 
+    /// Lets the hub keep what is pushed from a host, or no longer.
+    ///
+    /// # Errors
+    /// When the hub refuses it.
+    pub async fn cordon(&self, host: &HostId, cordoned: bool, reason: &str) -> Result<(), Failure> {
+        let request = pb::CordonHostRequest { host_id: host.to_string(), cordoned, reason: reason.to_owned() };
+        self.hub.call(|mut rpc| async move { rpc.cordon_host(request).await }).await.map(|_| ())
+    }
+
     /// Lets the hub forget a host.
     ///
     /// # Errors

@@ -93,6 +93,10 @@ impl Operator for FakeHub {
         Ok(Response::new(pb::PutBindingResponse {}))
     }
 
+    async fn cordon_host(&self, _: Request<pb::CordonHostRequest>) -> Result<Response<pb::CordonHostResponse>, Status> {
+        not_here()
+    }
+
     async fn remove_host(&self, _: Request<pb::RemoveHostRequest>) -> Result<Response<pb::RemoveHostResponse>, Status> {
         not_here()
     }

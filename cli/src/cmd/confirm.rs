@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Env;
 use super::op::submit::{self, Sent};
+use super::op::{OpWait, OrderArgs};
 use crate::client::{Client, HostView};
 use crate::clock;
 use crate::error::{Failure, LocalCode};
@@ -52,10 +53,11 @@ pub async fn run(args: ConfirmArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
     let (generation, hosts) = on_trial(&client, &topology, &args.host).await?;
     let signers = Signers::of(&client)?;
     let act = Act::Confirm(Confirm { topology: topology.clone(), generation });
+    let order = OrderArgs::usual("", OpWait::usual());
     // All are handed in before any is waited for: their times run.
     let mut sent: Vec<(&HostView, Result<Sent, Failure>)> = Vec::new();
     for host in &hosts {
-        sent.push((host, submit::send(&client, host, &act, ResourceId::host(), &signers).await));
+        sent.push((host, submit::send(&client, host, &act, (ResourceId::host(), None), &order, &signers).await));
     }
     let over = Instant::now() + args.timeout;
     let mut rows = Vec::new();

@@ -117,7 +117,7 @@ pub(super) async fn containers(client: &Client, host: &HostView, what: &str) -> 
     Err(Failure::from(fault).with_remedy(hint))
 }
 
-async fn spec_of(client: &Client, host: &HostView, topology: &TopologyId) -> Result<HostSpec, Failure> {
+pub(super) async fn spec_of(client: &Client, host: &HostView, topology: &TopologyId) -> Result<HostSpec, Failure> {
     let current = client.current(topology, true).await?;
     let previous = Previous::of(current.as_ref(), std::slice::from_ref(host), &client.root);
     Ok(previous.spec_of(&host.host_id).unwrap_or_default())

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::Env;
 use crate::approve;
-use crate::client::facts::Beat;
+use crate::client::facts::{Beat, Cordon};
 use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
@@ -44,6 +44,8 @@ struct Row {
     host_id: String,
     state: State,
     connected: bool,
+    /// Whether the hub keeps what is pushed from it.
+    cordon: Option<Cordon>,
     /// What it should follow, by the hub.
     target_topology: Option<String>,
     target_generation: Option<u64>,
@@ -97,6 +99,8 @@ enum State {
     Converging,
     /// It keeps what it has until a rollout comes to it.
     Waiting,
+    /// It keeps what it has until an operator lets it have what is pushed.
+    Cordoned,
     /// It has what it should.
     Converged,
     /// Its topology was torn down.
@@ -114,6 +118,7 @@ impl State {
             State::Error => ("error", Tone::Bad),
             State::Idle => ("idle", Tone::Dim),
             State::Converging => ("converging", Tone::Warn),
+            State::Cordoned => ("cordoned", Tone::Warn),
             State::Waiting => ("waiting for the rollout", Tone::Warn),
             State::Converged => ("converged", Tone::Good),
             State::Down => ("down", Tone::Dim),
@@ -136,6 +141,8 @@ impl State {
             State::Error
         } else {
             match &host.target {
+                None if host.cordon.is_some() => State::Cordoned,
+                Some(_) if host.cordon.is_some() && host.converged => State::Cordoned,
                 None if waits => State::Waiting,
                 Some(_) if waits && host.converged => State::Waiting,
                 None => State::Idle,
@@ -231,6 +238,7 @@ fn row(
         host_id: host.host_id.to_string(),
         state: State::of(host, empty, waits_for.is_some()),
         connected: host.connected,
+        cordon: host.cordon.clone(),
         target_topology: target.map(|t| t.topology.to_string()),
         target_generation: target.map(|t| t.generation.0),
         target_hash: target.and_then(|t| t.hash.clone()),

@@ -39,6 +39,8 @@ pub(super) struct Live {
     pub(super) name: String,
     pub(super) known: bool,
     pub(super) bound: bool,
+    /// What is pushed is kept from it.
+    pub(super) is_cordoned: bool,
     pub(super) host_key: Option<[u8; 32]>,
     pub(super) binding_serial: u64,
     pub(super) session: Option<Session>,

@@ -51,6 +51,7 @@ impl Fleet {
         record.name.as_str().clone_into(&mut live.name);
         live.known = true;
         live.bound = record.state == HostState::Bound;
+        live.is_cordoned = record.cordon.is_some();
         live.host_key = Some(record.host_key);
         if live.binding_serial != record.binding_serial {
             live.binding_serial = record.binding_serial;

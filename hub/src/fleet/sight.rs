@@ -14,6 +14,8 @@ use crate::store::RefusedKind;
 pub struct Said {
     /// Whether it is there and has spoken in its session.
     pub connected: bool,
+    /// Whether what is pushed is kept from it.
+    pub is_cordoned: bool,
     /// Whether it has accepted the revision.
     pub accepted: bool,
     /// Whether it has been healthy with it for long enough.
@@ -66,6 +68,7 @@ impl Live {
         let refusal = self.refusals.get(&RefusedKind::Slice).filter(|r| target.is_some_and(|t| t.payload_sha256 == r.payload_sha256));
         Said {
             connected: self.session.as_ref().is_some_and(|s| s.beat_seen && !s.cut.is_cancelled()),
+            is_cordoned: self.is_cordoned,
             accepted: beat.is_some_and(|b| of_it(b.generation)),
             healthy: beat.is_some_and(|b| of_it(b.healthy_generation)),
             well: beat.is_some_and(|b| b.last_error_code.is_empty() && !b.observe_error && b.engine == EngineState::Ready),

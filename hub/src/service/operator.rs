@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::Stream;
-use moorline_common::fault::Fault;
+use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, HostId};
 use moorline_proto::PROTOCOL_VERSION;
 use moorline_proto::v1 as pb;
@@ -159,6 +159,28 @@ impl Operator for OperatorService {
             hub.store.put_binding(binding, event).await.map_err(StoreError::into_fault)?;
             hub.reload(&host).await.map_err(StoreError::into_fault)?;
             Ok(pb::PutBindingResponse {})
+        })
+        .await
+    }
+
+    async fn cordon_host(&self, request: Request<pb::CordonHostRequest>) -> Result<Response<pb::CordonHostResponse>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let wanted = request.into_inner();
+        let host = HostId::parse(wanted.host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
+        let (name, _) = self.hub.fleet.name(&host);
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::CordonRefused, actor, "").host(&name), async move {
+            let reason = cut(&wanted.reason);
+            let (kind, words) = match (wanted.cordoned, reason.is_empty()) {
+                (true, true) => (Kind::HostCordoned, "cordoned: what is pushed from now on is kept from it".to_owned()),
+                (true, false) => (Kind::HostCordoned, format!("cordoned: {reason}")),
+                (false, _) => (Kind::HostUncordoned, "no longer cordoned: it gets what is pushed".to_owned()),
+            };
+            let event = NewEvent::new(kind, by, words).host(&name).body(host.as_str());
+            hub.store.cordon(host.clone(), wanted.cordoned.then_some(reason), event).await.map_err(StoreError::into_fault)?;
+            hub.reload(&host).await.map_err(StoreError::into_fault)?;
+            hub.rollouts.wake();
+            Ok(pb::CordonHostResponse {})
         })
         .await
     }

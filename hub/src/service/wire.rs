@@ -171,6 +171,7 @@ pub(super) fn host(record: HostRecord, view: View) -> pb::Host {
         witnessed_epoch: view.witness.epoch,
         held: view.held.into_iter().map(|(r, op)| pb::HeldResource { resource: r.into(), op_id: op.into() }).collect(),
         pulls: view.pulls.into_iter().map(pb::Pull::from).collect(),
+        cordon: record.cordon.map(|c| pb::Cordon { since_unix_ms: c.since_ms, by: c.by, reason: c.reason }),
     }
 }
 

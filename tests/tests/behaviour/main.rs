@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod cordon;
+#[cfg(test)]
 mod corpus;
 #[cfg(test)]
 mod damage;

@@ -70,7 +70,11 @@ fn count(changes: &[HostChange], kind: ChangeKind) -> usize {
 pub(super) fn standing_words(standings: &[HostStanding]) -> String {
     let done = standings.iter().filter(|s| s.standing == Standing::Done).count();
     let offline: Vec<&str> = standings.iter().filter(|s| s.standing == Standing::Offline).map(|s| s.host.as_str()).collect();
+    let cordoned: Vec<&str> = standings.iter().filter(|s| s.standing == Standing::Cordoned).map(|s| s.host.as_str()).collect();
     let mut text = format!("  {done} of {} hosts have it\n", standings.len());
+    if !cordoned.is_empty() {
+        text.push_str(&format!("  cordoned, pending until `moorctl host uncordon`: {}\n", cordoned.join(", ")));
+    }
     if !offline.is_empty() {
         text.push_str(&format!("  offline, pending until they connect: {}\n", offline.join(", ")));
     }

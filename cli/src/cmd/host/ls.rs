@@ -6,11 +6,11 @@ use serde::Serialize;
 
 use crate::approve;
 use crate::client::HostView;
-use crate::client::facts::Enrolment;
+use crate::client::facts::{Cordon, Enrolment};
 use crate::clock;
 use crate::cmd::Env;
 use crate::error::Failure;
-use crate::render::{Table, Tone, Ui, or_dash, plain};
+use crate::render::{Table, Tone, Ui, or_dash, plain, visible};
 
 #[derive(Serialize)]
 struct Row {
@@ -23,6 +23,8 @@ struct Row {
     joined: String,
     agent_version: String,
     connected: bool,
+    /// Whether the hub keeps what is pushed from it.
+    cordon: Option<Cordon>,
     /// Why its binding does not count, or why the hub keeps it out.
     doubt: Option<String>,
 }
@@ -52,6 +54,7 @@ fn row(host: &HostView) -> Row {
         joined: clock::rfc3339(host.joined_unix_ms),
         agent_version: host.agent_version.clone(),
         connected: host.connected,
+        cordon: host.cordon.clone(),
         doubt: host.doubt.clone().or_else(|| approve::lock_fault(host)).map(|f| f.to_string()),
     }
 }
@@ -80,6 +83,11 @@ fn table(rows: &[Row], hosts: &[HostView], now_ms: u64) -> String {
     let mut text = table.text();
     for row in rows.iter().filter(|r| r.doubt.is_some()) {
         text.push_str(&format!("{}: {}\n", row.name, row.doubt.as_deref().unwrap_or_default()));
+    }
+    for (row, cordon) in rows.iter().filter_map(|row| Some((row, row.cordon.as_ref()?))) {
+        let why = if cordon.reason.is_empty() { String::new() } else { format!(": {}", visible(&cordon.reason)) };
+        let since = clock::age(cordon.since_unix_ms, now_ms);
+        text.push_str(&format!("{}: cordoned for {since} by {}{why}; moorctl host uncordon {}\n", row.name, visible(&cordon.by), row.name));
     }
     text
 }

@@ -8,6 +8,8 @@ use crate::render::Ui;
 
 pub mod add;
 pub mod approve;
+pub mod cordon;
+pub mod drain;
 pub mod ls;
 pub mod rm;
 
@@ -20,6 +22,12 @@ pub enum HostVerb {
     Approve(approve::ApproveArgs),
     /// List hosts with their fingerprints and labels
     Ls,
+    /// Keep what is pushed from now on from a host; it stays as it is, and operations are still done
+    Cordon(cordon::CordonArgs),
+    /// Cordon a host, and stop what runs on it by signed operations, in order
+    Drain(drain::DrainArgs),
+    /// Start what `drain` stopped, and let the host have what is pushed again
+    Uncordon(drain::UncordonArgs),
     /// Forget a host, so that its name is free; what runs on it stays
     Rm(rm::RmArgs),
 }
@@ -33,6 +41,9 @@ pub async fn run(verb: HostVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         HostVerb::Add(args) => add::run(args, env, ui).await,
         HostVerb::Approve(args) => approve::run(args, env, ui).await,
         HostVerb::Ls => ls::run(env, ui).await,
+        HostVerb::Cordon(args) => cordon::run(args, env, ui).await,
+        HostVerb::Drain(args) => drain::drain(args, env, ui).await,
+        HostVerb::Uncordon(args) => drain::uncordon(args, env, ui).await,
         HostVerb::Rm(args) => rm::run(args, env, ui).await,
     }
 }

@@ -20,7 +20,7 @@ pub mod streamed;
 pub mod submit;
 #[cfg(test)]
 mod tests;
-mod view;
+pub mod view;
 mod wait;
 
 pub use act::{CommandArgs, ExecArgs};

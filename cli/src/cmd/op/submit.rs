@@ -128,9 +128,16 @@ impl Sent {
 }
 
 /// Signs an order for a host and hands it in, without waiting for its end.
-pub async fn send(client: &Client, host: &HostView, act: &Act, resource: ResourceId, signers: &Signers) -> Result<Sent, Failure> {
+pub async fn send(
+    client: &Client,
+    host: &HostView,
+    act: &Act,
+    on: (ResourceId, Option<String>),
+    args: &OrderArgs,
+    signers: &Signers,
+) -> Result<Sent, Failure> {
     let binding = host.require_bound()?;
-    let statement = draft::statement(&client.root, binding, act, (resource, None), &OrderArgs::usual("", OpWait::usual()), clock::now())?;
+    let statement = draft::statement(&client.root, binding, act, on, args, clock::now())?;
     let sealed = draft::seal(&client.root, binding, &statement, signers)?;
     let envelope = sealed.whole(SIGN_WITH)?;
     client.submit_op(&envelope).await.map_err(|f| not_taken(f, &statement))?;

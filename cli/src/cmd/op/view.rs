@@ -16,8 +16,10 @@ use crate::render::{to_yaml, visible};
 /// One operation in full, as `-o json` shows it; keys are stable.
 #[derive(Debug, Serialize)]
 pub struct OpView {
+    /// How far it is.
     #[serde(flatten)]
     pub facts: OpFacts,
+    /// What makes two orders the same one.
     pub idempotency_key: Option<IdempotencyKey>,
     /// Whether the host's own signature stands under how it ended.
     pub verified: bool,

@@ -146,6 +146,9 @@ fn plan_host(
     if observed.trimmed {
         notes.push("its report was too large and came cut: the agent, which sees everything, may plan other steps".to_owned());
     }
+    if let Some(cordon) = &host.cordon {
+        notes.push(format!("cordoned by {}: it gets the change when `moorctl host uncordon {}` is said", cordon.by, host.name));
+    }
     if !host.connected {
         notes.push("offline: it gets the change when it connects".to_owned());
     }

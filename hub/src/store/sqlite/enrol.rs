@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 use super::{Result, Tx, count, damaged, events, int, ops, remove};
 use crate::events::NewEvent;
 use crate::limits;
-use crate::store::{HostRecord, HostState, JoinAttempt, JoinOutcome, NewBinding, NewRoot, NewToken, RenewOutcome, Witness};
+use crate::store::{Cordon, HostRecord, HostState, JoinAttempt, JoinOutcome, NewBinding, NewRoot, NewToken, RenewOutcome, Witness};
 
 pub(super) fn roots(conn: &Connection) -> Result<Vec<Vec<u8>>> {
     let mut statement = conn.prepare_cached("SELECT envelope FROM roots ORDER BY version")?;
@@ -249,7 +249,8 @@ pub(super) fn use_certificate(tx: &Tx<'_>, host: &HostId, number: u64) -> Result
 
 const HOST_COLUMNS: &str =
     "host_id, name, state, host_key, sealing_key, host_epoch, claim_mac, token_id, joined_ms, binding, binding_serial,
-     locked, agent_version, heartbeat, heartbeat_ms, done_topology, done_generation, witnessed_epoch, witnessed_seq, witnessed_head";
+     locked, agent_version, heartbeat, heartbeat_ms, done_topology, done_generation, witnessed_epoch, witnessed_seq, witnessed_head,
+     cordoned_ms, cordoned_by, cordon_reason";
 
 struct RawHost {
     host_id: String,
@@ -270,6 +271,7 @@ struct RawHost {
     done_topology: Option<String>,
     done_generation: i64,
     witness: Witness,
+    cordon: Cordon,
 }
 
 fn raw_host(row: &Row<'_>) -> rusqlite::Result<RawHost> {
@@ -292,6 +294,7 @@ fn raw_host(row: &Row<'_>) -> rusqlite::Result<RawHost> {
         done_topology: row.get(15)?,
         done_generation: row.get(16)?,
         witness: Witness { epoch: row.get(17)?, seq: count(row.get(18)?), head: row.get(19)? },
+        cordon: Cordon { since_ms: count(row.get(20)?), by: row.get(21)?, reason: row.get(22)? },
     })
 }
 
@@ -318,6 +321,7 @@ fn host_record(raw: RawHost) -> Result<HostRecord> {
         heartbeat: raw.heartbeat.map(|json| (json, count(raw.heartbeat_ms))),
         done,
         witness: raw.witness,
+        cordon: (raw.cordon.since_ms > 0).then_some(raw.cordon),
     })
 }
 

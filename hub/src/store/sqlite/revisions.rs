@@ -65,8 +65,8 @@ pub(super) fn push(tx: &Tx<'_>, revision: &NewRevision, event: &NewEvent) -> Res
 }
 
 /// Removes the slices and revisions before the newest ones that are kept. A host's newest slice stays (it is the host's
-/// target, or will be, or says that the host left), and so do the newest one that is not withheld and the one that it
-/// reported applied.
+/// target, or will be, or says that the host left), and so do the newest one that is not withheld, the one that a cordon keeps it on,
+/// and the one that it reported applied.
 fn prune(conn: &Connection, topology: &TopologyId, newest: Generation) -> Result<()> {
     let before = newest.0.saturating_sub(limits::REVISIONS_KEPT);
     rollouts::prune(conn, topology, Generation(before))?;
@@ -76,8 +76,9 @@ fn prune(conn: &Connection, topology: &TopologyId, newest: Generation) -> Result
          AND generation < (SELECT max(n.generation) FROM slices n WHERE n.host_id = slices.host_id AND n.topology = slices.topology)
          AND generation <> (SELECT coalesce(max(n.generation), 0) FROM slices n
              WHERE n.host_id = slices.host_id AND n.topology = slices.topology AND n.withheld = 0)
-         AND NOT EXISTS (SELECT 1 FROM hosts h
-             WHERE h.host_id = slices.host_id AND h.done_topology = slices.topology AND h.done_generation = slices.generation)",
+         AND NOT EXISTS (SELECT 1 FROM hosts h WHERE h.host_id = slices.host_id
+             AND ((h.done_topology = slices.topology AND h.done_generation = slices.generation)
+                 OR (h.cordon_topology = slices.topology AND h.cordon_generation = slices.generation)))",
     )?
     .execute(last)?;
     conn.prepare_cached(
@@ -205,7 +206,17 @@ fn assign(tx: &Tx<'_>, topology: &TopologyId, slice: &NewSlice) -> Result<()> {
 fn follow_after(tx: &Tx<'_>, topology: &TopologyId, host: &HostId, other: &TopologyId, queued: bool) -> Result<()> {
     let name = host_name(tx.conn, host)?.unwrap_or_else(|| host.to_string());
     let target = target(tx.conn, host)?;
-    let torn_down = target.as_ref().is_none_or(|t| t.empty) && !rollouts::is_promised(tx.conn, other, host)?;
+    let is_promised = rollouts::is_promised(tx.conn, other, host)?;
+    let torn_down = target.as_ref().is_none_or(|t| t.empty) && !is_promised;
+    if !torn_down && !is_promised {
+        return Err(Fault::new(
+            Code::AlreadyApplied,
+            format!(
+                "host `{name}` is cordoned and has `{other}` for as long as it is: `moorctl host uncordon {name}` lets it be taken down"
+            ),
+        )
+        .into());
+    }
     if !torn_down || queued {
         return Err(Fault::new(
             Code::AlreadyApplied,
@@ -259,7 +270,8 @@ pub(super) fn applied(tx: &Tx<'_>, host: &HostId, topology: &TopologyId, generat
 const TARGETS: &str = "SELECT h.host_id, s.topology, s.generation, s.version_hash, s.payload_sha256, s.empty, s.resources
      FROM hosts h JOIN slices s ON s.host_id = h.host_id AND s.topology = h.target_topology
      WHERE s.generation = (SELECT max(n.generation) FROM slices n WHERE n.host_id = h.host_id AND n.topology = h.target_topology
-         AND n.withheld = 0)";
+         AND n.withheld = 0
+         AND (h.cordoned_ms = 0 OR (n.topology = h.cordon_topology AND n.generation <= h.cordon_generation)))";
 
 struct RawTarget(String, String, i64, String, String, bool, String);
 
@@ -299,6 +311,45 @@ pub(super) fn targets(conn: &Connection, hosts: &[HostId]) -> Result<Vec<(HostId
         }
     }
     Ok(found.into_iter().collect())
+}
+
+/// Keeps a host on the target that it has now, or lets it follow the newest one again.
+pub(super) fn cordon(tx: &Tx<'_>, host: &HostId, reason: Option<&str>, event: &NewEvent) -> Result<()> {
+    let changed = match reason {
+        Some(reason) => {
+            // Read before: a second time it is the one of the first.
+            let kept = target(tx.conn, host)?;
+            let (topology, generation) = kept.map_or((None, 0), |t| (Some(t.topology.to_string()), int(t.generation.0)));
+            tx.conn
+                .prepare_cached(
+                    "UPDATE hosts SET cordoned_ms = CASE cordoned_ms WHEN 0 THEN ?2 ELSE cordoned_ms END, cordoned_by = ?3, cordon_reason = ?4,
+                         cordon_topology = ?5, cordon_generation = ?6 WHERE host_id = ?1",
+                )?
+                .execute(params![host.as_str(), int(tx.now_ms), event.actor.subject, reason, topology, generation])?
+        }
+        None => tx
+            .conn
+            .prepare_cached(
+                "UPDATE hosts SET cordoned_ms = 0, cordoned_by = '', cordon_reason = '', cordon_topology = NULL, cordon_generation = 0
+                 WHERE host_id = ?1",
+            )?
+            .execute([host.as_str()])?,
+    };
+    if changed == 0 {
+        return Err(Fault::new(Code::NotFound, format!("there is no host {host}")).into());
+    }
+    events::append(tx, event)
+}
+
+/// A host that is kept on its target turns out to be further: that is its target now.
+fn cordon_follows(tx: &Tx<'_>, host: &HostId, topology: &TopologyId, generation: Generation) -> Result<()> {
+    tx.conn
+        .prepare_cached(
+            "UPDATE hosts SET cordon_generation = CASE WHEN cordon_topology = ?2 THEN max(cordon_generation, ?3) ELSE ?3 END, cordon_topology = ?2
+             WHERE host_id = ?1 AND cordoned_ms > 0",
+        )?
+        .execute(params![host.as_str(), topology.as_str(), int(generation.0)])?;
+    Ok(())
 }
 
 const REVISION_COLUMNS: &str =
@@ -378,6 +429,7 @@ pub(super) fn slice(conn: &Connection, topology: &TopologyId, generation: Genera
 
 /// Stores a slice that an agent held, under a revision without a source if there is none.
 pub(super) fn recover(tx: &Tx<'_>, topology: &TopologyId, generation: Generation, slice: &NewSlice) -> Result<()> {
+    cordon_follows(tx, &slice.host_id, topology, generation)?;
     if let Some(stored) = payload_of(tx.conn, topology, generation, &slice.host_id)? {
         if stored == slice.payload_sha256 {
             // The host has it: there is nothing left to withhold.

@@ -87,9 +87,9 @@ pub(super) fn release(tx: &Tx<'_>, topology: &TopologyId, generation: Generation
     Ok(())
 }
 
-/// Whether something is to be on the host by the newest slice of the topology that it has not got yet.
+/// Whether something is to be on the host by the newest slice of the topology, which it may not have got yet.
 pub(super) fn is_promised(conn: &Connection, topology: &TopologyId, host: &HostId) -> Result<bool> {
-    let sql = "SELECT withheld AND NOT empty FROM slices WHERE topology = ?1 AND host_id = ?2 ORDER BY generation DESC LIMIT 1";
+    let sql = "SELECT NOT empty FROM slices WHERE topology = ?1 AND host_id = ?2 ORDER BY generation DESC LIMIT 1";
     let newest = conn.prepare_cached(sql)?.query_row([topology.as_str(), host.as_str()], |row| row.get(0)).optional()?;
     Ok(newest.unwrap_or(false))
 }

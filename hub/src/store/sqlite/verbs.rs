@@ -42,6 +42,9 @@ impl Store for SqliteStore {
     fn put_binding(&self, binding: NewBinding, event: NewEvent) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| enrol::put_binding(tx, &binding, &event)))
     }
+    fn cordon(&self, host: HostId, reason: Option<String>, event: NewEvent) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| revisions::cordon(tx, &host, reason.as_deref(), &event)))
+    }
     fn remove_host(&self, host: HostId, event: NewEvent) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| remove::remove(tx, &host, &event)))
     }
