@@ -247,7 +247,7 @@ mod tests {
     fn what_others_depend_on_starts_first_and_what_no_service_has_last() {
         let needs = serde_json::json!({ "condition": "service_started" });
         let spec: HostSpec = serde_json::from_value(serde_json::json!({ "docker": { "services": {
-            "web": { "image": "i:1", "scale": 2, "depends_on": { "db": needs, "cache": needs } },
+            "web": { "image": "i:1", "replicas": 2, "depends_on": { "db": needs, "cache": needs } },
             "db": { "image": "i:1" }, "cache": { "image": "i:1", "depends_on": { "db": needs } }, "lone": { "image": "i:1" },
         } } }))
         .unwrap();
