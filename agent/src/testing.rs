@@ -391,6 +391,7 @@ impl Operator {
             deliver_by: UnixSeconds(u64::from(u32::MAX)),
             sealed: Sealed::default(),
             fallback: None,
+            at_once: false,
         };
         change(&mut slice);
         self.seal(&slice)

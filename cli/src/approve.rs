@@ -278,6 +278,7 @@ pub async fn give_slices(
             sealed: sealed(client, &one, host, binding).await?,
             // Nothing was there before.
             fallbacks: BTreeMap::new(),
+            at_once: false,
         };
         let slice = Pen { root: &client.root, signers, now: clock::now() }.sign_slice(&draft, binding, &one.spec)?;
         match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {

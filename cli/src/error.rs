@@ -242,6 +242,7 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::OutOfScope => "ask an operator whose role reaches this host and kind of statement",
         Code::Expired => "a slice: push again (--deliver-within gives slow hosts more time); an order: sign it again (--expires)",
         Code::NotYetValid => "set the clocks of the host and of the operator's machine, then push the topology or sign the order again",
+        Code::OutsideMaintenance => "wait for the window, or push with --now",
         Code::RootExpired => "sign a new version of the trust root: `moorctl key renew --recovery-key FILE`",
         Code::BadRoot => "do not go on: the hub shows a trust root that this machine cannot follow; ask the operator who made it",
         Code::NoTrustRoot => "run `moorctl init` first",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use moorline_common::fault::Code;
 use moorline_common::id::{Generation, HostId, VersionHash};
 use moorline_common::statement::{Fallback, SliceStatement};
 
@@ -22,7 +23,7 @@ pub struct Terms {
 
 /// The fallback of each host that `changes` change, by `terms`: what is in force there. That is the slice of the revision before,
 /// or, where the host says that it has given that up, the fallback that an operator signed into it; where it has not come to
-/// that revision at all, as its rollout has not, what it says that it has. A hub that lies about this gains nothing: an
+/// that revision at all, as its rollout or its maintenance window has not, what it says that it has. A hub that lies about this gains nothing: an
 /// agent goes back only to what it really had.
 ///
 /// # Errors
@@ -68,7 +69,8 @@ pub fn fallbacks(
 
 /// What a host has that was not given `slice` yet.
 fn withheld(slice: &SliceStatement, host: &HostView) -> Option<(Generation, VersionHash)> {
-    let target = host.target.as_ref().filter(|t| t.topology == slice.topology && t.generation < slice.generation)?;
+    let waits = host.last_error.as_ref().is_some_and(|fault| fault.code == Code::OutsideMaintenance);
+    let target = host.target.as_ref().filter(|t| t.topology == slice.topology && (t.generation < slice.generation || waits))?;
     let beat = host.heartbeat.as_ref().filter(|b| b.topology.as_ref() == Some(&slice.topology) && b.applied_generation > Generation(0));
     match beat.and_then(|b| Some((b.applied_generation, b.applied.clone()?))) {
         Some(applied) => Some(applied),

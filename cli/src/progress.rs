@@ -43,6 +43,11 @@ pub enum Standing {
     Offline,
     /// It is cordoned: it gets its slice when that is lifted.
     Cordoned,
+    /// It takes its slice in its next maintenance window.
+    OutsideMaintenance {
+        /// When that opens.
+        why: String,
+    },
     /// It cannot get there without an operator.
     Failed {
         /// The stable code.
@@ -78,6 +83,7 @@ const fn is_refusal(code: Code) -> bool {
         | Code::OutOfScope
         | Code::Expired
         | Code::NotYetValid
+        | Code::OutsideMaintenance
         | Code::RootExpired
         | Code::BadRoot
         | Code::GenerationRegressed
@@ -148,6 +154,9 @@ pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
     }
     if host.cordon.is_some() && accepted.is_none() {
         return Standing::Cordoned;
+    }
+    if let Some(fault) = host.last_error.as_ref().filter(|f| f.code == Code::OutsideMaintenance) {
+        return Standing::OutsideMaintenance { why: fault.message.clone() };
     }
     if let Some(fault) = approve::lock_fault(host) {
         return Standing::Failed { code: fault.code.to_string(), message: fault.message };
@@ -336,6 +345,7 @@ fn show(ui: &mut Ui, bar: &ProgressBar, standings: &[HostStanding], shown: &mut 
         Standing::Waiting { why } => Some(format!("{}: {why}", s.host)),
         Standing::Offline => Some(format!("{}: offline", s.host)),
         Standing::Cordoned => Some(format!("{}: cordoned", s.host)),
+        Standing::OutsideMaintenance { why } => Some(format!("{}: {why}", s.host)),
         Standing::Done | Standing::Failed { .. } => None,
     });
     bar.set_message(waiting.unwrap_or_default());
@@ -358,14 +368,15 @@ pub fn words(standing: &Standing) -> String {
         Standing::Waiting { why } => format!("waiting: {why}"),
         Standing::Offline => "offline: pending until it connects".to_owned(),
         Standing::Cordoned => "cordoned: pending until `moorctl host uncordon`".to_owned(),
+        Standing::OutsideMaintenance { why } => format!("pending: {why}"),
         Standing::Failed { code, message } => format!("failed: {message} [{code}]"),
     }
 }
 
 fn finish(standings: Vec<HostStanding>, over: bool, timeout: Duration) -> Waited {
     let bad = |s: &&HostStanding| match s.standing {
-        // Hosts that are away or cordoned are pending, not failed, however long one waits.
-        Standing::Done | Standing::Offline | Standing::Cordoned => false,
+        // Hosts that are away, cordoned or outside of their windows are pending, not failed, however long one waits.
+        Standing::Done | Standing::Offline | Standing::Cordoned | Standing::OutsideMaintenance { .. } => false,
         Standing::Failed { .. } => true,
         Standing::Waiting { .. } => over,
     };

@@ -62,6 +62,8 @@ pub struct Draft {
     pub sealed: BTreeMap<HostId, Sealed>,
     /// What may come back by itself; see [`crate::fallback`].
     pub fallbacks: BTreeMap<HostId, Fallback>,
+    /// Whether hosts do not wait for their maintenance windows.
+    pub at_once: bool,
 }
 
 /// The revision that a new one follows.
@@ -278,6 +280,7 @@ impl Pen<'_> {
             deliver_by: self.now.plus(draft.deliver_within_s),
             sealed: draft.sealed.get(&binding.host_id).cloned().unwrap_or_default(),
             fallback: draft.fallbacks.get(&binding.host_id).cloned(),
+            at_once: draft.at_once,
         };
         Ok(SignedSlice { envelope: self.signers.seal(&statement)?.envelope().clone(), hash })
     }
@@ -398,6 +401,7 @@ pub(crate) mod tests {
             hosts,
             sealed: BTreeMap::new(),
             fallbacks: BTreeMap::new(),
+            at_once: false,
         }
     }
 

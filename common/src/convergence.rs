@@ -19,6 +19,9 @@ pub const PUSH_BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), max: D
 /// slice (again).
 pub const PUSH_GRACE: Duration = Duration::from_secs(10);
 
+/// Between two pushes at most while a host waits for its maintenance window.
+pub const WINDOW_LOOK: Duration = Duration::from_secs(30);
+
 /// What the host should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -105,6 +108,7 @@ pub fn is_definite(code: Code) -> bool {
             | Code::EngineUnreachable
             | Code::RootExpired
             | Code::NotYetValid
+            | Code::OutsideMaintenance
             | Code::Quarantined
     )
 }
@@ -141,7 +145,12 @@ pub fn decide(target: &Target, reported: &Reported, history: &History, now_ms: u
         let earliest = history.mismatch_since_ms.unwrap_or(now_ms).saturating_add(patience);
         return if now_ms >= earliest { Decision::Push(reason) } else { Decision::Wait(earliest) };
     };
-    let mut earliest = last.saturating_add(millis(PUSH_BACKOFF.wait(history.pushes, random)));
+    let mut wait = PUSH_BACKOFF.wait(history.pushes, random);
+    if history.refusal == Some(Code::OutsideMaintenance) {
+        // Its windows may be short.
+        wait = wait.min(WINDOW_LOOK);
+    }
+    let mut earliest = last.saturating_add(millis(wait));
     if let Some(since) = history.mismatch_since_ms {
         // A new mismatch after earlier pushes: the agent gets the time to mend it, too.
         earliest = earliest.max(since.saturating_add(patience));

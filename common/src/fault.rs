@@ -65,6 +65,8 @@ codes! {
     Expired = "expired",
     /// The statement was signed further in the future than clocks may differ.
     NotYetValid = "not_yet_valid",
+    /// The slice waits for the host's next maintenance window.
+    OutsideMaintenance = "outside_maintenance",
     /// The trust root has expired: nothing new but a root update is accepted.
     RootExpired = "root_expired",
     /// The trust root is not the pinned one, or not the successor of the accepted one.

@@ -17,6 +17,7 @@
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
 //! | [`rollout`] | which hosts get a new revision next, and when that stops |
+//! | [`maintenance`] | when a host may be given other content |
 //! | [`fallback`] | whether a slice stays or is given up for its fallback |
 //! | [`registry`] | whose credentials an image needs, and where they stand |
 //! | [`pulling`] | how far a pull is, in words |
@@ -32,6 +33,7 @@ pub mod fallback;
 pub mod fault;
 pub mod id;
 pub mod journal;
+pub mod maintenance;
 pub mod observe;
 pub mod op;
 pub mod plan;

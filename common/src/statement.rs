@@ -44,6 +44,9 @@ pub struct SliceStatement {
     /// The earlier revision that may be reinstated if this one fails.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
+    /// Whether it does not wait for the maintenance windows of its own policy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_once: bool,
 }
 
 /// Values that only one host can open.

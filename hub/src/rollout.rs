@@ -200,7 +200,8 @@ impl Open {
                 away.insert(id.clone(), at);
             }
             if host.standing == Standing::Released {
-                let at = since(&self.released);
+                // Its time begins when its window opens.
+                let at = if said.is_outside_maintenance { now_ms } else { since(&self.released) };
                 sight.released_ms = now_ms.saturating_sub(at);
                 released.insert(id.clone(), at);
             }

@@ -97,6 +97,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::TooLate
         | Code::DriftResolved
         | Code::Cancelled
+        | Code::OutsideMaintenance
         | Code::RecordsBehind
         | Code::Quarantined => tonic::Code::FailedPrecondition,
         Code::BaseMoved

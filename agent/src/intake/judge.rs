@@ -6,6 +6,7 @@
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
+use moorline_common::maintenance;
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, SliceStatement};
 use moorline_common::topology::HostSpec;
@@ -120,7 +121,27 @@ pub fn judge_slice(slice: &Verified<SliceStatement>, spec: &HostSpec, trust: &Tr
         check_issued(statement.issued_at, context.time)?;
     }
     policy::check(&statement.topology, spec, context.policy, context.guarded, context.resolve)?;
+    if !known {
+        check_windows(statement, spec, context.floor, context.time.now)?;
+    }
     Ok(if known { Verdict::Known } else { Verdict::New })
+}
+
+/// What changes nothing on the host, and what finds nothing there to disturb, waits for no window.
+fn check_windows(statement: &SliceStatement, spec: &HostSpec, floor: Option<&Floor>, now: UnixSeconds) -> Result<(), Fault> {
+    let windows = spec.policy.as_ref().map(|policy| policy.maintenance.as_slice()).unwrap_or_default();
+    maintenance::require_sound(windows)?;
+    let disturbs = floor.is_some_and(|floor| floor.state == FloorState::Active && floor.version_hash != statement.version_hash);
+    if statement.at_once || !disturbs {
+        return Ok(());
+    }
+    match maintenance::opens_at(windows, now)? {
+        None => Ok(()),
+        Some(at) => Err(Fault::new(
+            Code::OutsideMaintenance,
+            format!("generation {} waits for the maintenance window that opens at {}", statement.generation, maintenance::moment(at)),
+        )),
+    }
 }
 
 fn check_floors(statement: &SliceStatement, floor: Option<&Floor>, binding: &HostBinding, known: bool) -> Result<(), Fault> {

@@ -216,12 +216,10 @@ impl Intake {
     /// # Errors
     /// [`Fault`] when it is refused.
     pub async fn enforce_stored(&mut self) -> Result<bool, Fault> {
-        let ledger = self.parts.ledger.clone();
-        let stored = blocking(move || ledger.accepted()).await.map_err(|e| internal(&e))?;
-        let Some(floor) = stored.filter(|f| f.state == FloorState::Active) else { return Ok(false) };
+        let Some(held) = self.held().await? else { return Ok(false) };
         let turn = self.turn.clone();
         let _turn = turn.lock().await;
-        self.accept_slice(Envelope::from_json(&floor.envelope)?).await?;
+        self.accept_slice(held).await?;
         Ok(true)
     }
 
@@ -244,7 +242,28 @@ impl Intake {
         })
     }
 
+    /// Takes a slice in. One that waits for a maintenance window says, too, that the host still follows its topology: what it holds is
+    /// enforced until then.
     async fn accept_slice(&mut self, envelope: Envelope) -> Result<(), Fault> {
+        let accepted = self.judge_and_admit(envelope).await;
+        if let Err(fault) = &accepted
+            && fault.code == Code::OutsideMaintenance
+            && self.target.borrow().desired.is_none()
+            && let Some(held) = self.held().await?
+        {
+            self.judge_and_admit(held).await?;
+        }
+        accepted
+    }
+
+    /// The slice that was accepted last, if it is in force.
+    async fn held(&self) -> Result<Option<Envelope>, Fault> {
+        let ledger = self.parts.ledger.clone();
+        let stored = blocking(move || ledger.accepted()).await.map_err(|e| internal(&e))?;
+        stored.filter(|f| f.state == FloorState::Active).map(|floor| Envelope::from_json(&floor.envelope)).transpose()
+    }
+
+    async fn judge_and_admit(&mut self, envelope: Envelope) -> Result<(), Fault> {
         crate::crash::point("intake.slice.before");
         let trust = self.trust.borrow().clone();
         if let Some(fault) = &self.parts.quarantine {

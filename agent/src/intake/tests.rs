@@ -259,6 +259,37 @@ async fn a_host_is_not_taken_over_by_renaming_it() {
 }
 
 #[tokio::test]
+async fn a_change_waits_for_its_window_and_what_is_held_is_enforced_meanwhile() {
+    let mut bench = ready().await;
+    // A minute of each day, and not one of those in which this test runs.
+    let minute = (Clock.wall().0 / 60 + 12 * 60) % (24 * 60);
+    let windows = json!([{ "start": format!("{:02}:{:02}", minute / 60, minute % 60), "duration_s": 60, "timezone": "UTC" }]);
+    let content = |names: &[&str]| {
+        let mut content = services(names, false);
+        content["policy"] = json!({ "drift": "heal", "maintenance": windows });
+        content
+    };
+    bench.intake.slice(bench.operator.slice(1, content(&["web"]))).await.unwrap();
+    let next = bench.operator.slice(2, content(&["web", "cache"]));
+    assert_eq!(bench.refused(next.clone()).await, Code::OutsideMaintenance);
+    bench.intake.slice(bench.operator.slice(2, content(&["web"]))).await.unwrap();
+    let at_once = bench.operator.slice_with(3, content(&["cache"]), |s| s.at_once = true);
+    bench.intake.slice(at_once).await.unwrap();
+    // After a start the hub has the newest one only: it says that the host still follows its topology.
+    bench.intake = bench.operator.ready_intake(&bench.db).await;
+    assert!(bench.intake.target().borrow().desired.is_none());
+    let refused = bench.intake.slice(bench.operator.slice(4, content(&["web"]))).await.unwrap_err();
+    assert_eq!(refused.fault.code, Code::OutsideMaintenance);
+    assert_eq!(bench.intake.target().borrow().desired.as_ref().unwrap().accepted, Generation(3));
+    let nowhere = json!([{ "start": "02:00", "duration_s": 60, "timezone": "Mars/Base" }]);
+    let mut mars = content(&["web"]);
+    mars["policy"]["maintenance"] = nowhere;
+    assert_eq!(bench.refused(bench.operator.slice(4, mars)).await, Code::BadContent);
+    // To be taken down waits for nothing.
+    bench.intake.slice(bench.operator.slice(5, json!({}))).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_was_signed_in_the_future_is_refused_and_does_not_move_time() {
     let mut bench = ready().await;
     let far = Clock.wall().plus(3 * 24 * 3600);

@@ -88,7 +88,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 fn cut_off<'p>(spec: &HostSpec, step: &Step, plan: &'p Plan) -> Option<&'p ResourceId> {
     let is_inbox = |policy: Option<DriftPolicy>| policy == Some(DriftPolicy::Inbox);
     let services = spec.docker.iter().flat_map(|docker| docker.services.values());
-    let leaves = is_inbox(spec.policy.map(|p| p.drift)) || services.into_iter().any(|service| is_inbox(service.drift));
+    let leaves = is_inbox(spec.policy.as_ref().map(|p| p.drift)) || services.into_iter().any(|service| is_inbox(service.drift));
     let renews = leaves && matches!(step.action, Action::ReplaceNetwork { .. });
     plan.steps.iter().find(|other| renews && other.after.contains(&step.resource)).map(|other| &other.resource)
 }

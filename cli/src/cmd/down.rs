@@ -3,12 +3,10 @@
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::TopologyId;
-use moorline_common::statement::DELIVER_WITHIN_DEFAULT_S;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Aim, Base, Order, Verb};
+use super::deploy::{self, Aim, Order, Verb};
 use super::push::WaitArgs;
 use crate::error::Failure;
 use crate::render::Ui;
@@ -51,16 +49,6 @@ pub async fn run(args: DownArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         wait: args.wait.limit(),
         accepts: Vec::new(),
     };
-    let order = Order {
-        aim,
-        message: args.message,
-        deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
-        base: Base::Newest,
-        reviewed: None,
-        earlier: None,
-        terms: None,
-        force: false,
-        save: args.save,
-    };
+    let order = Order { save: args.save, ..Order::plain(aim, args.message) };
     deploy::run(&client, ui, order).await
 }

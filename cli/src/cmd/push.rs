@@ -52,6 +52,9 @@ pub struct PushArgs {
     /// Give it to all hosts at once although the file has `rollout`, and end the rollout that is under way
     #[arg(long)]
     pub no_rollout: bool,
+    /// Do not wait for the maintenance windows in its `policy`
+    #[arg(long)]
+    pub now: bool,
     /// How long hosts may take to come and fetch it
     #[arg(long, default_value = "30d", value_name = "SPAN", value_parser = clock::parse_span)]
     pub deliver_within: Duration,
@@ -126,9 +129,9 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
             "try it on all hosts at once with --no-rollout, or leave --ttl out and let the rollout stop what fails",
         ));
     }
-    let PushArgs { message, deliver_within, ttl, force, save, .. } = args;
+    let PushArgs { message, deliver_within, ttl, force, save, now: at_once, .. } = args;
     let terms = ttl.map(|ttl| Terms { within_s: ttl.as_secs(), healthy_for_s: 0, needs_confirm: true });
-    deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, earlier: None, terms, force, save }).await
+    deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, earlier: None, terms, at_once, force, save }).await
 }
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {

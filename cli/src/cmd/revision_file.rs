@@ -262,6 +262,9 @@ impl Understood {
     fn tell_fallbacks(&self, ui: &mut Ui) -> Result<(), Failure> {
         for (host, slice) in &self.signed.slices {
             let statement = Signed::<SliceStatement>::new(slice.envelope.clone())?.peek()?;
+            if statement.at_once {
+                ui.note(&format!("  at once  {} does not wait for a maintenance window", self.name(host)));
+            }
             let Some(fallback) = statement.fallback else { continue };
             let to =
                 if fallback.generation == Generation(0) { "nothing".to_owned() } else { format!("generation {}", fallback.generation) };

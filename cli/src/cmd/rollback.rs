@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Aim, Base, Order, Verb};
+use super::deploy::{self, Aim, Order, Verb};
 use super::push::WaitArgs;
 use crate::args::parse_generation;
 use crate::desired;
@@ -26,6 +26,9 @@ pub struct RollbackArgs {
     /// Give it to all hosts at once although that revision has `rollout`, and end the rollout that is under way
     #[arg(long)]
     pub no_rollout: bool,
+    /// Do not wait for the maintenance windows in its `policy`
+    #[arg(long)]
+    pub now: bool,
     /// Write the signed revision to a file instead of pushing it: others sign it with `moorctl revision sign`
     #[arg(long, value_name = "FILE", conflicts_with = "wait")]
     pub save: Option<PathBuf>,
@@ -67,15 +70,11 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
         accepts: Vec::new(),
     };
     let order = Order {
-        aim,
-        message: format!("rollback to generation {to}"),
         deliver_within: Duration::from_secs(statement.deliver_within_s),
-        base: Base::Newest,
-        reviewed: None,
         earlier: Some(earlier),
-        terms: None,
-        force: false,
+        at_once: args.now,
         save: args.save,
+        ..Order::plain(aim, format!("rollback to generation {to}"))
     };
     deploy::run(&client, ui, order).await
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use moorline_common::drift::Drift;
-use moorline_common::fault::Fault;
+use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, VersionHash};
 use moorline_common::observe::EngineState;
 use moorline_common::statement::{Held, RolledBack, Trial, Trouble};
@@ -99,6 +99,8 @@ enum State {
     Converging,
     /// It keeps what it has until a rollout comes to it.
     Waiting,
+    /// It keeps what it has until its maintenance window opens.
+    OutsideMaintenance,
     /// It keeps what it has until an operator lets it have what is pushed.
     Cordoned,
     /// It has what it should.
@@ -119,6 +121,7 @@ impl State {
             State::Idle => ("idle", Tone::Dim),
             State::Converging => ("converging", Tone::Warn),
             State::Cordoned => ("cordoned", Tone::Warn),
+            State::OutsideMaintenance => ("waiting for its window", Tone::Warn),
             State::Waiting => ("waiting for the rollout", Tone::Warn),
             State::Converged => ("converged", Tone::Good),
             State::Down => ("down", Tone::Dim),
@@ -137,6 +140,8 @@ impl State {
             State::Offline
         } else if engine == Some(EngineState::Unreachable) {
             State::EngineUnreachable
+        } else if host.last_error.as_ref().is_some_and(|f| f.code == Code::OutsideMaintenance) && !host.converged {
+            State::OutsideMaintenance
         } else if host.last_error.is_some() && !host.converged {
             State::Error
         } else {

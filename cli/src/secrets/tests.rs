@@ -64,6 +64,7 @@ fn slice(binding: &HostBinding, sealed: Sealed) -> SliceStatement {
         deliver_by: UnixSeconds(1),
         sealed,
         fallback: None,
+        at_once: false,
     }
 }
 

@@ -29,7 +29,7 @@ pub fn plan(identity: &Identity, desired: &HostSpec, observed: &Observed) -> Pla
 #[must_use]
 pub fn plan_given(identity: &Identity, desired: &HostSpec, observed: &Observed, given: Given<'_>) -> Plan {
     let lowered = lower::lower(identity, desired);
-    let policy = desired.policy.map_or_else(DriftPolicy::default, |p| p.drift);
+    let policy = desired.policy.as_ref().map_or_else(DriftPolicy::default, |p| p.drift);
     let scene =
         Scene { identity, topology: &identity.topology, desired, lowered: &lowered, observed, policy, given, before: OnceCell::new() };
     let mut draft = Draft::default();
@@ -506,7 +506,7 @@ mod tests {
         let begun = replan(&engine_with(ContainerState::Exited), &shared(1));
         assert_eq!(verbs(&begun), [format!("start {proxy}"), "replace docker/container/edge-app-1".to_owned()]);
         let mut careful = shared(1);
-        careful.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None });
+        careful.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
         let mut engine = settled(&careful);
         engine.containers.get_mut("edge-app-1").unwrap().config.as_mut().unwrap().options.network_mode = Some("container:0123".to_owned());
         assert_eq!(verbs(&replan(&engine, &careful)), ["replace docker/container/edge-app-1"]);
@@ -573,7 +573,7 @@ mod tests {
     fn inbox_changes_nothing_and_tells() {
         let mut engine = settled(&full());
         let mut inbox = full();
-        inbox.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None });
+        inbox.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
         engine.containers.get_mut("edge-site-1").unwrap().config.as_mut().unwrap().restart = None;
         let plan = replan(&engine, &inbox);
         assert!(plan.steps.is_empty());

@@ -186,12 +186,13 @@ mod tests {
         assert_eq!(verbs(&healed), ["update docker/container/edge-site-1"]);
         assert_eq!(healed.steps[0].action.effect(), Effect::InPlace);
         let mut inbox = wanted;
-        inbox.policy = Some(crate::topology::Policy { drift: crate::topology::DriftPolicy::Inbox, loop_breaker: None });
+        inbox.policy =
+            Some(crate::topology::Policy { drift: crate::topology::DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
         let left = plan(&identity(), &inbox, &engine.observed());
         assert!(left.steps.is_empty() && left.drift.len() == 2, "{left:?}");
         // What the operator changes is changed, whatever the policy.
         let mut changed = site(json!({ "networks": { "a": {} }, "options": { "mem_limit": 32 << 20 } }));
-        changed.policy = inbox.policy;
+        changed.policy.clone_from(&inbox.policy);
         let plan = plan(&identity(), &changed, &engine.observed());
         let Action::UpdateContainer { changes, .. } = &plan.steps[0].action else { panic!("{plan:?}") };
         assert!(changes.resources && changes.attach.contains("edge_a"), "{changes:?}");

@@ -138,18 +138,38 @@ pub(crate) static FILE: Object = Object {
 pub(crate) static POLICY: Object = Object {
     name: "a policy",
     definition: "policy",
-    about: "What to do when a live value differs from the file.",
+    about: "What to do when a live value differs from the file, and when a push may change what a host has.",
     keys: &[
-        required(
+        key(
             "drift",
             Form::OneOf(&["heal", "inbox"]),
-            "`heal` mends reversible differences at once; `inbox` changes nothing and tells the operator.",
+            "`heal` mends reversible differences at once, also when left out; `inbox` changes nothing and tells the operator.",
         ),
         key(
             "loop_breaker",
             Form::Bool,
             "Whether what was healed 3 times within 10 minutes is left to the operator from then on; `true` when left out.",
         ),
+        key(
+            "maintenance",
+            Form::ListOf(&WINDOW),
+            "The only times at which a push changes what a host has; at any time when left out. What it has is healed as ever.",
+        ),
+    ],
+    never: &[],
+    later: &[],
+};
+
+/// One of `maintenance`.
+pub(crate) static WINDOW: Object = Object {
+    name: "a maintenance window",
+    definition: "maintenance-window",
+    about: "A time that comes again each week.",
+    keys: &[
+        key("days", Form::Names, "The days on which it opens, `mon` to `sun`; every day when left out."),
+        required("start", Form::Text, "When it opens, as `02:00`."),
+        required("duration", Form::Duration, "How long it is open: from one minute to seven days, as `3h`."),
+        key("timezone", Form::Text, "Whose clocks that goes by, as `Europe/Berlin`; `UTC` when left out."),
     ],
     never: &[],
     later: &[],

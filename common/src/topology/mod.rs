@@ -47,6 +47,7 @@ pub use service::{
 pub use slice::{BoundHost, Slices};
 
 use crate::id::TopologyId;
+use crate::maintenance::Window;
 use crate::rollout::Plan;
 
 /// The network that a service without `networks` is in, by its name in the file.
@@ -172,7 +173,7 @@ impl HostSpec {
 }
 
 /// What to do when a live value differs from the slice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// `heal` mends reversible differences at once; `inbox` waits for an operator.
@@ -180,6 +181,9 @@ pub struct Policy {
     /// Whether a field that was healed again and again is left to an operator from then on; it is, if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loop_breaker: Option<bool>,
+    /// When the host may be given other content; at any time, if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub maintenance: Vec<Window>,
 }
 
 impl Policy {

@@ -108,7 +108,7 @@ impl TopologyFile {
 
     /// All parts merged; with a host, its variables filled in.
     pub(crate) fn merged(&self, parts: &[&Entry], host: Option<&BoundHost>, problems: &mut Vec<Problem>) -> HostSpec {
-        let mut spec = HostSpec { docker: None, policy: self.policy };
+        let mut spec = HostSpec { docker: None, policy: self.policy.clone() };
         for part in parts {
             if let Some(docker) = &part.docker {
                 let docker = match host {
@@ -119,7 +119,7 @@ impl TopologyFile {
                 merge::docker(&mut spec, docker, empties);
             }
             if part.policy.is_some() {
-                spec.policy = part.policy;
+                spec.policy.clone_from(&part.policy);
             }
         }
         if let Some(docker) = &mut spec.docker {

@@ -58,6 +58,7 @@ fn slice() -> SliceStatement {
         deliver_by: UnixSeconds(2),
         sealed: Sealed::default(),
         fallback: None,
+        at_once: false,
     }
 }
 

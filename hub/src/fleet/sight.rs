@@ -1,7 +1,7 @@
 //! What the hosts of a rollout say of its revision.
 
 use moorline_common::convergence::is_definite;
-use moorline_common::fault::Fault;
+use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, TopologyId, VersionHash};
 use moorline_common::observe::EngineState;
 
@@ -16,6 +16,8 @@ pub struct Said {
     pub connected: bool,
     /// Whether what is pushed is kept from it.
     pub is_cordoned: bool,
+    /// Whether it waits for its maintenance window.
+    pub is_outside_maintenance: bool,
     /// Whether it has accepted the revision.
     pub accepted: bool,
     /// Whether it has been healthy with it for long enough.
@@ -69,6 +71,7 @@ impl Live {
         Said {
             connected: self.session.as_ref().is_some_and(|s| s.beat_seen && !s.cut.is_cancelled()),
             is_cordoned: self.is_cordoned,
+            is_outside_maintenance: refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance),
             accepted: beat.is_some_and(|b| of_it(b.generation)),
             healthy: beat.is_some_and(|b| of_it(b.healthy_generation)),
             well: beat.is_some_and(|b| b.last_error_code.is_empty() && !b.observe_error && b.engine == EngineState::Ready),

@@ -251,6 +251,7 @@ impl Operator {
                     deliver_by: now().plus(3600),
                     sealed: Default::default(),
                     fallback: None,
+                    at_once: false,
                 };
                 let signed = Signed::seal(&statement, &[&self.key])?;
                 Ok(pb::HostSlice { host_id: agent.host_id.to_string(), slice: Some(signed.envelope().into()) })

@@ -24,13 +24,18 @@ pub fn library() -> Option<PathBuf> {
     found
 }
 
-/// Starts the host's agent, by whose clock it is so many seconds later; the evil hub repeats the slice.
-fn start(fleet: &mut Fleet, evil: &EvilHub, library: &std::path::Path, later: i64, loot: &Loot) {
-    evil.hang_up();
+/// Starts the host's agent, by whose clock it is so many seconds later.
+pub fn with_clock(fleet: &mut Fleet, library: &std::path::Path, later: i64) {
     let (library, later) = (text(library).unwrap(), format!("{later:+}"));
     // Only the time of day: neither how long something takes, nor what files say.
     let clock = [("LD_PRELOAD", library), ("FAKETIME", &later), ("FAKETIME_DONT_FAKE_MONOTONIC", "1"), ("NO_FAKE_STAT", "1")];
     fleet.start_agent_with(HOST, &clock).unwrap();
+}
+
+/// The same; the evil hub repeats the slice.
+fn start(fleet: &mut Fleet, evil: &EvilHub, library: &std::path::Path, later: i64, loot: &Loot) {
+    evil.hang_up();
+    with_clock(fleet, library, later);
     evil.wait_for_agent().unwrap();
     evil.send_slice(&loot.slices[0]).unwrap();
 }

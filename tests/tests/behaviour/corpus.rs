@@ -348,7 +348,8 @@ fn every_key_of_a_compose_file_is_in_a_file_of_the_corpus() {
     for (definition, content) in definitions.as_object().unwrap() {
         // Of a topology alone, and what only secrets and configs have.
         let is_elsewhere =
-            ["policy", "rollout", "profile", "host", "secret", "config", "secret_mount", "config_mount"].contains(&definition.as_str());
+            ["policy", "maintenance-window", "rollout", "profile", "host", "secret", "config", "secret_mount", "config_mount"]
+                .contains(&definition.as_str());
         let keys = content["properties"].as_object().into_iter().flatten().filter(|_| !is_elsewhere);
         all.extend(keys.map(|(key, _)| format!("{definition}.{key}")));
     }

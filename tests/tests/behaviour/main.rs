@@ -36,6 +36,8 @@ mod keys;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod maintenance;
+#[cfg(test)]
 mod noop;
 #[cfg(test)]
 mod operators;

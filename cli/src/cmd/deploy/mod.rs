@@ -7,6 +7,7 @@ use std::time::Duration;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId};
 use moorline_common::rollout::{OnFailure, Plan};
+use moorline_common::statement::DELIVER_WITHIN_DEFAULT_S;
 use moorline_common::topology::{BoundHost, HostSpec};
 use serde::Serialize;
 
@@ -92,10 +93,30 @@ pub struct Order {
     pub earlier: Option<Previous>,
     /// When the hosts that it changes go back by themselves.
     pub terms: Option<Terms>,
+    /// Whether hosts do not wait for their maintenance windows.
+    pub at_once: bool,
     /// Whether to push although no host changes.
     pub force: bool,
     /// Where to write the signed revision instead of handing it in.
     pub save: Option<PathBuf>,
+}
+
+impl Order {
+    /// One like any other, of `aim`, from the newest generation.
+    pub const fn plain(aim: Aim, message: String) -> Self {
+        Self {
+            aim,
+            message,
+            deliver_within: Duration::from_secs(DELIVER_WITHIN_DEFAULT_S),
+            base: Base::Newest,
+            reviewed: None,
+            earlier: None,
+            terms: None,
+            at_once: false,
+            force: false,
+            save: None,
+        }
+    }
 }
 
 impl Aim {
@@ -277,6 +298,7 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
             Some(terms) => fallback::fallbacks(terms, &changes, &scene.previous, &scene.hosts)?,
             None => BTreeMap::new(),
         },
+        at_once: order.at_once,
     };
     let signed = Pen { root: &client.root, signers: &signers, now: clock::now() }.seal(&draft, &scene.hosts)?;
     let verified = revision::verify(&client.root, &signed, &bindings);

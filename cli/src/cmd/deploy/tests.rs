@@ -23,17 +23,7 @@ fn aim(text: Option<&str>) -> Aim {
 }
 
 fn order(text: Option<&str>) -> Order {
-    Order {
-        aim: aim(text),
-        message: String::new(),
-        deliver_within: Duration::from_secs(60),
-        base: Base::Newest,
-        reviewed: None,
-        earlier: None,
-        terms: None,
-        force: false,
-        save: None,
-    }
+    Order { deliver_within: Duration::from_secs(60), ..Order::plain(aim(text), String::new()) }
 }
 
 fn previous(down: bool) -> Previous {
@@ -187,6 +177,7 @@ fn signed_elsewhere(client: &Client, aim: &Aim) -> SignedRevision {
         hosts: BTreeMap::new(),
         sealed: BTreeMap::new(),
         fallbacks: BTreeMap::new(),
+        at_once: false,
     };
     Pen { root: &client.root, signers: &keys().1.into(), now: clock::now() }.seal(&draft, &[]).unwrap()
 }

@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::Failure;
 use crate::limits::ERROR_DIFF_LINES;
 use crate::progress::{HostStanding, Standing};
-use crate::render::diff;
+use crate::render::{diff, visible};
 use crate::revision::{ChangeKind, HostChange};
 
 /// What became of it, for people.
@@ -74,6 +74,11 @@ pub(super) fn standing_words(standings: &[HostStanding]) -> String {
     let mut text = format!("  {done} of {} hosts have it\n", standings.len());
     if !cordoned.is_empty() {
         text.push_str(&format!("  cordoned, pending until `moorctl host uncordon`: {}\n", cordoned.join(", ")));
+    }
+    for standing in standings {
+        if let Standing::OutsideMaintenance { why } = &standing.standing {
+            text.push_str(&format!("  {}: {}\n", standing.host, visible(why)));
+        }
     }
     if !offline.is_empty() {
         text.push_str(&format!("  offline, pending until they connect: {}\n", offline.join(", ")));

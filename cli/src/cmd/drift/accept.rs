@@ -21,9 +21,6 @@ use crate::home::files;
 use crate::overrides::{self, Override};
 use crate::render::{Ui, diff, visible};
 
-/// How long the slices of the new revision may wait for delivery: as a push that says nothing.
-const DELIVER_WITHIN: std::time::Duration = std::time::Duration::from_secs(moorline_common::statement::DELIVER_WITHIN_DEFAULT_S);
-
 /// Runs it.
 ///
 /// # Errors
@@ -89,8 +86,8 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
         accepts: vec![Shown { id: args.id, actual: drift.actual.clone() }],
     };
     let base = Base::Generation(scene.previous.generation);
-    let order =
-        Order { aim, message, deliver_within: DELIVER_WITHIN, base, reviewed: None, earlier: None, terms: None, force: true, save: None };
+    // What the host has already waits for no window.
+    let order = Order { base, at_once: args.in_profile.is_none(), force: true, ..Order::plain(aim, message) };
     let pushed = deploy::run(&client, ui, order).await;
     if let Err(failure) = &pushed {
         put_back(&client, ui, &identity.topology, &args, [&old, &edited], failure).await;
@@ -187,7 +184,7 @@ fn require_only(after: &Source, scene: &Scene, case: &Case, in_profile: bool, ui
 /// The same content, of which nothing is mended: what differs is told, all of it.
 fn left(spec: &HostSpec) -> HostSpec {
     let mut spec = spec.clone();
-    spec.policy = Some(Policy { drift: DriftPolicy::Inbox, loop_breaker: None });
+    spec.policy = Some(Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
     if let Some(docker) = &mut spec.docker {
         docker.services.values_mut().for_each(|service| service.drift = None);
         docker.networks.values_mut().for_each(|network| network.drift = None);

@@ -268,6 +268,7 @@ fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
             "sign it again; if it comes back, compare the versions of moorctl, hub and agents".to_owned()
         }
         Code::TooLate
+        | Code::OutsideMaintenance
         | Code::TooLarge
         | Code::BadEnvelope
         | Code::BadSignature

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use moorline_common::id::UnixSeconds;
+use moorline_common::maintenance;
 use moorline_common::observe::{EngineState, Observed};
 use moorline_common::plan::lower;
 use moorline_common::plan::{Identity, docker};
@@ -25,7 +26,7 @@ use crate::limits::REPORT_OLD_S;
 use crate::parallel;
 use crate::pins::PinArgs;
 use crate::render::Ui;
-use crate::revision::{self, HostChange};
+use crate::revision::{self, ChangeKind, HostChange};
 use crate::saved::SavedFile as _;
 
 pub mod model;
@@ -148,6 +149,11 @@ fn plan_host(
     }
     if let Some(cordon) = &host.cordon {
         notes.push(format!("cordoned by {}: it gets the change when `moorctl host uncordon {}` is said", cordon.by, host.name));
+    }
+    let windows = side.spec.policy.as_ref().map(|policy| policy.maintenance.as_slice()).unwrap_or_default();
+    if let (Some(at), ChangeKind::Changed) = (maintenance::opens_at(windows, now)?, change.change) {
+        let at = maintenance::moment(at);
+        notes.push(format!("outside of its maintenance windows: it gets the change at {at}; `push --now` does not wait"));
     }
     if !host.connected {
         notes.push("offline: it gets the change when it connects".to_owned());

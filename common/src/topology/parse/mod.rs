@@ -5,6 +5,7 @@
 
 mod deploy;
 mod docker;
+mod maintenance;
 mod mounts;
 mod options;
 mod rollout;
@@ -206,7 +207,8 @@ fn entry(w: &mut Walker<'_>, fields: &walk::Fields<'_>) -> Entry {
 fn policy(w: &mut Walker<'_>, node: &Node) -> Option<Policy> {
     let fields = w.object(node, &keys::POLICY)?;
     let loop_breaker = w.get(&fields, "loop_breaker", Walker::truth);
-    w.get(&fields, "drift", drift).map(|drift| Policy { drift, loop_breaker })
+    let maintenance = w.get(&fields, "maintenance", maintenance::windows).unwrap_or_default();
+    Some(Policy { drift: w.get(&fields, "drift", drift).unwrap_or_default(), loop_breaker, maintenance })
 }
 
 /// `drift`, of a policy or of one object.

@@ -261,6 +261,7 @@ impl Kit {
             deliver_by: self.now().plus(3600),
             sealed: Default::default(),
             fallback: None,
+            at_once: false,
         }
     }
 

@@ -96,6 +96,7 @@ impl Agent {
             deliver_by: UnixSeconds(u64::from(u32::MAX)),
             sealed: Default::default(),
             fallback: None,
+            at_once: false,
         };
         self.slice = Signed::seal(&slice, &[&self.operator])?.envelope().to_json();
         self.push_again().await
