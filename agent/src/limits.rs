@@ -13,10 +13,12 @@ pub const OUTBOUND_QUEUE: usize = 64;
 pub const HUB_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Logs that are sent at once.
 pub const LOGS_MAX: usize = 8;
+/// Commands whose output is sent at once, besides.
+pub const OUTPUTS_MAX: usize = 4;
 /// Bytes of a log in one message.
 pub const LOG_PART_MAX: usize = 64 * 1024;
-/// Parts of one log under way, at most: all logs together leave half of the queue to others.
-pub const LOG_WINDOW_MAX: usize = OUTBOUND_QUEUE / LOGS_MAX / 2;
+/// Parts of one log under way, at most: all together leave room in the queue to others.
+pub const LOG_WINDOW_MAX: usize = OUTBOUND_QUEUE / (LOGS_MAX + OUTPUTS_MAX) * 3 / 4;
 /// How long one message may wait for the hub to read before the session is given up.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// The shortest and longest heartbeat interval that a hub may ask for.
@@ -218,6 +220,11 @@ pub const OP_LOOK: Duration = Duration::from_secs(1);
 pub const EXEC_OUTPUT_MAX: usize = 16 * 1024;
 /// Between two looks at a command that runs.
 pub const EXEC_LOOK: Duration = Duration::from_millis(500);
+/// How long who takes a command's output may keep the engine waiting before it is looked whether the command still runs: Docker waits
+/// for its listeners for 2 s after a command's end.
+pub const EXEC_STALL: Duration = Duration::from_secs(1);
+/// What Docker keeps of a command's output for a listener that is slow, in bytes; a little less than it does.
+pub const EXEC_ENGINE_BUFFER: usize = 900_000;
 /// So long the output of a command that has ended may still come.
 pub const EXEC_DRAIN: Duration = Duration::from_secs(2);
 /// Objects that one `prune` removes.

@@ -59,8 +59,8 @@ impl HostState {
                 );
             }
             self.observed_digest = self.reported.digest();
-            self.taken_at = taken_at;
         }
+        self.taken_at = taken_at;
     }
 
     /// The same state with another apply report.

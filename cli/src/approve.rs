@@ -1,7 +1,7 @@
 //! Between a host's claim and its binding: the checks that keep a hub from passing off a host of its own,
 //! and the slices that a newly bound host is owed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_common::enrol::HostClaim;
 use moorline_common::fault::{Code, Fault};
@@ -278,7 +278,7 @@ pub async fn give_slices(
             sealed: sealed(client, &one, host, binding).await?,
             // Nothing was there before.
             fallbacks: BTreeMap::new(),
-            at_once: false,
+            at_once: BTreeSet::new(),
         };
         let slice = Pen { root: &client.root, signers, now: clock::now() }.sign_slice(&draft, binding, &one.spec)?;
         match client.add_slice(&draft.topology, draft.generation, host, &slice.envelope).await {

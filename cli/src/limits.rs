@@ -38,6 +38,8 @@ pub const ERROR_LOOKS: u32 = 3;
 pub const RECEIPT_GRACE: Duration = Duration::from_secs(3);
 /// How long nothing may come of the output of a command that has ended, before it is no longer waited for.
 pub const OUTPUT_SILENCE: Duration = Duration::from_secs(10);
+/// Bytes of a command's output that are compared with what its receipt has of it, if not all of it came.
+pub const OUTPUT_HEAD_MAX: usize = 64 * 1024;
 /// Orders for one host that are handed in before the first is waited for.
 pub const ORDERS_AT_ONCE: usize = 16;
 /// How long an operation is waited for when nobody says.

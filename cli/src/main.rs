@@ -11,5 +11,7 @@ fn main() -> ExitCode {
         Err(error) => return moorctl::report_start_failure(&error),
     };
     let code = runtime.block_on(moorctl::run(std::env::args_os()));
+    // Somebody who does not read what is written keeps nobody from leaving.
+    runtime.shutdown_background();
     ExitCode::from(code)
 }

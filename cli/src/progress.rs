@@ -152,14 +152,14 @@ pub fn judge(goal: &Goal, hash: &VersionHash, host: &HostView) -> Standing {
     {
         return Standing::Done;
     }
+    if let Some(fault) = approve::lock_fault(host) {
+        return Standing::Failed { code: fault.code.to_string(), message: fault.message };
+    }
     if host.cordon.is_some() && accepted.is_none() {
         return Standing::Cordoned;
     }
     if let Some(fault) = host.last_error.as_ref().filter(|f| f.code == Code::OutsideMaintenance) {
         return Standing::OutsideMaintenance { why: fault.message.clone() };
-    }
-    if let Some(fault) = approve::lock_fault(host) {
-        return Standing::Failed { code: fault.code.to_string(), message: fault.message };
     }
     if let Some(fault) = host.last_error.as_ref().filter(|f| definite(f, accepted.is_some_and(|b| !b.converging))) {
         return Standing::Failed { code: fault.code.to_string(), message: fault.message.clone() };

@@ -46,7 +46,7 @@ struct HeldRevision {
     hosts: BTreeMap<HostId, HostSpec>,
     sealed: BTreeMap<HostId, Sealed>,
     fallbacks: BTreeMap<HostId, Fallback>,
-    at_once: bool,
+    at_once: BTreeSet<HostId>,
     stuck: Vec<String>,
 }
 
@@ -157,7 +157,7 @@ impl Roots {
         };
         let empty = revision::empty_hash()?;
         let (mut hosts, mut sealed, mut fallbacks, mut stuck) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Vec::new());
-        let mut at_once = false;
+        let mut at_once = BTreeSet::new();
         for (host_id, slice) in &old.slices {
             let view = all.iter().find(|h| h.host_id == *host_id);
             let name = || view.map_or_else(|| host_id.to_string(), |h| h.name.to_string());
@@ -170,7 +170,7 @@ impl Roots {
             if view.is_some_and(|h| h.bound().is_some()) && !is_gone {
                 hosts.insert(host_id.clone(), slice.spec()?);
                 sealed.insert(host_id.clone(), slice.sealed.clone());
-                at_once |= slice.at_once;
+                at_once.extend(slice.at_once.then(|| host_id.clone()));
                 // Nobody has confirmed anything by this: a host goes on with its trial.
                 fallbacks.extend(slice.fallback.clone().map(|fallback| (host_id.clone(), fallback)));
             } else if !is_gone {
@@ -244,7 +244,7 @@ impl Roots {
             hosts: held.hosts.clone(),
             sealed: held.sealed.clone(),
             fallbacks: held.fallbacks.clone(),
-            at_once: held.at_once,
+            at_once: held.at_once.clone(),
         };
         let signed = Pen { root: &self.now.root, signers, now: clock::now() }.sign(&draft, hosts)?;
         self.now.push_the_same(held.generation, &signed).await?;

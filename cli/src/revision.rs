@@ -62,8 +62,8 @@ pub struct Draft {
     pub sealed: BTreeMap<HostId, Sealed>,
     /// What may come back by itself; see [`crate::fallback`].
     pub fallbacks: BTreeMap<HostId, Fallback>,
-    /// Whether hosts do not wait for their maintenance windows.
-    pub at_once: bool,
+    /// Hosts that do not wait for their maintenance windows.
+    pub at_once: BTreeSet<HostId>,
 }
 
 /// The revision that a new one follows.
@@ -280,10 +280,16 @@ impl Pen<'_> {
             deliver_by: self.now.plus(draft.deliver_within_s),
             sealed: draft.sealed.get(&binding.host_id).cloned().unwrap_or_default(),
             fallback: draft.fallbacks.get(&binding.host_id).cloned(),
-            at_once: draft.at_once,
+            // Said only where it means something: agents of before do not know it.
+            at_once: has_windows(spec) && draft.at_once.contains(&binding.host_id),
         };
         Ok(SignedSlice { envelope: self.signers.seal(&statement)?.envelope().clone(), hash })
     }
+}
+
+/// Whether a host takes other content at some times only.
+pub fn has_windows(spec: &HostSpec) -> bool {
+    spec.policy.as_ref().is_some_and(|policy| !policy.maintenance.is_empty())
 }
 
 /// Verifies a signed slice as the agent of the host of `binding` will.
@@ -401,7 +407,7 @@ pub(crate) mod tests {
             hosts,
             sealed: BTreeMap::new(),
             fallbacks: BTreeMap::new(),
-            at_once: false,
+            at_once: BTreeSet::new(),
         }
     }
 

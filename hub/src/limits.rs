@@ -122,6 +122,10 @@ pub const DRIFT_EVENTS_PER_MINUTE: u32 = 300;
 pub const LOGS_MAX: usize = 128;
 /// Logs of one host among them.
 pub const LOGS_OF_HOST_MAX: usize = 8;
+/// Commands of one host whose output is taken at once, besides.
+pub const OUTPUTS_OF_HOST_MAX: usize = 4;
+/// How long who reads a log slowly may take to read why it ends.
+pub const LAST_WORD: Duration = Duration::from_secs(5);
 /// Parts of a log that its host may send before its reader has taken one.
 pub const LOG_WINDOW: usize = 4;
 /// The largest part of a log, in bytes.
@@ -257,3 +261,8 @@ pub const HEARTBEAT_MAX_MS: u32 = 300_000;
 pub const ADVERTISE_MAX: usize = 16;
 /// A configuration file, in bytes.
 pub const CONFIG_MAX: u64 = 64 * 1024;
+
+/// How long a host that is asked for a new report may take to send it.
+pub const REPORT_ANSWER: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+pub const REPORT_LOOK: Duration = Duration::from_millis(50);

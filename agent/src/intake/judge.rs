@@ -5,7 +5,7 @@
 //! | reads floors, trust and clocks; stores what is accepted | is this statement accepted, known already, or refused, and by which code? |
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
+use moorline_common::id::{Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::maintenance;
 use moorline_common::sign::{Envelope, Signed, Verified};
 use moorline_common::statement::{HostBinding, SliceStatement};
@@ -51,6 +51,10 @@ pub enum Verdict {
 pub struct SliceContext<'a> {
     /// The newest slice that was accepted for the topology.
     pub floor: Option<&'a Floor>,
+    /// The content that is in force for the topology.
+    pub in_force: Option<&'a VersionHash>,
+    /// What the host's clock says.
+    pub wall: UnixSeconds,
     /// The topology that this host is bound to.
     pub pinned: Option<&'a TopologyId>,
     /// What this host allows.
@@ -122,20 +126,20 @@ pub fn judge_slice(slice: &Verified<SliceStatement>, spec: &HostSpec, trust: &Tr
     }
     policy::check(&statement.topology, spec, context.policy, context.guarded, context.resolve)?;
     if !known {
-        check_windows(statement, spec, context.floor, context.time.now)?;
+        check_windows(statement, spec, context)?;
     }
     Ok(if known { Verdict::Known } else { Verdict::New })
 }
 
 /// What changes nothing on the host, and what finds nothing there to disturb, waits for no window.
-fn check_windows(statement: &SliceStatement, spec: &HostSpec, floor: Option<&Floor>, now: UnixSeconds) -> Result<(), Fault> {
+fn check_windows(statement: &SliceStatement, spec: &HostSpec, context: SliceContext<'_>) -> Result<(), Fault> {
     let windows = spec.policy.as_ref().map(|policy| policy.maintenance.as_slice()).unwrap_or_default();
     maintenance::require_sound(windows)?;
-    let disturbs = floor.is_some_and(|floor| floor.state == FloorState::Active && floor.version_hash != statement.version_hash);
+    let disturbs = context.in_force.is_some_and(|hash| *hash != statement.version_hash);
     if statement.at_once || !disturbs {
         return Ok(());
     }
-    match maintenance::opens_at(windows, now)? {
+    match maintenance::opens_at(windows, context.wall)? {
         None => Ok(()),
         Some(at) => Err(Fault::new(
             Code::OutsideMaintenance,

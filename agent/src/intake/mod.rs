@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::Generation;
+use moorline_common::id::{Generation, VersionHash};
 use moorline_common::plan::Identity;
 use moorline_common::sign::{Envelope, Verified};
 use moorline_common::statement::SliceStatement;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{BootTime, Clock};
 use crate::config::Policy;
 use crate::db::{DbError, blocking};
+use crate::ledger::trial::TrialRow;
 use crate::ledger::{Admission, Current, Floor, FloorState, Ledger};
 use crate::trust::{Trust, TrustStore, next_root};
 use crate::vault::Vault;
@@ -249,9 +250,10 @@ impl Intake {
         if let Err(fault) = &accepted
             && fault.code == Code::OutsideMaintenance
             && self.target.borrow().desired.is_none()
-            && let Some(held) = self.held().await?
+            && let Ok(Some(held)) = self.held().await
+            && let Err(fault) = self.judge_and_admit(held).await
         {
-            self.judge_and_admit(held).await?;
+            tracing::warn!(code = %fault.code, error = %fault.message, "what this host holds cannot be enforced until the window opens");
         }
         accepted
     }
@@ -283,8 +285,11 @@ impl Intake {
             let (current, pinned) = (ledger.current()?, ledger.pinned()?);
             let boot = Clock.boot();
             let time = time_at(ledger, &boot)?;
+            let in_force = floor.as_ref().and_then(|floor| in_force(floor, ledger.trial().ok().flatten().as_ref()));
             let context = SliceContext {
                 floor: floor.as_ref(),
+                in_force: in_force.as_ref(),
+                wall: boot.wall,
                 pinned: pinned.as_ref(),
                 policy: &parts.policy,
                 guarded: &parts.guarded,
@@ -402,6 +407,17 @@ impl Intake {
 /// is missing was not removed.
 fn is_whole(current: &Current, accepted: Option<&Floor>) -> bool {
     accepted.is_some_and(|floor| floor.generation == current.generation && floor.version_hash_is(current))
+}
+
+/// The content that a host has by what it accepted last: that of its fallback, if it has gone back.
+fn in_force(accepted: &Floor, trial: Option<&TrialRow>) -> Option<VersionHash> {
+    if accepted.state != FloorState::Active {
+        return None;
+    }
+    match trial.filter(|row| row.is_used() && row.is_of(&accepted.topology, accepted.generation)) {
+        Some(row) => row.base.1.clone(),
+        None => Some(accepted.version_hash.clone()),
+    }
 }
 
 /// What time it is at `boot`, by the wall clock and the ledger's floor.

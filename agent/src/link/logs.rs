@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::driver::DriverError;
 use crate::driver::logs::{LogPart, LogStream, LogWish, SharedLogs};
-use crate::limits::{LOG_PART_MAX, LOG_WINDOW_MAX, LOGS_MAX, SEND_TIMEOUT};
+use crate::limits::{LOG_PART_MAX, LOG_WINDOW_MAX, LOGS_MAX, OUTPUTS_MAX, SEND_TIMEOUT};
 use crate::ops::outputs::Outputs;
 
 /// The logs that are being sent in a session. They end with it.
@@ -32,6 +32,7 @@ pub(super) struct Logs {
 
 struct Sending {
     task: AbortHandle,
+    is_output: bool,
     /// How many parts more may be under way.
     room: Arc<Semaphore>,
 }
@@ -61,18 +62,23 @@ impl Logs {
             let fault = way.send_all(opening).await.err();
             let _ = way.outbound.send_timeout(end(request_id, fault), SEND_TIMEOUT).await;
         });
-        self.sending.insert(request_id, Sending { task: task.abort_handle(), room });
+        self.sending.insert(request_id, Sending { task: task.abort_handle(), is_output: !wanted.op_id.is_empty(), room });
     }
 
     /// What is going to be sent. The output of a command is kept for its taker from here on.
     fn open(&self, wanted: &pb::Logs) -> Result<Opening, Fault> {
-        if self.sending.len() >= LOGS_MAX {
-            return Err(Fault::new(Code::Busy, format!("{LOGS_MAX} logs of this host are being read already; try again later")));
-        }
+        let sending = |is_output: bool| self.sending.values().filter(|s| s.is_output == is_output).count();
+        let busy = |what: String| Err(Fault::new(Code::Busy, format!("{what} being read already on this host; try again later")));
         if !wanted.op_id.is_empty() {
+            if sending(true) >= OUTPUTS_MAX {
+                return busy(format!("the output of {OUTPUTS_MAX} commands is"));
+            }
             let op_id = OpId::parse(cut(&wanted.op_id)).map_err(|e| Fault::new(Code::InvalidArgument, e.to_string()))?;
             let taken = self.outputs.take(op_id)?;
             return Ok(std::future::ready(Ok(taken)).boxed());
+        }
+        if sending(false) >= LOGS_MAX {
+            return busy(format!("{LOGS_MAX} logs are"));
         }
         let denied = || Fault::new(Code::PolicyDenied, "this host's policy file says `logs = false`: they are read on the host itself");
         let source = self.source.clone().ok_or_else(denied)?;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Op, Shared};
 use crate::clock::{BootTime, Clock};
 use crate::db::blocking;
-use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Taker};
+use crate::driver::{Begun, Driver, DriverError, DriverErrorKind, Found, OpOrder, OpResult};
 use crate::journal::Journal;
 use crate::lane::{Seat, Turn, within};
 use crate::ledger::trial::Confirmed;
@@ -119,8 +119,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     pub(super) async fn resume(&self, seat: &Seat, begin: &Begin, task: &str) -> Result<OpResult, DriverError> {
         let (driver, order, evidence, task) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.to_owned());
-        let is_streamed = matches!(&order.act, Act::Exec(command) if command.stream);
-        let taker = if is_streamed { self.outputs.taker(&order.op_id) } else { Taker::nobody() };
+        let taker = self.outputs.taker(&order);
         let resumed = seat.work(async move { driver.resume(&order, &evidence, &task, taker).await }).await;
         resumed.unwrap_or_else(|_| Err(no_end()))
     }

@@ -11,10 +11,11 @@ use std::task::{Context, Poll};
 use futures_util::{Stream, StreamExt as _};
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::OpId;
+use moorline_common::op::Act;
 use tokio::sync::mpsc;
 
 use crate::driver::logs::{LogPart, LogStream};
-use crate::driver::{DriverError, Taker};
+use crate::driver::{DriverError, OpOrder, Taker};
 
 /// Who waits for the output of which command. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -47,9 +48,11 @@ impl Outputs {
         Ok(Taken { outputs: self.clone(), op_id, parts }.map(Ok::<_, DriverError>).boxed())
     }
 
-    /// Who takes the output of a command that begins.
-    pub(super) fn taker(&self, op_id: &OpId) -> Taker {
-        self.lock().remove(op_id).map_or_else(Taker::nobody, Taker::new)
+    /// Who takes what `order` says, if it is signed to be taken as it comes: nobody else is let to hold a command up.
+    pub(super) fn taker(&self, order: &OpOrder) -> Taker {
+        let way = self.lock().remove(&order.op_id);
+        let may_be_held_up = matches!(&order.act, Act::Exec(command) if command.stream);
+        way.filter(|_| may_be_held_up).map_or_else(Taker::nobody, Taker::new)
     }
 }
 
@@ -73,10 +76,20 @@ impl Drop for Taken {
 
 #[cfg(test)]
 mod tests {
+    use moorline_common::id::ResourceId;
+    use serde_json::json;
+
     use super::*;
 
     fn op_id() -> OpId {
         OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap()
+    }
+
+    fn order(stream: bool) -> OpOrder {
+        let params = json!({ "argv": ["true"], "stream": stream, "timeout_s": 5 });
+        let resource = ResourceId::parse("docker/container/c").unwrap();
+        let act = Act::read("exec", &params, &resource).unwrap();
+        OpOrder { op_id: op_id(), resource, incarnation: None, state: None, act, wanted: Default::default() }
     }
 
     #[tokio::test]
@@ -84,7 +97,7 @@ mod tests {
         let outputs = Outputs::default();
         let mut taken = outputs.take(op_id()).unwrap();
         assert_eq!(outputs.take(op_id()).err().unwrap().code, Code::Busy);
-        let mut taker = outputs.taker(&op_id());
+        let mut taker = outputs.taker(&order(true));
         let say = async {
             for n in 0..9_u8 {
                 taker.give(&[n], n % 2 == 1).await;
@@ -107,11 +120,19 @@ mod tests {
     async fn a_command_that_nobody_hears_any_more_goes_on() {
         let outputs = Outputs::default();
         drop(outputs.take(op_id()).unwrap());
-        assert!(outputs.lock().is_empty() && !outputs.taker(&op_id()).is_somebody());
+        assert!(outputs.lock().is_empty() && !outputs.taker(&order(true)).is_somebody());
         let taken = outputs.take(op_id()).unwrap();
-        let mut taker = outputs.taker(&op_id());
+        let mut taker = outputs.taker(&order(true));
         drop(taken);
         taker.give(b"on", false).await;
         assert!(!taker.is_somebody());
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_not_signed_to_be_streamed_is_held_up_by_nobody() {
+        let outputs = Outputs::default();
+        let mut taken = outputs.take(op_id()).unwrap();
+        assert!(!outputs.taker(&order(false)).is_somebody());
+        assert!(taken.next().await.is_none(), "and who asked for it is told at once");
     }
 }

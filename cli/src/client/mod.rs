@@ -305,8 +305,20 @@ impl Client {
     /// # Errors
     /// When the host has no verified binding, the signature is wrong, or the call fails.
     pub async fn report(&self, host: &HostView) -> Result<Option<ReportView>, Failure> {
+        self.any_report(host, false).await
+    }
+
+    /// The same, after its host was asked for a new one: one that is connected signs what it has now.
+    ///
+    /// # Errors
+    /// As [`Self::report`].
+    pub async fn report_anew(&self, host: &HostView) -> Result<Option<ReportView>, Failure> {
+        self.any_report(host, true).await
+    }
+
+    async fn any_report(&self, host: &HostView, anew: bool) -> Result<Option<ReportView>, Failure> {
         let binding = host.require_bound()?;
-        let request = pb::GetReportRequest { host_id: host.host_id.to_string() };
+        let request = pb::GetReportRequest { host_id: host.host_id.to_string(), anew };
         let answer = match self.hub.call(|mut rpc| async move { rpc.get_report(request).await }).await {
             Ok(answer) => answer,
             Err(failure) if failure.is(Code::NotFound) => return Ok(None),

@@ -2,18 +2,17 @@
 
 use clap::Args;
 use moorline_common::id::HostName;
-use moorline_common::op::Act;
 use moorline_common::plan::lower;
 
-use super::op::{CommandArgs, OpWait, OrderArgs, streamed, submit};
+use super::op::{CommandArgs, streamed};
 use super::{Env, logs};
 use crate::error::Failure;
-use crate::render::{Format, Ui};
+use crate::render::Ui;
 
 /// How a command is written down.
 pub const EXAMPLE: &str = "The command stands after `--`: moorctl exec shop-17/db -- pg_dumpall -U app > all.sql\n\
     It is no shell: moorctl exec shop-17/db -- sh -c 'echo $HOME'\n\
-    Exits with the command's own exit code. `moorctl op exec` has a key, waits for a host that is away, and can be saved for others to sign.";
+    Exits with the command's own exit code. With `-o json` the output comes at the end, the first 16 KiB of it. `moorctl op exec` has a key, waits for a host that is away, and can be saved for others to sign.";
 
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
@@ -50,10 +49,5 @@ pub async fn run(args: ExecArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         }
     };
     let (command, resource) = (args.command.read()?, lower::container_resource(&container));
-    if ui.format != Format::Table {
-        // One document at the end has no stream.
-        let order = OrderArgs::usual(&args.reason, OpWait::usual());
-        return submit::order(&client, ui, &host, Act::Exec(command), resource, &order).await;
-    }
     streamed::run(&client, ui, &host, command, resource, &args.reason).await
 }

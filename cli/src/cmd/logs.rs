@@ -1,10 +1,12 @@
 //! `moorctl logs`: what a service's containers write.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, TopologyId};
+use moorline_common::observe::Owner;
 use moorline_common::plan::lower;
 use moorline_common::topology::{HostSpec, nearest};
 use serde::Serialize;
@@ -14,7 +16,7 @@ use super::Env;
 use crate::client::logs::{LogPart, LogsWanted};
 use crate::client::{Client, HostView};
 use crate::clock;
-use crate::error::Failure;
+use crate::error::{EXIT_INTERRUPTED, Failure};
 use crate::limits::LOGS_AT_ONCE;
 use crate::render::{Format, Ui};
 use crate::revision::Previous;
@@ -72,7 +74,12 @@ pub async fn run(args: LogsArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     let is_labelled = containers.len() > 1;
     let mut logs: Vec<Lines> = containers.into_iter().map(|container| Lines::new(container, is_labelled)).collect();
     let mut failed = None;
-    while let Some((n, part)) = parts.recv().await {
+    loop {
+        let next = tokio::select! {
+            next = parts.recv() => next,
+            Ok(()) = tokio::signal::ctrl_c() => return Ok(EXIT_INTERRUPTED),
+        };
+        let Some((n, part)) = next else { break };
         let Some(lines) = logs.get_mut(n) else { continue };
         match part {
             Some(Ok(part)) => lines.write(&part, ui)?,
@@ -92,32 +99,49 @@ pub async fn run(args: LogsArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
 /// Lines of the past that are shown to who follows and says nothing.
 const FOLLOWED_LINES: u32 = 10;
 
-/// The containers that `what` means: those of a service by what the host shall have, or one by its own name.
+/// The containers that `what` means, of those that the host has: a service's, or one by its own name.
 pub(super) async fn containers(client: &Client, host: &HostView, what: &str) -> Result<Vec<String>, Failure> {
     let report = client.report(host).await?;
-    let observed = report.as_ref().map(|r| &r.report.statement().observed);
-    let ours: Vec<&String> = observed.iter().flat_map(|o| &o.containers).filter(|(_, c)| c.owner.is_some()).map(|(name, _)| name).collect();
-    if ours.iter().any(|name| *name == what) {
+    let none = || Fault::new(Code::Waiting, format!("host `{}` has sent no report yet that tells what it has", host.name));
+    let statement = report.as_ref().map(|r| r.report.statement()).ok_or_else(none)?;
+    let ours: BTreeMap<&str, &Owner> =
+        statement.observed.containers.iter().filter_map(|(name, c)| Some((name.as_str(), c.owner.as_ref()?))).collect();
+    if ours.contains_key(what) {
         return Ok(vec![what.to_owned()]);
     }
-    let mut services = Vec::new();
-    if let Some(topology) = report.as_ref().and_then(|r| r.report.statement().apply.topology.clone()) {
-        let spec = spec_of(client, host, &topology).await?;
+    let mut services = BTreeMap::new();
+    if let Some(topology) = &statement.apply.topology {
+        let spec = spec_of(client, host, topology).await?;
         for (name, service) in spec.docker.iter().flat_map(|docker| &docker.services) {
-            if name == what {
-                return Ok(lower::container_names(&topology, name, service).collect());
-            }
-            services.push(name.clone());
+            services.insert(name.clone(), lower::container_names(topology, name, service).collect::<Vec<_>>());
         }
     }
-    let known = services.iter().map(String::as_str).chain(ours.iter().map(|name| name.as_str()));
-    let hint =
-        nearest(what, known.clone()).map_or_else(|| format!("it has {}", services.join(", ")), |near| format!("did you mean `{near}`?"));
-    let fault = Fault::new(Code::NotFound, format!("host `{}` has no service or container `{what}` of ours", host.name));
+    // One that the newest revision has no more, or has in another number, is there until the host has that.
+    let is_numbered = |name: &str, owner: &Owner| {
+        name.strip_prefix(&format!("{}-{what}-", owner.topology)).is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let there = ours.iter().filter(|(name, owner)| is_numbered(name, owner)).map(|(name, _)| *name);
+    let named = services.get(what).into_iter().flatten().map(String::as_str).filter(|name| ours.contains_key(name));
+    let found: BTreeSet<&str> = named.chain(there).collect();
+    if !found.is_empty() {
+        return Ok(found.into_iter().map(str::to_owned).collect());
+    }
+    let known: Vec<&str> = services.keys().map(String::as_str).chain(ours.keys().copied()).collect();
+    let hint = match nearest(what, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.is_empty() => "it has nothing of ours yet: `moorctl status`".to_owned(),
+        None => format!("it has {}", known.join(", ")),
+    };
+    let fault = if services.contains_key(what) {
+        Fault::new(Code::NotFound, format!("host `{}` shall have service `{what}`, and has no container of it yet", host.name))
+    } else {
+        Fault::new(Code::NotFound, format!("host `{}` has no service or container `{what}` of ours", host.name))
+    };
+    let hint = if services.contains_key(what) { "`moorctl status` tells why".to_owned() } else { hint };
     Err(Failure::from(fault).with_remedy(hint))
 }
 
-pub(super) async fn spec_of(client: &Client, host: &HostView, topology: &TopologyId) -> Result<HostSpec, Failure> {
+async fn spec_of(client: &Client, host: &HostView, topology: &TopologyId) -> Result<HostSpec, Failure> {
     let current = client.current(topology, true).await?;
     let previous = Previous::of(current.as_ref(), std::slice::from_ref(host), &client.root);
     Ok(previous.spec_of(&host.host_id).unwrap_or_default())

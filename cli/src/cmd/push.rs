@@ -8,7 +8,7 @@ use moorline_common::fallback::TTL_S;
 use moorline_common::id::Generation;
 
 use super::Env;
-use super::deploy::{self, Aim, Base, Order, Verb};
+use super::deploy::{self, Aim, AtOnce, Base, Order, Verb};
 use super::plan::saved::{Reviewed, SavedPlan};
 use crate::args::parse_generation;
 use crate::client::Client;
@@ -129,7 +129,8 @@ pub async fn run(args: PushArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
             "try it on all hosts at once with --no-rollout, or leave --ttl out and let the rollout stop what fails",
         ));
     }
-    let PushArgs { message, deliver_within, ttl, force, save, now: at_once, .. } = args;
+    let PushArgs { message, deliver_within, ttl, force, save, now, .. } = args;
+    let at_once = if now { AtOnce::All } else { AtOnce::Nobody };
     let terms = ttl.map(|ttl| Terms { within_s: ttl.as_secs(), healthy_for_s: 0, needs_confirm: true });
     deploy::run(&client, ui, Order { aim, message, deliver_within, base, reviewed, earlier: None, terms, at_once, force, save }).await
 }

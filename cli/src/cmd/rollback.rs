@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Env;
-use super::deploy::{self, Aim, Order, Verb};
+use super::deploy::{self, Aim, AtOnce, Order, Verb};
 use super::push::WaitArgs;
 use crate::args::parse_generation;
 use crate::desired;
@@ -72,7 +72,7 @@ pub async fn run(args: RollbackArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failu
     let order = Order {
         deliver_within: Duration::from_secs(statement.deliver_within_s),
         earlier: Some(earlier),
-        at_once: args.now,
+        at_once: if args.now { AtOnce::All } else { AtOnce::Nobody },
         save: args.save,
         ..Order::plain(aim, format!("rollback to generation {to}"))
     };

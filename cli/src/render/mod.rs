@@ -129,7 +129,7 @@ impl Ui {
         }
         text.push_str(&format!("{}: {} [{}]", "error".red().bold(), visible(&failure.message), failure.code));
         if !failure.remedy.is_empty() {
-            text.push_str(&format!("\n  {}: {}", "help".cyan(), failure.remedy));
+            text.push_str(&format!("\n  {}: {}", "help".cyan(), visible(&failure.remedy)));
         }
         self.note(&text);
     }

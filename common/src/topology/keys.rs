@@ -153,7 +153,7 @@ pub(crate) static POLICY: Object = Object {
         key(
             "maintenance",
             Form::ListOf(&WINDOW),
-            "The only times at which a push changes what a host has; at any time when left out. What it has is healed as ever.",
+            "The only times at which a host takes other content that a push gives it; at any time when left out. What it has is healed as ever.",
         ),
     ],
     never: &[],

@@ -96,10 +96,18 @@ impl Live {
         }
     }
 
+    /// Whether it has accepted its target meanwhile, for which it waited.
+    fn has_waited(&self) -> bool {
+        let refusal = self.refusals.get(&RefusedKind::Slice);
+        let has_accepted =
+            |t: &TargetRecord| self.beat.as_ref().is_some_and(|b| b.topology.as_ref() == Some(&t.topology) && b.generation == t.generation);
+        refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance) && self.target.as_deref().is_some_and(has_accepted)
+    }
+
     pub(super) fn last_error(&self, root_version: u64) -> Option<Fault> {
         let beat = self.beat.as_ref()?;
         let stands = |kind: RefusedKind| match kind {
-            RefusedKind::Slice => !self.is_converged(),
+            RefusedKind::Slice => !self.is_converged() && !self.has_waited(),
             RefusedKind::Root => beat.root_version < root_version,
             RefusedKind::Binding => beat.binding_serial < self.binding_serial,
         };

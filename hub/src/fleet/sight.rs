@@ -68,11 +68,14 @@ impl Live {
         let beat = self.beat.as_ref();
         let target = self.target.as_ref().filter(|t| t.topology == *topology && t.generation == generation);
         let refusal = self.refusals.get(&RefusedKind::Slice).filter(|r| target.is_some_and(|t| t.payload_sha256 == r.payload_sha256));
+        let connected = self.session.as_ref().is_some_and(|s| s.beat_seen && !s.cut.is_cancelled());
+        let accepted = beat.is_some_and(|b| of_it(b.generation));
+        let waits = connected && !accepted && refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance);
         Said {
-            connected: self.session.as_ref().is_some_and(|s| s.beat_seen && !s.cut.is_cancelled()),
+            connected,
             is_cordoned: self.is_cordoned,
-            is_outside_maintenance: refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance),
-            accepted: beat.is_some_and(|b| of_it(b.generation)),
+            is_outside_maintenance: waits,
+            accepted,
             healthy: beat.is_some_and(|b| of_it(b.healthy_generation)),
             well: beat.is_some_and(|b| b.last_error_code.is_empty() && !b.observe_error && b.engine == EngineState::Ready),
             rolled_back: beat.is_some_and(|b| of_it(b.rolled_back_generation)),

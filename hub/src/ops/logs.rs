@@ -24,6 +24,7 @@ struct Inner {
 struct Reader {
     host: HostId,
     session: u64,
+    is_output: bool,
     parts: mpsc::Sender<Result<Chunk, Fault>>,
 }
 
@@ -72,16 +73,23 @@ impl Logs {
     ///
     /// # Errors
     /// [`Code::Busy`] when too many are under way, of this host or of all.
-    pub fn begin(&self, host: &HostId, session: u64) -> Result<Log, Fault> {
+    pub fn begin(&self, host: &HostId, session: u64, is_output: bool) -> Result<Log, Fault> {
         let mut inner = self.lock();
-        let of_host = inner.readings.values().filter(|r| r.host == *host).count();
-        if inner.readings.len() >= limits::LOGS_MAX || of_host >= limits::LOGS_OF_HOST_MAX {
-            return Err(Fault::new(Code::Busy, format!("{of_host} logs of this host are being read already; try again later")));
+        let of_host = inner.readings.values().filter(|r| r.host == *host && r.is_output == is_output).count();
+        let busy = |what: String| Err(Fault::new(Code::Busy, format!("{what}; try again later")));
+        if inner.readings.len() >= limits::LOGS_MAX {
+            return busy(format!("{} logs are being read already through this hub", limits::LOGS_MAX));
+        }
+        if !is_output && of_host >= limits::LOGS_OF_HOST_MAX {
+            return busy(format!("{of_host} logs of this host are being read already"));
+        }
+        if is_output && of_host >= limits::OUTPUTS_OF_HOST_MAX {
+            return busy(format!("the output of {of_host} commands on this host is being read already"));
         }
         inner.next += 1;
         let request_id = inner.next;
         let (tx, parts) = mpsc::channel(limits::LOG_WINDOW + 1);
-        inner.readings.insert(request_id, Reader { host: host.clone(), session, parts: tx });
+        inner.readings.insert(request_id, Reader { host: host.clone(), session, is_output, parts: tx });
         Ok(Log { logs: self.clone(), request_id, parts })
     }
 
@@ -114,7 +122,7 @@ impl Logs {
 
     /// Ends what a session that is gone cannot send any more.
     pub fn session_ended(&self, host: &HostId, session: u64) {
-        let gone = || Fault::new(Code::Waiting, "the host's session ended; follow the log anew when it is back");
+        let gone = || Fault::new(Code::Waiting, "the host's session ended");
         self.lock().readings.retain(|_, reader| {
             let stays = reader.host != *host || reader.session != session;
             if !stays {
@@ -156,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_session_that_was_asked_answers_and_its_end_is_told() {
         let logs = Logs::default();
-        let mut log = logs.begin(&host(1), 7).unwrap();
+        let mut log = logs.begin(&host(1), 7, false).unwrap();
         logs.answer(&host(2), 7, log.request_id, chunk("other host"));
         logs.answer(&host(1), 8, log.request_id, chunk("other session"));
         logs.answer(&host(1), 7, log.request_id, chunk("a"));
@@ -169,7 +177,7 @@ mod tests {
     #[tokio::test]
     async fn a_host_that_sends_more_than_there_is_room_for_is_cut_off_and_its_reader_told() {
         let logs = Logs::default();
-        let mut log = logs.begin(&host(1), 7).unwrap();
+        let mut log = logs.begin(&host(1), 7, false).unwrap();
         for n in 0..limits::LOG_WINDOW + 5 {
             logs.answer(&host(1), 7, log.request_id, chunk(&n.to_string()));
         }
@@ -183,9 +191,10 @@ mod tests {
     #[tokio::test]
     async fn places_are_given_back() {
         let logs = Logs::default();
-        let open: Vec<Log> = (0..limits::LOGS_OF_HOST_MAX).map(|_| logs.begin(&host(1), 7).unwrap()).collect();
-        assert_eq!(logs.begin(&host(1), 7).unwrap_err().code, Code::Busy);
+        let open: Vec<Log> = (0..limits::LOGS_OF_HOST_MAX).map(|_| logs.begin(&host(1), 7, false).unwrap()).collect();
+        assert_eq!(logs.begin(&host(1), 7, false).unwrap_err().code, Code::Busy);
+        assert!(logs.begin(&host(1), 7, true).is_ok(), "who follows logs is in no command's way");
         drop(open);
-        assert!(logs.begin(&host(1), 7).is_ok());
+        assert!(logs.begin(&host(1), 7, false).is_ok());
     }
 }

@@ -12,10 +12,11 @@ use moorline_proto::v1 as pb;
 
 use super::{adopt, wire};
 use crate::auth::Actor;
+use crate::fleet::Outgoing;
 use crate::hub::Hub;
 use crate::limits;
 use crate::slices;
-use crate::store::{NewBinding, NewRevision, NewRoot, NewSlice, NewToken, StoreError};
+use crate::store::{self, NewBinding, NewRevision, NewRoot, NewSlice, NewToken, ReportRecord, StoreError};
 
 /// A trust root that follows the stored ones (or is the first).
 pub(super) async fn root(hub: &Hub, json: &[u8]) -> Result<NewRoot, Fault> {
@@ -186,6 +187,30 @@ pub(super) fn no_revision(topology: &TopologyId, generation: u64) -> Fault {
 }
 
 /// The host has not reported.
+/// The newest report of a host.
+pub(super) async fn report(hub: &Hub, host: &HostId) -> store::Result<Option<ReportRecord>> {
+    match hub.fleet.unkept_report(host) {
+        Some(report) => Ok(Some(report)),
+        None => hub.store.report(host.clone()).await,
+    }
+}
+
+/// The same, after its host was asked for a new one: what it has now, or what there was if it does not answer in time.
+pub(super) async fn report_anew(hub: &Hub, host: &HostId) -> store::Result<Option<ReportRecord>> {
+    let before = report(hub, host).await?;
+    let Some(way) = hub.fleet.way(host).filter(|way| hub.fleet.send(host, way.session, Outgoing::QueryReport)) else { return Ok(before) };
+    let over = tokio::time::Instant::now() + limits::REPORT_ANSWER;
+    while tokio::time::Instant::now() < over && hub.fleet.way(host).is_some_and(|now| now.session == way.session) {
+        tokio::time::sleep(limits::REPORT_LOOK).await;
+        let now = report(hub, host).await?;
+        // One that says the same as before has come all the same.
+        if now.as_ref().map(|r| r.received_ms) != before.as_ref().map(|r| r.received_ms) {
+            return Ok(now);
+        }
+    }
+    report(hub, host).await
+}
+
 pub(super) fn no_report(host: &HostId) -> Fault {
     Fault::new(Code::NotFound, format!("host {host} has not sent a report yet"))
 }

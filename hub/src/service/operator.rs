@@ -297,12 +297,10 @@ impl Operator for OperatorService {
 
     async fn get_report(&self, request: Request<pb::GetReportRequest>) -> Result<Response<pb::GetReportResponse>, Status> {
         self.admit(Peer::of(&request)).await?;
-        let host = HostId::parse(request.into_inner().host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
-        let report = match self.hub.fleet.unkept_report(&host) {
-            Some(report) => Some(report),
-            None => self.hub.store.report(host.clone()).await.map_err(store_status)?,
-        };
-        let report = report.ok_or_else(|| fault_status(checks::no_report(&host)))?;
+        let wanted = request.into_inner();
+        let host = HostId::parse(wanted.host_id).map_err(|e| fault_status(wire::invalid(e.to_string())))?;
+        let report = if wanted.anew { checks::report_anew(&self.hub, &host).await } else { checks::report(&self.hub, &host).await };
+        let report = report.map_err(store_status)?.ok_or_else(|| fault_status(checks::no_report(&host)))?;
         Ok(Response::new(pb::GetReportResponse {
             report: Some(pb::Envelope { json: report.envelope }),
             received_unix_ms: report.received_ms,

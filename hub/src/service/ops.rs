@@ -18,7 +18,7 @@ use tonic::Status;
 use super::{drift, fault_status, store_status, wire};
 use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
-use crate::fleet::Outgoing;
+use crate::fleet::{Outgoing, Way};
 use crate::hub::Hub;
 use crate::limits;
 use crate::ops::{self, Log, Reading, Wanted, Watch};
@@ -218,7 +218,8 @@ pub(super) async fn logs(hub: &Hub, actor: &Actor, request: pb::GetLogsRequest, 
     }
     let absent = || Fault::new(Code::Waiting, format!("host `{name}` is not connected, and what it writes is there alone"));
     let way = hub.fleet.way(&host).ok_or_else(|| fault_status(absent()))?;
-    let log = hub.ops.logs.begin(&host, way.session).map_err(fault_status)?;
+    let is_output = matches!(wanted, Wanted::Output(_));
+    let log = hub.ops.logs.begin(&host, way.session, is_output).map_err(fault_status)?;
     let query = Outgoing::QueryLogs { request_id: log.request_id, wanted: wanted.clone() };
     if !hub.fleet.send(&host, way.session, query) {
         return Err(fault_status(Fault::new(Code::Busy, format!("much waits to be sent to host `{name}`; try again"))));
@@ -230,11 +231,11 @@ pub(super) async fn logs(hub: &Hub, actor: &Actor, request: pb::GetLogsRequest, 
     let (tx, rx) = mpsc::channel(1);
     let hub = hub.clone();
     tokio::spawn(async move {
-        let request_id = log.request_id;
-        let room = || hub.fleet.send(&host, way.session, Outgoing::MoreLogs { request_id });
-        pass_log_on(&hub, log, not_after_s, &tx, room).await;
-        // Where its queue is full, the host's next part is for nobody and is dropped.
-        let _ = hub.fleet.send(&host, way.session, Outgoing::EndLogs { request_id });
+        let mut log = log;
+        pass_log_on(&hub, &mut log, &way, not_after_s, &tx).await;
+        // Before its place is given to another: until then the host keeps one for it, and a command may wait for its reader.
+        let end = way.tx.send(Outgoing::EndLogs { request_id: log.request_id });
+        let _ = way.cut.run_until_cancelled(end).await;
     });
     Ok(Box::pin(ReceiverStream::new(rx)))
 }
@@ -248,36 +249,32 @@ fn wanted(request: pb::GetLogsRequest) -> Result<Wanted, Status> {
     }
 }
 
-/// Passes a log on until it ends; after each part it asks its host for one more, by `more`.
-async fn pass_log_on(
-    hub: &Hub,
-    mut log: Log,
-    not_after_s: u64,
-    tx: &mpsc::Sender<Result<pb::GetLogsResponse, Status>>,
-    more: impl Fn() -> bool,
-) {
+/// Passes a log on until it ends; after each part its host may send one more.
+async fn pass_log_on(hub: &Hub, log: &mut Log, way: &Way, not_after_s: u64, tx: &mpsc::Sender<Result<pb::GetLogsResponse, Status>>) {
     loop {
         let left = Duration::from_secs(not_after_s.saturating_sub(hub.clock.unix_s().0));
+        let request_id = log.request_id;
+        let next = async {
+            let Some(chunk) = log.next().await.map_err(fault_status)? else { return Ok(false) };
+            let part = Ok(pb::GetLogsResponse { data: chunk.data, stderr: chunk.is_stderr });
+            // An ordinary crowd of orders fills a session's queue: that is waited for.
+            let goes_on = tx.send(part).await.is_ok() && way.tx.send(Outgoing::MoreLogs { request_id }).await.is_ok();
+            Ok(goes_on)
+        };
         let next = tokio::select! {
             () = tx.closed() => return,
             () = hub.stopping.cancelled() => Err(Status::unavailable("the hub is stopping")),
             () = tokio::time::sleep(left) => Err(Status::unauthenticated("the client certificate has expired; renew it")),
-            next = log.next() => next.map_err(fault_status),
+            next = next => next,
         };
-        let chunk = match next {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => return,
+        match next {
+            Ok(true) => {}
+            Ok(false) => return,
             Err(status) => {
-                let _ = tx.send(Err(status)).await;
+                // Who does not read it in time does not get it.
+                let _ = tx.send_timeout(Err(status), limits::LAST_WORD).await;
                 return;
             }
-        };
-        if tx.send(Ok(pb::GetLogsResponse { data: chunk.data, stderr: chunk.is_stderr })).await.is_err() {
-            return;
-        }
-        if !more() {
-            let _ = tx.send(Err(fault_status(Fault::new(Code::Busy, "the host cannot be asked for more of its log; try again")))).await;
-            return;
         }
     }
 }

@@ -299,6 +299,8 @@ fn a_hostile_hub_shows_what_it_likes_and_gets_nothing_signed_that_the_host_did_n
     let host = inbox.rows()[0]["host_id"].as_str().unwrap().to_owned();
     let site = inbox.container("site");
 
+    // While the host is away nothing that it says sets the hub right.
+    inbox.t.fleet.stop_agent(HOST).unwrap();
     // A row with another value, and rows for what is as wanted or not there at all.
     sqlite(&database, &format!("UPDATE drift SET actual = '4g' WHERE id = {id}"));
     for (resource, field, actual) in [
@@ -323,7 +325,6 @@ fn a_hostile_hub_shows_what_it_likes_and_gets_nothing_signed_that_the_host_did_n
     sqlite(&database, &format!("UPDATE drift SET actual = '128m' WHERE id = {id}"));
     inbox.drift(&["show", &id]).ok().map(|said| assert_says(&said, &["verified  the host signed"])).unwrap();
     let forged = "UPDATE reports SET envelope = CAST(replace(CAST(envelope AS TEXT), '\"sig\":\"', '\"sig\":\"AAAA') AS BLOB)";
-    inbox.t.fleet.stop_agent(HOST).unwrap();
     inbox.t.fleet.stop_hub().unwrap();
     assert_eq!(sqlite(&database, forged), 1);
     inbox.t.fleet.start_hub().unwrap();

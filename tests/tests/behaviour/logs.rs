@@ -1,13 +1,14 @@
 //! What containers and commands write reaches the operator whole, in order, and for as long as it is wanted; nothing of a stranger's does.
 
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters as query;
 use moorline_proto::v1 as pb;
 use moorline_tests::image::IMAGE;
 use moorline_tests::limits::SOON;
-use moorline_tests::wait::wait_until;
+use moorline_tests::wait::{holds_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -167,6 +168,8 @@ fn a_commands_output_comes_as_it_is_said_and_whole() {
     let input = t.fleet.file("input", "from the operator\n").unwrap();
     let cat = ["--yes", "exec", &clock, "--stdin", moorline_tests::fleet::text(&input).unwrap(), "--", "cat"];
     assert_eq!(t.fleet.moorctl(&cat).unwrap().ok().unwrap().stdout, "from the operator\n");
+    let failed = ["--yes", "-o", "json", "exec", &clock, "--", "moorline-demo", "exit", "7"];
+    assert!(t.fleet.moorctl(&failed).unwrap().expect_code(7).unwrap().stdout.contains("\"failed\""));
     let json = t.fleet.moorctl(&["--yes", "-o", "json", "exec", &clock, "--", "moorline-demo", "print", "hello"]).unwrap().ok().unwrap();
     let shown: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
     assert_eq!((&shown["state"], &shown["receipt"]["result"]["stdout_bytes"]), (&"succeeded".into(), &6.into()), "{shown}");
@@ -203,6 +206,49 @@ fn what_nobody_reads_holds_up_the_command_alone() {
     slow.wait().unwrap();
     wait_until("the command goes on to its end", SOON, || Ok(ops(&t).iter().any(|op| op["kind"] == "exec" && op["state"] == "succeeded")))
         .unwrap();
+}
+
+/// Whatever a slow reader misses: that is said, or there is nothing that it missed.
+#[test]
+fn output_is_whole_or_said_to_be_cut_however_slowly_it_is_read() {
+    const LINES: usize = 60_000;
+    let Some(t) = start("cutoff") else { return };
+    let on = format!("{HOST}/clock");
+    let lines = LINES.to_string();
+    let mut command = t.fleet.moorctl_command(&["--yes", "exec", &on, "--timeout", "2m", "--", "moorline-demo", "lines", &lines]);
+    let mut reading = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = reading.stderr.take().unwrap();
+    let noted = std::thread::spawn(move || std::io::read_to_string(&mut stderr));
+    // The command ends while its reader does something else, or cannot end as nobody reads.
+    let ended = || Ok(ops(&t).iter().any(|op| op["kind"] == "exec" && op["state"] != "task_running" && op["state"] != "started"));
+    holds_for("it is under way, or has ended", Duration::from_secs(6), || ended().map(|_| true)).unwrap();
+    let out = std::io::read_to_string(reading.stdout.take().unwrap()).unwrap();
+    let code = reading.wait().unwrap().code();
+    let noted = noted.join().unwrap().unwrap();
+    let came =
+        out.lines().filter(|line| line.starts_with("line ")).count() + noted.lines().filter(|line| line.starts_with("error ")).count();
+    assert_eq!(code == Some(0), came == LINES, "{came} of {LINES} lines, exit {code:?}: {}", noted.lines().last().unwrap_or_default());
+    assert!(code == Some(0) || noted.contains("output_lost"), "{}", noted.lines().last().unwrap_or_default());
+    // Who wants no more is not kept: the command goes on by itself.
+    let mut head = t.fleet.moorctl_command(&["--yes", "exec", &on, "--timeout", "1m", "--", "moorline-demo", "tick"]);
+    let mut head = head.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(head.stdout.take().unwrap()), &mut line).unwrap();
+    assert_eq!(line, "tick 1\n");
+    wait_until("it ends with its reader", SOON, || Ok(head.try_wait()?.is_some())).unwrap();
+}
+
+#[test]
+fn a_host_that_keeps_its_logs_to_itself_gives_none() {
+    let (mut fleet, _) = crate::setup::sim_fleet("nologs");
+    fleet.push(&crate::setup::services("edge", &["site"], "hello"), &["--wait"]).unwrap().ok().unwrap();
+    let policy = fleet.file("policy.toml", "logs = false\n").unwrap();
+    fleet.stop_agent(HOST).unwrap();
+    fleet.set_agent_config(HOST, &format!("policy = {:?}", policy.to_str().unwrap())).unwrap();
+    fleet.start_agent(HOST).unwrap();
+    let operator = fleet.operator().unwrap();
+    wait_until("it is back", SOON, || Ok(operator.host(HOST)?.converged)).unwrap();
+    assert_says(&fleet.moorctl(&["logs", &format!("{HOST}/site")]).unwrap(), &["policy_denied", "logs = false"]);
 }
 
 fn ops(t: &EngineFleet) -> Vec<serde_json::Value> {

@@ -19,7 +19,7 @@ use super::super::output::Output;
 use super::super::{DriverError, DriverErrorKind, Found, OpResult, Taker};
 use super::error::{from_engine_op, status};
 use super::patiently;
-use crate::limits::{EXEC_DRAIN, EXEC_LOOK};
+use crate::limits::{EXEC_DRAIN, EXEC_ENGINE_BUFFER, EXEC_LOOK, EXEC_STALL};
 
 /// Why a command that the engine does not know is indeterminate.
 const FORGOTTEN: &str = "the engine does not know the command any more: it, or the container, was started again since";
@@ -112,48 +112,69 @@ async fn run(docker: &Docker, command: &Exec, task: &str, deadline: Instant, tak
                 }
             }
         };
-        tokio::select! {
-            () = listen(output, &mut heard, &is_over, taker) => {}
-            () = feed => {}
-            () = watch => {}
-            () = sleep_until(deadline) => {}
-        }
+        let ears = Ears { docker, task, is_over: &is_over };
+        let in_time = tokio::select! {
+            () = ears.listen(output, &mut heard, taker) => true,
+            () = feed => true,
+            () = watch => true,
+            () = sleep_until(deadline) => false,
+        };
+        heard.lost |= !in_time;
     }
     end(docker, command, task, heard, deadline).await
 }
 
-/// Hears a command to the end of its streams. Something that it left running may keep them open: then it ends a while after `is_over`, or,
-/// for a taker who may be slow, once nothing has come for so long.
-async fn listen(mut output: Said, heard: &mut Output, is_over: &CancellationToken, mut taker: Taker) {
-    let silence = || async {
-        is_over.cancelled().await;
-        sleep(EXEC_DRAIN).await;
-    };
-    let mut enough = std::pin::pin!(silence());
-    loop {
-        if taker.is_somebody() {
-            enough.set(silence());
-        }
-        let said = tokio::select! {
-            biased;
-            () = &mut enough => return,
-            said = output.next() => said,
+/// What hears a command.
+struct Ears<'a> {
+    docker: &'a Docker,
+    task: &'a str,
+    is_over: &'a CancellationToken,
+}
+
+impl Ears<'_> {
+    /// Hears a command to the end of its streams. Something that it left running may keep them open: then it ends a while after `is_over`,
+    /// or, for a taker who may be slow, once nothing has come for so long.
+    async fn listen(&self, mut output: Said, heard: &mut Output, mut taker: Taker) {
+        let silence = || async {
+            self.is_over.cancelled().await;
+            sleep(EXEC_DRAIN).await;
         };
-        match said {
-            None => return,
-            Some(Ok(LogOutput::StdErr { message })) => {
-                heard.stderr.take(&message);
-                taker.give(&message, true).await;
+        let mut enough = std::pin::pin!(silence());
+        // Bytes heard since a taker kept the engine waiting beyond the command's end.
+        let mut behind: Option<usize> = None;
+        loop {
+            if taker.is_somebody() {
+                enough.set(silence());
             }
-            Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message })) => {
-                heard.stdout.take(&message);
-                taker.give(&message, false).await;
+            let said = tokio::select! {
+                biased;
+                () = &mut enough => break,
+                said = output.next() => said,
+            };
+            let (message, is_stderr) = match said {
+                None => break,
+                Some(Ok(LogOutput::StdErr { message })) => (message, true),
+                Some(Ok(LogOutput::StdOut { message } | LogOutput::Console { message } | LogOutput::StdIn { message })) => (message, false),
+                Some(Err(_)) => {
+                    heard.lost = true;
+                    return;
+                }
+            };
+            if is_stderr {
+                heard.stderr.take(&message)
+            } else {
+                heard.stdout.take(&message)
             }
-            Some(Err(_)) => {
-                heard.lost = true;
-                return;
+            behind = behind.map(|bytes| bytes.saturating_add(message.len()));
+            let began = Instant::now();
+            taker.give(&message, is_stderr).await;
+            if behind.is_none() && began.elapsed() >= EXEC_STALL && !matches!(look(self.docker, self.task).await, Ok(Some(Stage::Running)))
+            {
+                behind = Some(0);
             }
         }
+        // An engine waits for its listener for two seconds after a command's end, then forgets what does not fit into its buffer.
+        heard.lost |= behind.is_some_and(|bytes| bytes >= EXEC_ENGINE_BUFFER);
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, TopologyId};
+use moorline_common::id::{Generation, HostId, TopologyId};
 use moorline_common::rollout::{OnFailure, Plan};
 use moorline_common::statement::DELIVER_WITHIN_DEFAULT_S;
 use moorline_common::topology::{BoundHost, HostSpec};
@@ -77,6 +77,26 @@ pub struct Aim {
     pub accepts: Vec<Shown>,
 }
 
+/// Hosts that do not wait for their maintenance windows.
+pub enum AtOnce {
+    /// None.
+    Nobody,
+    /// This one.
+    One(HostId),
+    /// Whichever get it.
+    All,
+}
+
+impl AtOnce {
+    fn of(&self, hosts: &BTreeMap<HostId, HostSpec>) -> BTreeSet<HostId> {
+        match self {
+            AtOnce::Nobody => BTreeSet::new(),
+            AtOnce::One(host) => BTreeSet::from([host.clone()]),
+            AtOnce::All => hosts.keys().cloned().collect(),
+        }
+    }
+}
+
 /// What shall become the newest revision.
 pub struct Order {
     /// What it is about.
@@ -93,8 +113,8 @@ pub struct Order {
     pub earlier: Option<Previous>,
     /// When the hosts that it changes go back by themselves.
     pub terms: Option<Terms>,
-    /// Whether hosts do not wait for their maintenance windows.
-    pub at_once: bool,
+    /// Which hosts do not wait for their maintenance windows.
+    pub at_once: AtOnce,
     /// Whether to push although no host changes.
     pub force: bool,
     /// Where to write the signed revision instead of handing it in.
@@ -112,7 +132,7 @@ impl Order {
             reviewed: None,
             earlier: None,
             terms: None,
-            at_once: false,
+            at_once: AtOnce::Nobody,
             force: false,
             save: None,
         }
@@ -298,7 +318,7 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
             Some(terms) => fallback::fallbacks(terms, &changes, &scene.previous, &scene.hosts)?,
             None => BTreeMap::new(),
         },
-        at_once: order.at_once,
+        at_once: order.at_once.of(&desired.hosts),
     };
     let signed = Pen { root: &client.root, signers: &signers, now: clock::now() }.seal(&draft, &scene.hosts)?;
     let verified = revision::verify(&client.root, &signed, &bindings);

@@ -177,7 +177,7 @@ fn signed_elsewhere(client: &Client, aim: &Aim) -> SignedRevision {
         hosts: BTreeMap::new(),
         sealed: BTreeMap::new(),
         fallbacks: BTreeMap::new(),
-        at_once: false,
+        at_once: BTreeSet::new(),
     };
     Pen { root: &client.root, signers: &keys().1.into(), now: clock::now() }.seal(&draft, &[]).unwrap()
 }

@@ -14,7 +14,7 @@ use super::{AcceptArgs, Case};
 use crate::client::Client;
 use crate::client::drift::Shown;
 use crate::cmd::Env;
-use crate::cmd::deploy::{self, Aim, Base, Order, Scene, Verb};
+use crate::cmd::deploy::{self, Aim, AtOnce, Base, Order, Scene, Verb};
 use crate::desired::{self, Source};
 use crate::error::Failure;
 use crate::home::files;
@@ -29,7 +29,7 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     let client = env.client(ui).await?;
     client.require_signable()?;
     let case = Case::of(&client, client.drift(args.id).await?).await?;
-    let drift = case.signed()?;
+    let drift = case.signed_lately()?;
     let identity = case.identity(&client)?;
     if args.file == std::path::Path::new("-") {
         return Err(Failure::usage("the topology file is edited, and standard input cannot be", "name the file with -f"));
@@ -86,8 +86,7 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
         accepts: vec![Shown { id: args.id, actual: drift.actual.clone() }],
     };
     let base = Base::Generation(scene.previous.generation);
-    // What the host has already waits for no window.
-    let order = Order { base, at_once: args.in_profile.is_none(), force: true, ..Order::plain(aim, message) };
+    let order = Order { base, at_once: at_once(&case, &scene), force: true, ..Order::plain(aim, message) };
     let pushed = deploy::run(&client, ui, order).await;
     if let Err(failure) = &pushed {
         put_back(&client, ui, &identity.topology, &args, [&old, &edited], failure).await;
@@ -95,10 +94,16 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     pushed
 }
 
+/// What the host has already waits for no window, unless it waits with more than that.
+fn at_once(case: &Case, scene: &Scene) -> AtOnce {
+    let has_all = case.report.report.statement().apply.generation == scene.previous.generation;
+    if has_all { AtOnce::One(case.host.host_id.clone()) } else { AtOnce::Nobody }
+}
+
 /// It may have moved while the question stood there.
 async fn require_unmoved(client: &Client, shown: &Case) -> Result<(), Failure> {
     let now = Case::of(client, client.drift(shown.facts.id).await?).await?;
-    let (was, is) = (&shown.facts.drift, &now.signed()?.actual);
+    let (was, is) = (&shown.facts.drift, &now.signed_lately()?.actual);
     if *is != was.actual {
         let message = format!("{} was shown for {}, the host has {} by now", visible(&was.actual), visible(&was.field), visible(is));
         return Err(Fault::new(Code::DriftMoved, message).into());

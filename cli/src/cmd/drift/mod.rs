@@ -17,6 +17,7 @@ use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
 use crate::inputs::InputArgs;
+use crate::limits::REPORT_OLD_S;
 use crate::render::{Ui, visible};
 
 mod accept;
@@ -127,9 +128,23 @@ impl Case {
         let hosts = client.hosts(None).await?;
         let host = hosts.into_iter().find(|h| h.host_id == facts.host_id && !h.pending);
         let host = host.ok_or_else(|| Fault::new(Code::NotFound, format!("the host of drift {} is not there any more", facts.id)))?;
-        let report = client.report(&host).await?;
+        let report = client.report_anew(&host).await?;
         let report = report.ok_or_else(|| Fault::new(Code::NotFound, format!("host `{}` has sent no report", host.name)))?;
         Ok(Self { facts, host, report })
+    }
+
+    /// What the host signed about the very field, if that is not old: a hub could show again what was so once.
+    ///
+    /// # Errors
+    /// As [`Self::signed`]; [`Code::DriftMoved`] when nobody knows what the host has now.
+    fn signed_lately(&self) -> Result<&Drift, Failure> {
+        let signed = self.signed()?;
+        if self.report.age_s(clock::now()) <= REPORT_OLD_S {
+            return Ok(signed);
+        }
+        let message = format!("the newest report of host `{}` is {} old, and what it has now is not known", self.host.name, self.age());
+        Err(Failure::from(Fault::new(Code::DriftMoved, message))
+            .with_remedy("decide when the host is connected (`moorctl status`); if it is, compare its clock with this machine's"))
     }
 
     /// What the host signed about the very field: this counts, and not what the hub shows.
@@ -180,5 +195,56 @@ impl Case {
         let topology = self.report.report.statement().apply.topology.clone();
         let topology = topology.ok_or_else(|| Fault::new(Code::NotFound, format!("host `{}` follows no topology", self.host.name)))?;
         Ok(Identity { cluster: client.root.cluster.clone(), host_id: self.host.host_id.clone(), topology })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_common::id::UnixSeconds;
+    use moorline_common::sign::{PrivateKey, Signed};
+    use moorline_common::statement::{ApplyReport, ObservedReport};
+
+    use super::*;
+    use crate::revision::tests::host;
+
+    #[test]
+    fn what_was_so_once_is_not_what_a_decision_goes_by() {
+        let view = host(10, "shop-17");
+        let drift: Drift = serde_json::from_value(serde_json::json!({
+            "resource": "docker/container/edge-site-1", "field": "mem_limit", "expected": "64m", "actual": "128m",
+        }))
+        .unwrap();
+        let case = |taken_at: UnixSeconds| {
+            let apply = ApplyReport { drift: vec![drift.clone()], ..ApplyReport::default() };
+            let report = ObservedReport { host_id: view.host_id.clone(), taken_at, observed: Observed::default(), apply };
+            let key = PrivateKey::from_seed(&[10; 32]);
+            let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
+            let report = ReportView { report, received_unix_ms: clock::now_ms() };
+            let nothing = String::new;
+            let facts = DriftFacts {
+                id: 1,
+                host: nothing(),
+                host_id: view.host_id.clone(),
+                drift: drift.clone(),
+                status: "open".to_owned(),
+                topology: nothing(),
+                generation: 1,
+                detected: nothing(),
+                changed: nothing(),
+                resolved: nothing(),
+                resolved_by: nothing(),
+                reason: nothing(),
+                ignored_until: nothing(),
+                accepted_generation: 0,
+                op_id: nothing(),
+                detected_unix_ms: 0,
+            };
+            Case { facts, host: view.clone(), report }
+        };
+        let now = clock::now();
+        assert_eq!(case(now).signed_lately().unwrap().actual, "128m");
+        let old = case(UnixSeconds(now.0 - REPORT_OLD_S - 5));
+        assert!(old.signed().is_ok(), "it is signed, and shown");
+        assert!(old.signed_lately().unwrap_err().is(Code::DriftMoved));
     }
 }

@@ -7,23 +7,24 @@ use std::time::Duration;
 
 use clap::Args;
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::id::{HostName, TopologyId};
+use moorline_common::id::{HostName, ResourceId};
 use moorline_common::observe::ContainerState;
 use moorline_common::op::Act;
-use moorline_common::plan::lower;
-use moorline_common::topology::HostSpec;
+use moorline_common::plan::Identity;
+use moorline_common::plan::lower::{self, LoweredSpec};
 
 use super::cordon::Stands;
 use crate::client::facts::ReportView;
 use crate::client::{Client, HostView};
 use crate::clock;
+use crate::cmd::Env;
 use crate::cmd::op::submit::{self, Sent};
 use crate::cmd::op::view::OpView;
 use crate::cmd::op::{OpWait, OrderArgs};
-use crate::cmd::{Env, logs};
 use crate::error::Failure;
 use crate::limits::ORDERS_AT_ONCE;
 use crate::render::Ui;
+use crate::revision::Previous;
 use crate::signers::Signers;
 
 /// What the signed reason of a stop by `drain` begins with.
@@ -61,19 +62,20 @@ pub struct UncordonArgs {
 /// Cordons a host and stops what runs on it: what depends on others before those.
 ///
 /// # Errors
-/// When the answer is no, or a container does not stop; what was stopped stays so, and the host stays cordoned.
+/// When the answer is no, the host is not connected, or a container does not stop; what was stopped stays so, and the host stays cordoned.
 pub async fn drain(args: DrainArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let name = HostName::parse(args.name)?;
     let client = env.client(ui).await?;
     client.require_signable()?;
     let host = client.host(&name).await?;
-    let report = report(&client, &host).await?;
-    let observed = &report.report.statement().observed;
-    let runs = |state| matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting);
-    let running: BTreeSet<String> =
-        observed.containers.iter().filter(|(_, c)| c.owner.is_some() && runs(c.state)).map(|(name, _)| name.clone()).collect();
-    let mut steps = steps(&client, &host, &report, &running).await?;
-    steps.reverse();
+    if !host.connected {
+        let fault =
+            Fault::new(Code::Waiting, format!("`{name}` is not connected: what runs on it is not known, and nothing there can be stopped"));
+        return Err(
+            Failure::from(fault).with_remedy(format!("when it is back; until then `moorctl host cordon {name}` keeps new revisions away"))
+        );
+    }
+    let (_, steps) = running(&client, &host).await?;
     let shown: Vec<&str> = steps.iter().flatten().map(String::as_str).collect();
     if !shown.is_empty() {
         ui.confirm(&format!(
@@ -87,18 +89,48 @@ pub async fn drain(args: DrainArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
     let order = OrderArgs::usual(&reason, OpWait { timeout_wait: args.timeout_wait, ..OpWait::usual() });
     let act = Act::Stop { timeout_s: args.timeout.map(|span| u32::try_from(span.as_secs()).unwrap_or(u32::MAX)) };
     let signers = Signers::of(&client)?;
-    for step in &steps {
-        each(&client, ui, &host, (&act, &report), step, &order, &signers).await?;
+    let mut stopped = Vec::new();
+    // What began meanwhile is stopped, too: what was under way may have made more.
+    for _ in 0..LOOKS {
+        let (report, steps) = running(&client, &host).await?;
+        if steps.is_empty() {
+            let stands = Stands { name: &name, cordoned: true, containers: stopped };
+            ui.result(&stands, || {
+                let what = match stands.containers.len() {
+                    0 => "nothing of ours runs on it".to_owned(),
+                    n => format!("{n} containers are stopped"),
+                };
+                format!("`{name}` is cordoned, and {what}. Back into service: moorctl host uncordon {name}\n")
+            })?;
+            return Ok(0);
+        }
+        for step in &steps {
+            each(&client, ui, &host, (&act, &report), step, &order, &signers).await?;
+        }
+        stopped.extend(steps.into_iter().flatten());
     }
-    let stands = Stands { name: &name, cordoned: true, containers: steps.into_iter().flatten().collect() };
-    ui.result(&stands, || {
-        let what = match stands.containers.len() {
-            0 => "nothing of ours runs on it".to_owned(),
-            n => format!("{n} containers are stopped"),
-        };
-        format!("`{name}` is cordoned, and {what}. Back into service: moorctl host uncordon {name}\n")
-    })?;
-    Ok(0)
+    let fault = Fault::new(Code::Busy, format!("containers on `{name}`, which stays cordoned, begin again and again"));
+    Err(Failure::from(fault)
+        .with_remedy(format!("look with `moorctl status` and `moorctl events`, then `moorctl host drain {name}` goes on")))
+}
+
+/// Looks at a host for what runs on it before `drain` gives up.
+const LOOKS: usize = 5;
+
+/// What of ours runs on a host now, in the order in which it stops.
+async fn running(client: &Client, host: &HostView) -> Result<(ReportView, Vec<Vec<String>>), Failure> {
+    let none = || Fault::new(Code::Waiting, format!("`{}` has sent no report yet that tells what runs on it", host.name));
+    let report = client.report_anew(host).await?.ok_or_else(none)?;
+    let observed = &report.report.statement().observed;
+    if observed.trimmed {
+        let message = format!("the report of `{}` is too large and came cut: what runs on it is not known", host.name);
+        return Err(Failure::from(Fault::new(Code::TooLarge, message)).with_remedy("stop its containers one by one with `moorctl op stop`"));
+    }
+    let runs = |state| matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting);
+    let running = observed.containers.iter().filter(|(_, c)| c.owner.is_some() && runs(c.state)).map(|(name, _)| name.clone()).collect();
+    let mut steps = steps(client, host, &report, &running).await?;
+    steps.reverse();
+    Ok((report, steps))
 }
 
 /// Starts what `drain` stopped, what others depend on first, and lets the host have what is pushed.
@@ -109,12 +141,12 @@ pub async fn uncordon(args: UncordonArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
     let name = HostName::parse(args.name)?;
     let client = env.client(ui).await?;
     let host = client.host(&name).await?;
-    let mut started = Vec::new();
+    let (mut started, mut unknown) = (Vec::new(), Vec::new());
     if !args.no_start
         && host.bound().is_some()
-        && let Some(report) = client.report(&host).await?
+        && let Some(report) = client.report_anew(&host).await?
     {
-        let drained = drained(&client, ui, &host, &report).await?;
+        let drained = drained(&client, ui, &host, &report, &mut unknown).await?;
         if !drained.is_empty() && !host.connected {
             let message = format!("`{name}` is not connected, and {} containers on it are stopped by `drain`", drained.len());
             let remedy = format!("when it is back; or only lift the cordon: moorctl host uncordon {name} --no-start");
@@ -139,26 +171,42 @@ pub async fn uncordon(args: UncordonArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
         };
         format!("{what}`{name}` gets what is pushed again\n")
     })?;
-    Ok(0)
+    Ok(u8::from(!unknown.is_empty()))
 }
 
-async fn report(client: &Client, host: &HostView) -> Result<ReportView, Failure> {
-    let none = || Fault::new(Code::Waiting, format!("`{}` has sent no report yet that tells what runs on it", host.name));
-    host.require_bound()?;
-    Ok(client.report(host).await?.ok_or_else(none)?)
-}
-
-/// The containers of a host that `drain` stopped, by the orders that operators signed. Others that are held are told of.
-async fn drained(client: &Client, ui: &mut Ui, host: &HostView, report: &ReportView) -> Result<BTreeSet<String>, Failure> {
+/// The containers of a host that `drain` stopped, by the orders that operators signed. Others that are held are told of; `unknown` are those
+/// of which nobody can tell.
+async fn drained(
+    client: &Client,
+    ui: &mut Ui,
+    host: &HostView,
+    report: &ReportView,
+    unknown: &mut Vec<String>,
+) -> Result<BTreeSet<String>, Failure> {
     let mut drained = BTreeSet::new();
     let is_drain = |reason: &str| reason == DRAIN || reason.starts_with(&format!("{DRAIN}: "));
     for held in &report.report.statement().apply.held {
-        let view = OpView::new(&client.root, client.op(&held.op_id).await?, host.bound(), None)?;
-        let order = view.order.filter(|_| view.order_doubt.is_none());
-        if order.is_some_and(|order| order.kind == "stop" && is_drain(&order.reason)) {
-            drained.insert(held.resource.name().to_owned());
-        } else {
-            ui.note(&format!("left as it is: {}, held by operation {}", held.resource, held.op_id));
+        let (resource, op_id) = (&held.resource, &held.op_id);
+        let order = match client.op(op_id).await {
+            Ok(facts) => {
+                let view = OpView::new(&client.root, facts, host.bound(), None)?;
+                view.order.ok_or(()).and_then(|order| view.order_doubt.map_or(Ok(order), |_| Err(())))
+            }
+            Err(failure) if failure.is(Code::NotFound) => Err(()),
+            Err(failure) => return Err(failure),
+        };
+        match order {
+            Ok(order) if order.kind == "stop" && order.resource == *resource && is_drain(&order.reason) => {
+                drained.insert(resource.name().to_owned());
+            }
+            Ok(_) => ui.note(&format!("left as it is: {resource}, held by operation {op_id}")),
+            Err(()) => {
+                let on = format!("{}/{}", host.name, resource.name());
+                ui.warn(&format!(
+                    "{resource} is held by operation {op_id}, and no order for that verifies any more: if it is to run, `moorctl op start {on}`"
+                ));
+                unknown.push(resource.name().to_owned());
+            }
         }
     }
     Ok(drained)
@@ -166,38 +214,40 @@ async fn drained(client: &Client, ui: &mut Ui, host: &HostView, report: &ReportV
 
 /// `containers` of a host in the order of their start, those that may start together in one step.
 async fn steps(client: &Client, host: &HostView, report: &ReportView, containers: &BTreeSet<String>) -> Result<Vec<Vec<String>>, Failure> {
-    let Some(topology) = report.report.statement().apply.topology.clone() else {
-        return Ok(Some(containers.iter().cloned().collect::<Vec<_>>()).filter(|all| !all.is_empty()).into_iter().collect());
+    let apply = &report.report.statement().apply;
+    let all_at_once = || Some(containers.iter().cloned().collect::<Vec<_>>()).filter(|all| !all.is_empty()).into_iter().collect();
+    let Some(topology) = &apply.topology else { return Ok(all_at_once()) };
+    // What it has, not what it will get.
+    let generation = apply.rolled_back.as_ref().map_or(apply.generation, |back| back.to);
+    let view = match client.revision(topology, generation, true).await {
+        Ok(view) => view,
+        Err(failure) if failure.is(Code::NotFound) => return Ok(all_at_once()),
+        Err(failure) => return Err(failure),
     };
-    let spec = logs::spec_of(client, host, &topology).await?;
-    Ok(in_order(&topology, &spec, containers))
+    let spec = Previous::of(Some(&view), std::slice::from_ref(host), &client.root).spec_of(&host.host_id).unwrap_or_default();
+    let identity = Identity { cluster: client.root.cluster.clone(), host_id: host.host_id.clone(), topology: topology.clone() };
+    Ok(in_order(&lower::lower(&identity, &spec), containers))
 }
 
 /// See [`steps`]. What no service has starts last.
-fn in_order(topology: &TopologyId, spec: &HostSpec, containers: &BTreeSet<String>) -> Vec<Vec<String>> {
-    let services = spec.docker.as_ref().map(|docker| &docker.services);
-    let mut left: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (name, service) in services.into_iter().flatten() {
-        left.insert(name, service.depends_on.keys().map(String::as_str).collect());
+fn in_order(spec: &LoweredSpec, containers: &BTreeSet<String>) -> Vec<Vec<String>> {
+    let mut left: BTreeMap<&ResourceId, BTreeSet<&ResourceId>> = BTreeMap::new();
+    for (resource, container) in &spec.containers {
+        left.insert(resource, container.depends_on.keys().chain(&container.joins).collect());
     }
     let mut rest = containers.clone();
     let mut steps = Vec::new();
     while !left.is_empty() {
-        let is_free = |needs: &BTreeSet<&str>| !needs.iter().any(|other| left.contains_key(other));
-        let free: Vec<&str> = left.iter().filter(|(_, needs)| is_free(needs)).map(|(name, _)| *name).collect();
+        let is_free = |needs: &BTreeSet<&ResourceId>| !needs.iter().any(|other| left.contains_key(other));
+        let free: Vec<&ResourceId> = left.iter().filter(|(_, needs)| is_free(needs)).map(|(resource, _)| *resource).collect();
         if free.is_empty() {
             break;
         }
-        let mut step = Vec::new();
-        for name in free {
-            left.remove(name);
-            let service = services.and_then(|all| all.get(name));
-            step.extend(service.into_iter().flat_map(|s| lower::container_names(topology, name, s)).filter(|c| rest.remove(c)));
-        }
-        steps.push(step);
+        free.iter().for_each(|resource| drop(left.remove(resource)));
+        steps.push(free.into_iter().map(|resource| resource.name().to_owned()).filter(|name| rest.remove(name)).collect());
     }
     steps.push(rest.into_iter().collect());
-    steps.retain(|step| !step.is_empty());
+    steps.retain(|step: &Vec<String>| !step.is_empty());
     steps
 }
 
@@ -241,6 +291,9 @@ async fn each(
 
 #[cfg(test)]
 mod tests {
+    use moorline_common::id::{ClusterId, HostId, TopologyId};
+    use moorline_common::topology::HostSpec;
+
     use super::*;
 
     #[test]
@@ -251,12 +304,17 @@ mod tests {
             "db": { "image": "i:1" }, "cache": { "image": "i:1", "depends_on": { "db": needs } }, "lone": { "image": "i:1" },
         } } }))
         .unwrap();
-        let edge = TopologyId::parse("edge").unwrap();
+        let identity = Identity {
+            cluster: ClusterId::parse("c").unwrap(),
+            host_id: HostId::of_key(&[1; 32]),
+            topology: TopologyId::parse("edge").unwrap(),
+        };
+        let spec = lower::lower(&identity, &spec);
         let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
         let all = names(&["edge-web-1", "edge-web-2", "edge-db-1", "edge-cache-1", "edge-lone-1", "left-over"]);
-        let steps = in_order(&edge, &spec, &all);
+        let steps = in_order(&spec, &all);
         assert_eq!(steps, [vec!["edge-db-1", "edge-lone-1"], vec!["edge-cache-1"], vec!["edge-web-1", "edge-web-2"], vec!["left-over"]]);
-        assert_eq!(in_order(&edge, &spec, &names(&["edge-web-2"])), [vec!["edge-web-2"]]);
-        assert!(in_order(&edge, &spec, &BTreeSet::new()).is_empty());
+        assert_eq!(in_order(&spec, &names(&["edge-web-2"])), [vec!["edge-web-2"]]);
+        assert!(in_order(&spec, &BTreeSet::new()).is_empty());
     }
 }

@@ -81,7 +81,7 @@ pub async fn sign(
     let incarnation = draft::incarnation(act, &resource, class, args.incarnation.as_deref(), observed)?;
     if let (Some(report), Some(id), None) = (&report, &incarnation, &args.incarnation) {
         let age = clock::span_words(report.age_s(clock::now()));
-        ui.note(&format!("meant is container {id}, by the host's report of {age} ago"));
+        ui.note(&format!("meant is container {}, by the host's report of {age} ago", visible(id)));
     }
     let signers = Signers::of(client)?;
     let statement = draft::statement(&client.root, binding, act, (resource, incarnation), args, clock::now())?;
@@ -327,7 +327,8 @@ pub fn distrust(op_id: &OpId, fault: Fault) -> Failure {
         .with_remedy("believe nothing that the hub says of this operation; look at the host itself (`moorline-agent journal show --op ID`)")
 }
 
-fn tell(ui: &mut Ui, view: &OpView, host: &HostName) -> Result<(), Failure> {
+/// How an operation ended, with what a command wrote.
+pub fn tell(ui: &mut Ui, view: &OpView, host: &HostName) -> Result<(), Failure> {
     if ui.format == Format::Table
         && let Some(receipt) = view.receipt.as_ref().filter(|r| r.kind == "exec" && r.result.get("stdout").is_some())
     {

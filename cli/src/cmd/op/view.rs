@@ -40,10 +40,15 @@ impl OpView {
     /// else it is the one that the hub shows.
     pub fn new(root: &TrustRoot, mut facts: OpFacts, binding: Option<&HostBinding>, signed: Option<&Envelope>) -> Result<Self, Fault> {
         let order = signed.or(facts.order.as_ref()).cloned().map(Signed::<OpStatement>::new).transpose()?;
+        // Another one's order, however genuine, says nothing about this one.
+        let is_other = |order: &Signed<OpStatement>| order.peek().is_ok_and(|statement| statement.op_id != facts.op_id);
+        let order_is_other = order.as_ref().is_some_and(is_other);
+        let order = order.filter(|_| !order_is_other);
         let unbound = || Fault::new(Code::NotApproved, "its host has no verified binding");
         let signed_by = order.iter().flat_map(|o| &o.envelope().signatures);
         let signed_by = signed_by.map(|s| root.name_of(&s.keyid)).collect();
         let order_doubt = match (&order, binding) {
+            (None, _) if order_is_other => Some(Fault::new(Code::Equivocation, "the hub shows another operation's order in its place")),
             (None, _) => Some(Fault::new(Code::NotFound, "the hub does not have the order: it was restored from a backup")),
             (Some(_), None) => Some(unbound()),
             (Some(order), Some(binding)) => root.verify_op(order.clone(), binding).err(),

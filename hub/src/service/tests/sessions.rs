@@ -274,7 +274,7 @@ async fn a_reported_error_shows_with_its_words_and_missing_resources_lead_to_a_p
     assert!(!host.converged);
     assert!(host.last_error.unwrap().message.contains("no such host"));
     assert_eq!(kit.until_kinds("error", 1).await[0].code, "image_unavailable");
-    let request = pb::GetReportRequest { host_id: agent.id().to_string() };
+    let request = pb::GetReportRequest { host_id: agent.id().to_string(), anew: false };
     let stored = kit.operator().await.get_report(request).await.unwrap().into_inner();
     let verified = Signed::<ObservedReport>::from_json(&stored.report.unwrap().json).unwrap().verify_by_host(&agent.host.public());
     assert_eq!(verified.unwrap().statement().host_id, agent.id());
@@ -346,7 +346,7 @@ async fn a_report_that_the_host_has_not_signed_is_not_kept() {
     link.say(Say::Observed(pb::Observed { digest: "0".repeat(64), ..own })).await;
     let refused: Vec<String> = kit.until_kinds("report_refused", 3).await.into_iter().map(|e| e.code).collect();
     assert_eq!(refused[1..], ["wrong_host", "hash_mismatch"]);
-    let request = pb::GetReportRequest { host_id: agent.id().to_string() };
+    let request = pb::GetReportRequest { host_id: agent.id().to_string(), anew: false };
     assert_eq!(kit.operator().await.get_report(request).await.unwrap_err().code(), tonic::Code::NotFound);
 }
 
@@ -485,7 +485,7 @@ async fn the_newest_report_is_shown_at_once_and_outlives_the_hub() {
     }
     link.beat(pb::Heartbeat { journal_seq: 7, ..ready() }).await;
     kit.until_host("shop", |h| h.heartbeat.as_ref().is_some_and(|b| b.journal_seq == 7)).await;
-    let request = pb::GetReportRequest { host_id: agent.id().to_string() };
+    let request = pb::GetReportRequest { host_id: agent.id().to_string(), anew: false };
     let shown = async |kit: &Kit| {
         let report = kit.operator().await.get_report(request.clone()).await.unwrap().into_inner().report.unwrap();
         Signed::<ObservedReport>::from_json(&report.json).unwrap().peek().unwrap().apply.generation.0

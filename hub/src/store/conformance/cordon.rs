@@ -41,6 +41,18 @@ async fn a_cordoned_host_stays_on_what_it_should_have_had_and_gets_the_newest_wh
 }
 
 #[tokio::test]
+async fn a_host_that_has_not_what_it_was_given_stays_on_what_it_has() {
+    let case = sqlite();
+    let a = bound(&case, 1).await;
+    push(&case, "edge", 0, vec![slice(&a, "one")]).await.unwrap();
+    let applied = vec![(a.clone(), topology("edge"), Generation(1), event(Kind::Applied))];
+    case.store.applied(applied).await.unwrap();
+    push(&case, "edge", 1, vec![slice(&a, "two")]).await.unwrap();
+    cordon(&case, &a, Some("")).await.unwrap();
+    assert_eq!(target(&case, &a).await, Some(("edge".into(), 1)), "it waited for its window, or was away");
+}
+
+#[tokio::test]
 async fn what_a_cordoned_host_is_promised_or_has_no_other_topology_takes() {
     let case = sqlite();
     let (a, b) = (bound(&case, 1).await, bound(&case, 2).await);

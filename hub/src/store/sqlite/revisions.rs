@@ -313,13 +313,17 @@ pub(super) fn targets(conn: &Connection, hosts: &[HostId]) -> Result<Vec<(HostId
     Ok(found.into_iter().collect())
 }
 
-/// Keeps a host on the target that it has now, or lets it follow the newest one again.
+/// Keeps a host on what it has of its target's topology, or lets it follow the newest one again.
 pub(super) fn cordon(tx: &Tx<'_>, host: &HostId, reason: Option<&str>, event: &NewEvent) -> Result<()> {
     let changed = match reason {
         Some(reason) => {
             // Read before: a second time it is the one of the first.
             let kept = target(tx.conn, host)?;
-            let (topology, generation) = kept.map_or((None, 0), |t| (Some(t.topology.to_string()), int(t.generation.0)));
+            let (topology, generation) = match kept {
+                // It was given that one and does not have it yet, such as outside of its windows: it does not come now.
+                Some(t) => (Some(t.topology.to_string()), int(has_applied(tx.conn, host, &t)?.unwrap_or(t.generation).0)),
+                None => (None, 0),
+            };
             tx.conn
                 .prepare_cached(
                     "UPDATE hosts SET cordoned_ms = CASE cordoned_ms WHEN 0 THEN ?2 ELSE cordoned_ms END, cordoned_by = ?3, cordon_reason = ?4,
@@ -339,6 +343,16 @@ pub(super) fn cordon(tx: &Tx<'_>, host: &HostId, reason: Option<&str>, event: &N
         return Err(Fault::new(Code::NotFound, format!("there is no host {host}")).into());
     }
     events::append(tx, event)
+}
+
+/// The generation of its target's topology that a host reported applied last, if its slice is there.
+fn has_applied(conn: &Connection, host: &HostId, target: &TargetRecord) -> Result<Option<Generation>> {
+    let sql = "SELECT h.done_generation FROM hosts h JOIN slices s
+         ON s.host_id = h.host_id AND s.topology = h.done_topology AND s.generation = h.done_generation
+         WHERE h.host_id = ?1 AND h.done_topology = ?2 AND h.done_generation < ?3";
+    let key = params![host.as_str(), target.topology.as_str(), int(target.generation.0)];
+    let found: Option<i64> = conn.prepare_cached(sql)?.query_row(key, |row| row.get(0)).optional()?;
+    Ok(found.map(|generation| Generation(count(generation))))
 }
 
 /// A host that is kept on its target turns out to be further: that is its target now.

@@ -128,7 +128,7 @@ async fn download(operator: &Operator, hosts: &[(HostId, [u8; 32])]) -> Result<f
     let each = stream::iter(hosts).map(|(host, key)| {
         let mut client = operator.client();
         async move {
-            let answer = client.get_report(pb::GetReportRequest { host_id: host.to_string() }).await?.into_inner();
+            let answer = client.get_report(pb::GetReportRequest { host_id: host.to_string(), anew: false }).await?.into_inner();
             let signed: Signed<ObservedReport> = Signed::new(Envelope::try_from(answer.report.context("no report")?)?)?;
             signed.verify_by_host(key)?;
             anyhow::Ok(())
