@@ -51,7 +51,7 @@ impl Drift {
     /// Whether it cannot have come by itself, as the end of a container's process can.
     #[must_use]
     pub fn is_somebodys_doing(&self) -> bool {
-        // Killed or asked to stop: what fails by itself ends otherwise.
+        // Killed or asked to stop: what fails by itself, or is out of memory, ends otherwise.
         self.field != STATE || ["paused", "exited (137)", "exited (143)"].contains(&self.actual.as_str())
     }
 }
@@ -165,7 +165,7 @@ mod tests {
     fn what_ends_by_itself_is_no_loop_and_what_somebody_pauses_is() {
         let mut breaker = Breaker::default();
         for at in 0..9 {
-            breaker.healed(&[drift("state", "exited (1)"), drift("state", "dead")], at);
+            breaker.healed(&[drift("state", "exited (1)"), drift("state", "exited (137, out of memory)"), drift("state", "dead")], at);
         }
         assert!(left(&breaker, 9).is_empty());
         (0..3).for_each(|at| breaker.healed(&[drift("state", "paused")], at));

@@ -204,11 +204,23 @@ pub struct ObservedContainer {
     /// The last exit code, when it has exited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
+    /// Whether it has ended because it was out of memory, which is nobody's doing although its exit code is that of a kill.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
     /// What the healthcheck says.
     pub health: Health,
     /// The configuration that can be compared with a service's; `None` for a stranger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<Box<ContainerConfig>>,
+}
+
+impl ObservedContainer {
+    /// How it has exited, for people.
+    #[must_use]
+    pub fn exit_words(&self) -> String {
+        let code = self.exit_code.unwrap_or_default();
+        if self.out_of_memory { format!("{code}, out of memory") } else { code.to_string() }
+    }
 }
 
 /// A container's live configuration in the model's own types.

@@ -60,8 +60,9 @@ fn main() {
         }
         "lines" => lines(first, words.get(1).is_some()),
         "tick" => tick(),
+        "eat" => eat(),
         other => {
-            eprintln!("moorline-demo: no verb `{other}`; known are serve, check, sleep, true, exit, print, lines, tick, cat");
+            eprintln!("moorline-demo: no verb `{other}`; known are serve, check, sleep, true, exit, print, lines, tick, eat, cat");
             64
         }
     };
@@ -92,6 +93,15 @@ fn lines(count: Option<&str>, stays: bool) -> i32 {
         }
     }
     if stays { sleep(None) } else { 0 }
+}
+
+/// Takes ever more memory.
+fn eat() -> i32 {
+    let mut taken = Vec::new();
+    loop {
+        taken.push(vec![1_u8; 1 << 20]);
+        std::hint::black_box(&taken);
+    }
 }
 
 /// A numbered line ten times in a second.

@@ -355,7 +355,7 @@ fn scene_has(scene: &Scene<'_>, network: &ResourceId) -> bool {
 
 fn need_of_state(wanted: &LoweredContainer, live: &ObservedContainer) -> (Need, Vec<Difference>) {
     let start = |reason: String| Need::Begin(Action::StartContainer { id: live.id.clone() }, reason);
-    let exit = live.exit_code.unwrap_or_default();
+    let exit = live.exit_words();
     let differs = |state: String| vec![Difference::not_running(state)];
     match live.state {
         ContainerState::Running | ContainerState::Removing | ContainerState::Dead => (Need::Nothing, Vec::new()),

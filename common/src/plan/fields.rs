@@ -125,7 +125,7 @@ fn begun(id: &str, observed: &Observed) -> Vec<FieldChange> {
         ContainerState::Paused => "paused".to_owned(),
         ContainerState::Restarting => "restarting".to_owned(),
         ContainerState::Removing => "removing".to_owned(),
-        ContainerState::Exited => live.exit_code.map_or_else(|| "exited".to_owned(), |code| format!("exited ({code})")),
+        ContainerState::Exited => live.exit_code.map_or_else(|| "exited".to_owned(), |_| format!("exited ({})", live.exit_words())),
         ContainerState::Dead => "dead".to_owned(),
     };
     vec![FieldChange { field: "state".to_owned(), live: Some(state), wanted: Some("running".to_owned()) }]

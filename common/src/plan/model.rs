@@ -202,6 +202,7 @@ impl Engine {
             image: target.spec.image.clone(),
             state: ContainerState::Created,
             exit_code: None,
+            out_of_memory: false,
             health: Health::None,
             config: Some(Box::new(config)),
         };

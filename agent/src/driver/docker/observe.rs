@@ -189,6 +189,7 @@ async fn container_of(
         image: live.config.as_ref().and_then(|c| c.image.clone()).unwrap_or_default(),
         state: is,
         exit_code: state.exit_code.filter(|_| matches!(is, ContainerState::Exited | ContainerState::Restarting | ContainerState::Dead)),
+        out_of_memory: is == ContainerState::Exited && state.oom_killed == Some(true),
         health: health_of(state.health.and_then(|h| h.status)),
         config: Some(Box::new(ContainerConfig { sealed: secrets, ..config_of(&id, live, networks, names) })),
         id,
