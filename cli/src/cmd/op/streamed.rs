@@ -46,7 +46,7 @@ pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, reso
     let limit = window.saturating_add(may_last).saturating_add(RECEIPT_GRACE);
     let mut shown = None;
     let settled = async {
-        let settle = submit::settle(client, ui, host, &statement, &envelope, Some(limit), Beside::Output);
+        let settle = submit::settle(client, ui, host, &statement, &envelope, Some(limit), Beside::Quiet);
         tokio::pin!(settle);
         if let Some(showing) = &mut showing {
             tokio::select! {

@@ -147,7 +147,7 @@ pub async fn send(
 /// Waits for the host's signed word on what was sent.
 pub async fn outcome(client: &Client, ui: &mut Ui, host: &HostView, sent: &Sent, limit: Duration) -> Result<(), Failure> {
     let Sent { statement, envelope } = sent;
-    let op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, Beside::Nothing).await?;
+    let op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, Beside::Quiet).await?;
     let binding = host.require_bound()?;
     let mut view = OpView::new(&client.root, op, Some(binding), Some(envelope))?;
     match view.receipt_doubt.take() {

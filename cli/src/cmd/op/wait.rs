@@ -37,7 +37,7 @@ pub async fn until_settled(
     let left_ms = expires_at.0.saturating_mul(1000).saturating_sub(client.hub_now_ms());
     // Far enough that it adds up: a window is at most days.
     let window = Instant::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX))) + RECEIPT_GRACE;
-    let bar = if matches!(beside, Beside::Output) { ProgressBar::hidden() } else { bar(ui) };
+    let bar = if matches!(beside, Beside::Quiet) { ProgressBar::hidden() } else { bar(ui) };
     let mut shown: Option<(Stage, String)> = None;
     let ended = loop {
         let has_begun = matches!(shown, Some((Stage::At(State::Started | State::TaskRunning), _)));
@@ -92,14 +92,14 @@ pub enum Beside<'a> {
     Nothing,
     /// How far the pull is that it does.
     Pull(Pulled<'a>),
-    /// What its command says, by somebody else: nothing is put in between once it has begun.
-    Output,
+    /// Somebody else tells how it goes: only what it waits for is said here.
+    Quiet,
 }
 
 impl Beside<'_> {
     fn may_be_told(&self, op: &OpFacts) -> bool {
         let waits = matches!(op.state, Stage::At(State::Accepted | State::Queued)) && !op.message.is_empty();
-        waits || !matches!(self, Beside::Output)
+        waits || !matches!(self, Beside::Quiet)
     }
 }
 
