@@ -7,6 +7,7 @@ use moorline_common::id::{Generation, HostId, VersionHash};
 use moorline_common::statement::{Fallback, SliceStatement};
 
 use crate::client::HostView;
+use crate::client::facts::{Beat, TargetFacts};
 use crate::error::Failure;
 use crate::revision::{ChangeKind, HostChange, Previous, empty_hash};
 
@@ -69,9 +70,13 @@ pub fn fallbacks(
 
 /// What a host has that was not given `slice` yet.
 fn withheld(slice: &SliceStatement, host: &HostView) -> Option<(Generation, VersionHash)> {
-    let waits = host.last_error.as_ref().is_some_and(|fault| fault.code == Code::OutsideMaintenance);
-    let target = host.target.as_ref().filter(|t| t.topology == slice.topology && (t.generation < slice.generation || waits))?;
     let beat = host.heartbeat.as_ref().filter(|b| b.topology.as_ref() == Some(&slice.topology) && b.applied_generation > Generation(0));
+    let waits = host.last_error.as_ref().is_some_and(|fault| fault.code == Code::OutsideMaintenance);
+    // It has accepted it, and what it could make of it is not the whole: it goes back to what it had as a whole.
+    let is_stuck = |b: &&Beat| b.generation == slice.generation && !b.converging && b.applied_generation < slice.generation;
+    let is_stuck = beat.as_ref().is_some_and(is_stuck) && beat.is_some_and(|b| b.rolled_back_generation != slice.generation);
+    let is_behind = |t: &&TargetFacts| t.topology == slice.topology && (t.generation < slice.generation || waits || is_stuck);
+    let target = host.target.as_ref().filter(is_behind)?;
     match beat.and_then(|b| Some((b.applied_generation, b.applied.clone()?))) {
         Some(applied) => Some(applied),
         None => Some((target.generation, target.hash.clone()?)),
@@ -84,7 +89,6 @@ mod tests {
     use moorline_proto::v1 as pb;
 
     use super::*;
-    use crate::client::facts::{Beat, TargetFacts};
     use crate::revision::tests::{draft, host, keys, pen, previous, spec, trust};
     use crate::revision::{Draft, changes, content_hash};
 
@@ -138,7 +142,7 @@ mod tests {
         let before = previous(&signed, &hosts);
         let good = content_hash(&spec("good")).unwrap();
         let target = TargetFacts { topology: failed.topology, generation: Generation(1), hash: Some(good.clone()) };
-        hosts[0].target = Some(target);
+        hosts[0].target = Some(target.clone());
         let named = |image: &str, hosts: &[HostView]| {
             let wanted = BTreeMap::from([(id(0), spec(image)), (id(1), spec(image))]);
             let fallbacks = fallbacks(terms, &changes(&wanted, &before, hosts).unwrap(), &before, hosts).unwrap();
@@ -148,6 +152,17 @@ mod tests {
         assert_eq!(named("mended", &hosts), BTreeMap::from([(id(0), (1, good.clone())), (id(1), (2, broken))]));
         assert_eq!(named("broken", &hosts), BTreeMap::from([(id(0), (1, good.clone()))]), "to it, the same again is new");
         assert_eq!(named("good", &hosts).get(&id(0)), None, "it has that");
+        // It accepted that revision, and never had it as a whole; while it is at it nobody knows.
+        let mut stuck = hosts.clone();
+        stuck[1].target = Some(TargetFacts { generation: Generation(2), ..target });
+        let beat = |converging: bool| {
+            let beat = pb::Heartbeat { topology: "edge".into(), generation: 2, applied_generation: 1, converging, ..Default::default() };
+            Some(Beat::try_from(pb::Heartbeat { applied_hash: good.to_string(), ..beat }).unwrap())
+        };
+        for (converging, expected) in [(false, (1, good.clone())), (true, (2, content_hash(&spec("broken")).unwrap()))] {
+            stuck[1].heartbeat = beat(converging);
+            assert_eq!(named("mended", &stuck)[&id(1)], expected);
+        }
         // It went back from generation 1 itself.
         let beat = pb::Heartbeat {
             topology: "edge".into(),
