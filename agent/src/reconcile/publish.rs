@@ -34,12 +34,16 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         if let Some(desired) = self.desired.clone() {
             report.topology = Some(desired.admission.topology.clone());
             report.generation = desired.accepted;
-            report.troubles = self.troubles();
+            report.held = self.held(&desired);
+            // What an operation left so waits for nothing.
+            let is_held = |resource: &ResourceId| report.held.iter().any(|held| held.resource == *resource);
+            let mut troubles = self.troubles();
+            troubles.retain(|t| t.code != Code::Waiting || !is_held(&t.resource));
             report.drift = fitting(&self.drift);
             // What was not compared yet is not as wanted for that.
             report.drift_cut = self.drift.len() > report.drift.len() || !self.compared;
-            report.held = self.held(&desired);
-            let waits = self.blocked.iter().any(|b| b.code.is_none());
+            let waits = self.blocked.iter().any(|b| b.code.is_none() && !is_held(&b.resource));
+            report.troubles = troubles;
             report.converging =
                 !self.work.is_idle() || waits || (self.settled_push.is_none() && self.engine_failures == 0 && report.troubles.is_empty());
             if let Some(first) = report.troubles.iter().find(|t| t.code != Code::Waiting && t.code != Code::DependencyFailed) {

@@ -105,6 +105,9 @@ fn a_host_is_drained_in_order_and_comes_back_as_it_was() {
     assert_eq!(state(&t.fleet, HOST), "converged", "nobody said yes");
     assert_says(&moorctl(&t.fleet, &["host", "drain", HOST, "--reason", "memory"]).ok().unwrap(), &["3 containers are stopped"]);
     assert!(running(&t).is_empty());
+    wait_until("it waits for nothing", SOON, || Ok(t.operator.host(HOST)?.converged)).unwrap();
+    let status = moorctl(&t.fleet, &["status"]);
+    assert!(!status.text().contains("waits for") && status.text().contains("cordoned, 4 held"), "{}", status.text());
     let ops = moorctl(&t.fleet, &["op", "ls", "-o", "json"]).json().unwrap();
     let stopped: Vec<&str> =
         ops.as_array().unwrap().iter().rev().filter(|op| op["kind"] == "stop").filter_map(|op| op["resource"].as_str()).collect();
