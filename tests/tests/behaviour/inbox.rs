@@ -40,6 +40,7 @@ profiles:
           networks: [front]
           stop_grace_period: 1s
           mem_limit: 64m        # enough until Christmas
+          pids_limit: 100
           environment: {{ GREETING: hello }}
         cache: {{ image: {IMAGE}, networks: [front], stop_grace_period: 1s }}
 hosts:
@@ -140,6 +141,30 @@ fn a_value_is_followed_goes_stale_and_is_accepted_into_a_file_that_keeps_its_com
     assert_says(&inbox.drift(&["ls"]), &["no open drift"]);
     let kinds = event_kinds(&inbox.t.operator);
     assert_eq!(kinds.iter().filter(|k| *k == "drift_detected").count(), 2, "{kinds:?}");
+}
+
+#[test]
+fn all_that_differs_in_one_resource_is_accepted_together() {
+    let Some(inbox) = Inbox::start("together") else { return };
+    let before = inbox.text();
+    let body = ContainerUpdateBody { memory: Some(128 << 20), memory_swap: Some(128 << 21), pids_limit: Some(50), ..Default::default() };
+    inbox.t.engine.block_on(inbox.t.engine.docker().update_container(&inbox.container("site"), body)).unwrap();
+    let memory = inbox.wait("mem_limit", "open", Some("128m"));
+    let processes = inbox.wait("pids_limit", "open", Some("50"));
+    let alone = inbox.accept(&memory, &[]);
+    assert_says(&alone, &["precondition_failed", "differs in pids_limit, too", "moorctl drift accept ID ID"]);
+    inbox.t.engine.block_on(inbox.t.engine.docker().pause_container(&inbox.container("cache"))).unwrap();
+    let elsewhere = inbox.wait("state", "open", Some("paused"));
+    assert_says(&inbox.accept(&memory, &[&elsewhere]), &["is of another resource"]);
+    assert_eq!(inbox.text(), before);
+
+    let both = inbox.accept(&memory, &[&processes, "--wait"]).ok().unwrap();
+    assert_says(&both, &["mem_limit: 128m", "pids_limit: '50'"]);
+    assert!(inbox.text().contains("mem_limit: 128m") && inbox.text().contains("pids_limit: '50'"), "{}", inbox.text());
+    let accepted = inbox.rows().into_iter().filter(|row| row["status"] == "accepted").count();
+    assert_eq!(accepted, 2);
+    let live = inbox.t.containers();
+    assert!(live.contains_key(&inbox.container("site")));
 }
 
 #[test]

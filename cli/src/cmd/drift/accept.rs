@@ -21,6 +21,30 @@ use crate::home::files;
 use crate::overrides::{self, Override};
 use crate::render::{Ui, diff, visible};
 
+/// What is accepted together: drifts of one resource, and where each is to stand in the file.
+struct Accepted {
+    cases: Vec<Case>,
+    edits: Vec<(Vec<String>, Override)>,
+}
+
+impl Accepted {
+    /// `text` with all of it.
+    fn written_into(&self, text: &str) -> Result<String, Failure> {
+        self.edits.iter().try_fold(text.to_owned(), |text, (path, over)| overrides::edit(&text, path, &over.value))
+    }
+
+    fn drifts(&self) -> impl Iterator<Item = &Drift> {
+        self.cases.iter().map(|case| &case.facts.drift)
+    }
+
+    /// Why the file changes, for its history.
+    fn words(&self) -> String {
+        let ids: Vec<String> = self.cases.iter().map(|case| case.facts.id.to_string()).collect();
+        let said: Vec<String> = self.edits.iter().map(|(_, over)| over.words()).collect();
+        format!("accept drift {}: {}", ids.join(", "), said.join("; "))
+    }
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -28,8 +52,8 @@ use crate::render::{Ui, diff, visible};
 pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let client = env.client(ui).await?;
     client.require_signable()?;
-    let case = Case::of(&client, client.drift(args.id).await?).await?;
-    let drift = case.signed_lately()?;
+    let cases = Case::of_one_resource(&client, &args.ids, "accept").await?;
+    let Some(case) = cases.first() else { return Err(Failure::usage("no drift is named", "name at least one")) };
     let identity = case.identity(&client)?;
     if args.file == std::path::Path::new("-") {
         return Err(Failure::usage("the topology file is edited, and standard input cannot be", "name the file with -f"));
@@ -47,49 +71,82 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     take_along(&mut source, &client, &scene)?;
     let before = scene.previous.spec_of(&case.host.host_id);
     let before = before.ok_or_else(|| Fault::new(Code::NotFound, format!("no slice of host `{}` verifies", case.host.name)))?;
-    require_shown(&identity, &before, &case, drift)?;
-    let over = overrides::of(drift, &identity.topology, &before)?;
-    let path = place(&source, &case, &args, &over)?;
-    let edited = overrides::edit(&source.text, &path, &over.value)?;
-    require_newest(&scene, &source, &edited, &path, &over)?;
+    require_shown(&identity, &before, &cases)?;
+    let edits = cases.iter().map(|case| {
+        let over = overrides::of(case.signed_lately()?, &identity.topology, &before)?;
+        Ok((place(&source, case, &args, &over)?, over))
+    });
+    let accepted = Accepted { edits: edits.collect::<Result<_, Failure>>()?, cases };
+    let edited = accepted.written_into(&source.text)?;
+    require_newest(&scene, &source, &edited, &accepted)?;
     let mut after = desired::read_as(ui, &args.file, edited.as_bytes(), &args.inputs)?;
     take_along(&mut after, &client, &scene)?;
-    require_only(&after, &scene, &case, args.in_profile.is_some(), ui)?;
-    let anew = require_agreed(&identity, &after, &scene, &before, &case)?;
-    let difference = diff::unified(&source.text, &edited, &source.name, "with what the host has");
+    agree(ui, &identity, (&source, &edited, &after), &scene, &before, (&accepted, args.in_profile.is_some()))?;
+    for case in &accepted.cases {
+        require_unmoved(&client, case).await?;
+    }
+    push(&client, ui, &args, &accepted, (&source, &edited, after), &scene).await
+}
+
+/// Shows what is written, and asks.
+fn agree(
+    ui: &mut Ui,
+    identity: &Identity,
+    (source, edited, after): (&Source, &str, &Source),
+    scene: &Scene,
+    before: &HostSpec,
+    (accepted, in_profile): (&Accepted, bool),
+) -> Result<(), Failure> {
+    let Some(case) = accepted.cases.first() else { return Ok(()) };
+    require_only(after, scene, case, in_profile, ui)?;
+    let anew = require_agreed(identity, after, scene, before, accepted)?;
+    let difference = diff::unified(&source.text, edited, &source.name, "with what the host has");
     let difference: String = difference.lines().map(|line| visible(line) + "\n").collect();
     ui.note(diff::coloured(&difference).trim_end());
-    ui.note(&format!(
-        "{} {} on `{}` is {}, by the report that the host signed {} ago",
-        drift.resource,
-        visible(&drift.field),
-        case.host.name,
-        visible(&drift.actual),
-        case.age()
-    ));
+    for drift in accepted.drifts() {
+        ui.note(&format!(
+            "{} {} on `{}` is {}, by the report that the host signed {} ago",
+            drift.resource,
+            visible(&drift.field),
+            case.host.name,
+            visible(&drift.actual),
+            case.age()
+        ));
+    }
     if let Some(anew) = anew {
         ui.warn(&anew);
     }
-    ui.confirm(&format!("Write this into {} and push it?", source.name))?;
-    require_unmoved(&client, &case).await?;
-    let old = source.text.clone();
+    ui.confirm(&format!("Write this into {} and push it?", source.name))
+}
+
+/// Writes the file and pushes it.
+async fn push(
+    client: &Client,
+    ui: &mut Ui,
+    args: &AcceptArgs,
+    accepted: &Accepted,
+    (source, edited, after): (&Source, &str, Source),
+    scene: &Scene,
+) -> Result<u8, Failure> {
+    let topology = source.file.topology.clone();
     // First the file: a push that this machine does not have in its file would be undone by the next one.
     files::replace(&args.file, source.text.as_bytes(), edited.as_bytes())?;
-    let message = if args.message.is_empty() { format!("accept drift {}: {}", args.id, over.words()) } else { args.message.clone() };
+    let message = if args.message.is_empty() { accepted.words() } else { args.message.clone() };
     let aim = Aim {
         verb: Verb::Push,
-        topology: identity.topology.clone(),
+        topology: topology.clone(),
         source: Some(after),
         accept_older_hub: false,
         no_rollout: false,
         wait: args.wait.limit(),
-        accepts: vec![Shown { id: args.id, actual: drift.actual.clone() }],
+        accepts: accepted.cases.iter().map(|c| Shown { id: c.facts.id, actual: c.facts.drift.actual.clone() }).collect(),
     };
     let base = Base::Generation(scene.previous.generation);
-    let order = Order { base, at_once: at_once(&case, &scene), force: true, ..Order::plain(aim, message) };
-    let pushed = deploy::run(&client, ui, order).await;
+    let at_once = accepted.cases.first().map_or(AtOnce::Nobody, |case| at_once(case, scene));
+    let order = Order { base, at_once, force: true, ..Order::plain(aim, message) };
+    let pushed = deploy::run(client, ui, order).await;
     if let Err(failure) = &pushed {
-        put_back(&client, ui, &identity.topology, &args, [&old, &edited], failure).await;
+        put_back(client, ui, &topology, args, [&source.text, edited], failure).await;
     }
     pushed
 }
@@ -156,10 +213,9 @@ fn place(source: &Source, case: &Case, args: &AcceptArgs, over: &Override) -> Re
 }
 
 /// The file must say what the newest generation says, or that with the value: nothing else is pushed along unseen.
-fn require_newest(scene: &Scene, source: &Source, edited: &str, path: &[String], over: &Override) -> Result<(), Failure> {
+fn require_newest(scene: &Scene, source: &Source, edited: &str, accepted: &Accepted) -> Result<(), Failure> {
     let newest = scene.previous.source.as_deref().unwrap_or_default();
-    let was_written =
-        || overrides::edit(newest, path, &over.value).is_ok_and(|newest| source.means_the_same_as(&newest, &scene.previous.inputs));
+    let was_written = || accepted.written_into(newest).is_ok_and(|newest| source.means_the_same_as(&newest, &scene.previous.inputs));
     if source.means_the_same_as(newest, &scene.previous.inputs) || (source.text == edited && was_written()) {
         return Ok(());
     }
@@ -205,32 +261,44 @@ fn found(identity: &Identity, spec: &HostSpec, case: &Case) -> Vec<Drift> {
     plan_given(identity, &spec, case.observed(), given).drift.iter().map(Drift::shown).collect()
 }
 
-/// The host's report must show the difference by itself, and not only say it.
-fn require_shown(identity: &Identity, before: &HostSpec, case: &Case, drift: &Drift) -> Result<(), Failure> {
-    let found = found(identity, before, case);
-    if !found.iter().any(|d| d.resource == drift.resource && d.field == drift.field && d.actual == drift.actual) {
-        let message = format!(
-            "what host `{}` signed of {} does not show {} for {}",
-            case.host.name,
-            drift.resource,
-            visible(&drift.actual),
-            visible(&drift.field)
-        );
-        return Err(Failure::from(Fault::new(Code::DriftMoved, message)).with_remedy("edit the topology file by hand and push it"));
+/// The host's report must show the differences by itself, and not only say them; and no others of the resource.
+fn require_shown(identity: &Identity, before: &HostSpec, cases: &[Case]) -> Result<(), Failure> {
+    let Some(first) = cases.first() else { return Ok(()) };
+    let found = found(identity, before, first);
+    let mut others: BTreeSet<&str> = found.iter().filter(|d| d.resource == first.facts.drift.resource).map(|d| d.field.as_str()).collect();
+    for case in cases {
+        let drift = case.signed_lately()?;
+        if !found.iter().any(|d| d.resource == drift.resource && d.field == drift.field && d.actual == drift.actual) {
+            let message = format!(
+                "what host `{}` signed of {} does not show {} for {}",
+                case.host.name,
+                drift.resource,
+                visible(&drift.actual),
+                visible(&drift.field)
+            );
+            return Err(Failure::from(Fault::new(Code::DriftMoved, message)).with_remedy("edit the topology file by hand and push it"));
+        }
+        others.remove(drift.field.as_str());
     }
-    let others: Vec<String> =
-        found.iter().filter(|d| d.resource == drift.resource && d.field != drift.field).map(|d| d.field.clone()).collect();
     if others.is_empty() {
         return Ok(());
     }
-    let message = format!("{} differs in {}, too, and a push for it would set that back", drift.resource, others.join(", "));
+    let others: Vec<&str> = others.into_iter().collect();
+    let message = format!("{} differs in {}, too, and a push would set that back", first.facts.drift.resource, others.join(", "));
     Err(Failure::from(Fault::new(Code::PreconditionFailed, message))
-        .with_remedy("revert these first, or write them into the file by hand and push it"))
+        .with_remedy("accept these together (`moorctl drift accept ID ID …`), or revert those that are not to stay"))
 }
 
-/// With the new file the host has what it shall have in that field, and nothing else becomes another one by it. Gives what is made anew
+/// With the new file the host has what it shall have in these fields, and nothing else becomes another one by it. Gives what is made anew
 /// for it all the same.
-fn require_agreed(identity: &Identity, after: &Source, scene: &Scene, before: &HostSpec, case: &Case) -> Result<Option<String>, Failure> {
+fn require_agreed(
+    identity: &Identity,
+    after: &Source,
+    scene: &Scene,
+    before: &HostSpec,
+    accepted: &Accepted,
+) -> Result<Option<String>, Failure> {
+    let Some(case) = accepted.cases.first() else { return Ok(None) };
     let drift = &case.facts.drift;
     let by_hand = |message: String| {
         Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy("edit the topology file by hand and push it")
@@ -238,7 +306,8 @@ fn require_agreed(identity: &Identity, after: &Source, scene: &Scene, before: &H
     let wanted = after.slice(&scene.hosts)?;
     let spec = wanted.hosts.get(&case.host.host_id);
     let spec = spec.ok_or_else(|| by_hand(format!("the edited file says nothing for host `{}`", case.host.name)))?;
-    if found(identity, spec, case).iter().any(|d| d.resource == drift.resource && d.field == drift.field) {
+    let still = found(identity, spec, case);
+    if let Some(drift) = accepted.drifts().find(|drift| still.iter().any(|d| d.resource == drift.resource && d.field == drift.field)) {
         return Err(by_hand(format!(
             "the edited file still does not say {} for {} of {}",
             visible(&drift.actual),

@@ -74,8 +74,9 @@ pub enum DriftVerb {
 /// Arguments of `drift accept`.
 #[derive(Debug, Args)]
 pub struct AcceptArgs {
-    /// Its number
-    pub id: u64,
+    /// Their numbers: drifts of one resource
+    #[arg(required = true)]
+    pub ids: Vec<u64>,
     /// The topology file, which must say what the newest generation says; it is edited, comments stay
     #[arg(short, long, value_name = "FILE")]
     pub file: PathBuf,
@@ -131,6 +132,24 @@ impl Case {
         let report = client.report_anew(&host).await?;
         let report = report.ok_or_else(|| Fault::new(Code::NotFound, format!("host `{}` has sent no report", host.name)))?;
         Ok(Self { facts, host, report })
+    }
+
+    /// The drifts `ids`, all of one resource, to `verb` them together.
+    async fn of_one_resource(client: &Client, ids: &[u64], verb: &str) -> Result<Vec<Self>, Failure> {
+        let mut cases: Vec<Self> = Vec::with_capacity(ids.len());
+        for id in ids {
+            let facts = client.drift(*id).await?;
+            let is_elsewhere = |first: &Self| facts.host_id != first.facts.host_id || facts.drift.resource != first.facts.drift.resource;
+            if let Some(first) = cases.first().filter(|first| is_elsewhere(first)) {
+                let message = format!("drift {id} is of another resource than drift {}", first.facts.id);
+                return Err(Failure::usage(message, format!("{verb} the drifts of one resource at a time")));
+            }
+            if cases.iter().any(|case| case.facts.id == *id) {
+                return Err(Failure::usage(format!("drift {id} is named twice"), "name each once"));
+            }
+            cases.push(Self::of(client, facts).await?);
+        }
+        Ok(cases)
     }
 
     /// What the host signed about the very field, if that is not old: a hub could show again what was so once.

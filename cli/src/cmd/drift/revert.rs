@@ -84,16 +84,8 @@ pub fn effect(identity: &Identity, spec: &HostSpec, observed: &Observed, drifts:
 pub async fn run(ids: &[u64], reason: &str, wait: &OpWait, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let client = env.client(ui).await?;
     client.require_signable()?;
-    let mut cases = Vec::with_capacity(ids.len());
-    for id in ids {
-        cases.push(Case::of(&client, client.drift(*id).await?).await?);
-    }
-    let Some((first, others)) = cases.split_first() else { return Err(Failure::usage("no drift is named", "name at least one")) };
-    let is_elsewhere = |c: &&Case| c.facts.host_id != first.facts.host_id || c.facts.drift.resource != first.facts.drift.resource;
-    if let Some(other) = others.iter().find(is_elsewhere) {
-        let message = format!("drift {} is of another resource than drift {}", other.facts.id, first.facts.id);
-        return Err(Failure::usage(message, "revert the drifts of one resource at a time"));
-    }
+    let cases = Case::of_one_resource(&client, ids, "revert").await?;
+    let Some(first) = cases.first() else { return Err(Failure::usage("no drift is named", "name at least one")) };
     let drifts = cases.iter().map(Case::signed).collect::<Result<Vec<_>, _>>()?;
     let identity = first.identity(&client)?;
     let current = client.current(&identity.topology, true).await?;
