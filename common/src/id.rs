@@ -142,10 +142,11 @@ string_id!(
     |t| {
         t == "host"
             || t.len() <= 300
-            && matches!(
-                t.split_once('/').and_then(|(d, rest)| rest.split_once('/').map(|(k, n)| (d, k, n))),
-                Some(("docker", "network" | "volume" | "container" | "image", n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_graphic())
-            )
+            && match t.split_once('/').and_then(|(d, rest)| rest.split_once('/').map(|(k, n)| (d, k, n))) {
+                Some(("docker", "container", n)) => is_engine_name(n),
+                Some(("docker", "network" | "volume" | "image", n)) => !n.is_empty() && n.bytes().all(|b| b.is_ascii_graphic()),
+                _ => false,
+            }
             || t.strip_prefix("pve/guest/").is_some_and(|n| !n.is_empty() && n.len() <= 9 && n.bytes().all(|b| b.is_ascii_digit()))
     }
 );
@@ -163,6 +164,13 @@ string_id!(
     IdempotencyKey, "idempotency key", "1 to 128 of A-Z, a-z, 0-9 and . _ : / -",
     |t| !t.is_empty() && t.len() <= 128 && t.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'/' | b'-'))
 );
+
+/// Whether an engine takes `text` as a container's name: letters, digits, `_`, `.` and `-`, beginning with a letter or digit. Such a
+/// name is also safe in a path of the engine's API.
+pub(crate) fn is_engine_name(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && text.bytes().all(is_plain)
+}
 
 impl ResourceId {
     /// The whole host: what is ordered for it runs alone.
@@ -301,6 +309,9 @@ mod tests {
         assert!(ResourceId::parse("pve/guest/101").is_ok());
         assert!(ResourceId::parse("pve/guest/1o1").is_err());
         assert!(ResourceId::parse("docker/secret/x").is_err());
+        for bad in ["", "../x", "x/export?", "x/json", "-x", "x%2f", "x y"] {
+            assert!(ResourceId::parse(format!("docker/container/{bad}")).is_err(), "{bad}");
+        }
         let image = ResourceId::parse("docker/image/registry.example:5000/a/b:1").unwrap();
         assert_eq!((image.kind(), image.name()), ("docker/image", "registry.example:5000/a/b:1"));
         assert_eq!((ResourceId::host().kind(), ResourceId::host().name()), ("host", ""));

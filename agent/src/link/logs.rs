@@ -1,8 +1,8 @@
 //! What containers and commands write, on its way to the hub: for each that was asked for a task of its own, which ends when it is not wanted any more.
 //!
 //! No authority is needed for logs, as for reports; what is not a topology's is not read. What commands say is sent of those that are
-//! signed for that. Of each no more is under way than the hub
-//! has said that it has room for, so that heartbeats and receipts never wait behind who reads slowly.
+//! signed for that. Of each no more is under way than the hub has said that it has room for, so that heartbeats and receipts never
+//! wait behind who reads slowly.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _};
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::id::OpId;
-use moorline_common::plan::lower::container_resource;
+use moorline_common::id::{IdError, OpId, ResourceId};
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Up;
 use tokio::sync::{Semaphore, mpsc};
@@ -68,12 +67,13 @@ impl Logs {
     /// What is going to be sent. The output of a command is kept for its taker from here on.
     fn open(&self, wanted: &pb::Logs) -> Result<Opening, Fault> {
         let sending = |is_output: bool| self.sending.values().filter(|s| s.is_output == is_output).count();
+        let wrong = |error: &IdError| Fault::new(Code::InvalidArgument, error.to_string());
         let busy = |what: String| Err(Fault::new(Code::Busy, format!("{what} being read already on this host; try again later")));
         if !wanted.op_id.is_empty() {
             if sending(true) >= OUTPUTS_MAX {
                 return busy(format!("the output of {OUTPUTS_MAX} commands is"));
             }
-            let op_id = OpId::parse(cut(&wanted.op_id)).map_err(|e| Fault::new(Code::InvalidArgument, e.to_string()))?;
+            let op_id = OpId::parse(cut(&wanted.op_id)).map_err(|e| wrong(&e))?;
             let taken = self.outputs.take(op_id)?;
             return Ok(std::future::ready(Ok(taken)).boxed());
         }
@@ -82,12 +82,9 @@ impl Logs {
         }
         let denied = || Fault::new(Code::PolicyDenied, "this host's policy file says `logs = false`: they are read on the host itself");
         let source = self.source.clone().ok_or_else(denied)?;
-        let wish = LogWish {
-            container: container_resource(&wanted.container),
-            follow: wanted.follow,
-            tail: wanted.tail,
-            since_s: wanted.since_unix_s,
-        };
+        // Nothing of a hub's question may reach the engine's API but a name.
+        let container = ResourceId::parse(format!("docker/container/{}", wanted.container)).map_err(|e| wrong(&e))?;
+        let wish = LogWish { container, follow: wanted.follow, tail: wanted.tail, since_s: wanted.since_unix_s };
         Ok(async move { source.open(wish).await }.boxed())
     }
 
@@ -192,6 +189,10 @@ mod tests {
         }
     }
 
+    fn wanted() -> pb::Logs {
+        pb::Logs { container: "edge-site-1".to_owned(), window: 1, ..pb::Logs::default() }
+    }
+
     fn chunk(message: pb::AgentMessage) -> pb::LogChunk {
         match message.kind {
             Some(Up::LogChunk(chunk)) => chunk,
@@ -203,7 +204,7 @@ mod tests {
     async fn no_more_of_a_log_is_under_way_than_the_hub_has_room_for() {
         let (outbound, mut sent) = mpsc::channel(64);
         let mut logs = Logs::new(Some(Arc::new(Endless)), Outputs::default(), outbound.clone());
-        logs.begin(7, &pb::Logs { window: 2, ..pb::Logs::default() });
+        logs.begin(7, &pb::Logs { window: 2, ..wanted() });
         for _ in 0..2 {
             assert_eq!(chunk(sent.recv().await.unwrap()).data.len(), LOG_PART_MAX);
         }
@@ -224,7 +225,7 @@ mod tests {
         let mut logs = Logs::new(Some(Arc::new(Endless)), Outputs::default(), outbound);
         let max = u64::try_from(LOGS_MAX).unwrap();
         for request_id in 0..=max {
-            logs.begin(request_id, &pb::Logs { window: 1, ..pb::Logs::default() });
+            logs.begin(request_id, &wanted());
         }
         let refused = chunk(sent.recv().await.unwrap());
         assert_eq!((refused.request_id, refused.last, refused.fault.unwrap().code.as_str()), (max, true, "busy"));
@@ -233,9 +234,19 @@ mod tests {
     #[tokio::test]
     async fn a_host_whose_policy_says_so_sends_none() {
         let (outbound, mut sent) = mpsc::channel(64);
-        Logs::new(None, Outputs::default(), outbound).begin(7, &pb::Logs { window: 1, ..pb::Logs::default() });
+        Logs::new(None, Outputs::default(), outbound).begin(7, &wanted());
         let refused = chunk(sent.recv().await.unwrap());
         assert_eq!((refused.last, refused.fault.unwrap().code.as_str()), (true, "policy_denied"));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_no_name_does_not_reach_the_engine() {
+        for name in ["x/export?", "../images/x", "x%2f..", "", "x y"] {
+            let (outbound, mut sent) = mpsc::channel(64);
+            Logs::new(Some(Arc::new(Endless)), Outputs::default(), outbound).begin(7, &pb::Logs { container: name.to_owned(), ..wanted() });
+            let refused = chunk(sent.recv().await.unwrap());
+            assert_eq!((refused.last, refused.fault.unwrap().code.as_str()), (true, "invalid_argument"), "{name}");
+        }
     }
 
     #[test]

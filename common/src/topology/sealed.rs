@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::limits::NAME_MAX;
 use super::{DockerSpec, HostSpec, ServiceSpec};
-use crate::id::{TopologyId, sha256_hex};
+use crate::id::{TopologyId, is_engine_name, sha256_hex};
 
 /// Hex digits of a digest.
 const DIGEST_LEN: usize = 64;
@@ -263,8 +263,7 @@ impl From<SealedFile> for String {
 }
 
 fn is_file_name(name: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
-    name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) && name.len() <= NAME_MAX && name.bytes().all(plain)
+    is_engine_name(name) && name.len() <= NAME_MAX
 }
 
 impl DockerSpec {

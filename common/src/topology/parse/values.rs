@@ -9,6 +9,7 @@ use super::super::limits::{ENGINE_ID, ENGINE_NAME_MAX, MEMORY_MAX, NAME_MAX, NAN
 use super::super::node::shorten;
 use super::super::vars::Why;
 use super::super::{Nanos, PortSpec, Protocol, PullPolicy, RestartPolicy};
+use crate::id::is_engine_name;
 
 /// A whole number without sign; no leading zeros, which some readers take for octal.
 pub(crate) fn decimal(text: &str) -> Option<u64> {
@@ -22,9 +23,7 @@ pub(crate) fn name(text: &str) -> Result<String, Why> {
 }
 
 fn named(text: &str, longest: usize) -> Result<String, Why> {
-    let head = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
-    let rest = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    if head && rest && text.len() <= longest {
+    if is_engine_name(text) && text.len() <= longest {
         return Ok(text.to_owned());
     }
     Err(Why::new(format!(
