@@ -276,8 +276,9 @@ impl Intake {
         let (desired, verdict) = blocking(move || {
             let (statement, Parts { ledger, vault, .. }) = (slice.statement(), &parts);
             // One that was given up is never tried again: its fallback is in force.
-            let back = trial::given_up(ledger.trial()?, statement);
-            let (mut desired, sealed) = match &back {
+            let trial = ledger.trial()?;
+            let back = trial::given_up(trial.as_ref(), statement);
+            let (mut desired, sealed) = match back {
                 Some(row) => trial::base(&parts, &trust, &slice, row)?,
                 None => (desired_of(&slice, spec), statement.sealed.clone()),
             };
@@ -285,7 +286,7 @@ impl Intake {
             let (current, pinned) = (ledger.current()?, ledger.pinned()?);
             let boot = Clock.boot();
             let time = time_at(ledger, &boot)?;
-            let in_force = floor.as_ref().and_then(|floor| in_force(floor, ledger.trial().ok().flatten().as_ref()));
+            let in_force = floor.as_ref().and_then(|floor| in_force(floor, trial.as_ref()));
             let context = SliceContext {
                 floor: floor.as_ref(),
                 in_force: in_force.as_ref(),

@@ -87,7 +87,7 @@ impl Intake {
 }
 
 /// The row of `slice`, if that was given up.
-pub(super) fn given_up(row: Option<TrialRow>, slice: &SliceStatement) -> Option<TrialRow> {
+pub(super) fn given_up<'r>(row: Option<&'r TrialRow>, slice: &SliceStatement) -> Option<&'r TrialRow> {
     row.filter(|row| row.is_used() && row.is_of(&slice.topology, slice.generation))
 }
 
