@@ -1,29 +1,19 @@
 //! Journals on their way from hosts to operators. The hub only passes them on: who asked checks them.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::HostId;
 use tokio::sync::mpsc;
 
+use super::readings::{Place, Readings};
 use crate::limits;
 
 /// Journals under way. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Journals(Arc<Mutex<Inner>>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    next: u64,
-    readings: BTreeMap<u64, Reader>,
-}
+pub struct Journals(Readings<Reader>);
 
 /// What is known of one journal under way.
 #[derive(Debug, Clone)]
 struct Reader {
-    host: HostId,
-    session: u64,
     parts: mpsc::Sender<Part>,
     bytes: u64,
 }
@@ -39,45 +29,37 @@ enum Part {
 /// One journal under way, until it is dropped.
 #[derive(Debug)]
 pub struct Reading {
-    journals: Journals,
-    /// What the host's answer is to name.
-    pub request_id: u64,
+    place: Place<Reader>,
     parts: mpsc::Receiver<Part>,
 }
 
 impl Journals {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Begins to read a host's journal from its session.
     ///
     /// # Errors
     /// [`Code::Busy`] when that host's is under way already, or too many are.
     pub fn begin(&self, host: &HostId, session: u64) -> Result<Reading, Fault> {
-        let mut inner = self.lock();
-        if inner.readings.len() >= limits::JOURNALS_MAX {
-            return Err(Fault::new(Code::Busy, format!("{} journals are being read already; try again later", inner.readings.len())));
-        }
-        if inner.readings.values().any(|r| r.host == *host) {
-            return Err(Fault::new(Code::Busy, "this host's journal is being read already; try again later"));
-        }
-        inner.next += 1;
-        let request_id = inner.next;
         let (tx, parts) = mpsc::channel(limits::JOURNAL_QUEUE);
-        inner.readings.insert(request_id, Reader { host: host.clone(), session, parts: tx, bytes: 0 });
-        Ok(Reading { journals: self.clone(), request_id, parts })
+        let place = self.0.begin(host, session, Reader { parts: tx, bytes: 0 }, |under_way| {
+            if under_way.len() >= limits::JOURNALS_MAX {
+                return Err(Fault::new(Code::Busy, format!("{} journals are being read already; try again later", under_way.len())));
+            }
+            if under_way.values().any(|r| r.host == *host) {
+                return Err(Fault::new(Code::Busy, "this host's journal is being read already; try again later"));
+            }
+            Ok(())
+        })?;
+        Ok(Reading { place, parts })
     }
 
     /// Passes on what a host's session answered. What nobody asked this session for is dropped.
     pub async fn answer(&self, host: &HostId, session: u64, request_id: u64, lines: Vec<u8>, last: bool, fault: Option<Fault>) {
-        let reader = {
-            let mut inner = self.lock();
-            let found = inner.readings.get_mut(&request_id).filter(|r| r.host == *host && r.session == session);
-            let Some(reader) = found else { return };
-            reader.bytes = reader.bytes.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX));
+        let bytes = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        let found = self.0.with(host, session, request_id, |reader| {
+            reader.bytes = reader.bytes.saturating_add(bytes);
             reader.clone()
-        };
+        });
+        let Some(reader) = found else { return };
         let fault = if lines.len() > limits::JOURNAL_PART_MAX || reader.bytes > limits::JOURNAL_BYTES_MAX {
             Some(Fault::new(Code::TooLarge, "the host sent more of its journal than the hub passes on"))
         } else {
@@ -98,21 +80,24 @@ impl Journals {
         }
         // The session must not wait for ever for who reads too slowly.
         if is_over || is_stalled {
-            self.end(request_id);
+            self.0.end(request_id);
         }
-    }
-
-    fn end(&self, request_id: u64) {
-        self.lock().readings.remove(&request_id);
     }
 
     /// Ends what a session that is gone cannot send any more.
     pub fn session_ended(&self, host: &HostId, session: u64) {
-        self.lock().readings.retain(|_, r| r.host != *host || r.session != session);
+        // That nothing comes any more is what it is told.
+        self.0.session_ended(host, session, |_| {});
     }
 }
 
 impl Reading {
+    /// What the host's answer is to name.
+    #[must_use]
+    pub const fn request_id(&self) -> u64 {
+        self.place.request_id
+    }
+
     /// The next lines; `None` at the end.
     ///
     /// # Errors
@@ -128,11 +113,5 @@ impl Reading {
             )),
             Err(_) => Err(Fault::new(Code::Waiting, "the host sends no more of its journal; try again when it is less busy")),
         }
-    }
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.journals.end(self.request_id);
     }
 }

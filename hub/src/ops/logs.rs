@@ -1,29 +1,19 @@
 //! What containers and commands write, on its way from hosts to operators. The hub only passes it on, and keeps none of it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, OpId};
 use tokio::sync::mpsc;
 
+use super::readings::{Place, Readings};
 use crate::limits;
 
 /// Logs under way. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Logs(Arc<Mutex<Inner>>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    next: u64,
-    readings: BTreeMap<u64, Reader>,
-}
+pub struct Logs(Readings<Reader>);
 
 /// Who reads one log.
 #[derive(Debug, Clone)]
 struct Reader {
-    host: HostId,
-    session: u64,
     is_output: bool,
     parts: mpsc::Sender<Result<Chunk, Fault>>,
 }
@@ -58,47 +48,38 @@ pub struct Chunk {
 /// One log under way, until it is dropped.
 #[derive(Debug)]
 pub struct Log {
-    logs: Logs,
-    /// What the host's answer is to name.
-    pub request_id: u64,
+    place: Place<Reader>,
     parts: mpsc::Receiver<Result<Chunk, Fault>>,
 }
 
 impl Logs {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Begins to read a log from a host's session.
     ///
     /// # Errors
     /// [`Code::Busy`] when too many are under way, of this host or of all.
     pub fn begin(&self, host: &HostId, session: u64, is_output: bool) -> Result<Log, Fault> {
-        let mut inner = self.lock();
-        let of_host = inner.readings.values().filter(|r| r.host == *host && r.is_output == is_output).count();
-        let busy = |what: String| Err(Fault::new(Code::Busy, format!("{what}; try again later")));
-        if inner.readings.len() >= limits::LOGS_MAX {
-            return busy(format!("{} logs are being read already through this hub", limits::LOGS_MAX));
-        }
-        if !is_output && of_host >= limits::LOGS_OF_HOST_MAX {
-            return busy(format!("{of_host} logs of this host are being read already"));
-        }
-        if is_output && of_host >= limits::OUTPUTS_OF_HOST_MAX {
-            return busy(format!("the output of {of_host} commands on this host is being read already"));
-        }
-        inner.next += 1;
-        let request_id = inner.next;
         let (tx, parts) = mpsc::channel(limits::LOG_WINDOW + 1);
-        inner.readings.insert(request_id, Reader { host: host.clone(), session, is_output, parts: tx });
-        Ok(Log { logs: self.clone(), request_id, parts })
+        let place = self.0.begin(host, session, Reader { is_output, parts: tx }, |under_way| {
+            let of_host = under_way.values().filter(|r| r.host == *host && r.reader.is_output == is_output).count();
+            let busy = |what: String| Err(Fault::new(Code::Busy, format!("{what}; try again later")));
+            if under_way.len() >= limits::LOGS_MAX {
+                return busy(format!("{} logs are being read already through this hub", limits::LOGS_MAX));
+            }
+            if !is_output && of_host >= limits::LOGS_OF_HOST_MAX {
+                return busy(format!("{of_host} logs of this host are being read already"));
+            }
+            if is_output && of_host >= limits::OUTPUTS_OF_HOST_MAX {
+                return busy(format!("the output of {of_host} commands on this host is being read already"));
+            }
+            Ok(())
+        })?;
+        Ok(Log { place, parts })
     }
 
     /// Passes on what a host's session sent. What nobody asked this session for is dropped; one that sends more than it was told
     /// that there is room for is listened to no longer, as a session never waits for who reads.
     pub fn answer(&self, host: &HostId, session: u64, request_id: u64, part: Result<Option<Chunk>, Fault>) {
-        let mut inner = self.lock();
-        let found = inner.readings.get(&request_id).filter(|r| r.host == *host && r.session == session);
-        let Some(reader) = found.cloned() else { return };
+        let Some(reader) = self.0.with(host, session, request_id, |reader| reader.clone()) else { return };
         let too_much = || Fault::new(Code::TooLarge, "the host sent more of its log at once than it was asked for");
         let end = match part {
             // The last place is for how it ends.
@@ -110,42 +91,33 @@ impl Logs {
             Ok(None) => None,
             Err(fault) => Some(fault),
         };
-        inner.readings.remove(&request_id);
+        self.0.end(request_id);
         if let Some(fault) = end {
             let _ = reader.parts.try_send(Err(fault));
         }
     }
 
-    fn end(&self, request_id: u64) {
-        self.lock().readings.remove(&request_id);
-    }
-
     /// Ends what a session that is gone cannot send any more.
     pub fn session_ended(&self, host: &HostId, session: u64) {
-        let gone = || Fault::new(Code::Waiting, "the host's session ended");
-        self.lock().readings.retain(|_, reader| {
-            let stays = reader.host != *host || reader.session != session;
-            if !stays {
-                let _ = reader.parts.try_send(Err(gone()));
-            }
-            stays
+        self.0.session_ended(host, session, |reader| {
+            let _ = reader.parts.try_send(Err(Fault::new(Code::Waiting, "the host's session ended")));
         });
     }
 }
 
 impl Log {
+    /// What the host's answer is to name.
+    #[must_use]
+    pub const fn request_id(&self) -> u64 {
+        self.place.request_id
+    }
+
     /// The next part; `None` at the end.
     ///
     /// # Errors
     /// What the host says.
     pub async fn next(&mut self) -> Result<Option<Chunk>, Fault> {
         self.parts.recv().await.transpose()
-    }
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        self.logs.end(self.request_id);
     }
 }
 
@@ -165,9 +137,9 @@ mod tests {
     async fn only_the_session_that_was_asked_answers_and_its_end_is_told() {
         let logs = Logs::default();
         let mut log = logs.begin(&host(1), 7, false).unwrap();
-        logs.answer(&host(2), 7, log.request_id, chunk("other host"));
-        logs.answer(&host(1), 8, log.request_id, chunk("other session"));
-        logs.answer(&host(1), 7, log.request_id, chunk("a"));
+        logs.answer(&host(2), 7, log.request_id(), chunk("other host"));
+        logs.answer(&host(1), 8, log.request_id(), chunk("other session"));
+        logs.answer(&host(1), 7, log.request_id(), chunk("a"));
         assert_eq!(log.next().await.unwrap().unwrap().data, b"a");
         logs.session_ended(&host(1), 7);
         assert_eq!(log.next().await.unwrap_err().code, Code::Waiting);
@@ -179,7 +151,7 @@ mod tests {
         let logs = Logs::default();
         let mut log = logs.begin(&host(1), 7, false).unwrap();
         for n in 0..limits::LOG_WINDOW + 5 {
-            logs.answer(&host(1), 7, log.request_id, chunk(&n.to_string()));
+            logs.answer(&host(1), 7, log.request_id(), chunk(&n.to_string()));
         }
         for n in 0..limits::LOG_WINDOW {
             assert_eq!(log.next().await.unwrap().unwrap().data, n.to_string().into_bytes());

@@ -14,6 +14,7 @@ use crate::store::{DueOp, Result};
 
 mod journal;
 mod logs;
+mod readings;
 mod watch;
 
 pub use journal::{Journals, Reading};

@@ -195,7 +195,7 @@ pub(super) async fn journal(hub: &Hub, actor: &Actor, wanted: pb::GetJournalRequ
     };
     let way = hub.fleet.way(&host).ok_or_else(|| fault_status(absent()))?;
     let reading = hub.ops.journals.begin(&host, way.session).map_err(fault_status)?;
-    let query = Outgoing::QueryJournal { request_id: reading.request_id, from_seq: wanted.from_seq };
+    let query = Outgoing::QueryJournal { request_id: reading.request_id(), from_seq: wanted.from_seq };
     if !hub.fleet.send(&host, way.session, query) {
         return Err(fault_status(Fault::new(Code::Busy, format!("much waits to be sent to host `{name}`; try again"))));
     }
@@ -220,7 +220,7 @@ pub(super) async fn logs(hub: &Hub, actor: &Actor, request: pb::GetLogsRequest, 
     let way = hub.fleet.way(&host).ok_or_else(|| fault_status(absent()))?;
     let is_output = matches!(wanted, Wanted::Output(_));
     let log = hub.ops.logs.begin(&host, way.session, is_output).map_err(fault_status)?;
-    let query = Outgoing::QueryLogs { request_id: log.request_id, wanted: wanted.clone() };
+    let query = Outgoing::QueryLogs { request_id: log.request_id(), wanted: wanted.clone() };
     if !hub.fleet.send(&host, way.session, query) {
         return Err(fault_status(Fault::new(Code::Busy, format!("much waits to be sent to host `{name}`; try again"))));
     }
@@ -234,7 +234,7 @@ pub(super) async fn logs(hub: &Hub, actor: &Actor, request: pb::GetLogsRequest, 
         let mut log = log;
         pass_log_on(&hub, &mut log, &way, not_after_s, &tx).await;
         // Before its place is given to another: until then the host keeps one for it, and a command may wait for its reader.
-        let end = way.tx.send(Outgoing::EndLogs { request_id: log.request_id });
+        let end = way.tx.send(Outgoing::EndLogs { request_id: log.request_id() });
         let _ = way.cut.run_until_cancelled(end).await;
     });
     Ok(Box::pin(ReceiverStream::new(rx)))
@@ -253,7 +253,7 @@ fn wanted(request: pb::GetLogsRequest) -> Result<Wanted, Status> {
 async fn pass_log_on(hub: &Hub, log: &mut Log, way: &Way, not_after_s: u64, tx: &mpsc::Sender<Result<pb::GetLogsResponse, Status>>) {
     loop {
         let left = Duration::from_secs(not_after_s.saturating_sub(hub.clock.unix_s().0));
-        let request_id = log.request_id;
+        let request_id = log.request_id();
         let next = async {
             let Some(chunk) = log.next().await.map_err(fault_status)? else { return Ok(false) };
             let part = Ok(pb::GetLogsResponse { data: chunk.data, stderr: chunk.is_stderr });
