@@ -1,7 +1,5 @@
 //! When a host may be given other content: what stands under `policy.maintenance` in a topology file. Pure.
 
-use std::fmt;
-
 use jiff::civil::{Time, Weekday};
 use jiff::tz::TimeZoneDatabase;
 use jiff::{SignedDuration, Span, Timestamp, Zoned};
@@ -114,20 +112,6 @@ impl Window {
     }
 }
 
-impl fmt::Display for Window {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let days: Vec<&str> = self.days.iter().map(|day| day.as_str()).collect();
-        let on = if days.is_empty() { "every day".to_owned() } else { days.join(", ") };
-        let (hours, minutes) = (self.duration_s / 3600, self.duration_s % 3600 / 60);
-        let lasts = match (hours, minutes) {
-            (0, minutes) => format!("{minutes}m"),
-            (hours, 0) => format!("{hours}h"),
-            (hours, minutes) => format!("{hours}h{minutes}m"),
-        };
-        write!(f, "{on} {} for {lasts} ({})", self.start, self.timezone)
-    }
-}
-
 /// Checks what windows must be, wherever they come from.
 ///
 /// # Errors
@@ -158,9 +142,8 @@ pub fn moment(at: UnixSeconds) -> String {
 /// # Errors
 /// As [`require_sound`].
 pub fn opens_at(windows: &[Window], now: UnixSeconds) -> Result<Option<UnixSeconds>, Fault> {
-    let beyond = |_| Fault::new(Code::BadContent, "the time is beyond what clocks can show");
-    let now = i64::try_from(now.0).map_err(|_| Fault::new(Code::BadContent, "the time is beyond what clocks can show"))?;
-    let now = Timestamp::from_second(now).map_err(beyond)?;
+    let now = i64::try_from(now.0).ok().and_then(|s| Timestamp::from_second(s).ok());
+    let now = now.ok_or_else(|| Fault::new(Code::BadContent, "the time is beyond what clocks can show"))?;
     let mut next: Option<Timestamp> = None;
     for window in windows {
         for start in window.starts(now)? {

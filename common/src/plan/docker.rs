@@ -506,7 +506,7 @@ mod tests {
         let begun = replan(&engine_with(ContainerState::Exited), &shared(1));
         assert_eq!(verbs(&begun), [format!("start {proxy}"), "replace docker/container/edge-app-1".to_owned()]);
         let mut careful = shared(1);
-        careful.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
+        careful.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, ..crate::topology::Policy::default() });
         let mut engine = settled(&careful);
         engine.containers.get_mut("edge-app-1").unwrap().config.as_mut().unwrap().options.network_mode = Some("container:0123".to_owned());
         assert_eq!(verbs(&replan(&engine, &careful)), ["replace docker/container/edge-app-1"]);
@@ -573,7 +573,7 @@ mod tests {
     fn inbox_changes_nothing_and_tells() {
         let mut engine = settled(&full());
         let mut inbox = full();
-        inbox.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
+        inbox.policy = Some(crate::topology::Policy { drift: DriftPolicy::Inbox, ..crate::topology::Policy::default() });
         engine.containers.get_mut("edge-site-1").unwrap().config.as_mut().unwrap().restart = None;
         let plan = replan(&engine, &inbox);
         assert!(plan.steps.is_empty());

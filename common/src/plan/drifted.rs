@@ -13,7 +13,7 @@ use crate::observe::{ContainerState, Observed};
 use crate::topology::{DriftPolicy, HostSpec, Policy};
 
 fn inbox(mut desired: HostSpec) -> HostSpec {
-    desired.policy = Some(Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
+    desired.policy = Some(Policy { drift: DriftPolicy::Inbox, ..Policy::default() });
     desired
 }
 

@@ -186,8 +186,7 @@ mod tests {
         assert_eq!(verbs(&healed), ["update docker/container/edge-site-1"]);
         assert_eq!(healed.steps[0].action.effect(), Effect::InPlace);
         let mut inbox = wanted;
-        inbox.policy =
-            Some(crate::topology::Policy { drift: crate::topology::DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
+        inbox.policy = Some(crate::topology::Policy { drift: crate::topology::DriftPolicy::Inbox, ..crate::topology::Policy::default() });
         let left = plan(&identity(), &inbox, &engine.observed());
         assert!(left.steps.is_empty() && left.drift.len() == 2, "{left:?}");
         // What the operator changes is changed, whatever the policy.

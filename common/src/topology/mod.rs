@@ -173,7 +173,7 @@ impl HostSpec {
 }
 
 /// What to do when a live value differs from the slice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// `heal` mends reversible differences at once; `inbox` waits for an operator.

@@ -245,7 +245,7 @@ fn require_only(after: &Source, scene: &Scene, case: &Case, in_profile: bool, ui
 /// The same content, of which nothing is mended: what differs is told, all of it.
 fn left(spec: &HostSpec) -> HostSpec {
     let mut spec = spec.clone();
-    spec.policy = Some(Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() });
+    spec.policy = Some(Policy { drift: DriftPolicy::Inbox, ..Policy::default() });
     if let Some(docker) = &mut spec.docker {
         docker.services.values_mut().for_each(|service| service.drift = None);
         docker.networks.values_mut().for_each(|network| network.drift = None);

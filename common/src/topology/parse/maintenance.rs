@@ -9,8 +9,6 @@ use crate::topology::vars::Why;
 use super::service;
 use super::walk::Walker;
 
-const NANOS: u64 = 1_000_000_000;
-
 /// The windows.
 pub(super) fn windows(w: &mut Walker<'_>, node: &Node) -> Option<Vec<Window>> {
     let mut windows = Vec::new();
@@ -36,9 +34,9 @@ fn window(w: &mut Walker<'_>, node: &Node) -> Option<Window> {
     let days = Day::ALL.into_iter().filter(|day| named.iter().any(|(name, _)| name == day.as_str())).collect();
     let text = |w: &mut Walker<'_>, node: &Node| w.checked(node, |text| Ok(text.to_owned()));
     let start = w.get(&fields, "start", text);
-    let span = w.get(&fields, "duration", service::span);
+    let duration = w.get(&fields, "duration", service::seconds);
     let timezone = w.get(&fields, "timezone", text).unwrap_or_else(|| "UTC".to_owned());
-    let window = Window { days, start: start?, duration_s: span?.0 / NANOS, timezone };
+    let window = Window { days, start: start?, duration_s: duration?, timezone };
     // One fault at a time, where it is.
     let sound = |window: &Window| require_sound(std::slice::from_ref(window));
     let plain = Window { days: Vec::new(), start: "00:00".to_owned(), duration_s: 60, timezone: "UTC".to_owned() };
@@ -81,6 +79,7 @@ mod tests {
             ("[{ days: [someday], start: \"02:00\", duration: 1h }]", "mon, tue"),
             ("[{ start: late, duration: 1h }]", "02:00"),
             ("[{ start: \"02:00\", duration: 30s }]", "1 minute"),
+            ("[{ start: \"02:00\", duration: 1h500ms }]", "whole seconds"),
             ("[{ start: \"02:00\", duration: 1h, timezone: Mars/Base }]", "Europe/Berlin"),
             ("[{ duration: 1h }]", "start"),
             ("nightly", "a list of maintenance windows"),

@@ -1,12 +1,11 @@
 //! `rollout`: how a push spreads. No variables and nothing per host, as the hub reads it as it is.
 
-use super::super::Position;
 use super::super::keys;
 use super::super::node::Node;
 use super::super::vars::Why;
 use super::service;
-use super::walk::{Fields, Walker};
-use crate::rollout::{OnFailure, Plan, SPAN_MAX_S, Share};
+use super::walk::Walker;
+use crate::rollout::{OnFailure, Plan, Share};
 
 /// Reads the whole section; what is left out has its default.
 pub(super) fn rollout(w: &mut Walker<'_>, node: &Node) -> Option<Plan> {
@@ -16,10 +15,10 @@ pub(super) fn rollout(w: &mut Walker<'_>, node: &Node) -> Option<Plan> {
     let plan = Plan {
         canary: w.get(&fields, "canary", share).unwrap_or(canary),
         max_parallel: w.get(&fields, "max_parallel", share).unwrap_or(max_parallel),
-        healthy_for_s: seconds(w, &fields, "healthy_for").unwrap_or(healthy_for_s),
+        healthy_for_s: w.get(&fields, "healthy_for", service::seconds).unwrap_or(healthy_for_s),
         on_failure: w.get(&fields, "on_failure", on_failure_word).unwrap_or(on_failure),
         failure_budget: w.get(&fields, "failure_budget", share).unwrap_or(failure_budget),
-        deadline_s: seconds(w, &fields, "deadline").unwrap_or(deadline_s),
+        deadline_s: w.get(&fields, "deadline", service::seconds).unwrap_or(deadline_s),
     };
     if w.problems.len() == known
         && let Err(fault) = plan.require_sound()
@@ -37,23 +36,6 @@ fn share(w: &mut Walker<'_>, node: &Node) -> Option<Share> {
 
 fn on_failure_word(w: &mut Walker<'_>, node: &Node) -> Option<OnFailure> {
     w.one_of(node, &[OnFailure::Rollback, OnFailure::Pause].map(|on| (on.as_str(), on)))
-}
-
-fn seconds(w: &mut Walker<'_>, fields: &Fields<'_>, key: &str) -> Option<u64> {
-    w.get(fields, key, |w, node| {
-        let nanos = service::span(w, node)?;
-        whole(w, node.at, nanos.0)
-    })
-}
-
-fn whole(w: &mut Walker<'_>, at: Position, nanos: u64) -> Option<u64> {
-    const SECOND: u64 = 1_000_000_000;
-    let seconds = nanos / SECOND;
-    if nanos.is_multiple_of(SECOND) && seconds <= SPAN_MAX_S {
-        return Some(seconds);
-    }
-    w.report_why(at, Why::new(format!("a span here has whole seconds, and {} hours at most", SPAN_MAX_S / 3600)));
-    None
 }
 
 #[cfg(test)]

@@ -75,6 +75,17 @@ pub(super) fn span(w: &mut Walker<'_>, node: &Node) -> Option<Nanos> {
     w.understood(filled, node.at, values::duration)
 }
 
+/// A span of time in whole seconds.
+pub(super) fn seconds(w: &mut Walker<'_>, node: &Node) -> Option<u64> {
+    const SECOND: u64 = 1_000_000_000;
+    let Nanos(nanos) = span(w, node)?;
+    if !nanos.is_multiple_of(SECOND) {
+        w.report(node.at, "a span here has whole seconds".to_owned());
+        return None;
+    }
+    Some(nanos / SECOND)
+}
+
 fn restart(w: &mut Walker<'_>, node: &Node) -> Option<super::super::RestartPolicy> {
     if let Value::Scalar { text, kind: Kind::Bool } = &node.value {
         w.report_why(

@@ -125,7 +125,7 @@ hosts:
     docker: { services: { s: { image: "i:2", environment: { C: 3 } } } }
 "#;
     let spec = spec_of(text);
-    assert_eq!(spec.policy, Some(Policy { drift: DriftPolicy::Inbox, loop_breaker: None, maintenance: Vec::new() }));
+    assert_eq!(spec.policy, Some(Policy { drift: DriftPolicy::Inbox, ..Policy::default() }));
     assert_eq!(
         canonical(&spec.docker.unwrap()),
         concat!(
