@@ -200,8 +200,8 @@ impl Open {
                 away.insert(id.clone(), at);
             }
             if host.standing == Standing::Released {
-                // Its time begins when its window opens.
-                let at = if said.is_outside_maintenance { now_ms } else { since(&self.released) };
+                // Its time begins when it may have it: when its window opens, or its cordon is lifted.
+                let at = if said.is_kept_out { now_ms } else { since(&self.released) };
                 sight.released_ms = now_ms.saturating_sub(at);
                 released.insert(id.clone(), at);
             }

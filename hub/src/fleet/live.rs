@@ -96,12 +96,16 @@ impl Live {
         }
     }
 
+    /// Whether it says that it has accepted this revision.
+    pub(super) fn has_accepted(&self, topology: &TopologyId, generation: Generation) -> bool {
+        self.beat.as_ref().is_some_and(|b| b.topology.as_ref() == Some(topology) && b.generation == generation)
+    }
+
     /// Whether it has accepted its target meanwhile, for which it waited.
     fn has_waited(&self) -> bool {
         let refusal = self.refusals.get(&RefusedKind::Slice);
-        let has_accepted =
-            |t: &TargetRecord| self.beat.as_ref().is_some_and(|b| b.topology.as_ref() == Some(&t.topology) && b.generation == t.generation);
-        refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance) && self.target.as_deref().is_some_and(has_accepted)
+        let has_target = self.target.as_deref().is_some_and(|t| self.has_accepted(&t.topology, t.generation));
+        has_target && refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance)
     }
 
     pub(super) fn last_error(&self, root_version: u64) -> Option<Fault> {

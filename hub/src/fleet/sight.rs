@@ -16,8 +16,8 @@ pub struct Said {
     pub connected: bool,
     /// Whether what is pushed is kept from it.
     pub is_cordoned: bool,
-    /// Whether it waits for its maintenance window.
-    pub is_outside_maintenance: bool,
+    /// Whether it cannot have accepted the revision: it is cordoned, or waits for its maintenance window.
+    pub is_kept_out: bool,
     /// Whether it has accepted the revision.
     pub accepted: bool,
     /// Whether it has been healthy with it for long enough.
@@ -69,12 +69,12 @@ impl Live {
         let target = self.target.as_ref().filter(|t| t.topology == *topology && t.generation == generation);
         let refusal = self.refusals.get(&RefusedKind::Slice).filter(|r| target.is_some_and(|t| t.payload_sha256 == r.payload_sha256));
         let connected = self.session.as_ref().is_some_and(|s| s.beat_seen && !s.cut.is_cancelled());
-        let accepted = beat.is_some_and(|b| of_it(b.generation));
-        let waits = connected && !accepted && refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance);
+        let accepted = self.has_accepted(topology, generation);
+        let waits = connected && refusal.is_some_and(|r| r.fault.code == Code::OutsideMaintenance);
         Said {
             connected,
             is_cordoned: self.is_cordoned,
-            is_outside_maintenance: waits,
+            is_kept_out: !accepted && (self.is_cordoned || waits),
             accepted,
             healthy: beat.is_some_and(|b| of_it(b.healthy_generation)),
             well: beat.is_some_and(|b| b.last_error_code.is_empty() && !b.observe_error && b.engine == EngineState::Ready),

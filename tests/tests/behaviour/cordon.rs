@@ -5,9 +5,8 @@ use moorline_tests::image::IMAGE;
 use moorline_tests::limits::{REDIAL, SOON};
 use moorline_tests::operator::Operator;
 use moorline_tests::wait::wait_until;
-use serde_json::Value;
 
-use crate::setup::{EngineFleet, HOST, assert_says, event_kinds, moorctl, sim_containers};
+use crate::setup::{EngineFleet, HOST, assert_says, event_kinds, moorctl, restart_emptied, sim_containers};
 
 const OTHER: &str = "shop-2";
 
@@ -51,12 +50,7 @@ fn a_cordoned_host_keeps_what_it_has_and_gets_the_newest_when_that_is_lifted() {
     drop(operator);
     fleet.start_hub().unwrap();
     operator = fleet.operator().unwrap();
-    fleet.kill_agent(HOST).unwrap();
-    let world = fleet.agent_dir(HOST).join("sim/engine.json");
-    let mut live: Value = serde_json::from_slice(&std::fs::read(&world).unwrap()).unwrap();
-    live["containers"].as_object_mut().unwrap().clear();
-    std::fs::write(&world, live.to_string()).unwrap();
-    fleet.start_agent(HOST).unwrap();
+    restart_emptied(&mut fleet);
     wait_until("it is healed", REDIAL, || Ok(sim_containers(&fleet, HOST) == ["edge-one-1"])).unwrap();
 
     moorctl(&fleet, &["host", "uncordon", HOST]).ok().unwrap();

@@ -247,7 +247,7 @@ fn a_host_that_keeps_its_logs_to_itself_gives_none() {
     fleet.set_agent_config(HOST, &format!("policy = {:?}", policy.to_str().unwrap())).unwrap();
     fleet.start_agent(HOST).unwrap();
     let operator = fleet.operator().unwrap();
-    wait_until("it is back", SOON, || Ok(operator.host(HOST)?.converged)).unwrap();
+    fleet.wait_converged(&operator, HOST, "edge", 1).unwrap();
     assert_says(&fleet.moorctl(&["logs", &format!("{HOST}/site")]).unwrap(), &["policy_denied", "logs = false"]);
 }
 

@@ -8,7 +8,7 @@ use moorline_tests::wait::{holds_for, wait_until};
 use serde_json::Value;
 
 use crate::clock::{library, with_clock};
-use crate::setup::{HOST, assert_says, moorctl, sim_containers, sim_fleet};
+use crate::setup::{HOST, assert_says, moorctl, restart_emptied, sim_containers, sim_fleet};
 
 /// A time of day so many seconds from now, in UTC.
 fn time_of_day(ahead_s: u64) -> String {
@@ -47,12 +47,7 @@ fn what_is_pushed_waits_for_the_window_and_what_is_there_is_healed() {
     assert_says(&moorctl(&fleet, &["status"]), &["waiting for its window", "1→2"]);
 
     // Also through a start of the agent, which is sent the newest one.
-    fleet.kill_agent(HOST).unwrap();
-    let world = fleet.agent_dir(HOST).join("sim/engine.json");
-    let mut live: Value = serde_json::from_slice(&std::fs::read(&world).unwrap()).unwrap();
-    live["containers"].as_object_mut().unwrap().clear();
-    std::fs::write(&world, live.to_string()).unwrap();
-    fleet.start_agent(HOST).unwrap();
+    restart_emptied(&mut fleet);
     wait_until("it is healed", REDIAL, || Ok(sim_containers(&fleet, HOST) == ["edge-one-1"])).unwrap();
 
     fleet.push(&topology("three", AHEAD, ""), &["--wait", "--now"]).unwrap().ok().unwrap();
@@ -73,10 +68,14 @@ fn a_rollout_waits_for_the_windows_of_its_hosts_and_fails_none_for_that() {
     fleet.push(&topology("one", 7200, plan), &["--no-rollout", "--wait"]).unwrap().ok().unwrap();
     fleet.push(&topology("two", 7200, plan), &[]).unwrap().ok().unwrap();
     let status = || moorctl(&fleet, &["rollout", "status", "edge", "-o", "json"]).json().unwrap();
-    wait_until("its turn has come", SOON, || Ok(status()["hosts"][0]["standing"] == "released" && state(&fleet) == "outside-maintenance"))
-        .unwrap();
+    let is_released = || Ok(status()["hosts"][0]["standing"] == "released");
+    wait_until("its turn has come", SOON, || Ok(is_released()? && state(&fleet) == "outside-maintenance")).unwrap();
     // Longer than the deadline, with its grace.
-    holds_for("the host is not judged", Duration::from_secs(14), || Ok(status()["hosts"][0]["standing"] == "released")).unwrap();
+    holds_for("the host is not judged", Duration::from_secs(14), is_released).unwrap();
+    moorctl(&fleet, &["host", "cordon", HOST]).ok().unwrap();
+    assert_eq!(state(&fleet), "cordoned");
+    holds_for("nor is a cordoned one", Duration::from_secs(14), is_released).unwrap();
+    moorctl(&fleet, &["host", "uncordon", HOST]).ok().unwrap();
     // Other windows are looked at by what they say themselves.
     let pushed = fleet.push(&topology("two", 0, plan), &[]).unwrap().ok().unwrap();
     assert_says(&pushed, &["rollout"]);

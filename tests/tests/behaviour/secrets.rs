@@ -309,7 +309,8 @@ fn a_key_is_rotated_without_the_values_at_hand_and_no_container_notices() {
     b.wipe();
     b.restart_agent();
     let order = format!("{HOST}/container/{}", b.name("db"));
-    wait_until("the slice has come again", APPLY, || Ok(b.t.operator.host(HOST)?.converged)).unwrap();
+    let has_come = || b.t.operator.host(HOST).map(|host| host.connected && host.converged);
+    wait_until("the slice has come again", APPLY, has_come).unwrap();
     b.moorctl(&["op", "restart", &order]).ok().unwrap();
     assert_eq!(b.reads("db", "/etc/db.password", None).as_deref(), Some(PASSWORD));
     note_down(&mut b);

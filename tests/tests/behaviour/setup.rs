@@ -91,6 +91,15 @@ pub fn sim_containers(fleet: &Fleet, host: &str) -> Vec<String> {
     world["containers"].as_object().map(|c| c.keys().cloned().collect()).unwrap_or_default()
 }
 
+/// Kills the agent of the simulated host, takes all its containers away, and starts it again.
+pub fn restart_emptied(fleet: &mut Fleet) {
+    fleet.kill_agent(HOST).unwrap();
+    let mut world: serde_json::Value = serde_json::from_slice(&sim_world(fleet, HOST)).unwrap();
+    world["containers"].as_object_mut().unwrap().clear();
+    std::fs::write(fleet.agent_dir(HOST).join("sim/engine.json"), world.to_string()).unwrap();
+    fleet.start_agent(HOST).unwrap();
+}
+
 /// Ends the command that runs on the simulated host, once it has begun. Nothing else may change that world meanwhile: whoever
 /// ends it knows that it ran until now, however long that took.
 pub fn end_command(fleet: &Fleet) {
