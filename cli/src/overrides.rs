@@ -222,8 +222,8 @@ pub fn edit(text: &str, path: &[String], value: &Value) -> Result<String, Failur
 fn yaml(value: &Value) -> YamlValue {
     match value {
         Value::Null => YamlValue::Scalar(ScalarValue::null()),
-        Value::Bool(truth) => YamlValue::Scalar(ScalarValue::plain(truth.to_string())),
-        Value::Number(number) => YamlValue::Scalar(ScalarValue::plain(number.to_string())),
+        Value::Bool(truth) => YamlValue::Scalar(ScalarValue::from(*truth)),
+        Value::Number(number) => YamlValue::Scalar(ScalarValue::parse(number.to_string())),
         Value::String(text) => YamlValue::Scalar(ScalarValue::string(text.clone())),
         Value::Array(items) => YamlValue::Sequence(items.iter().map(yaml).collect()),
         Value::Object(map) => YamlValue::Mapping(map.iter().map(|(key, value)| (key.clone(), yaml(value))).collect()),
@@ -334,6 +334,8 @@ hosts:
         };
         assert_eq!(set("shop-18", &["site", "mem_limit"], json!("1g")), ["-          mem_limit: 64m", "+          mem_limit: 1g"]);
         assert_eq!(set("shop-18", &["site", "cpus"], json!("0.5")), ["+          cpus: '0.5'"]);
+        assert_eq!(set("shop-18", &["site", "pids_limit"], json!(50)), ["+          pids_limit: 50"]);
+        assert_eq!(set("shop-18", &["site", "init"], json!(true)), ["+          init: true"]);
         let flow = set("shop-17", &["site", "mem_limit"], json!("1g"));
         assert_eq!(flow.len(), 2, "{flow:?}");
         assert!(flow[1].contains("use: [web]") && flow[1].ends_with("# one host"), "{flow:?}");

@@ -107,7 +107,11 @@ pub async fn drain(args: DrainArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
         for step in &steps {
             each(&client, ui, &host, (&act, &report), step, &order, &signers).await?;
         }
-        stopped.extend(steps.into_iter().flatten());
+        for container in steps.into_iter().flatten() {
+            if !stopped.contains(&container) {
+                stopped.push(container);
+            }
+        }
     }
     let fault = Fault::new(Code::Busy, format!("containers on `{name}`, which stays cordoned, begin again and again"));
     Err(Failure::from(fault)
