@@ -140,6 +140,10 @@ pub const DRIFTS_DECIDED_MAX: usize = 64;
 pub const DRIFT_IGNORED_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Drifts that are opened again at once.
 pub const DRIFT_REOPENED_BATCH: u32 = 256;
+/// How long a host that is asked for a new report may take to send it.
+pub const REPORT_ANSWER: Duration = Duration::from_secs(5);
+/// Between two looks whether it has.
+pub const REPORT_LOOK: Duration = Duration::from_millis(50);
 /// Operations in one listing.
 pub const OPS_MAX: u32 = 1000;
 /// Operations in one listing when the caller says nothing.
@@ -261,8 +265,3 @@ pub const HEARTBEAT_MAX_MS: u32 = 300_000;
 pub const ADVERTISE_MAX: usize = 16;
 /// A configuration file, in bytes.
 pub const CONFIG_MAX: u64 = 64 * 1024;
-
-/// How long a host that is asked for a new report may take to send it.
-pub const REPORT_ANSWER: Duration = Duration::from_secs(5);
-/// Between two looks whether it has.
-pub const REPORT_LOOK: Duration = Duration::from_millis(50);

@@ -1,6 +1,6 @@
 //! What the reconciler tells everyone else: the apply report, resource by resource.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault, cut};
@@ -36,14 +36,13 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             report.generation = desired.accepted;
             report.held = self.held(&desired);
             // What an operation left so waits for nothing.
-            let is_held = |resource: &ResourceId| report.held.iter().any(|held| held.resource == *resource);
-            let mut troubles = self.troubles();
-            troubles.retain(|t| t.code != Code::Waiting || !is_held(&t.resource));
+            let held: BTreeSet<ResourceId> = report.held.iter().map(|held| held.resource.clone()).collect();
+            report.troubles = self.troubles();
+            report.troubles.retain(|t| t.code != Code::Waiting || !held.contains(&t.resource));
             report.drift = fitting(&self.drift);
             // What was not compared yet is not as wanted for that.
             report.drift_cut = self.drift.len() > report.drift.len() || !self.compared;
-            let waits = self.blocked.iter().any(|b| b.code.is_none() && !is_held(&b.resource));
-            report.troubles = troubles;
+            let waits = self.blocked.iter().any(|b| b.code.is_none() && !held.contains(&b.resource));
             report.converging =
                 !self.work.is_idle() || waits || (self.settled_push.is_none() && self.engine_failures == 0 && report.troubles.is_empty());
             if let Some(first) = report.troubles.iter().find(|t| t.code != Code::Waiting && t.code != Code::DependencyFailed) {

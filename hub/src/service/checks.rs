@@ -186,7 +186,6 @@ pub(super) fn no_revision(topology: &TopologyId, generation: u64) -> Fault {
     Fault::new(Code::NotFound, words)
 }
 
-/// The host has not reported.
 /// The newest report of a host.
 pub(super) async fn report(hub: &Hub, host: &HostId) -> store::Result<Option<ReportRecord>> {
     match hub.fleet.unkept_report(host) {
@@ -211,6 +210,7 @@ pub(super) async fn report_anew(hub: &Hub, host: &HostId) -> store::Result<Optio
     report(hub, host).await
 }
 
+/// The host has not reported.
 pub(super) fn no_report(host: &HostId) -> Fault {
     Fault::new(Code::NotFound, format!("host {host} has not sent a report yet"))
 }

@@ -257,7 +257,8 @@ pub trait Store: Send + Sync + 'static {
     /// Stores a binding of a higher serial. One for a new life of the host settles the operations of those before.
     /// Refuses with `not_found`, `generation_regressed` (serial), `already_exists` (name), `wrong_host` (keys).
     fn put_binding(&self, binding: NewBinding, event: NewEvent) -> Verb<'_, ()>;
-    /// Keeps what is pushed from now on from a host, for `reason`, or lifts that (`None`). A second time only the reason is taken over.
+    /// Keeps what is pushed from now on from a host, for `reason`, or lifts that (`None`). A second time the reason and who gave
+    /// it are taken over, and the time of the first stays.
     /// Refuses with `not_found`.
     fn cordon(&self, host: HostId, reason: Option<String>, event: NewEvent) -> Verb<'_, ()>;
     /// Forgets a host with its slices, report and token, and frees its name. It comes back by a new token only:

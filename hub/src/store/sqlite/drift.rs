@@ -92,7 +92,7 @@ pub(super) fn report(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftRepor
     prune(tx.conn, host)
 }
 
-/// The events of one report: so many, and then one that says how many more there were.
+/// The events of one report: so many are recorded, and of the rest the log says how many there were.
 struct Told<'t, 'c> {
     tx: &'t Tx<'c>,
     room: u32,
