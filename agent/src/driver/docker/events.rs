@@ -20,7 +20,7 @@ use crate::limits::EVENTS_BACKOFF;
 const CONTAINER_ACTIONS: [&str; 9] = ["start", "die", "destroy", "pause", "unpause", "rename", "update", "oom", "health_status"];
 
 /// What happens to networks and volumes and matters.
-const OTHER_ACTIONS: [&str; 4] = ["create", "destroy", "disconnect", "remove"];
+const OTHER_ACTIONS: [&str; 5] = ["connect", "create", "destroy", "disconnect", "remove"];
 
 /// What frees the name of a stranger. The engine sends these anyway.
 const FREEING_ACTIONS: [&str; 3] = ["destroy", "remove", "rename"];
@@ -31,8 +31,8 @@ type Messages = Pin<Box<dyn Stream<Item = Result<EventMessage, Error>> + Send>>;
 #[derive(Default)]
 pub(super) struct Events {
     link: tokio::sync::Mutex<Link>,
-    /// Ids of networks and names of volumes, whose events bear no labels, and whether they are ours; ids of strange
-    /// containers.
+    /// Ids of containers and networks and names of volumes, and whether they are ours: the events of networks and volumes bear no
+    /// labels.
     known: Mutex<BTreeMap<String, bool>>,
 }
 
@@ -45,10 +45,10 @@ struct Link {
 }
 
 impl Events {
-    /// From now on the events of the networks and volumes in `observed` count, and the end of a stranger whose name may
-    /// be wanted.
+    /// From now on the events of the networks and volumes in `observed` count, also who joins and leaves those networks, what networks
+    /// its containers join and leave, and the end of a stranger whose name may be wanted.
     pub fn watch(&self, observed: &Observed) {
-        let containers = observed.containers.values().filter(|c| c.owner.is_none()).map(|c| (c.id.clone(), false));
+        let containers = observed.containers.values().map(|c| (c.id.clone(), c.owner.is_some()));
         let networks = observed.networks.values().map(|n| (n.id.clone(), n.owner.is_some()));
         let volumes = observed.volumes.iter().map(|(name, v)| (name.clone(), v.owner.is_some()));
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = containers.chain(networks).chain(volumes).collect();
@@ -86,28 +86,24 @@ impl Events {
         let action = message.action.as_deref().unwrap_or_default();
         let actor = message.actor.as_ref();
         let attributes = actor.and_then(|a| a.attributes.as_ref());
-        let known = || {
-            let id = actor.and_then(|a| a.id.as_deref()).unwrap_or_default();
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied()
-        };
-        let frees_a_name = || FREEING_ACTIONS.contains(&action) && known() == Some(false);
+        let id = actor.and_then(|a| a.id.as_deref()).unwrap_or_default();
+        let attribute = |key: &str| attributes.and_then(|a| a.get(key)).map(String::as_str);
+        let known = |id: &str| self.known.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
+        let frees_a_name = || FREEING_ACTIONS.contains(&action) && known(id) == Some(false);
         match message.typ {
             Some(EventMessageTypeEnum::CONTAINER) => {
-                let is = |key: &str, value: &str| attributes.and_then(|a| a.get(key)).is_some_and(|v| v == value);
+                let is = |key: &str, value: &str| attribute(key) == Some(value);
                 let word = action.split(':').next().unwrap_or_default();
-                let id = actor.and_then(|a| a.id.as_deref()).unwrap_or_default();
                 let ours =
                     owned.known.owner(id).is_some() || is(LABEL_CLUSTER, owned.cluster.as_str()) && is(LABEL_HOST, owned.host_id.as_str());
                 if ours { CONTAINER_ACTIONS.contains(&word) } else { frees_a_name() }
             }
             Some(EventMessageTypeEnum::NETWORK | EventMessageTypeEnum::VOLUME) => {
-                let name = match message.typ {
-                    Some(EventMessageTypeEnum::NETWORK) => attributes.and_then(|a| a.get("name").cloned()),
-                    _ => actor.and_then(|a| a.id.clone()),
-                };
+                let name = if message.typ == Some(EventMessageTypeEnum::NETWORK) { attribute("name") } else { Some(id) };
                 // Something external that may be waited for.
-                let comes = || action == "create" && name.is_some_and(|name| owned.known.is_named(&name));
-                (OTHER_ACTIONS.contains(&action) && known() == Some(true)) || frees_a_name() || comes()
+                let comes = || action == "create" && name.is_some_and(|name| owned.known.is_named(name));
+                let is_ours = || known(id) == Some(true) || attribute("container").and_then(known) == Some(true);
+                (OTHER_ACTIONS.contains(&action) && is_ours()) || frees_a_name() || comes()
             }
             _ => false,
         }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::{ContainerCreateBody, NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest};
+use bollard::models::{ContainerCreateBody, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
     CreateContainerOptions, CreateImageOptions, InspectNetworkOptions, ListContainersOptions, ListNetworksOptions, ListVolumesOptions,
     RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions, RenameContainerOptions, StartContainerOptions, TagImageOptions,
@@ -256,6 +256,32 @@ async fn the_end_of_a_stranger_in_the_way_is_told() {
         event(&bench.driver, "whatever happened before").await;
         assert!(bench.driver.observe().await.unwrap().containers.contains_key(&name));
         tokio::join!(bench.by_hand(ByHand::Remove(&name)), event(&bench.driver, "it was removed"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_joins_a_network_of_ours_is_told_and_what_networks_our_containers_join() {
+    with_bench(|bench| async move {
+        let desired: HostSpec = serde_json::from_value(serde_json::json!({ "docker": { "networks": { "net": {} }, "services": { "one": {
+            "image": bench.images()[0], "stop_signal": "KILL", "networks": { "net": {} } } } } }))
+        .unwrap();
+        let observed = bench.driver.observe().await.unwrap();
+        for step in plan(&bench.identity(), &desired, &observed).steps {
+            bench.driver.apply(&step).await.unwrap();
+        }
+        let [ours, spy, net, strange] = ["one-1", "spy", "net", "strange"].map(|part| format!("{}-{part}", bench.unique));
+        let net = net.replace("-net", "_net");
+        bench.by_hand(ByHand::Stranger(&spy)).await;
+        bench.by_hand(ByHand::StrangeNetwork(&strange)).await;
+        bench.driver.observe().await.unwrap();
+        for (network, container) in [(&net, &spy), (&strange, &ours)] {
+            // What was told before.
+            while tokio::time::timeout(Duration::from_millis(500), bench.driver.next_event()).await.is_ok() {}
+            let request = NetworkConnectRequest { container: container.clone(), ..Default::default() };
+            bench.docker.connect_network(network, request).await.unwrap();
+            event(&bench.driver, container).await;
+        }
     })
     .await;
 }
