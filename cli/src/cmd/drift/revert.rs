@@ -109,6 +109,5 @@ pub async fn run(ids: &[u64], reason: &str, wait: &OpWait, env: &Env, ui: &mut U
     let envelope = sealed.whole(submit::SIGN_WITH)?;
     let shown: Vec<Shown> = cases.iter().map(|c| Shown { id: c.facts.id, actual: c.facts.drift.actual.clone() }).collect();
     client.revert_drift(&shown, &envelope).await?;
-    // The hub has it: handed in once more it is the same, and is waited for.
-    submit::hand_in(&client, ui, &first.host, &statement, class, &envelope, wait).await
+    submit::follow(&client, ui, &first.host, &statement, class, &envelope, wait).await
 }

@@ -46,6 +46,7 @@ pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, reso
     let limit = window.saturating_add(may_last).saturating_add(RECEIPT_GRACE);
     let mut shown = None;
     let settled = async {
+        submit::give(client, &statement, &envelope).await?;
         let settle = submit::settle(client, ui, host, &statement, &envelope, Some(limit), Beside::Quiet);
         tokio::pin!(settle);
         if let Some(showing) = &mut showing {

@@ -102,10 +102,7 @@ pub async fn ask(
 ) -> Result<Value, Failure> {
     client.require_signable()?;
     let binding = host.require_bound()?;
-    let signers = Signers::of(client)?;
-    let statement = draft::statement(&client.root, binding, &act, (resource, None), args, clock::now())?;
-    let sealed = draft::seal(&client.root, binding, &statement, &signers)?;
-    let envelope = sealed.whole(SIGN_WITH)?;
+    let Sent { statement, envelope } = send(client, host, &act, (resource, None), args, &Signers::of(client)?).await?;
     let view = settle(client, ui, host, &statement, &envelope, Some(args.wait.timeout_wait), Beside::Nothing).await?;
     judge(&view, &statement, binding)?;
     Ok(view.receipt.map(|receipt| receipt.result).unwrap_or_default())
@@ -140,20 +137,15 @@ pub async fn send(
     let statement = draft::statement(&client.root, binding, act, on, args, clock::now())?;
     let sealed = draft::seal(&client.root, binding, &statement, signers)?;
     let envelope = sealed.whole(SIGN_WITH)?;
-    client.submit_op(&envelope).await.map_err(|f| not_taken(f, &statement))?;
+    give(client, &statement, &envelope).await?;
     Ok(Sent { statement, envelope })
 }
 
 /// Waits for the host's signed word on what was sent.
 pub async fn outcome(client: &Client, ui: &mut Ui, host: &HostView, sent: &Sent, limit: Duration) -> Result<(), Failure> {
     let Sent { statement, envelope } = sent;
-    let op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, Beside::Quiet).await?;
-    let binding = host.require_bound()?;
-    let mut view = OpView::new(&client.root, op, Some(binding), Some(envelope))?;
-    match view.receipt_doubt.take() {
-        Some(doubt) => Err(distrust(&statement.op_id, doubt)),
-        None => judge(&view, statement, binding).map(drop),
-    }
+    let view = settle(client, ui, host, statement, envelope, Some(limit), Beside::Quiet).await?;
+    judge(&view, statement, host.require_bound()?).map(drop)
 }
 
 /// What disrupts or destroys is asked about first.
@@ -166,8 +158,30 @@ pub fn confirm(ui: &mut Ui, class: Class, words: &str) -> Result<(), Failure> {
     }
 }
 
+/// Gives a signed order to the hub; whether it had it already.
+pub async fn give(client: &Client, statement: &OpStatement, envelope: &Envelope) -> Result<bool, Failure> {
+    let (_, known) = client.submit_op(envelope).await.map_err(|f| not_taken(f, statement))?;
+    Ok(known)
+}
+
 /// Hands a signed order in and waits for its receipt.
 pub async fn hand_in(
+    client: &Client,
+    ui: &mut Ui,
+    host: &HostView,
+    statement: &OpStatement,
+    class: Class,
+    envelope: &Envelope,
+    waiting: &OpWait,
+) -> Result<u8, Failure> {
+    if give(client, statement, envelope).await? {
+        ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
+    }
+    follow(client, ui, host, statement, class, envelope, waiting).await
+}
+
+/// Waits for the receipt of an order that the hub has, for as long as `waiting` says.
+pub async fn follow(
     client: &Client,
     ui: &mut Ui,
     host: &HostView,
@@ -195,7 +209,7 @@ pub async fn hand_in(
     judge(&view, statement, binding)
 }
 
-/// Hands a signed order in and follows it for as long as `limit` says; with the host's own word when that is there.
+/// Waits for an order that the hub has, for as long as `limit` says; with the host's own word when that is there.
 pub async fn settle(
     client: &Client,
     ui: &mut Ui,
@@ -205,13 +219,10 @@ pub async fn settle(
     limit: Option<Duration>,
     beside: Beside<'_>,
 ) -> Result<OpView, Failure> {
-    let (mut op, known) = client.submit_op(envelope).await.map_err(|f| not_taken(f, statement))?;
-    if known {
-        ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
-    }
-    if let Some(limit) = limit {
-        op = wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, beside).await?;
-    }
+    let op = match limit {
+        Some(limit) => wait::until_settled(client, ui, &statement.op_id, statement.expires_at, limit, beside).await?,
+        None => client.op(&statement.op_id).await?,
+    };
     let mut view = OpView::new(&client.root, op, Some(host.require_bound()?), Some(envelope))?;
     match view.receipt_doubt.take() {
         Some(doubt) => Err(distrust(&statement.op_id, doubt)),
