@@ -159,8 +159,8 @@ fn all_that_differs_in_one_resource_is_accepted_together() {
     assert_eq!(inbox.text(), before);
 
     let both = inbox.accept(&memory, &[&processes, "--wait"]).ok().unwrap();
-    assert_says(&both, &["mem_limit: 128m", "pids_limit: '50'"]);
-    assert!(inbox.text().contains("mem_limit: 128m") && inbox.text().contains("pids_limit: '50'"), "{}", inbox.text());
+    assert_says(&both, &["mem_limit: 128m", "pids_limit: 50"]);
+    assert!(inbox.text().contains("mem_limit: 128m") && inbox.text().contains("pids_limit: 50"), "{}", inbox.text());
     let accepted = inbox.rows().into_iter().filter(|row| row["status"] == "accepted").count();
     assert_eq!(accepted, 2);
     let live = inbox.t.containers();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use moorline_tests::fleet::Fleet;
 use moorline_tests::image::IMAGE;
 use moorline_tests::limits::{REDIAL, SOON};
 use moorline_tests::wait::{holds_for, wait_until};
@@ -26,7 +27,7 @@ fn topology(service: &str, opens_in_s: u64, more: &str) -> String {
     )
 }
 
-fn state(fleet: &moorline_tests::fleet::Fleet) -> String {
+fn state(fleet: &Fleet) -> String {
     let rows: Value = moorctl(fleet, &["status", "-o", "json"]).json().unwrap();
     rows[0]["state"].as_str().unwrap().to_owned()
 }
@@ -50,10 +51,13 @@ fn what_is_pushed_waits_for_the_window_and_what_is_there_is_healed() {
     restart_emptied(&mut fleet);
     wait_until("it is healed", REDIAL, || Ok(sim_containers(&fleet, HOST) == ["edge-one-1"])).unwrap();
 
-    fleet.push(&topology("three", AHEAD, ""), &["--wait", "--now"]).unwrap().ok().unwrap();
-    assert_eq!(sim_containers(&fleet, HOST), ["edge-three-1"]);
+    // What waits already does so no longer, and is sent once only.
+    let now = |fleet: &Fleet| fleet.push(&topology("two", AHEAD, ""), &["--wait", "--now"]).unwrap().ok().unwrap();
+    assert_says(&now(&fleet), &["generation 3", "1 of 1 hosts have it"]);
+    assert_eq!(sim_containers(&fleet, HOST), ["edge-two-1"]);
+    assert_says(&now(&fleet), &["nothing changed"]);
     fleet.push(&topology("four", AHEAD, ""), &["--wait"]).unwrap().ok().unwrap();
-    assert_eq!(sim_containers(&fleet, HOST), ["edge-three-1"]);
+    assert_eq!(sim_containers(&fleet, HOST), ["edge-two-1"]);
     // By this clock the window is open.
     fleet.stop_agent(HOST).unwrap();
     with_clock(&mut fleet, &library, i64::try_from(AHEAD + 600).unwrap());

@@ -15,6 +15,7 @@ use super::plan::saved::Reviewed;
 use super::revision_file;
 use crate::approve;
 use crate::client::drift::Shown;
+use crate::client::facts::Beat;
 use crate::client::{Client, HostView, RevisionView};
 use crate::clock;
 use crate::desired::{Desired, Source};
@@ -284,7 +285,7 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
         }
         reviewed.require_same(&changes)?;
     }
-    if !order.force && is_unchanged(aim.source.as_ref(), &scene.previous, &changes) {
+    if !order.force && is_unchanged(aim.source.as_ref(), &scene.previous, &changes) && !hurries(&order.at_once, &scene) {
         if let Some(file) = &order.save {
             return Err(told::nothing_to_sign(aim, newest, file));
         }
@@ -490,6 +491,17 @@ fn is_unchanged(source: Option<&Source>, previous: &Previous, changes: &[HostCha
         (None, _) => previous.down,
         (Some(_), None) => false,
     }
+}
+
+/// Whether somebody who was to wait for a maintenance window, and has not taken the newest revision in yet, does not wait any longer.
+fn hurries(at_once: &AtOnce, scene: &Scene) -> bool {
+    let AtOnce::All = at_once else { return false };
+    scene.hosts.iter().any(|host| {
+        let Some(slice) = scene.previous.content_of(&host.host_id) else { return false };
+        let has_it = |beat: &Beat| (beat.topology.as_ref(), beat.generation) == (Some(&slice.topology), slice.generation);
+        let may_wait = !slice.at_once && slice.spec().is_ok_and(|spec| revision::has_windows(&spec));
+        may_wait && !host.heartbeat.as_ref().is_some_and(has_it)
+    })
 }
 
 /// Shows what came of it, and waits if that is asked for.
