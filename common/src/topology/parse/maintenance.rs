@@ -1,7 +1,7 @@
 //! `policy.maintenance`.
 
 use crate::fault::Fault;
-use crate::maintenance::{Day, WINDOWS_MAX, Window, require_sound};
+use crate::maintenance::{Day, WINDOW_MAX_S, WINDOWS_MAX, Window, require_sound};
 use crate::topology::keys;
 use crate::topology::node::Node;
 use crate::topology::vars::Why;
@@ -34,7 +34,7 @@ fn window(w: &mut Walker<'_>, node: &Node) -> Option<Window> {
     let days = Day::ALL.into_iter().filter(|day| named.iter().any(|(name, _)| name == day.as_str())).collect();
     let text = |w: &mut Walker<'_>, node: &Node| w.checked(node, |text| Ok(text.to_owned()));
     let start = w.get(&fields, "start", text);
-    let duration = w.get(&fields, "duration", service::seconds);
+    let duration = w.get(&fields, "duration", |w, node| service::seconds(w, node, WINDOW_MAX_S));
     let timezone = w.get(&fields, "timezone", text).unwrap_or_else(|| "UTC".to_owned());
     let window = Window { days, start: start?, duration_s: duration?, timezone };
     // One fault at a time, where it is.

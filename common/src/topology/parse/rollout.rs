@@ -5,20 +5,21 @@ use super::super::node::Node;
 use super::super::vars::Why;
 use super::service;
 use super::walk::Walker;
-use crate::rollout::{OnFailure, Plan, Share};
+use crate::rollout::{OnFailure, Plan, SPAN_MAX_S, Share};
 
 /// Reads the whole section; what is left out has its default.
 pub(super) fn rollout(w: &mut Walker<'_>, node: &Node) -> Option<Plan> {
     let fields = w.object(node, &keys::ROLLOUT)?;
     let Plan { canary, max_parallel, healthy_for_s, on_failure, failure_budget, deadline_s } = Plan::default();
     let known = w.problems.len();
+    let span = |w: &mut Walker<'_>, node: &Node| service::seconds(w, node, SPAN_MAX_S);
     let plan = Plan {
         canary: w.get(&fields, "canary", share).unwrap_or(canary),
         max_parallel: w.get(&fields, "max_parallel", share).unwrap_or(max_parallel),
-        healthy_for_s: w.get(&fields, "healthy_for", service::seconds).unwrap_or(healthy_for_s),
+        healthy_for_s: w.get(&fields, "healthy_for", span).unwrap_or(healthy_for_s),
         on_failure: w.get(&fields, "on_failure", on_failure_word).unwrap_or(on_failure),
         failure_budget: w.get(&fields, "failure_budget", share).unwrap_or(failure_budget),
-        deadline_s: w.get(&fields, "deadline", service::seconds).unwrap_or(deadline_s),
+        deadline_s: w.get(&fields, "deadline", span).unwrap_or(deadline_s),
     };
     if w.problems.len() == known
         && let Err(fault) = plan.require_sound()

@@ -75,15 +75,16 @@ pub(super) fn span(w: &mut Walker<'_>, node: &Node) -> Option<Nanos> {
     w.understood(filled, node.at, values::duration)
 }
 
-/// A span of time in whole seconds.
-pub(super) fn seconds(w: &mut Walker<'_>, node: &Node) -> Option<u64> {
+/// A span of time in whole seconds, up to `most_s`.
+pub(super) fn seconds(w: &mut Walker<'_>, node: &Node, most_s: u64) -> Option<u64> {
     const SECOND: u64 = 1_000_000_000;
     let Nanos(nanos) = span(w, node)?;
-    if !nanos.is_multiple_of(SECOND) {
-        w.report(node.at, "a span here has whole seconds".to_owned());
-        return None;
+    let seconds = nanos / SECOND;
+    if nanos.is_multiple_of(SECOND) && seconds <= most_s {
+        return Some(seconds);
     }
-    Some(nanos / SECOND)
+    w.report(node.at, format!("a span here has whole seconds, and {} hours at most", most_s / 3600));
+    None
 }
 
 fn restart(w: &mut Walker<'_>, node: &Node) -> Option<super::super::RestartPolicy> {
