@@ -21,6 +21,7 @@
 //! | [`fallback`] | whether a slice stays or is given up for its fallback |
 //! | [`registry`] | whose credentials an image needs, and where they stand |
 //! | [`pulling`] | how far a pull is, in words |
+//! | [`pve`] | what Proxmox VE's values mean, and when two of them are the same |
 //! | [`backoff`] | how long to wait before the next try |
 //! | [`fault`] | the stable error codes |
 
@@ -38,6 +39,7 @@ pub mod observe;
 pub mod op;
 pub mod plan;
 pub mod pulling;
+pub mod pve;
 pub mod registry;
 pub mod rollout;
 pub mod sign;

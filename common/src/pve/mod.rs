@@ -1,0 +1,12 @@
+//! What Proxmox VE's values mean: pure, and the same on the operator's machine and on the host.
+//!
+//! [`keys`] says what each key of a guest's config holds, [`value`] when two values mean the same and how one is written, [`property`]
+//! reads the `key=value` lists that most of them are, [`upid`] tells tasks apart.
+
+mod formats;
+pub mod keys;
+pub mod property;
+pub mod scalar;
+pub mod upid;
+pub mod value;
+pub mod volume;

@@ -1,0 +1,394 @@
+//! When two values of a guest's config mean the same, and how a wanted one is written.
+//!
+//! A host gives many values back otherwise than it was given them: sorted, completed, decoded. Each kind of value has its normal form
+//! here, so that what was written and is read back is never a difference.
+
+use std::collections::BTreeSet;
+
+use super::keys::Shape;
+use super::property::{Format, Props, Whose};
+use super::scalar::{self, Wrong};
+use super::volume::Volume;
+
+/// The normal form of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Normal {
+    /// A text.
+    Text(String),
+    /// A set of words.
+    Set(BTreeSet<String>),
+    /// Pairs.
+    Props(Props),
+    /// A volume with its options.
+    Volume(Volume),
+    /// Any value at all: the wanted one leaves it to the host, or the host does not show it.
+    Any,
+}
+
+/// The normal form of `text`; `None` when it says what holds anyway.
+///
+/// # Errors
+/// [`Wrong`] when `text` is an operator's and no value of this shape. What a host says is always taken, as it stands if need be.
+pub fn normal(shape: Shape, text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
+    match (read(shape, text, whose), whose) {
+        (Err(_), Whose::Theirs) => Ok(Some(Normal::Text(text.trim().to_owned()))),
+        (read, _) => read,
+    }
+}
+
+fn read(shape: Shape, text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
+    // Hosts strip quotes around values, and white space at their ends.
+    let plain = text.trim();
+    let but_for = |value: String, default: Option<&str>| (default != Some(value.as_str())).then_some(Normal::Text(value));
+    Ok(match shape {
+        Shape::Bool(default) => {
+            let yes = scalar::boolean(plain)?;
+            (default != Some(yes)).then(|| Normal::Text(scalar::flag(yes).to_owned()))
+        }
+        Shape::Int(from, to, default) => {
+            let n = scalar::integer(plain, from, to)?;
+            (default != Some(n)).then(|| Normal::Text(n.to_string()))
+        }
+        Shape::CpuUnits => Some(Normal::Text(scalar::integer(plain, 0, i64::MAX)?.clamp(1, 10_000).to_string())),
+        Shape::Number(most, default) => {
+            let value = scalar::number(plain)?;
+            let whole = value.split('.').next().unwrap_or_default();
+            if whole.parse::<u32>().map_or(true, |n| n > most || (n == most && value.contains('.'))) {
+                return Err(Wrong::new(format!("{value} is out of bounds: it is at most {most}")));
+            }
+            but_for(value, default)
+        }
+        Shape::Word(words, default) => but_for(scalar::word(plain, words)?, default),
+        Shape::Text(default) => {
+            if plain.contains('\n') {
+                return Err(Wrong::new("it has several lines, and one is all that a host keeps"));
+            }
+            (!plain.is_empty()).then(|| but_for(plain.to_owned(), default)).flatten()
+        }
+        Shape::DnsName => Some(Normal::Text(dns_name(plain, whose)?)),
+        Shape::Description => {
+            let text = text.replace("\r\n", "\n").replace('\r', "\n");
+            let text = text.trim_end();
+            // A host writes neither of them down.
+            (!text.is_empty() && text != "0").then(|| Normal::Text(text.to_owned()))
+        }
+        Shape::Tags => tags(plain, whose)?,
+        Shape::SshKeys => ssh_keys(plain, whose)?,
+        Shape::PasswordHash => password_hash(plain, whose)?,
+        Shape::GenerationId => match (plain, whose) {
+            ("1", Whose::Ours) => Some(Normal::Any),
+            ("0", Whose::Ours) => None,
+            _ => Some(Normal::Text(uuid(plain)?)),
+        },
+        Shape::Props(format) => pairs(format, plain, whose)?,
+        Shape::Card(format, _) => pairs(format, plain, whose)?,
+        Shape::Volume(format) => Some(Normal::Volume(Volume::read(format, plain, whose)?)),
+    })
+}
+
+fn pairs(format: &Format, text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
+    let props = format.read(text, whose)?;
+    Ok((!props.is_empty()).then_some(Normal::Props(props)))
+}
+
+/// Whether a host that has `live` has what is wanted. `None` stands for a key that is not there.
+///
+/// # Errors
+/// [`Wrong`] when `wanted` is no value of this shape.
+pub fn is_met(shape: Shape, wanted: &str, live: Option<&str>) -> Result<bool, Wrong> {
+    let wanted = normal(shape, wanted, Whose::Ours)?;
+    let live = match live {
+        Some(text) => normal(shape, text, Whose::Theirs)?,
+        None => None,
+    };
+    Ok(match (shape, wanted, live) {
+        (_, Some(Normal::Any), live) => live.is_some(),
+        // Never shown: whether it is the same is told by what was applied.
+        (Shape::PasswordHash, wanted, live) => wanted.is_some() == live.is_some(),
+        (Shape::Card(_, address), Some(Normal::Props(wanted)), Some(Normal::Props(mut live))) => {
+            if !wanted.contains_key(address) {
+                live.remove(address);
+            }
+            wanted == live
+        }
+        (_, Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) => wanted.is_met_by(&live),
+        (_, wanted, live) => wanted == live,
+    })
+}
+
+/// What to write for `wanted` where `live` is there: with the address that the card has, and never as an allocation where there is a
+/// volume already.
+///
+/// # Errors
+/// [`Wrong`] when `wanted` is no value of this shape, or cannot be written over `live`.
+pub fn written(shape: Shape, wanted: &str, live: Option<&str>) -> Result<String, Wrong> {
+    let normal_form = normal(shape, wanted, Whose::Ours)?;
+    let live = match live {
+        Some(text) => normal(shape, text, Whose::Theirs)?,
+        None => None,
+    };
+    Ok(match (shape, normal_form) {
+        (Shape::Card(format, address), Some(Normal::Props(mut props))) => {
+            if !props.contains_key(address)
+                && let Some(Normal::Props(live)) = live
+                && let Some(has) = live.get(address)
+            {
+                props.insert(address.to_owned(), has.clone());
+            }
+            format.write(&props)
+        }
+        (Shape::Volume(format), Some(Normal::Volume(volume))) => match live {
+            Some(Normal::Volume(live)) => volume.over(&live)?.write(format),
+            _ => volume.write(format),
+        },
+        (Shape::Tags, Some(Normal::Set(set))) => set.into_iter().collect::<Vec<_>>().join(";"),
+        (Shape::SshKeys, Some(Normal::Text(keys))) => encoded(&keys),
+        (Shape::Bool(_), _) => scalar::flag(scalar::boolean(wanted.trim())?).to_owned(),
+        (Shape::Description, Some(Normal::Text(text))) => text,
+        _ => wanted.trim().to_owned(),
+    })
+}
+
+fn dns_name(text: &str, whose: Whose) -> Result<String, Wrong> {
+    let is_label = |label: &str| {
+        let is_inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        !label.is_empty() && label.len() <= 63 && is_inner && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if whose == Whose::Ours && (text.len() > 255 || !text.split('.').all(is_label)) {
+        return Err(Wrong::new(format!("`{text}` is no name as in DNS: letters, digits and inner hyphens, with dots between")));
+    }
+    Ok(text.to_owned())
+}
+
+/// Tags are split at `,`, `;` and white space, and kept without their case, in any order.
+/// Source: `PVE::GuestHelpers::get_unique_tags`.
+fn tags(text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
+    let words = text.split([',', ';', ' ', '\t', '\n']).filter(|word| !word.is_empty());
+    let mut set = BTreeSet::new();
+    for word in words {
+        let head = word.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+        let rest = word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+' | b'.'));
+        if whose == Whose::Ours && !(head && rest) {
+            return Err(Wrong::new(format!(
+                "`{word}` is no tag: letters, digits, `_`, `-`, `+` and `.`, beginning with one of the first three"
+            )));
+        }
+        set.insert(word.to_ascii_lowercase());
+    }
+    Ok((!set.is_empty()).then_some(Normal::Set(set)))
+}
+
+/// Keys come percent-encoded from a host, and are written plain or so in a file. Source: the format `urlencoded` of the API.
+fn ssh_keys(text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
+    let is_encoded = !text.contains(char::is_whitespace) && text.contains('%');
+    let decoded = if is_encoded { decoded(text)? } else { text.to_owned() };
+    let keys: Vec<&str> = decoded.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if whose == Whose::Ours
+        && let Some(wrong) = keys.iter().find(|line| !line.starts_with('#') && line.split_whitespace().count() < 2)
+    {
+        return Err(Wrong::new(format!("`{wrong}` is no public key: `ssh-ed25519 AAAA… name`")));
+    }
+    Ok((!keys.is_empty()).then(|| Normal::Text(keys.join("\n"))))
+}
+
+fn decoded(text: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::new("it is percent-encoded, and wrongly so");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16)).ok_or_else(wrong);
+        let (high, low) = (digit()?, digit()?);
+        bytes.push(u8::try_from(high * 16 + low).map_err(|_| wrong())?);
+    }
+    String::from_utf8(bytes).map_err(|_| wrong())
+}
+
+/// Percent-encoded but for what RFC 3986 calls unreserved.
+fn encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() * 2);
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A hash as of crypt(3): a password itself would stand in the file, the slice and the hub. Hosts take hashes as they are.
+/// Source: `PVE::API2::Qemu`, which hashes what does not look like one.
+fn password_hash(text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
+    if whose == Whose::Theirs {
+        return Ok(Some(Normal::Any));
+    }
+    let mut parts = text.split('$');
+    let is_hash = parts.next() == Some("") && parts.next().is_some_and(|id| matches!(id, "5" | "6")) && parts.count() >= 2;
+    let is_plain = text.bytes().all(|b| b.is_ascii_graphic());
+    if !is_hash || !is_plain {
+        return Err(Wrong::new("write its hash, such as `openssl passwd -6` prints: a password would stand in the file, and at the hub"));
+    }
+    Ok(Some(Normal::Text(text.to_owned())))
+}
+
+fn uuid(text: &str) -> Result<String, Wrong> {
+    let groups: Vec<&str> = text.split('-').collect();
+    let are_hex = groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()));
+    if are_hex && groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12]) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(Wrong::new(format!("`{text}` is no UUID; write 1 for one that the host makes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys::{self, GuestKind};
+    use super::*;
+
+    fn shape(kind: GuestKind, key: &str) -> Shape {
+        keys::find(kind, key).unwrap().shape
+    }
+
+    /// Each row: a key, how an operator writes it, and how a host gives it back.
+    #[test]
+    fn what_was_written_and_is_read_back_is_no_difference() {
+        use GuestKind::{Lxc, Qemu};
+        for (kind, key, wanted, live) in [
+            // QemuServer.pm: white space at the end is lost.
+            (Qemu, "description", "a\r\nb\n\n", Some("a\nb")),
+            (Qemu, "description", "0", None),
+            // LXC/Config.pm: a line's end is always added.
+            (Lxc, "description", "a\nb", Some("a\nb\n")),
+            // GuestHelpers.pm: sorted, in lower case, with `;` between.
+            (Qemu, "tags", "Prod, db;web prod", Some("db;prod;web")),
+            (Qemu, "tags", "", None),
+            // Memory.pm: a number, a text, or a pair.
+            (Qemu, "memory", "2048", Some("current=2048")),
+            (Qemu, "memory", "512", None),
+            (Lxc, "swap", "512", None),
+            (Lxc, "memory", "512", Some("512")),
+            // Network.pm: the model with its address first, and an address where none was given.
+            (Qemu, "net0", "model=virtio,bridge=vmbr0,firewall=on", Some("virtio=BC:24:11:AA:BB:CC,bridge=vmbr0,firewall=1")),
+            (Qemu, "net0", "virtio=bc:24:11:aa:bb:cc,bridge=vmbr0", Some("virtio=BC:24:11:AA:BB:CC,bridge=vmbr0")),
+            (Lxc, "net0", "name=eth0,bridge=vmbr0,ip=dhcp", Some("name=eth0,bridge=vmbr0,hwaddr=BC:24:11:AA:BB:CC,ip=dhcp,type=veth")),
+            // JSONSchema.pm: keys in another order, defaults left out or not, yes and no as 1 and 0.
+            (Qemu, "agent", "enabled=yes,fstrim_cloned_disks=0", Some("1")),
+            (Qemu, "agent", "0", None),
+            (Qemu, "onboot", "off", None),
+            (Qemu, "onboot", "0", Some("0")),
+            (Qemu, "acpi", "yes", None),
+            (Qemu, "cpulimit", "2.50", Some("2.5")),
+            (Qemu, "cpulimit", "0", None),
+            (Qemu, "startup", "up=30,order=2", Some("order=2,up=30")),
+            (Qemu, "vga", "std", None),
+            (Qemu, "watchdog", "action=reset,model=ib700", Some("ib700,action=reset")),
+            // A new disk is a volume afterwards.
+            (Qemu, "scsi0", "local-lvm:8,discard=on", Some("local-lvm:vm-101-disk-0,discard=on,size=8G")),
+            (Qemu, "scsi0", "local:8,format=qcow2", Some("local:101/vm-101-disk-0.qcow2,size=8G")),
+            (Qemu, "scsi0", "local-lvm:8", Some("local-lvm:vm-101-disk-0,backup=1,size=16G")),
+            (Qemu, "virtio0", "local-lvm:0,import-from=local:import/a.qcow2", Some("local-lvm:vm-101-disk-0,size=3G")),
+            (Qemu, "ide2", "local-lvm:cloudinit", Some("local-lvm:vm-101-cloudinit,media=cdrom,size=4M")),
+            (Qemu, "ide2", "media=cdrom,file=none", Some("none,media=cdrom")),
+            (Lxc, "rootfs", "local-zfs:8", Some("local-zfs:subvol-205-disk-0,size=8G")),
+            (Qemu, "scsi1", "local-lvm:vm-101-disk-1,size=1024G", Some("local-lvm:vm-101-disk-1,size=1T")),
+            // Qemu.pm: 1 is a new one.
+            (Qemu, "vmgenid", "1", Some("6E3C4AF2-7D60-4C8E-8F2A-0F6A1D6F9B7E")),
+            (Qemu, "vmgenid", "6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e", Some("6E3C4AF2-7D60-4C8E-8F2A-0F6A1D6F9B7E")),
+            (Qemu, "boot", "order=scsi0; net0", Some("order=scsi0;net0")),
+            (Qemu, "sshkeys", "ssh-ed25519 AAAA a@b\n", Some("ssh-ed25519%20AAAA%20a%40b%0A")),
+            (Qemu, "cipassword", "$6$salt$hash", Some("**********")),
+            // Cgroup version 2 has no more.
+            (Lxc, "cpuunits", "50000", Some("10000")),
+            (Lxc, "features", "nesting=1,fuse=0", Some("nesting=1")),
+        ] {
+            assert_eq!(is_met(shape(kind, key), wanted, live), Ok(true), "{key}: {wanted} and {live:?}");
+        }
+    }
+
+    #[test]
+    fn what_differs_is_a_difference() {
+        use GuestKind::{Lxc, Qemu};
+        for (kind, key, wanted, live) in [
+            (Qemu, "memory", "2048", Some("1024")),
+            (Qemu, "memory", "2048", None),
+            (Qemu, "onboot", "1", None),
+            (Qemu, "tags", "a;b", Some("a")),
+            (Qemu, "net0", "virtio,bridge=vmbr0", Some("virtio=BC:24:11:AA:BB:CC,bridge=vmbr1")),
+            (Qemu, "net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0", Some("virtio=BC:24:11:AA:BB:CC,bridge=vmbr0")),
+            (Qemu, "net0", "virtio,bridge=vmbr0", Some("virtio=BC:24:11:AA:BB:CC,bridge=vmbr0,firewall=1")),
+            (Qemu, "scsi0", "local-lvm:16", Some("local-lvm:vm-101-disk-0,size=8G")),
+            (Qemu, "scsi0", "other:8", Some("local-lvm:vm-101-disk-0,size=8G")),
+            (Qemu, "scsi0", "local-lvm:8,ssd=1", Some("local-lvm:vm-101-disk-0,size=8G")),
+            (Qemu, "boot", "order=net0;scsi0", Some("order=scsi0;net0")),
+            (Qemu, "cipassword", "$6$salt$hash", None),
+            (Qemu, "agent", "1", Some("1,fstrim_cloned_disks=1")),
+            (Lxc, "memory", "1024", Some("new words of a host")),
+        ] {
+            assert_eq!(is_met(shape(kind, key), wanted, live), Ok(false), "{key}: {wanted} and {live:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_keeps_addresses_and_volumes() {
+        use GuestKind::{Lxc, Qemu};
+        for (kind, key, wanted, live, sent) in [
+            (Qemu, "net0", "virtio,bridge=b1", Some("virtio=BC:24:11:AA:BB:CC,bridge=b0"), "virtio,bridge=b1,macaddr=BC:24:11:AA:BB:CC"),
+            (Qemu, "net0", "virtio,bridge=b1", None, "virtio,bridge=b1"),
+            (
+                Lxc,
+                "net0",
+                "name=eth0,bridge=b1",
+                Some("name=eth0,hwaddr=BC:24:11:AA:BB:CC"),
+                "bridge=b1,hwaddr=BC:24:11:AA:BB:CC,name=eth0",
+            ),
+            (
+                Qemu,
+                "scsi0",
+                "local-lvm:8,ssd=1",
+                Some("local-lvm:vm-1-disk-0,size=8G,cache=writeback"),
+                "local-lvm:vm-1-disk-0,size=8G,ssd=1",
+            ),
+            (Qemu, "scsi0", "local-lvm:16", Some("local-lvm:vm-1-disk-0,size=8G,ssd=1"), "local-lvm:vm-1-disk-0,size=8G"),
+            (Qemu, "scsi0", "local-lvm:1.5,ssd=1", None, "local-lvm:1.5,ssd=1"),
+            (Qemu, "tags", "B a", Some("c"), "a;b"),
+            (Qemu, "onboot", "yes", None, "1"),
+            (Qemu, "sshkeys", "ssh-ed25519 AA+/= a@b", None, "ssh-ed25519%20AA%2B%2F%3D%20a%40b"),
+            (Qemu, "memory", " 2048 ", None, "2048"),
+        ] {
+            assert_eq!(written(shape(kind, key), wanted, live).as_deref(), Ok(sent), "{key}: {wanted} over {live:?}");
+        }
+        let other = written(shape(Qemu, "scsi0"), "local-lvm:vm-1-disk-1", Some("local-lvm:vm-1-disk-0,size=8G"));
+        assert!(other.unwrap_err().to_string().contains("another volume"));
+    }
+
+    #[test]
+    fn what_an_operator_writes_wrong_is_said() {
+        use GuestKind::{Lxc, Qemu};
+        for (kind, key, wanted, says) in [
+            (Qemu, "cores", "0", "at least 1"),
+            (Qemu, "cores", "four", "no whole number"),
+            (Qemu, "onboot", "maybe", "neither yes nor no"),
+            (Qemu, "ostype", "windows", "win11"),
+            (Qemu, "name", "a_b", "as in DNS"),
+            (Qemu, "tags", "a!;b", "`a!` is no tag"),
+            (Qemu, "scsi0", "/dev/sda", "only root"),
+            (Qemu, "scsi0", "8", "storage:8"),
+            (Qemu, "scsi0", "local-lvm:8,size=8G", "leave `size` out"),
+            (Qemu, "net0", "bridge=vmbr0", "`model` is missing"),
+            (Qemu, "cipassword", "secret", "openssl passwd -6"),
+            (Qemu, "sshkeys", "AAAA", "no public key"),
+            (Qemu, "vmgenid", "2", "no UUID"),
+            (Qemu, "cpulimit", "128.5", "at most 128"),
+            (Qemu, "ciuser", "a\nb", "several lines"),
+            (Qemu, "serial0", "/dev/ttyS0", "socket"),
+            (Lxc, "memory", "8", "at least 16"),
+        ] {
+            let wrong = normal(shape(kind, key), wanted, Whose::Ours).unwrap_err().to_string();
+            assert!(wrong.contains(says), "{key}: {wanted}: {wrong}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Disks of guests: which volume, how large, and with which options.
+
+use super::property::{Format, Props, Whose};
+use super::scalar::{self, Wrong};
+
+/// A volume with its options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// What it is.
+    pub source: Source,
+    /// Its size in bytes, if it is said.
+    pub size: Option<u64>,
+    /// Everything else.
+    pub options: Props,
+}
+
+/// What a disk is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing: an empty drive.
+    None,
+    /// The host's own drive.
+    Cdrom,
+    /// To be made on this storage.
+    New {
+        /// Where.
+        storage: String,
+    },
+    /// The drive of cloud-init, on this storage.
+    CloudInit {
+        /// Where.
+        storage: String,
+    },
+    /// This one.
+    Existing {
+        /// Where.
+        storage: String,
+        /// Its name there.
+        name: String,
+    },
+    /// A device or folder of the host.
+    Path(String),
+}
+
+impl Source {
+    fn storage(&self) -> Option<&str> {
+        match self {
+            Source::New { storage } | Source::CloudInit { storage } | Source::Existing { storage, .. } => Some(storage),
+            Source::None | Source::Cdrom | Source::Path(_) => None,
+        }
+    }
+
+    fn is_cloud_init(&self) -> bool {
+        match self {
+            Source::CloudInit { .. } => true,
+            // `vm-101-cloudinit`, or `101/vm-101-cloudinit.qcow2` on storages of files.
+            Source::Existing { name, .. } => {
+                let file = name.rsplit('/').next().unwrap_or(name);
+                file.starts_with("vm-") && file.split('.').next().is_some_and(|stem| stem.ends_with("-cloudinit"))
+            }
+            Source::None | Source::Cdrom | Source::New { .. } | Source::Path(_) => false,
+        }
+    }
+}
+
+impl Volume {
+    /// What `text` says by `format`.
+    ///
+    /// # Errors
+    /// [`Wrong`], with what is wrong.
+    pub fn read(format: &Format, text: &str, whose: Whose) -> Result<Self, Wrong> {
+        let mut options = format.read(text, whose)?;
+        let named = format.bare.and_then(|key| options.remove(key)).ok_or_else(|| Wrong::new("it names no volume"))?;
+        let said = options.remove("size").and_then(|bytes| bytes.parse().ok());
+        let (source, allocates) = source(&named, whose)?;
+        if allocates.is_some() && said.is_some() && whose == Whose::Ours {
+            return Err(Wrong::new(format!("`{named}` says its size already: leave `size` out")));
+        }
+        Ok(Self { source, size: allocates.or(said), options })
+    }
+
+    /// Whether a host that has `live` has this one: on the same storage, at least as large (a disk never shrinks), with the same options.
+    #[must_use]
+    pub fn is_met_by(&self, live: &Volume) -> bool {
+        self.is_the_place_of(live) && !self.is_larger_than(live) && self.has_options_of(live)
+    }
+
+    /// Whether `live` is what this one names, or was made for it.
+    #[must_use]
+    pub fn is_the_place_of(&self, live: &Volume) -> bool {
+        match (&self.source, &live.source) {
+            (Source::New { storage }, Source::Existing { .. }) => live.source.storage() == Some(storage) && !live.source.is_cloud_init(),
+            (Source::CloudInit { storage }, _) => live.source.storage() == Some(storage) && live.source.is_cloud_init(),
+            (wanted, has) => wanted == has,
+        }
+    }
+
+    /// Whether it is to grow.
+    #[must_use]
+    pub fn is_larger_than(&self, live: &Volume) -> bool {
+        match (self.size, live.size) {
+            (Some(wanted), Some(has)) => wanted > has && !live.source.is_cloud_init(),
+            _ => false,
+        }
+    }
+
+    fn has_options_of(&self, live: &Volume) -> bool {
+        let given = |key: &str| {
+            // The host says by itself what cloud-init's drive is.
+            key == "media" && live.source.is_cloud_init() && !self.options.contains_key(key)
+        };
+        let wanted = self.options.iter().filter(|(key, _)| !is_for_making(key));
+        let has = live.options.iter().filter(|(key, _)| !given(key) && !is_for_making(key));
+        wanted.eq(has)
+    }
+
+    /// This one, written where `live` is: the volume that is there with the wanted options.
+    ///
+    /// # Errors
+    /// [`Wrong`] when another volume is meant: taking its place would leave data behind.
+    pub fn over(&self, live: &Volume) -> Result<Self, Wrong> {
+        if !self.is_the_place_of(live) {
+            return Err(Wrong::new("another volume is there: attach the wanted one under a key of its own, and move the data by hand"));
+        }
+        let mut options = self.options.clone();
+        options.retain(|key, _| !is_for_making(key));
+        Ok(Self { source: live.source.clone(), size: live.size, options })
+    }
+
+    /// As a host takes it.
+    #[must_use]
+    pub fn write(&self, format: &Format) -> String {
+        let mut props = self.options.clone();
+        let named = match &self.source {
+            Source::None => "none".to_owned(),
+            Source::Cdrom => "cdrom".to_owned(),
+            // In GiB.
+            Source::New { storage } => format!("{storage}:{}", gib(self.size.unwrap_or_default())),
+            Source::CloudInit { storage } => format!("{storage}:cloudinit"),
+            Source::Existing { storage, name } => format!("{storage}:{name}"),
+            Source::Path(path) => path.clone(),
+        };
+        if let (Source::Existing { .. }, Some(bytes)) = (&self.source, self.size) {
+            props.insert("size".to_owned(), bytes.to_string());
+        }
+        props.extend(format.bare.map(|key| (key.to_owned(), named)));
+        format.write(&props)
+    }
+}
+
+/// What says how a volume is made: afterwards its name tells, or nothing does.
+fn is_for_making(key: &str) -> bool {
+    matches!(key, "format" | "import-from")
+}
+
+/// What a value names, and the size in bytes that it allocates.
+fn source(named: &str, whose: Whose) -> Result<(Source, Option<u64>), Wrong> {
+    if named == "none" {
+        return Ok((Source::None, None));
+    }
+    if named == "cdrom" {
+        return Ok((Source::Cdrom, None));
+    }
+    if named.starts_with('/') {
+        if whose == Whose::Ours {
+            return Err(Wrong::new(format!("`{named}` is of the host itself: only root there may attach it, and no API token")));
+        }
+        return Ok((Source::Path(named.to_owned()), None));
+    }
+    let wrong = || Wrong::new(format!("`{named}` is no volume: write `storage:8` for a new one of 8 GiB, or `storage:name`"));
+    let (storage, name) = named.split_once(':').ok_or_else(wrong)?;
+    let is_storage = storage.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
+        && storage.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if !is_storage || name.is_empty() {
+        return Err(wrong());
+    }
+    let storage = storage.to_owned();
+    if name == "cloudinit" {
+        return Ok((Source::CloudInit { storage }, None));
+    }
+    if name.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+        let bytes = scalar::size(&format!("{name}G")).map_err(|_| wrong())?;
+        return Ok((Source::New { storage }, Some(bytes)));
+    }
+    Ok((Source::Existing { storage, name: name.to_owned() }, None))
+}
+
+/// Bytes in GiB, exactly.
+fn gib(bytes: u64) -> String {
+    let (whole, rest) = (bytes >> 30, bytes & ((1 << 30) - 1));
+    if rest == 0 {
+        return whole.to_string();
+    }
+    // A part of a GiB has at most 30 binary digits, and so as many decimal ones; six are what a size may have.
+    let millionths = (u128::from(rest) * 1_000_000).div_ceil(1 << 30);
+    format!("{whole}.{millionths:06}").trim_end_matches('0').to_owned()
+}
