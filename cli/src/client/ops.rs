@@ -162,11 +162,7 @@ impl Client {
         let answer = self.hub.call(|mut rpc| async move { rpc.get_op(request).await }).await.map_err(|f| {
             if f.is(Code::NotFound) { f.with_remedy("list what there is with `moorctl op ls`; ids are never shortened") } else { f }
         })?;
-        let op = required(answer.op)?;
-        if op.op_id != *op_id {
-            return Err(Fault::new(Code::BadEnvelope, format!("asked the hub for operation {op_id}, got {}", op.op_id)).into());
-        }
-        Ok(op)
+        Ok(asked_for(required(answer.op)?, op_id)?)
     }
 
     /// Operations, newest first, without their envelopes.
@@ -186,7 +182,7 @@ impl Client {
     pub async fn watch_op(&self, op_id: &OpId) -> Result<OpWatch, Failure> {
         let request = pb::WatchOpRequest { op_id: op_id.to_string() };
         let stream = self.hub.call(|mut rpc| async move { rpc.watch_op(request).await }).await?;
-        Ok(OpWatch { stream, hub: self.hub.clone() })
+        Ok(OpWatch { op_id: op_id.clone(), stream, hub: self.hub.clone() })
     }
 
     /// A connected host's journal from a record on, as the host sends it.
@@ -205,8 +201,17 @@ fn required(op: Option<pb::Op>) -> Result<OpFacts, Failure> {
     Ok(OpFacts::try_from(op)?)
 }
 
+/// `op`, if it is the one that was asked for: another one's genuine receipt must not stand for this one's.
+fn asked_for(op: OpFacts, op_id: &OpId) -> Result<OpFacts, Fault> {
+    if op.op_id == *op_id {
+        return Ok(op);
+    }
+    Err(Fault::new(Code::BadEnvelope, format!("asked the hub for operation {op_id}, got {}", op.op_id)))
+}
+
 /// An operation's news as they come.
 pub struct OpWatch {
+    op_id: OpId,
     stream: tonic::Streaming<pb::Op>,
     hub: Hub,
 }
@@ -218,7 +223,8 @@ impl OpWatch {
     /// When the stream breaks.
     pub async fn next(&mut self) -> Result<Option<OpFacts>, Failure> {
         match self.stream.message().await {
-            Ok(op) => Ok(op.map(OpFacts::try_from).transpose()?),
+            Ok(Some(op)) => Ok(Some(asked_for(OpFacts::try_from(op)?, &self.op_id)?)),
+            Ok(None) => Ok(None),
             Err(status) => Err(self.hub.failure(&status)),
         }
     }
