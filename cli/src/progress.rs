@@ -272,6 +272,7 @@ fn in_rollout(rollout: &RolloutFacts, host: &HostId, standing: Standing) -> Stan
     let Some(host) = rollout.hosts.iter().find(|h| h.host_id == *host) else { return standing };
     let failed = |code: Code, message: String| Standing::Failed { code: code.to_string(), message };
     match (host.standing, rollout.state) {
+        (At::Pending | At::Offline, State::Running | State::Completed | State::Paused) if standing == Standing::Cordoned => standing,
         (At::Pending | At::Offline, State::Failed | State::Aborted | State::Superseded) => {
             failed(Code::RolloutFailed, format!("the rollout did not come to it: {}", rollout.reason))
         }

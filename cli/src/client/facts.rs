@@ -9,7 +9,8 @@ use moorline_common::sign::{Envelope, Verified};
 use moorline_common::statement::{HostBinding, ObservedReport, TopologyStatement};
 use moorline_proto::v1 as pb;
 
-use crate::limits::PULLS_MAX;
+use crate::clock;
+use crate::limits::{PULLS_MAX, REPORT_OLD_S};
 use crate::render::visible;
 
 /// One host: the hub's facts, and the binding if it verified.
@@ -202,6 +203,21 @@ impl ReportView {
     #[must_use]
     pub fn age_s(&self, now: UnixSeconds) -> u64 {
         now.0.saturating_sub(self.report.statement().taken_at.0)
+    }
+
+    /// Why it does not tell what its host has now, if it does not: it is old, or was signed while the engine could not be asked.
+    #[must_use]
+    pub fn doubt(&self, now: UnixSeconds) -> Option<String> {
+        let observed = &self.report.statement().observed;
+        let age = self.age_s(now);
+        if age > REPORT_OLD_S {
+            return Some(format!("its newest report is {} old", clock::span_words(age)));
+        }
+        match (&observed.error, observed.engine) {
+            (None, EngineState::Ready) => None,
+            (Some(error), _) => Some(format!("its engine could not be asked: {}", visible(error))),
+            (None, _) => Some("its engine could not be asked".to_owned()),
+        }
     }
 
     /// `error` with the whole text of the trouble that it was made from: an error is cut for its place in the

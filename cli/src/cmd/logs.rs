@@ -106,9 +106,6 @@ pub(super) async fn containers(client: &Client, host: &HostView, what: &str) -> 
     let statement = report.as_ref().map(|r| r.report.statement()).ok_or_else(none)?;
     let ours: BTreeMap<&str, &Owner> =
         statement.observed.containers.iter().filter_map(|(name, c)| Some((name.as_str(), c.owner.as_ref()?))).collect();
-    if ours.contains_key(what) {
-        return Ok(vec![what.to_owned()]);
-    }
     let mut services = BTreeMap::new();
     if let Some(topology) = &statement.apply.topology {
         let spec = spec_of(client, host, topology).await?;
@@ -122,7 +119,17 @@ pub(super) async fn containers(client: &Client, host: &HostView, what: &str) -> 
     };
     let there = ours.iter().filter(|(name, owner)| is_numbered(name, owner)).map(|(name, _)| *name);
     let named = services.get(what).into_iter().flatten().map(String::as_str).filter(|name| ours.contains_key(name));
-    let found: BTreeSet<&str> = named.chain(there).collect();
+    let mut found: BTreeSet<&str> = named.chain(there).collect();
+    if let Some((by_name, _)) = ours.get_key_value(what) {
+        if found.iter().any(|container| container != by_name) {
+            let each = found.iter().map(|c| format!("{}/{c}", host.name)).collect::<Vec<_>>().join(", ");
+            let is_of = |containers: &Vec<String>| containers.iter().any(|container| container == by_name);
+            let other = services.iter().find(|(_, containers)| is_of(containers)).map_or("?", |(name, _)| name.as_str());
+            let message = format!("`{what}` on `{}` is a service, and the name of a container of another one", host.name);
+            return Err(Failure::usage(message, format!("for the service name {each}; for the other one {}/{other}", host.name)));
+        }
+        found.insert(by_name);
+    }
     if !found.is_empty() {
         return Ok(found.into_iter().map(str::to_owned).collect());
     }

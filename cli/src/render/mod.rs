@@ -238,12 +238,15 @@ pub fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
-/// `text` with its control characters written out: what others wrote moves no cursor and hides no line. Line ends and tabs stay.
+/// `text` with its control characters written out, and those that turn its direction: what others wrote moves no cursor, hides no line
+/// and shows its letters in their order. Line ends and tabs stay.
 #[must_use]
 pub fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
+        // Embeddings, overrides and isolates of Unicode's bidirectional algorithm, and its ends of lines and paragraphs.
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (c.is_control() && c != '\n' && c != '\t') {
             shown.extend(c.escape_default());
         } else {
             shown.push(c);

@@ -42,6 +42,8 @@ fn what_is_pushed_waits_for_the_window_and_what_is_there_is_healed() {
 
     let file = fleet.file("two.yaml", topology("two", AHEAD, "")).unwrap();
     assert_says(&moorctl(&fleet, &["plan", "-f", file.to_str().unwrap()]), &["outside of its maintenance windows", "push --now"]);
+    let late = fleet.push(&topology("two", AHEAD, ""), &["--deliver-within", "1h"]).unwrap();
+    assert_says(&late, &["expires before", "--deliver-within", "--now"]);
     let pushed = fleet.push(&topology("two", AHEAD, ""), &["--wait"]).unwrap().ok().unwrap();
     assert_says(&pushed, &["0 of 1 hosts have it", "generation 2 waits for the maintenance window that opens at"]);
     assert_eq!(state(&fleet), "outside-maintenance");

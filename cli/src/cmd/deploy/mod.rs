@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostId, TopologyId};
+use moorline_common::maintenance;
 use moorline_common::rollout::{OnFailure, Plan};
 use moorline_common::statement::DELIVER_WITHIN_DEFAULT_S;
 use moorline_common::topology::{BoundHost, HostSpec};
@@ -304,6 +305,7 @@ pub async fn run(client: &Client, ui: &mut Ui, mut order: Order) -> Result<u8, F
     if base != newest {
         return Err(base_moved(client, aim, base, scene.current.as_ref()).await);
     }
+    require_windows(&order, &desired, &changes)?;
     let bindings = revision::bindings(&scene.hosts);
     let draft = Draft {
         topology: aim.topology.clone(),
@@ -491,6 +493,24 @@ fn is_unchanged(source: Option<&Source>, previous: &Previous, changes: &[HostCha
         (None, _) => previous.down,
         (Some(_), None) => false,
     }
+}
+
+/// Every host that waits for a maintenance window has one before its slice expires.
+fn require_windows(order: &Order, desired: &Desired, changes: &[HostChange]) -> Result<(), Failure> {
+    let (now, at_once) = (clock::now(), order.at_once.of(&desired.hosts));
+    let expires = now.plus(order.deliver_within.as_secs());
+    for change in changes.iter().filter(|c| c.change == ChangeKind::Changed && !at_once.contains(&c.host_id)) {
+        let policy = desired.hosts.get(&change.host_id).and_then(|spec| spec.policy.as_ref());
+        let opens = maintenance::opens_at(policy.map(|p| p.maintenance.as_slice()).unwrap_or_default(), now)?;
+        if let Some(at) = opens.filter(|at| *at > expires) {
+            let (at, until) = (maintenance::moment(at), maintenance::moment(expires));
+            let message =
+                format!("the maintenance window of `{}` opens at {at}, and what is pushed to it expires before, at {until}", change.host);
+            let remedy = "give it more time (--deliver-within), or do not wait for the window (--now)";
+            return Err(Failure::from(Fault::new(Code::InvalidArgument, message)).with_remedy(remedy));
+        }
+    }
+    Ok(())
 }
 
 /// Whether somebody who was to wait for a maintenance window, and has not taken the newest revision in yet, does not wait any longer.

@@ -81,14 +81,14 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     require_newest(&scene, &source, &edited, &accepted)?;
     let mut after = desired::read_as(ui, &args.file, edited.as_bytes(), &args.inputs)?;
     take_along(&mut after, &client, &scene)?;
-    agree(ui, &identity, (&source, &edited, &after), &scene, &before, (&accepted, args.in_profile.is_some()))?;
+    let replaces = agree(ui, &identity, (&source, &edited, &after), &scene, &before, (&accepted, args.in_profile.is_some()))?;
     for case in &accepted.cases {
         require_unmoved(&client, case).await?;
     }
-    push(&client, ui, &args, &accepted, (&source, &edited, after), &scene).await
+    push(&client, ui, &args, &accepted, (&source, &edited, after), (&scene, replaces)).await
 }
 
-/// Shows what is written, and asks.
+/// Shows what is written, and asks; whether the object is made anew for it, which waits for a maintenance window as ever.
 fn agree(
     ui: &mut Ui,
     identity: &Identity,
@@ -96,8 +96,8 @@ fn agree(
     scene: &Scene,
     before: &HostSpec,
     (accepted, in_profile): (&Accepted, bool),
-) -> Result<(), Failure> {
-    let Some(case) = accepted.cases.first() else { return Ok(()) };
+) -> Result<bool, Failure> {
+    let Some(case) = accepted.cases.first() else { return Ok(false) };
     require_only(after, scene, case, in_profile, ui)?;
     let anew = require_agreed(identity, after, scene, before, accepted)?;
     let difference = diff::unified(&source.text, edited, &source.name, "with what the host has");
@@ -113,10 +113,11 @@ fn agree(
             case.age()
         ));
     }
-    if let Some(anew) = anew {
-        ui.warn(&anew);
+    if let Some(anew) = &anew {
+        ui.warn(anew);
     }
-    ui.confirm(&format!("Write this into {} and push it?", source.name))
+    ui.confirm(&format!("Write this into {} and push it?", source.name))?;
+    Ok(anew.is_some())
 }
 
 /// Writes the file and pushes it.
@@ -126,7 +127,7 @@ async fn push(
     args: &AcceptArgs,
     accepted: &Accepted,
     (source, edited, after): (&Source, &str, Source),
-    scene: &Scene,
+    (scene, replaces): (&Scene, bool),
 ) -> Result<u8, Failure> {
     let topology = source.file.topology.clone();
     // First the file: a push that this machine does not have in its file would be undone by the next one.
@@ -142,7 +143,7 @@ async fn push(
         accepts: accepted.cases.iter().map(|c| Shown { id: c.facts.id, actual: c.facts.drift.actual.clone() }).collect(),
     };
     let base = Base::Generation(scene.previous.generation);
-    let at_once = accepted.cases.first().map_or(AtOnce::Nobody, |case| at_once(case, scene));
+    let at_once = accepted.cases.first().filter(|_| !replaces).map_or(AtOnce::Nobody, |case| at_once(case, scene));
     let order = Order { base, at_once, force: true, ..Order::plain(aim, message) };
     let pushed = deploy::run(client, ui, order).await;
     if let Err(failure) = &pushed {

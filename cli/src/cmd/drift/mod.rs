@@ -17,7 +17,6 @@ use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
 use crate::inputs::InputArgs;
-use crate::limits::REPORT_OLD_S;
 use crate::render::{Ui, visible};
 
 mod accept;
@@ -152,18 +151,17 @@ impl Case {
         Ok(cases)
     }
 
-    /// What the host signed about the very field, if that is not old: a hub could show again what was so once.
+    /// What the host signed about the very field, if that is what it has now: a hub could show again what was so once.
     ///
     /// # Errors
     /// As [`Self::signed`]; [`Code::DriftMoved`] when nobody knows what the host has now.
     fn signed_lately(&self) -> Result<&Drift, Failure> {
         let signed = self.signed()?;
-        if self.report.age_s(clock::now()) <= REPORT_OLD_S {
-            return Ok(signed);
-        }
-        let message = format!("the newest report of host `{}` is {} old, and what it has now is not known", self.host.name, self.age());
-        Err(Failure::from(Fault::new(Code::DriftMoved, message))
-            .with_remedy("decide when the host is connected (`moorctl status`); if it is, compare its clock with this machine's"))
+        let Some(doubt) = self.report.doubt(clock::now()) else { return Ok(signed) };
+        let message = format!("what host `{}` has now is not known: {doubt}", self.host.name);
+        Err(Failure::from(Fault::new(Code::DriftMoved, message)).with_remedy(
+            "decide when the host is connected and its engine answers (`moorctl status`); if so, compare its clock with this machine's",
+        ))
     }
 
     /// What the host signed about the very field: this counts, and not what the hub shows.
@@ -220,10 +218,12 @@ impl Case {
 #[cfg(test)]
 mod tests {
     use moorline_common::id::UnixSeconds;
+    use moorline_common::observe::EngineState;
     use moorline_common::sign::{PrivateKey, Signed};
     use moorline_common::statement::{ApplyReport, ObservedReport};
 
     use super::*;
+    use crate::limits::REPORT_OLD_S;
     use crate::revision::tests::host;
 
     #[test]
@@ -233,9 +233,10 @@ mod tests {
             "resource": "docker/container/edge-site-1", "field": "mem_limit", "expected": "64m", "actual": "128m",
         }))
         .unwrap();
-        let case = |taken_at: UnixSeconds| {
+        let case = |taken_at: UnixSeconds, engine: EngineState| {
             let apply = ApplyReport { drift: vec![drift.clone()], ..ApplyReport::default() };
-            let report = ObservedReport { host_id: view.host_id.clone(), taken_at, observed: Observed::default(), apply };
+            let report =
+                ObservedReport { host_id: view.host_id.clone(), taken_at, observed: Observed { engine, ..Observed::default() }, apply };
             let key = PrivateKey::from_seed(&[10; 32]);
             let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
             let report = ReportView { report, received_unix_ms: clock::now_ms() };
@@ -261,9 +262,13 @@ mod tests {
             Case { facts, host: view.clone(), report }
         };
         let now = clock::now();
-        assert_eq!(case(now).signed_lately().unwrap().actual, "128m");
-        let old = case(UnixSeconds(now.0 - REPORT_OLD_S - 5));
-        assert!(old.signed().is_ok(), "it is signed, and shown");
-        assert!(old.signed_lately().unwrap_err().is(Code::DriftMoved));
+        assert_eq!(case(now, EngineState::Ready).signed_lately().unwrap().actual, "128m");
+        let old = case(UnixSeconds(now.0 - REPORT_OLD_S - 5), EngineState::Ready);
+        // Signed just now, of what was seen before the engine went away.
+        let blind = case(now, EngineState::Unreachable);
+        for case in [old, blind] {
+            assert!(case.signed().is_ok(), "it is signed, and shown");
+            assert!(case.signed_lately().unwrap_err().is(Code::DriftMoved));
+        }
     }
 }

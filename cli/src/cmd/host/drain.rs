@@ -21,7 +21,7 @@ use crate::cmd::Env;
 use crate::cmd::op::submit::{self, Sent};
 use crate::cmd::op::view::OpView;
 use crate::cmd::op::{OpWait, OrderArgs};
-use crate::error::Failure;
+use crate::error::{EXIT_INTERRUPTED, Failure, LocalCode};
 use crate::limits::ORDERS_AT_ONCE;
 use crate::render::Ui;
 use crate::revision::Previous;
@@ -84,28 +84,42 @@ pub async fn drain(args: DrainArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
             shown.join(", ")
         ))?;
     }
+    let signers = Signers::of(&client)?;
     client.cordon(&host.host_id, true, &args.reason).await?;
     let reason = if args.reason.is_empty() { DRAIN.to_owned() } else { cut(&format!("{DRAIN}: {}", args.reason)) };
     let order = OrderArgs::usual(&reason, OpWait { timeout_wait: args.timeout_wait, ..OpWait::usual() });
     let act = Act::Stop { timeout_s: args.timeout.map(|span| u32::try_from(span.as_secs()).unwrap_or(u32::MAX)) };
-    let signers = Signers::of(&client)?;
+    let remedy = format!("`moorctl host drain {name}` goes on; `moorctl host uncordon {name}` takes it back");
+    let stopped = unless_cut_off("drain", &host, &remedy, stop_all(&client, ui, &host, &act, &order, &signers)).await?;
+    let stands = Stands { name: &name, cordoned: true, containers: stopped };
+    ui.result(&stands, || {
+        let what = match stands.containers.len() {
+            0 => "nothing of ours runs on it".to_owned(),
+            n => format!("{n} containers are stopped"),
+        };
+        format!("`{name}` is cordoned, and {what}. Back into service: moorctl host uncordon {name}\n")
+    })?;
+    Ok(0)
+}
+
+/// Stops what runs until nothing does: what was under way may have made more meanwhile.
+async fn stop_all(
+    client: &Client,
+    ui: &mut Ui,
+    host: &HostView,
+    act: &Act,
+    order: &OrderArgs,
+    signers: &Signers,
+) -> Result<Vec<String>, Failure> {
     let mut stopped = Vec::new();
-    // What began meanwhile is stopped, too: what was under way may have made more.
     for _ in 0..LOOKS {
-        let (report, steps) = running(&client, &host).await?;
+        let looked = running(client, host).await;
+        let (report, steps) = looked.map_err(|f| f.while_doing(format_args!("the look at `{}`, which stays cordoned", host.name)))?;
         if steps.is_empty() {
-            let stands = Stands { name: &name, cordoned: true, containers: stopped };
-            ui.result(&stands, || {
-                let what = match stands.containers.len() {
-                    0 => "nothing of ours runs on it".to_owned(),
-                    n => format!("{n} containers are stopped"),
-                };
-                format!("`{name}` is cordoned, and {what}. Back into service: moorctl host uncordon {name}\n")
-            })?;
-            return Ok(0);
+            return Ok(stopped);
         }
         for step in &steps {
-            each(&client, ui, &host, (&act, &report), step, &order, &signers).await?;
+            each(client, ui, host, (act, &report), step, order, signers).await?;
         }
         for container in steps.into_iter().flatten() {
             if !stopped.contains(&container) {
@@ -113,9 +127,26 @@ pub async fn drain(args: DrainArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failur
             }
         }
     }
-    let fault = Fault::new(Code::Busy, format!("containers on `{name}`, which stays cordoned, begin again and again"));
+    let fault = Fault::new(Code::Busy, format!("containers on `{}`, which stays cordoned, begin again and again", host.name));
     Err(Failure::from(fault)
-        .with_remedy(format!("look with `moorctl status` and `moorctl events`, then `moorctl host drain {name}` goes on")))
+        .with_remedy(format!("look with `moorctl status` and `moorctl events`, then `moorctl host drain {}` goes on", host.name)))
+}
+
+/// What `work` comes to, unless the operator cuts it off: then no further order goes out.
+async fn unless_cut_off<T>(
+    verb: &str,
+    host: &HostView,
+    remedy: &str,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::select! {
+        biased;
+        Ok(()) = tokio::signal::ctrl_c() => {
+            let message = format!("`{verb}` was cut off: what was ordered goes on, and `{}` stays cordoned", host.name);
+            Err(Failure { exit: EXIT_INTERRUPTED, ..Failure::new(LocalCode::NotConverged, message, remedy) })
+        }
+        ended = work => ended,
+    }
 }
 
 /// Looks at a host for what runs on it before `drain` gives up.
@@ -123,8 +154,7 @@ const LOOKS: usize = 5;
 
 /// What of ours runs on a host now, in the order in which it stops.
 async fn running(client: &Client, host: &HostView) -> Result<(ReportView, Vec<Vec<String>>), Failure> {
-    let none = || Fault::new(Code::Waiting, format!("`{}` has sent no report yet that tells what runs on it", host.name));
-    let report = client.report_anew(host).await?.ok_or_else(none)?;
+    let report = current(client, host).await?;
     let observed = &report.report.statement().observed;
     if observed.trimmed {
         let message = format!("the report of `{}` is too large and came cut: what runs on it is not known", host.name);
@@ -137,6 +167,20 @@ async fn running(client: &Client, host: &HostView) -> Result<(ReportView, Vec<Ve
     Ok((report, steps))
 }
 
+/// What a host signed just now of what it has.
+async fn current(client: &Client, host: &HostView) -> Result<ReportView, Failure> {
+    let report = client.report_anew(host).await?;
+    let doubt = report.as_ref().map_or_else(|| Some("it has sent no report yet".to_owned()), |report| report.doubt(clock::now()));
+    match (report, doubt) {
+        (Some(report), None) => Ok(report),
+        (_, doubt) => {
+            let message = format!("what runs on `{}` is not known: {}", host.name, doubt.unwrap_or_default());
+            let remedy = "look with `moorctl status`: it has to be connected, and its engine has to answer";
+            Err(Failure::from(Fault::new(Code::Waiting, message)).with_remedy(remedy))
+        }
+    }
+}
+
 /// Starts what `drain` stopped, what others depend on first, and lets the host have what is pushed.
 ///
 /// # Errors
@@ -146,24 +190,22 @@ pub async fn uncordon(args: UncordonArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
     let client = env.client(ui).await?;
     let host = client.host(&name).await?;
     let (mut started, mut unknown) = (Vec::new(), Vec::new());
-    if !args.no_start
-        && host.bound().is_some()
-        && let Some(report) = client.report_anew(&host).await?
-    {
+    if !args.no_start && host.bound().is_some() {
+        let only = format!("when it is connected and its engine answers; or only lift the cordon: moorctl host uncordon {name} --no-start");
+        let report = current(&client, &host).await.map_err(|f| if f.is(Code::Waiting) { f.with_remedy(only) } else { f })?;
         let drained = drained(&client, ui, &host, &report, &mut unknown).await?;
-        if !drained.is_empty() && !host.connected {
-            let message = format!("`{name}` is not connected, and {} containers on it are stopped by `drain`", drained.len());
-            let remedy = format!("when it is back; or only lift the cordon: moorctl host uncordon {name} --no-start");
-            return Err(Failure::from(Fault::new(Code::Waiting, message)).with_remedy(remedy));
-        }
         if !drained.is_empty() {
             client.require_signable()?;
             let signers = Signers::of(&client)?;
             let order = OrderArgs::usual("uncordon", OpWait { timeout_wait: args.timeout_wait, ..OpWait::usual() });
-            for step in steps(&client, &host, &report, &drained).await? {
-                each(&client, ui, &host, (&Act::Start, &report), &step, &order, &signers).await?;
-                started.extend(step);
-            }
+            let work = async {
+                for step in steps(&client, &host, &report, &drained).await? {
+                    each(&client, ui, &host, (&Act::Start, &report), &step, &order, &signers).await?;
+                    started.extend(step);
+                }
+                Ok(())
+            };
+            unless_cut_off("uncordon", &host, &format!("`moorctl host uncordon {name}` goes on"), work).await?;
         }
     }
     client.cordon(&host.host_id, false, "").await?;
@@ -175,7 +217,16 @@ pub async fn uncordon(args: UncordonArgs, env: &Env, ui: &mut Ui) -> Result<u8, 
         };
         format!("{what}`{name}` gets what is pushed again\n")
     })?;
-    Ok(u8::from(!unknown.is_empty()))
+    if unknown.is_empty() {
+        return Ok(0);
+    }
+    let message = format!(
+        "{} containers on `{name}` are held by operations whose orders do not verify any more: {}",
+        unknown.len(),
+        unknown.join(", ")
+    );
+    let remedy = format!("if they are to run: moorctl op start {name}/NAME");
+    Err(Failure::from(Fault::new(Code::UnknownKey, message)).with_remedy(remedy))
 }
 
 /// The containers of a host that `drain` stopped, by the orders that operators signed. Others that are held are told of; `unknown` are those
@@ -204,13 +255,7 @@ async fn drained(
                 drained.insert(resource.name().to_owned());
             }
             Ok(_) => ui.note(&format!("left as it is: {resource}, held by operation {op_id}")),
-            Err(()) => {
-                let on = format!("{}/{}", host.name, resource.name());
-                ui.warn(&format!(
-                    "{resource} is held by operation {op_id}, and no order for that verifies any more: if it is to run, `moorctl op start {on}`"
-                ));
-                unknown.push(resource.name().to_owned());
-            }
+            Err(()) => unknown.push(resource.name().to_owned()),
         }
     }
     Ok(drained)
@@ -284,13 +329,15 @@ async fn each(
             }
         }
     }
-    let Some((container, first)) = failures.pop() else { return Ok(()) };
-    let others = failures.into_iter().map(|(container, failure)| format!("{container}: {} [{}]", failure.message, failure.code)).collect();
+    let mut failures = failures.into_iter();
+    let Some((container, first)) = failures.next() else { return Ok(()) };
+    let others = failures.map(|(container, failure)| format!("{container}: {} [{}]", failure.message, failure.code)).collect();
     let verb = if *act == Act::Start { "uncordon" } else { "drain" };
+    let remedy = format!("{}; then `moorctl host {verb} {}` goes on with what is left", first.remedy, host.name);
     Err(first
         .while_doing(format_args!("`{}` of `{container}` on `{}`, which stays cordoned", act.kind(), host.name))
         .with_details(others)
-        .with_remedy(format!("mend that, then `moorctl host {verb} {}` goes on with what is left", host.name)))
+        .with_remedy(remedy))
 }
 
 #[cfg(test)]

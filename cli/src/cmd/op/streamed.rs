@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{OpId, ResourceId};
-use moorline_common::op::{Act, Exec, Stage, State};
+use moorline_common::op::{Act, Exec, Outcome, Stage, State};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, reso
             tokio::select! {
                 settled = &mut settle => return settled,
                 // Where nobody reads any more, nobody waits.
-                ended = showing => shown = Some(end_of(ended)?),
+                ended = showing => shown = Some(end_of(ended, &statement.op_id)?),
             }
         }
         settle.await
@@ -69,11 +69,19 @@ pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, reso
     is_over.cancel();
     if let (None, Some(showing)) = (&shown, showing) {
         shown = tokio::select! {
-            ended = showing => Some(end_of(ended)?),
+            ended = showing => Some(end_of(ended, &statement.op_id)?),
             Ok(()) = tokio::signal::ctrl_c() => return Err(broken_off(&statement.op_id)),
         };
     }
     let whole = shown.map_or(Ok(()), |shown| shown.complete(ui, &receipt.result));
+    if !matches!(receipt.outcome, Outcome::Succeeded | Outcome::Failed) {
+        // That nobody knows whether it ended, and what to do then, goes before what its output lacks.
+        if let Err(lost) = whole {
+            ui.warn(&lost.message);
+        }
+        let judged = submit::judge(&view, &statement, host.require_bound()?);
+        return judged.map_err(|failure| without_flags(failure, &statement.op_id));
+    }
     let code = receipt.result.get("exit_code").and_then(Value::as_i64);
     if is_streamed {
         let ended = code.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
@@ -101,8 +109,14 @@ fn without_flags(failure: Failure, op_id: &OpId) -> Failure {
     failure
 }
 
-fn end_of(ended: Result<Result<Shown, Failure>, tokio::task::JoinError>) -> Result<Shown, Failure> {
-    ended.map_err(|e| Failure::local(format!("the output is shown no longer: {e}")))?
+/// What was shown until the end. Where it cannot be written any more, the command goes on unseen.
+fn end_of(ended: Result<Result<Shown, Failure>, tokio::task::JoinError>, op_id: &OpId) -> Result<Shown, Failure> {
+    let shown = ended.map_err(|e| Failure::local(format!("the output is shown no longer: {e}")))?;
+    shown.map_err(|failure| {
+        let why = if failure.is_quiet() { "nobody reads the output any more".to_owned() } else { failure.message };
+        let message = format!("{why}: the command goes on, and the rest of its output is not kept");
+        Failure::new(LocalCode::OutputLost, message, format!("look how it ends with `moorctl op show {op_id}`"))
+    })
 }
 
 fn broken_off(op_id: &OpId) -> Failure {

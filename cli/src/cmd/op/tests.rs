@@ -83,7 +83,8 @@ async fn only_the_hosts_own_receipt_makes_a_success() {
     assert_eq!(earlier.code, "wrong_epoch", "{earlier}");
     // Nor what the host says, genuinely, of another operation.
     let another = |order: &OpStatement| {
-        let other = OpStatement { op_id: moorline_common::id::OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ff").unwrap(), ..order.clone() };
+        let other =
+            OpStatement { op_id: moorline_common::id::OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ff").unwrap(), ..order.clone() };
         op(&other, "succeeded", Some((&good(&other), &host_key())))
     };
     let another = hand_in(another).await.unwrap_err();

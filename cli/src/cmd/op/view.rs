@@ -44,7 +44,10 @@ impl OpView {
         let is_other = |order: &Signed<OpStatement>| order.peek().is_ok_and(|statement| statement.op_id != facts.op_id);
         let order_is_other = order.as_ref().is_some_and(is_other);
         if order_is_other && signed.is_some() {
-            return Err(Fault::new(Code::Equivocation, format!("the hub shows operation {} in the place of the one that was ordered", facts.op_id)));
+            return Err(Fault::new(
+                Code::Equivocation,
+                format!("the hub shows operation {} in the place of the one that was ordered", facts.op_id),
+            ));
         }
         let order = order.filter(|_| !order_is_other);
         let unbound = || Fault::new(Code::NotApproved, "its host has no verified binding");
