@@ -7,6 +7,8 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::IdError;
 use moorline_proto::transport::TransportError;
 
+use crate::render::visible;
+
 /// The verb failed.
 pub const EXIT_ERROR: u8 = 1;
 /// `plan` found changes.
@@ -181,7 +183,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} [{}]", self.message, self.code)
+        write!(f, "{} [{}]", visible(&self.message), self.code)
     }
 }
 

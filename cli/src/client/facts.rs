@@ -1,7 +1,7 @@
 //! What the hub says, in the core's types. Facts have no authority; what is signed is kept apart and verified.
 
 use moorline_common::enrol::HostClaim;
-use moorline_common::fault::{Code, Fault};
+use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, HostEpoch, HostId, HostName, IdError, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::observe::EngineState;
 use moorline_common::pulling::Pulling;
@@ -226,12 +226,17 @@ impl ReportView {
     pub fn in_full(&self, error: Fault) -> Fault {
         let begin = error.message.trim_end_matches('…');
         let troubles = self.report.statement().apply.troubles.iter().filter(|t| t.code == error.code);
-        let whole = troubles.map(|t| format!("{}: {}", t.resource, t.message)).find(|text| text.starts_with(begin));
+        let whole = troubles.map(|t| format!("{}: {}", t.resource, t.message)).find(|text| visible(text).starts_with(begin));
         match whole {
-            Some(message) => Fault { message, ..error },
+            Some(message) => shown(Fault { message, ..error }),
             None => error,
         }
     }
+}
+
+/// A fault in others' words, as it can be shown.
+fn shown(fault: Fault) -> Fault {
+    Fault { message: visible(&fault.message), ..fault }
 }
 
 /// Something that happened, as the hub recorded it.
@@ -339,7 +344,7 @@ impl HostView {
             heartbeat_unix_ms: host.heartbeat_unix_ms,
             target: topology.map(|topology| TargetFacts { topology, generation: Generation(host.target_generation), hash }),
             converged: host.converged,
-            last_error: host.last_error.filter(|f| !f.code.is_empty()).map(Fault::from),
+            last_error: host.last_error.filter(|f| !f.code.is_empty()).map(|f| shown(Fault::from(f))),
             joined_unix_ms: host.joined_unix_ms,
             agent_version: host.agent_version,
             witness: (host.witnessed_journal_seq > 0).then_some(Witness {
@@ -348,7 +353,10 @@ impl HostView {
                 head: host.witnessed_journal_head,
             }),
             pulls: host.pulls.into_iter().take(PULLS_MAX).map(Pulling::from).collect(),
-            cordon: host.cordon.map(|c| Cordon { since_unix_ms: c.since_unix_ms, by: c.by, reason: c.reason }),
+            cordon: host.cordon.map(|c| {
+                let line = |text: &str| visible(&cut(text));
+                Cordon { since_unix_ms: c.since_unix_ms, by: line(&c.by), reason: line(&c.reason) }
+            }),
         };
         Ok((view, binding))
     }

@@ -290,6 +290,23 @@ async fn a_binding_counts_only_under_an_operators_signature_and_never_an_older_o
 }
 
 #[tokio::test]
+async fn what_hub_and_hosts_say_moves_no_cursor_and_forges_no_line() {
+    let (client, shown, _dir) = client().await;
+    let text = "x\u{1b}[2J\u{202e}y\nshop-18: cordoned".to_owned();
+    shown.lock().unwrap().hosts = vec![pb::Host {
+        last_error: Some(pb::Fault { code: "busy".to_owned(), message: text.clone() }),
+        cordon: Some(pb::Cordon { since_unix_ms: 1, by: text.clone(), reason: text.clone() }),
+        ..shown_host(&binding(2), &keys().1)
+    }];
+    let view = client.hosts(None).await.unwrap().remove(0);
+    let cordon = view.cordon.unwrap();
+    for shown in [view.last_error.unwrap().message, cordon.by, cordon.reason.clone(), Failure::local(text).to_string()] {
+        assert!(shown.contains("\\u{1b}[2J\\u{202e}") && !shown.contains('\u{1b}'), "{shown}");
+    }
+    assert!(!cordon.reason.contains('\n'), "{}", cordon.reason);
+}
+
+#[tokio::test]
 async fn a_locked_host_is_bound_anew_as_it_was_with_the_next_serial() {
     let (client, shown, _dir) = client().await;
     let operator = keys().1;

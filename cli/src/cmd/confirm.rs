@@ -14,7 +14,7 @@ use super::op::{OpWait, OrderArgs};
 use crate::client::{Client, HostView};
 use crate::clock;
 use crate::error::{Failure, LocalCode};
-use crate::render::{Table, Tone, Ui, plain};
+use crate::render::{Table, Tone, Ui, plain, visible};
 use crate::revision::Previous;
 use crate::signers::Signers;
 
@@ -108,7 +108,7 @@ fn tell(ui: &mut Ui, topology: &TopologyId, generation: Generation, rows: &[Row]
         }
         format!("{}`{topology}` generation {generation} stays on {confirmed} of {} hosts\n", table.text(), rows.len())
     })?;
-    let details: Vec<String> = rows.iter().filter_map(|r| Some(format!("{}: {}", r.host, r.error.as_ref()?))).collect();
+    let details: Vec<String> = rows.iter().filter_map(|r| Some(format!("{}: {}", r.host, visible(r.error.as_ref()?)))).collect();
     if details.is_empty() {
         return Ok(0);
     }

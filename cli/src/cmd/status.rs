@@ -20,7 +20,7 @@ use crate::client::{Client, HostView, ReportView};
 use crate::clock;
 use crate::error::Failure;
 use crate::limits::{REPORT_LIFE, WATCH_INTERVAL_MIN};
-use crate::render::{Format, Table, Tone, Ui, or_dash, plain};
+use crate::render::{Format, Table, Tone, Ui, or_dash, plain, visible};
 use crate::revision;
 
 /// Arguments of `status`.
@@ -345,17 +345,17 @@ fn details(rows: &[Row]) -> String {
         }
         let told = |t: &&Trouble| row.error.as_ref().is_some_and(|f| f.code == t.code && f.message.starts_with(t.resource.as_str()));
         for trouble in row.troubles.iter().filter(|t| !told(t)) {
-            text.push_str(&format!("  {}: {} [{}]\n", trouble.resource, trouble.message, trouble.code));
+            text.push_str(&format!("  {}: {} [{}]\n", trouble.resource, visible(&trouble.message), trouble.code));
         }
         if let Some(trial) = &row.trial {
             text.push_str(&format!("  {}\n", trial_words(trial, row.target_topology.as_deref().unwrap_or_default())));
         }
         if let Some(back) = &row.rolled_back {
             let at = clock::rfc3339(back.at.0.saturating_mul(1000));
-            text.push_str(&format!("  rolled back to {} at {at}: {}\n", generation_words(back.to), back.reason));
+            text.push_str(&format!("  rolled back to {} at {at}: {}\n", generation_words(back.to), visible(&back.reason)));
         }
         for drifted in &row.drift {
-            text.push_str(&format!("  {}: {} differs from the slice and is left as it is\n", drifted.resource, drifted.field));
+            text.push_str(&format!("  {}: {} differs from the slice and is left as it is\n", drifted.resource, visible(&drifted.field)));
         }
         for held in &row.held {
             text.push_str(&format!("  {}: held by op {}\n", held.resource, held.op_id));

@@ -331,7 +331,7 @@ async fn each(
     }
     let mut failures = failures.into_iter();
     let Some((container, first)) = failures.next() else { return Ok(()) };
-    let others = failures.map(|(container, failure)| format!("{container}: {} [{}]", failure.message, failure.code)).collect();
+    let others = failures.map(|(container, failure)| format!("{container}: {failure}")).collect();
     let verb = if *act == Act::Start { "uncordon" } else { "drain" };
     let remedy = format!("{}; then `moorctl host {verb} {}` goes on with what is left", first.remedy, host.name);
     Err(first
