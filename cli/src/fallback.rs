@@ -47,7 +47,7 @@ pub fn fallbacks(
             beat.is_some_and(|b| b.topology.as_ref() == Some(&slice.topology) && b.rolled_back_generation == slice.generation)
         };
         let gave_up = slice.filter(has_rolled_back);
-        let withheld = slice.zip(view).and_then(|(slice, view)| withheld(slice, view));
+        let withheld = slice.zip(view).and_then(|(slice, view)| has_instead(slice, view));
         let before = match (withheld, gave_up.and_then(|slice| slice.fallback.as_ref())) {
             (Some(before), _) => Some(before),
             (None, Some(fallback)) => Some((fallback.generation, fallback.version_hash.clone())),
@@ -68,8 +68,8 @@ pub fn fallbacks(
     Ok(fallbacks)
 }
 
-/// What a host has that was not given `slice` yet.
-fn withheld(slice: &SliceStatement, host: &HostView) -> Option<(Generation, VersionHash)> {
+/// What a host has as a whole in the place of `slice`: it was not given that yet, or could not make it so.
+fn has_instead(slice: &SliceStatement, host: &HostView) -> Option<(Generation, VersionHash)> {
     let beat = host.heartbeat.as_ref().filter(|b| b.topology.as_ref() == Some(&slice.topology) && b.applied_generation > Generation(0));
     let waits = host.last_error.as_ref().is_some_and(|fault| fault.code == Code::OutsideMaintenance);
     // It has accepted it, and what it could make of it is not the whole: it goes back to what it had as a whole.

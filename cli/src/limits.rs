@@ -36,6 +36,8 @@ pub const OFFLINE_GRACE: Duration = Duration::from_secs(10);
 pub const ERROR_LOOKS: u32 = 3;
 /// How long after the last moment of an order its end is still waited for.
 pub const RECEIPT_GRACE: Duration = Duration::from_secs(3);
+/// A part of a log or of a command's output, in bytes: as much as hosts send at once.
+pub const LOG_PART_MAX: usize = 64 * 1024;
 /// How long nothing may come of the output of a command that has ended, before it is no longer waited for.
 pub const OUTPUT_SILENCE: Duration = Duration::from_secs(10);
 /// Bytes of a command's output that are compared with what its receipt has of it, if not all of it came.

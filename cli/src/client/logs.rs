@@ -1,11 +1,13 @@
 //! What containers and commands write, as their hosts send it through the hub. Nothing of it is signed.
 
+use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, OpId};
 use moorline_proto::v1 as pb;
 use tonic::Streaming;
 
 use super::{Client, Hub};
 use crate::error::Failure;
+use crate::limits::LOG_PART_MAX;
 
 /// Which log is wanted.
 #[derive(Debug, Clone)]
@@ -75,6 +77,9 @@ impl LogStream {
     /// What the host or the hub says.
     pub async fn next(&mut self) -> Result<Option<LogPart>, Failure> {
         let next = self.stream.message().await.map_err(|status| self.hub.failure(&status))?;
+        if next.as_ref().is_some_and(|part| part.data.len() > LOG_PART_MAX) {
+            return Err(Fault::new(Code::TooLarge, "the hub sent more of a log at once than a host does").into());
+        }
         Ok(next.map(|part| LogPart { data: part.data, is_stderr: part.stderr }))
     }
 }

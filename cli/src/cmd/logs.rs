@@ -18,7 +18,7 @@ use crate::client::{Client, HostView};
 use crate::clock;
 use crate::error::{EXIT_INTERRUPTED, Failure};
 use crate::limits::LOGS_AT_ONCE;
-use crate::render::{Format, Ui};
+use crate::render::{Format, Ui, whole_characters};
 use crate::revision::Previous;
 
 /// Arguments of `logs`.
@@ -77,7 +77,10 @@ pub async fn run(args: LogsArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
     loop {
         let next = tokio::select! {
             next = parts.recv() => next,
-            Ok(()) = tokio::signal::ctrl_c() => return Ok(EXIT_INTERRUPTED),
+            Ok(()) = tokio::signal::ctrl_c() => {
+                logs.iter_mut().try_for_each(|lines| lines.finish(ui))?;
+                return Ok(EXIT_INTERRUPTED);
+            }
         };
         let Some((n, part)) = next else { break };
         let Some(lines) = logs.get_mut(n) else { continue };
@@ -178,6 +181,11 @@ impl Lines {
     fn write(&mut self, part: &LogPart, ui: &mut Ui) -> Result<(), Failure> {
         let rest = if part.is_stderr { &mut self.err } else { &mut self.out };
         rest.extend_from_slice(&part.data);
+        // Alone on the terminal, it is shown as it comes: also a question that no line's end follows.
+        if !self.is_labelled && ui.format == Format::Table {
+            let whole = whole_characters(rest);
+            return self.show(&whole, part.is_stderr, ui);
+        }
         let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
         // A line without an end is not waited for for ever.
         let whole = if whole == 0 && rest.len() > LINE_MAX { rest.len() } else { whole };
@@ -204,7 +212,10 @@ impl Lines {
                 ui.item(&line, String::new)
             });
         }
-        let label = if self.is_labelled { format!("{} | ", self.container) } else { String::new() };
+        if !self.is_labelled {
+            return if is_stderr { ui.error_output(bytes) } else { ui.output(bytes) };
+        }
+        let label = format!("{} | ", self.container);
         let text: Vec<u8> = bytes.split_inclusive(|b| *b == b'\n').flat_map(|line| [label.as_bytes(), line].concat()).collect();
         if is_stderr { ui.error_output(&text) } else { ui.output(&text) }
     }

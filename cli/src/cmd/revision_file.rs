@@ -224,7 +224,7 @@ impl Understood {
         if !gone.is_empty() {
             ui.note(&format!("  torn down: {}; volumes stay", names(gone)));
         }
-        self.tell_fallbacks(ui)?;
+        self.tell_terms(ui)?;
         let old = before.map(|e| root.verify_topology(Signed::new(e.clone())?)).transpose();
         let (old, old_name) = match old {
             Ok(Some(old)) if old.statement().topology == statement.topology => {
@@ -258,8 +258,8 @@ impl Understood {
         Ok(false)
     }
 
-    /// What may come back by itself: it is signed, too.
-    fn tell_fallbacks(&self, ui: &mut Ui) -> Result<(), Failure> {
+    /// Who waits for no window, and what may come back by itself: that is signed, too.
+    fn tell_terms(&self, ui: &mut Ui) -> Result<(), Failure> {
         for (host, slice) in &self.signed.slices {
             let statement = Signed::<SliceStatement>::new(slice.envelope.clone())?.peek()?;
             if statement.at_once {

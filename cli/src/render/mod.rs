@@ -255,6 +255,16 @@ pub fn visible(text: &str) -> String {
     shown
 }
 
+/// Takes out of `bytes` what can be shown now: a terminal shows no half characters.
+#[must_use]
+pub fn whole_characters(bytes: &mut Vec<u8>) -> Vec<u8> {
+    let end = match std::str::from_utf8(bytes) {
+        Err(error) if error.error_len().is_none() => error.valid_up_to(),
+        Ok(_) | Err(_) => bytes.len(),
+    };
+    bytes.drain(..end).collect()
+}
+
 fn write_output(mut out: impl Write + IsTerminal, bytes: &[u8]) -> Result<(), Failure> {
     if out.is_terminal() {
         out.write_all(visible(&String::from_utf8_lossy(bytes)).as_bytes())?;

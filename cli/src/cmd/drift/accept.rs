@@ -82,9 +82,7 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     let mut after = desired::read_as(ui, &args.file, edited.as_bytes(), &args.inputs)?;
     take_along(&mut after, &client, &scene)?;
     let replaces = agree(ui, &identity, (&source, &edited, &after), &scene, &before, (&accepted, args.in_profile.is_some()))?;
-    for case in &accepted.cases {
-        require_unmoved(&client, case).await?;
-    }
+    require_unmoved(&client, &accepted.cases).await?;
     push(&client, ui, &args, &accepted, (&source, &edited, after), (&scene, replaces)).await
 }
 
@@ -159,12 +157,15 @@ fn at_once(case: &Case, scene: &Scene) -> AtOnce {
 }
 
 /// It may have moved while the question stood there.
-async fn require_unmoved(client: &Client, shown: &Case) -> Result<(), Failure> {
-    let now = Case::of(client, client.drift(shown.facts.id).await?).await?;
-    let (was, is) = (&shown.facts.drift, &now.signed_lately()?.actual);
-    if *is != was.actual {
-        let message = format!("{} was shown for {}, the host has {} by now", visible(&was.actual), visible(&was.field), visible(is));
-        return Err(Fault::new(Code::DriftMoved, message).into());
+async fn require_unmoved(client: &Client, shown: &[Case]) -> Result<(), Failure> {
+    let ids: Vec<u64> = shown.iter().map(|case| case.facts.id).collect();
+    let now = Case::of_one_resource(client, &ids, "accept").await?;
+    for (shown, now) in shown.iter().zip(&now) {
+        let (was, is) = (&shown.facts.drift, &now.signed_lately()?.actual);
+        if *is != was.actual {
+            let message = format!("{} was shown for {}, the host has {} by now", visible(&was.actual), visible(&was.field), visible(is));
+            return Err(Fault::new(Code::DriftMoved, message).into());
+        }
     }
     Ok(())
 }

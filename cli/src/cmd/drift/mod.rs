@@ -133,7 +133,7 @@ impl Case {
         Ok(Self { facts, host, report })
     }
 
-    /// The drifts `ids`, all of one resource, to `verb` them together.
+    /// The drifts `ids`, all of one resource, to `verb` them together: by one report of their host.
     async fn of_one_resource(client: &Client, ids: &[u64], verb: &str) -> Result<Vec<Self>, Failure> {
         let mut cases: Vec<Self> = Vec::with_capacity(ids.len());
         for id in ids {
@@ -146,7 +146,11 @@ impl Case {
             if cases.iter().any(|case| case.facts.id == *id) {
                 return Err(Failure::usage(format!("drift {id} is named twice"), "name each once"));
             }
-            cases.push(Self::of(client, facts).await?);
+            let case = match cases.first() {
+                Some(first) => Self { facts, host: first.host.clone(), report: first.report.clone() },
+                None => Self::of(client, facts).await?,
+            };
+            cases.push(case);
         }
         Ok(cases)
     }

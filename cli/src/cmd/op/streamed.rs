@@ -7,7 +7,7 @@ use moorline_common::id::{OpId, ResourceId};
 use moorline_common::op::{Act, Exec, Outcome, Stage, State};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::submit::{self, Order};
@@ -19,7 +19,7 @@ use crate::client::{Client, HostView};
 use crate::clock;
 use crate::error::{EXIT_INTERRUPTED, Failure, LocalCode};
 use crate::limits::{OUTPUT_HEAD_MAX, OUTPUT_SILENCE, RECEIPT_GRACE};
-use crate::render::{Format, Ui};
+use crate::render::{Format, Ui, whole_characters};
 
 /// Runs a command in a container; exits as it does. What it says is shown as it comes, or, in a format for programs, with all else at
 /// its end.
@@ -31,15 +31,15 @@ pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, reso
     let args = OrderArgs::usual(reason, OpWait::usual());
     let is_streamed = ui.format == Format::Table;
     let act = Act::Exec(Exec { stream: is_streamed, ..exec });
-    let Order { statement, sealed, words, .. } = submit::sign(client, ui, host, &act, resource, &args).await?;
+    let Order { statement, sealed, words, class } = submit::sign(client, ui, host, &act, resource, &args).await?;
     let remedy = "name the other operators' key files with --sign-with FILE, or write the order down: `moorctl op exec --save FILE`";
     let envelope = sealed.whole(remedy)?;
-    let is_over = CancellationToken::new();
+    let (signed, totals) = watch::channel(None);
     let mut showing = None;
     if is_streamed {
         // Most commands are over in no time: who takes what they say is there first.
         let stream = client.output(&host.host_id, &statement.op_id).await.map_err(away)?;
-        showing = Some(AbortOnDropHandle::new(tokio::spawn(show(stream, is_over.clone()))));
+        showing = Some(AbortOnDropHandle::new(tokio::spawn(show(stream, totals))));
     }
     ui.note(&format!("{words}: operation {}", statement.op_id));
     let window = Duration::from_secs(statement.expires_at.0.saturating_sub(clock::now().0));
@@ -58,7 +58,8 @@ pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, reso
         }
         settle.await
     };
-    let view = settled.await.map_err(|failure| without_flags(failure, &statement.op_id))?;
+    let mut view = settled.await.map_err(|failure| without_flags(failure, &statement.op_id))?;
+    view.facts.class = class.to_string();
     if !is_streamed {
         submit::tell(ui, &view, &host.name)?;
     }
@@ -66,7 +67,8 @@ pub async fn run(client: &Client, ui: &mut Ui, host: &HostView, exec: Exec, reso
         let judged = submit::judge(&view, &statement, host.require_bound()?);
         return judged.map_err(|failure| without_flags(failure, &statement.op_id));
     };
-    is_over.cancel();
+    let total = |name: &str| receipt.result.get(name).and_then(Value::as_u64).unwrap_or_default();
+    signed.send_replace(Some([total("stdout_bytes"), total("stderr_bytes")]));
     if let (None, Some(showing)) = (&shown, showing) {
         shown = tokio::select! {
             ended = showing => Some(end_of(ended, &statement.op_id)?),
@@ -156,34 +158,43 @@ impl Tally {
         self.head.extend(data.iter().take(room));
     }
 
-    /// What can be shown now of all that came: a terminal shows no half characters.
+    /// What can be shown now of all that came.
     fn whole_characters(&mut self, data: &[u8]) -> Vec<u8> {
-        let mut all = std::mem::take(&mut self.rest);
-        all.extend_from_slice(data);
-        let end = match std::str::from_utf8(&all) {
-            Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            Ok(_) | Err(_) => all.len(),
-        };
-        self.rest = all.split_off(end);
-        all
+        self.rest.extend_from_slice(data);
+        whole_characters(&mut self.rest)
     }
 }
 
-/// Shows what comes until its end; after `is_over` for as long as something comes.
-async fn show(mut stream: LogStream, is_over: CancellationToken) -> Result<Shown, Failure> {
+/// Shows what comes until its end; once `totals`, the bytes of standard output and error that the host has signed, are known, until as much
+/// came, or nothing comes any more.
+async fn show(mut stream: LogStream, mut totals: watch::Receiver<Option<[u64; 2]>>) -> Result<Shown, Failure> {
     let mut ui = Ui::new(Format::Table, false);
     let mut shown = Shown::default();
     // Who reads slowly holds up this task, and nothing else that goes on here.
     let mut write =
         |data: &[u8], is_stderr: bool| tokio::task::block_in_place(|| if is_stderr { ui.error_output(data) } else { ui.output(data) });
     loop {
+        let known = *totals.borrow();
+        if let Some([out, err]) = known
+            && (shown.out.bytes > out || shown.err.bytes > err || (shown.out.bytes, shown.err.bytes) == (out, err))
+        {
+            return Ok(shown);
+        }
         let silence = async {
-            is_over.cancelled().await;
-            tokio::time::sleep(OUTPUT_SILENCE).await;
+            if known.is_none() && totals.wait_for(Option::is_some).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            if known.is_some() {
+                tokio::time::sleep(OUTPUT_SILENCE).await;
+            }
         };
         let part = tokio::select! {
             part = stream.next() => part,
-            () = silence => return Ok(shown),
+            // That they are known now is looked at first.
+            () = silence => match known {
+                Some(_) => return Ok(shown),
+                None => continue,
+            },
         };
         match part {
             Ok(Some(part)) => {

@@ -194,15 +194,8 @@ pub async fn follow(
     let is_pull = statement.kind == "pull";
     let beside = if is_pull { Beside::Pull(wait::Pulled::new(&host.name, statement.resource.name())) } else { Beside::Nothing };
     let mut view = settle(client, ui, host, statement, envelope, waiting.limit(), beside).await?;
-    view.facts.host = host.name.to_string();
     view.facts.class = class.to_string();
     tell(ui, &view, &host.name)?;
-    if view.facts.state == Stage::Refused && !view.verified {
-        ui.warn(&format!(
-            "the host has not signed that: until {} the order can still be carried out if it is handed in again",
-            clock::rfc3339(statement.expires_at.0.saturating_mul(1000))
-        ));
-    }
     if waiting.limit().is_none() {
         return Ok(0);
     }
@@ -224,6 +217,13 @@ pub async fn settle(
         None => client.op(&statement.op_id).await?,
     };
     let mut view = OpView::new(&client.root, op, Some(host.require_bound()?), Some(envelope))?;
+    view.facts.host = host.name.to_string();
+    if view.facts.state == Stage::Refused && !view.verified {
+        ui.warn(&format!(
+            "the host has not signed that: until {} the order can still be carried out if it is handed in again",
+            clock::rfc3339(statement.expires_at.0.saturating_mul(1000))
+        ));
+    }
     match view.receipt_doubt.take() {
         Some(doubt) => Err(distrust(&statement.op_id, doubt)),
         None => Ok(view),

@@ -39,6 +39,7 @@ pub async fn until_settled(
     let window = Instant::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX))) + RECEIPT_GRACE;
     let bar = if matches!(beside, Beside::Quiet) { ProgressBar::hidden() } else { bar(ui) };
     let mut shown: Option<(Stage, String)> = None;
+    let mut is_told = false;
     let ended = loop {
         let has_begun = matches!(shown, Some((Stage::At(State::Started | State::TaskRunning), _)));
         let until = if has_begun { over } else { over.min(window) };
@@ -72,7 +73,10 @@ pub async fn until_settled(
             // A hub that restarts is back in seconds; what was submitted is durable.
             Ok(Ok(None)) => {}
             Ok(Err(failure)) if failure.code == LocalCode::HubUnreachable.as_str() => {
-                bar.set_message("the hub does not answer; trying again");
+                bar.set_message(AWAY);
+                if bar.is_hidden() && !std::mem::replace(&mut is_told, true) {
+                    ui.note(AWAY);
+                }
             }
             Ok(Err(failure)) => return Err(failure),
             Err(_) => break Err(if until < over { Over::Window } else { Over::Time }),
@@ -85,6 +89,8 @@ pub async fn until_settled(
     bar.finish_and_clear();
     ended.map_err(|over| unsettled(&over, op_id, shown.map(|(stage, _)| stage), expires_at, limit))
 }
+
+const AWAY: &str = "the hub does not answer; trying again";
 
 /// What else is shown while an operation is waited for.
 pub enum Beside<'a> {
