@@ -1,11 +1,11 @@
 //! `moorctl exec`: a command in a service's container, signed as `op exec` is, with its output as it comes.
 
 use clap::Args;
-use moorline_common::id::HostName;
 use moorline_common::plan::lower;
 
+use super::Env;
 use super::op::{CommandArgs, streamed};
-use super::{Env, logs};
+use super::target::Target;
 use crate::error::Failure;
 use crate::render::Ui;
 
@@ -33,19 +33,15 @@ pub struct ExecArgs {
 /// # Errors
 /// When it does not run to its end, or its output did not come whole; what calls can fail with.
 pub async fn run(args: ExecArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let Some((host, what)) = args.target.split_once('/').filter(|(_, what)| !what.is_empty()) else {
-        return Err(Failure::usage("`exec` needs to know where", "write HOST/SERVICE, such as shop-17/db"));
-    };
-    let name = HostName::parse(host)?;
+    let target = Target::parse(&args.target)?;
     let client = env.client(ui).await?;
-    let host = client.host(&name).await?;
-    let mut containers = logs::containers(&client, &host, what).await?;
+    let (host, mut containers) = target.containers(&client).await?;
     let container = match (containers.pop(), containers.is_empty()) {
         (Some(one), true) => one,
         (last, _) => {
             containers.extend(last);
-            let each = containers.iter().map(|c| format!("{name}/{c}")).collect::<Vec<_>>().join(", ");
-            return Err(Failure::usage(format!("`{what}` has {} containers on `{name}`", containers.len()), format!("name one: {each}")));
+            let each = containers.iter().map(|c| format!("{}/{c}", host.name)).collect::<Vec<_>>().join(", ");
+            return Err(Failure::usage(format!("`{}` has {} containers", args.target, containers.len()), format!("name one: {each}")));
         }
     };
     let (command, resource) = (args.command.read()?, lower::container_resource(&container));

@@ -33,6 +33,7 @@ pub mod rollback;
 pub mod rollout;
 pub mod schema;
 pub mod status;
+mod target;
 pub mod validate;
 
 /// Where a verb finds its context.

@@ -10,8 +10,10 @@ pub mod add;
 pub mod approve;
 pub mod cordon;
 pub mod drain;
+mod in_order;
 pub mod ls;
 pub mod rm;
+pub mod uncordon;
 
 /// Verbs of `host`.
 #[derive(Debug, Subcommand)]
@@ -27,7 +29,7 @@ pub enum HostVerb {
     /// Cordon a host, and stop what runs on it by signed operations, in order
     Drain(drain::DrainArgs),
     /// Start what `drain` stopped, and let the host have what is pushed again
-    Uncordon(drain::UncordonArgs),
+    Uncordon(uncordon::UncordonArgs),
     /// Forget a host, so that its name is free; what runs on it stays
     Rm(rm::RmArgs),
 }
@@ -42,8 +44,8 @@ pub async fn run(verb: HostVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> 
         HostVerb::Approve(args) => approve::run(args, env, ui).await,
         HostVerb::Ls => ls::run(env, ui).await,
         HostVerb::Cordon(args) => cordon::run(args, env, ui).await,
-        HostVerb::Drain(args) => drain::drain(args, env, ui).await,
-        HostVerb::Uncordon(args) => drain::uncordon(args, env, ui).await,
+        HostVerb::Drain(args) => drain::run(args, env, ui).await,
+        HostVerb::Uncordon(args) => uncordon::run(args, env, ui).await,
         HostVerb::Rm(args) => rm::run(args, env, ui).await,
     }
 }
