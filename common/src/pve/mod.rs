@@ -3,8 +3,11 @@
 //! [`keys`] says what each key of a guest's config holds, [`value`] when two values mean the same and how one is written, [`property`]
 //! reads the `key=value` lists that most of them are, [`upid`] tells tasks apart.
 
+pub mod answer;
 mod formats;
+pub mod guest;
 pub mod keys;
+pub mod lenient;
 pub mod property;
 pub mod scalar;
 pub mod upid;

@@ -1,0 +1,227 @@
+//! A guest as it shall be and as it is: what about its config has to change.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, GuestKind, Shape};
+use super::property::Whose;
+use super::scalar::Wrong;
+use super::value::{self, Normal};
+
+/// A config: values by their keys, as Proxmox VE writes them.
+pub type Config = BTreeMap<String, String>;
+
+/// A guest as its host shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestConfig {
+    /// What kind it is.
+    #[serde(rename = "type")]
+    pub kind: GuestKind,
+    /// What it is set to be, with what waits for its next start.
+    pub set: Config,
+    /// What it runs with, where that is otherwise.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub running: BTreeMap<String, Option<String>>,
+}
+
+/// What about a guest's config has to change.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigChange {
+    /// Values to set, as they are sent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: Config,
+    /// Keys to take out.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub delete: BTreeSet<String>,
+    /// Disks to grow, with their sizes in bytes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grow: BTreeMap<String, u64>,
+    /// What differs and cannot be changed, with why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<String, String>,
+}
+
+impl ConfigChange {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.set.is_empty() && self.delete.is_empty() && self.grow.is_empty()
+    }
+}
+
+/// Checks an operator's config.
+///
+/// # Errors
+/// Each wrong key with what is wrong.
+pub fn check(kind: GuestKind, config: &Config) -> Result<(), BTreeMap<String, String>> {
+    let wrong = config.iter().filter_map(|(key, text)| {
+        let why = match keys::find(kind, key) {
+            Ok(known) => value::normal(known.shape, text, Whose::Ours).err()?.to_string(),
+            Err(why) => why,
+        };
+        Some((key.clone(), why))
+    });
+    let wrong: BTreeMap<String, String> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// What has to change so that `live` has what `wanted` says. What only `applied`, the config that was applied last, names is taken out;
+/// what neither names is not managed.
+///
+/// # Errors
+/// [`Wrong`] when `wanted` is no config; see [`check`].
+pub fn change(wanted: &Config, applied: Option<&Config>, live: &GuestConfig) -> Result<ConfigChange, Wrong> {
+    let mut change = ConfigChange::default();
+    for (key, text) in wanted {
+        let known = keys::find(live.kind, key).map_err(Wrong::new)?;
+        let has = live.set.get(key).map(String::as_str);
+        let is_rewritten = hides(known.shape) && applied.is_some_and(|applied| applied.get(key) != Some(text));
+        if value::is_met(known.shape, text, has)? && !is_rewritten {
+            continue;
+        }
+        if known.is_fixed {
+            let has = has.unwrap_or("nothing");
+            change.refused.insert(key.clone(), format!("it is {has}, and can only be said when the guest is made"));
+            continue;
+        }
+        if let Some(bytes) = larger(known.shape, text, has)? {
+            change.grow.insert(key.clone(), bytes);
+        }
+        if value::normal(known.shape, text, Whose::Ours)?.is_none() {
+            // What holds anyway needs no key.
+            change.delete.insert(key.clone());
+            continue;
+        }
+        match value::written(known.shape, text, has) {
+            Ok(sent) if has.is_some_and(|has| is_same(known.shape, &sent, has)) => {}
+            Ok(sent) => drop(change.set.insert(key.clone(), sent)),
+            Err(why) => drop(change.refused.insert(key.clone(), why.to_string())),
+        }
+    }
+    let dropped = applied.into_iter().flatten().filter(|(key, _)| !wanted.contains_key(*key) && live.set.contains_key(*key));
+    for (key, _) in dropped {
+        match keys::find(live.kind, key) {
+            Ok(known) if holds_data(known.shape) => {
+                let why = "the file names it no more; taking it out would detach a disk: do that by hand, or name it again";
+                change.refused.insert(key.clone(), why.to_owned());
+            }
+            Ok(known) if !known.is_fixed => drop(change.delete.insert(key.clone())),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(change)
+}
+
+/// The keys whose values count from the guest's next start on.
+#[must_use]
+pub fn pending(live: &GuestConfig) -> BTreeSet<&str> {
+    let waits = |key: &str, running: Option<&str>| {
+        let Ok(known) = keys::find(live.kind, key) else { return false };
+        let normal = |text: Option<&str>| text.and_then(|text| value::normal(known.shape, text, Whose::Theirs).ok().flatten());
+        normal(live.set.get(key).map(String::as_str)) != normal(running)
+    };
+    live.running.iter().filter(|(key, running)| waits(key, running.as_deref())).map(|(key, _)| key.as_str()).collect()
+}
+
+/// Whether a host does not show what was set.
+const fn hides(shape: Shape) -> bool {
+    matches!(shape, Shape::PasswordHash)
+}
+
+const fn holds_data(shape: Shape) -> bool {
+    matches!(shape, Shape::Volume(_))
+}
+
+/// Whether sending `text` where `has` stands would change nothing.
+fn is_same(shape: Shape, text: &str, has: &str) -> bool {
+    let normal = |text| value::normal(shape, text, Whose::Theirs).ok();
+    !hides(shape) && normal(text) == normal(has)
+}
+
+/// The size to which a disk that is there has to grow, in bytes.
+fn larger(shape: Shape, text: &str, has: Option<&str>) -> Result<Option<u64>, Wrong> {
+    let Some(has) = has else { return Ok(None) };
+    let (wanted, has) = (value::normal(shape, text, Whose::Ours)?, value::normal(shape, has, Whose::Theirs)?);
+    Ok(match (wanted, has) {
+        (Some(Normal::Volume(wanted)), Some(Normal::Volume(has))) if wanted.is_the_place_of(&has) && wanted.is_larger_than(&has) => {
+            wanted.size
+        }
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Config {
+        pairs.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect()
+    }
+
+    fn live(pairs: &[(&str, &str)]) -> GuestConfig {
+        GuestConfig { kind: GuestKind::Qemu, set: config(pairs), running: BTreeMap::new() }
+    }
+
+    #[test]
+    fn only_what_the_file_names_and_what_it_named_before_changes() {
+        let has = live(&[("memory", "1024"), ("onboot", "1"), ("tags", "a;b"), ("cores", "2"), ("balloon", "512")]);
+        let wanted = config(&[("memory", "2048"), ("tags", "b a"), ("name", "db")]);
+        let applied = config(&[("memory", "1024"), ("onboot", "1"), ("sockets", "1")]);
+        let found = change(&wanted, Some(&applied), &has).unwrap();
+        assert_eq!(found.set, config(&[("memory", "2048"), ("name", "db")]));
+        assert_eq!(found.delete, BTreeSet::from(["onboot".to_owned()]), "cores and balloon were never named, sockets is not there");
+        assert!(found.grow.is_empty() && found.refused.is_empty());
+        let default = change(&config(&[("onboot", "0")]), None, &has).unwrap();
+        assert_eq!((default.set.len(), default.delete), (0, BTreeSet::from(["onboot".to_owned()])));
+    }
+
+    #[test]
+    fn disks_grow_by_themselves_and_are_never_made_twice_moved_or_detached() {
+        let has = live(&[("scsi0", "local-lvm:vm-101-disk-0,size=8G,ssd=1"), ("scsi1", "local-lvm:vm-101-disk-1,size=8G")]);
+        let grown = change(&config(&[("scsi0", "local-lvm:16,ssd=1")]), None, &has).unwrap();
+        assert_eq!(grown.grow, BTreeMap::from([("scsi0".to_owned(), 16 << 30)]));
+        assert!(grown.set.is_empty(), "{grown:?}");
+        let both = change(&config(&[("scsi0", "local-lvm:16,ssd=1,discard=on")]), None, &has).unwrap();
+        assert_eq!(both.set, config(&[("scsi0", "local-lvm:vm-101-disk-0,discard=on,size=8G,ssd=1")]));
+        assert_eq!(both.grow.len(), 1);
+        let moved = change(&config(&[("scsi0", "other:8,ssd=1")]), None, &has).unwrap();
+        assert!(moved.is_empty() && moved.refused["scsi0"].contains("another volume"), "{moved:?}");
+        let dropped = change(&Config::new(), Some(&config(&[("scsi1", "local-lvm:8"), ("scsi2", "local-lvm:8")])), &has).unwrap();
+        assert!(dropped.is_empty() && dropped.refused.keys().eq(["scsi1"]), "{dropped:?}");
+        let new = change(&config(&[("scsi2", "local-lvm:4")]), None, &has).unwrap();
+        assert_eq!(new.set, config(&[("scsi2", "local-lvm:4")]));
+    }
+
+    #[test]
+    fn what_no_host_shows_is_sent_when_the_file_says_otherwise_than_before() {
+        let has = live(&[("cipassword", "**********")]);
+        let wanted = config(&[("cipassword", "$6$salt$new")]);
+        assert!(change(&wanted, Some(&wanted), &has).unwrap().is_empty());
+        assert_eq!(change(&wanted, Some(&config(&[("cipassword", "$6$salt$old")])), &has).unwrap().set, wanted);
+        let container = GuestConfig { kind: GuestKind::Lxc, ..live(&[("unprivileged", "1")]) };
+        let fixed = change(&config(&[("unprivileged", "0")]), None, &container).unwrap();
+        assert!(fixed.is_empty() && fixed.refused["unprivileged"].contains("when the guest is made"));
+    }
+
+    #[test]
+    fn what_waits_for_a_start_is_told_apart_from_what_differs() {
+        let mut has = live(&[("memory", "2048"), ("cores", "2"), ("tags", "a")]);
+        has.running = BTreeMap::from([
+            ("memory".to_owned(), Some("1024".to_owned())),
+            ("cores".to_owned(), Some("2".to_owned())),
+            ("kvm".to_owned(), None),
+        ]);
+        assert!(change(&config(&[("memory", "2048")]), None, &has).unwrap().is_empty());
+        assert_eq!(pending(&has), BTreeSet::from(["memory"]));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let wrong = check(GuestKind::Qemu, &config(&[("cores", "0"), ("args", "-cpu host"), ("name", "db"), ("nett0", "x")])).unwrap_err();
+        assert_eq!(wrong.keys().collect::<Vec<_>>(), ["args", "cores", "nett0"]);
+        assert_eq!(check(GuestKind::Qemu, &config(&[("name", "db")])), Ok(()));
+    }
+}
