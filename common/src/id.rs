@@ -147,7 +147,7 @@ string_id!(
                 Some(("docker", "network" | "volume" | "image", n)) => !n.is_empty() && n.bytes().all(|b| b.is_ascii_graphic()),
                 _ => false,
             }
-            || t.strip_prefix("pve/guest/").is_some_and(|n| !n.is_empty() && n.len() <= 9 && n.bytes().all(|b| b.is_ascii_digit()))
+            || t.strip_prefix("pve/guest/").is_some_and(|n| crate::pve::Vmid::parse(n).is_ok())
     }
 );
 

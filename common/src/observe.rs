@@ -6,7 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::canonical::to_canonical;
 use crate::id::{ResourceId, sha256_hex};
+use crate::pve::Vmid;
 use crate::topology::{Attachment, Healthcheck, Ipam, MountSpec, Nanos, Options, PortSpec, RestartPolicy, SealedFile};
+
+mod guest;
+
+pub use guest::{GuestStatus, ObservedGuest, ObservedPve, ObservedSnapshot, TAG};
 
 /// The label that holds the cluster of an owned object.
 pub const LABEL_CLUSTER: &str = "moorline.cluster";
@@ -57,19 +62,28 @@ pub struct Observed {
     pub volumes: BTreeMap<String, ObservedVolume>,
     /// Containers by their engine names (without the leading slash).
     pub containers: BTreeMap<String, ObservedContainer>,
+    /// What Proxmox VE has; `None` when the agent is not connected to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pve: Option<ObservedPve>,
     /// Whether something was left out, so that the rest fits into one report.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub trimmed: bool,
 }
 
 impl Observed {
-    /// The owned resources that are there, sorted: networks and volumes that exist, containers that run.
+    /// The owned resources that are there, sorted: networks, volumes and guests that exist, containers that run.
     #[must_use]
     pub fn present(&self) -> BTreeSet<ResourceId> {
         let networks = self.networks.values().filter_map(|n| n.owner.as_ref());
         let volumes = self.volumes.values().filter_map(|v| v.owner.as_ref());
         let containers = self.containers.values().filter(|c| c.state.is_present()).filter_map(|c| c.owner.as_ref());
-        networks.chain(volumes).chain(containers).map(|o| o.resource.clone()).collect()
+        let guests = self.guests().filter_map(|(_, guest)| guest.owner.as_ref());
+        networks.chain(volumes).chain(containers).chain(guests).map(|o| o.resource.clone()).collect()
+    }
+
+    /// The guests that are there, by their numbers.
+    pub fn guests(&self) -> impl Iterator<Item = (Vmid, &ObservedGuest)> {
+        self.pve.iter().flat_map(|pve| &pve.guests).map(|(vmid, guest)| (*vmid, guest))
     }
 
     /// Lowercase hex SHA-256 of the canonical JSON: equal observations, equal digest.

@@ -1,7 +1,7 @@
 //! What the hub needs to know about a slice. Pure.
 
 use moorline_common::fault::Fault;
-use moorline_common::plan::docker::desired_resources;
+use moorline_common::plan::desired_resources;
 use moorline_common::sign::Verified;
 use moorline_common::statement::SliceStatement;
 

@@ -7,6 +7,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{OpId, ResourceId};
 use moorline_common::observe::ContainerState;
 use moorline_common::op::Act;
+use moorline_common::plan::Step;
 use serde_json::Value;
 
 use super::{DriverError, DriverErrorKind};
@@ -67,6 +68,13 @@ pub enum Found {
 }
 
 impl DriverError {
+    /// The driver `name` has no such resources.
+    #[must_use]
+    pub fn no_such_step(step: &Step, name: &str) -> Self {
+        let message = format!("`{name}` has no {}: this host's agent is not connected to what has", step.resource.kind());
+        Self { kind: DriverErrorKind::Permanent, code: Code::NotThere, message }
+    }
+
     /// The driver does not do operations of this kind.
     #[must_use]
     pub fn no_such_operation(order: &OpOrder) -> Self {

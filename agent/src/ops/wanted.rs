@@ -6,7 +6,7 @@ use std::sync::Arc;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::ResourceId;
 use moorline_common::op::Converge;
-use moorline_common::plan::{Action, Given, Mend, Plan, Step, docker, lower};
+use moorline_common::plan::{Action, Given, Mend, Plan, Step, lower, plan_given};
 use moorline_common::topology::{DriftPolicy, HostSpec};
 
 use super::{Op, Shared};
@@ -49,8 +49,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             };
             let observed = self.parts.driver.observe().await?;
             // Whoever orders this knows what there was: nothing is told from what was applied before.
-            let given = Given { applied: Some(&desired.spec), left: None, mend: Some(&mend) };
-            let plan = docker::plan_given(&desired.identity, &desired.spec, &observed, given);
+            let given = Given { applied: Some(&desired.spec), mend: Some(&mend), ..Given::default() };
+            let plan = plan_given(&desired.identity, &desired.spec, &observed, given);
             if let Some(blocked) = plan.blocked.iter().find(|b| b.resource == *op.resource()) {
                 let fault = Fault::new(blocked.code.unwrap_or(Code::Waiting), cut(&blocked.reason));
                 return Ok(OpResult { fault: Some(fault), ..OpResult::default() });

@@ -22,9 +22,9 @@ use futures_util::FutureExt as _;
 use moorline_common::drift::{Breaker, Drift};
 use moorline_common::fault::{Fault, cut};
 use moorline_common::id::{Generation, ResourceId, UnixSeconds};
+use moorline_common::maintenance;
 use moorline_common::observe::{ContainerState, EngineState, Observed};
-use moorline_common::plan::docker::plan_given;
-use moorline_common::plan::{Blocked, Fields, Given, Plan, Step, volume_key};
+use moorline_common::plan::{Blocked, Fields, Given, Plan, Step, guest, plan_given, volume_key};
 use moorline_common::topology::Policy;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -382,7 +382,13 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// What the planner goes by, with what is `left` to an operator.
     fn given<'a>(&self, desired: &'a Desired, left: &'a Fields) -> Given<'a> {
         let applied = if self.was_settled { Some(&desired.spec) } else { desired.applied.as_ref() };
-        Given { applied, left: Some(left), mend: None }
+        Given { applied, left: Some(left), mend: None, in_window: self.is_window_open(desired) }
+    }
+
+    /// Whether one of the host's maintenance windows is open.
+    fn is_window_open(&self, desired: &Desired) -> bool {
+        let windows = desired.spec.policy.as_ref().map(|policy| policy.maintenance.as_slice()).unwrap_or_default();
+        !windows.is_empty() && matches!(maintenance::opens_at(windows, Clock.wall()), Ok(None))
     }
 
     /// What was healed too often to be healed again.
@@ -402,6 +408,8 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             observed.containers.values().any(|c| c.id == *key)
                 || observed.networks.values().any(|n| n.id == *key)
                 || observed.volumes.keys().any(|name| volume_key(name) == *key)
+                // A list without a guest proves nothing.
+                || guest::is_note(key)
         };
         self.notes.forget_unless(is_there).await;
     }

@@ -29,6 +29,7 @@ pub(super) const fn kind(action: &Action) -> &'static str {
         Action::AdoptContainer { .. } => "adopt-container",
         Action::AdoptNetwork { .. } => "adopt-network",
         Action::AdoptVolume(_) => "adopt-volume",
+        Action::Guest(guest) => guest.act.kind(),
     }
 }
 

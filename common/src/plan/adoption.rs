@@ -12,11 +12,12 @@ pub(super) fn plan(resource: &ResourceId, action: Action, differences: &[Differe
     if differences.is_empty() {
         draft.step(resource, action, "is taken over as it is".to_owned());
     } else {
-        draft.block(resource, Some(Code::AdoptDiffers), adopt_differs(differences));
+        draft.block(resource, Some(Code::AdoptDiffers), differs(differences));
     }
 }
 
-fn adopt_differs(differences: &[Difference]) -> String {
+/// Why something is not taken over.
+pub(super) fn differs(differences: &[Difference]) -> String {
     format!(
         "it is to be taken over, and is not as the topology says: {}; import it again, or change it once it is taken over",
         compare::reasons(differences)
@@ -68,7 +69,8 @@ pub fn check(action: &Action, observed: &Observed) -> Result<(), NotAdopted> {
         | Action::UnpauseContainer { .. }
         | Action::UpdateContainer { .. }
         | Action::ReplaceContainer { .. }
-        | Action::RemoveContainer { .. } => return Ok(()),
+        | Action::RemoveContainer { .. }
+        | Action::Guest(_) => return Ok(()),
     };
     let ours = model::owner_of(labels);
     let is_ours = |owner: &Owner| ours.as_ref().is_some_and(|ours| (&ours.topology, &ours.resource) == (&owner.topology, &owner.resource));
@@ -77,7 +79,7 @@ pub fn check(action: &Action, observed: &Observed) -> Result<(), NotAdopted> {
     }
     match differences.ok_or(NotAdopted::Unseen)? {
         differences if differences.is_empty() => Ok(()),
-        differences => Err(NotAdopted::Differs(adopt_differs(&differences))),
+        differences => Err(NotAdopted::Differs(differs(&differences))),
     }
 }
 
@@ -85,8 +87,8 @@ pub fn check(action: &Action, observed: &Observed) -> Result<(), NotAdopted> {
 mod tests {
     use serde_json::json;
 
-    use super::super::docker::plan;
     use super::super::model::Engine;
+    use super::super::plan;
     use super::super::testing::{identity, settled, spec};
     use super::*;
     use crate::topology::HostSpec;

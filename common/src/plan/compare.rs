@@ -22,7 +22,7 @@ pub const NOTHING: &str = "nothing";
 /// What a secret or config gets whose value is another one; nobody shows which.
 pub const SEALED_CHANGED: &str = "changed";
 /// What it has until then.
-const SEALED_BEFORE: &str = "another value";
+pub(super) const SEALED_BEFORE: &str = "another value";
 
 /// The field that says whether an object is there at all.
 pub const PRESENCE: &str = "presence";

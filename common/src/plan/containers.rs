@@ -5,10 +5,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::compare::{self, Difference};
-use super::docker::{Scene, changed, not_owned, unasked};
+use super::docker::{changed, not_owned, unasked};
 use super::draft::Draft;
 use super::gates::{gate, networks_first};
 use super::lower::{self, LoweredContainer};
+use super::scene::Scene;
 use super::{Action, ContainerTarget, InPlace, adoption, api, in_place};
 use crate::fault::Code;
 use crate::id::ResourceId;
@@ -429,7 +430,8 @@ fn order_by_claims(scene: &Scene<'_>, draft: &mut Draft) {
             | Action::CreateNetwork(_)
             | Action::ReplaceNetwork { .. }
             | Action::RemoveNetwork { .. }
-            | Action::CreateVolume(_) => continue,
+            | Action::CreateVolume(_)
+            | Action::Guest(_) => continue,
         };
         for claim in live.config.iter().flat_map(|c| claims(c)).filter(|c| !kept.contains(c)) {
             freed.entry(claim).or_default().insert(lane.clone());

@@ -7,50 +7,36 @@
 //! Containers and networks that we own are cattle: they are replaced when the slice says otherwise. Volumes hold
 //! data: they are made, and never replaced or removed. What bears other labels than ours is never touched.
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::compare::{self, Difference};
 use super::draft::Draft;
-use super::lower::{self, Lowered, LoweredSpec};
-use super::{Action, Given, Identity, Mend, NetworkTarget, Plan, VolumeTarget, adoption, containers};
+use super::lower::{self, Lowered};
+use super::scene::Scene;
+use super::{Action, NetworkTarget, VolumeTarget, adoption, containers};
 use crate::fault::Code;
-use crate::id::{ResourceId, TopologyId, VersionHash};
-use crate::observe::{Observed, ObservedContainer, ObservedNetwork, ObservedVolume, Owner};
-use crate::topology::{DriftPolicy, HostSpec};
+use crate::id::{ResourceId, TopologyId};
+use crate::observe::{ObservedNetwork, ObservedVolume, Owner};
+use crate::topology::HostSpec;
 
-/// What must change so that a host of which nothing more is known matches `desired`.
-#[must_use]
-pub fn plan(identity: &Identity, desired: &HostSpec, observed: &Observed) -> Plan {
-    plan_given(identity, desired, observed, Given::default())
-}
-
-/// What must change so that the host matches `desired`, and what is left as it is though it differs. Total and deterministic.
-#[must_use]
-pub fn plan_given(identity: &Identity, desired: &HostSpec, observed: &Observed, given: Given<'_>) -> Plan {
-    let lowered = lower::lower(identity, desired);
-    let policy = desired.policy.as_ref().map_or_else(DriftPolicy::default, |p| p.drift);
-    let scene =
-        Scene { identity, topology: &identity.topology, desired, lowered: &lowered, observed, policy, given, before: OnceCell::new() };
-    let mut draft = Draft::default();
-    for blocked in &lowered.blocked {
+/// Drafts the steps for networks, volumes and containers.
+pub(super) fn plan(scene: &Scene<'_>, draft: &mut Draft) {
+    for blocked in &scene.lowered.blocked {
         draft.block(&blocked.resource, blocked.code, blocked.reason.clone());
     }
-    let removed = removed_networks(&scene);
-    for (resource, network) in &lowered.networks {
-        plan_network(&scene, resource, network, &mut draft);
+    let removed = removed_networks(scene);
+    for (resource, network) in &scene.lowered.networks {
+        plan_network(scene, resource, network, draft);
     }
-    for (resource, volume) in &lowered.volumes {
-        plan_volume(&scene, resource, volume, &mut draft);
+    for (resource, volume) in &scene.lowered.volumes {
+        plan_volume(scene, resource, volume, draft);
     }
-    containers::plan(&scene, &mut draft);
-    plan_network_order(&scene, &removed, &mut draft);
-    draft.finish()
+    containers::plan(scene, draft);
+    plan_network_order(scene, &removed, draft);
 }
 
-/// What must be present once `desired` is applied: every network and volume, and the containers that run for good.
-#[must_use]
-pub fn desired_resources(topology: &TopologyId, desired: &HostSpec) -> BTreeSet<ResourceId> {
+/// What must be present on the engine once `desired` is applied: every network and volume, and the containers that run for good.
+pub(super) fn desired_resources(topology: &TopologyId, desired: &HostSpec) -> BTreeSet<ResourceId> {
     let Some(docker) = &desired.docker else { return BTreeSet::new() };
     let networks = lower::needed_networks(docker).into_iter().filter(|(_, spec)| spec.is_none_or(|spec| !spec.external));
     let networks = networks.map(|(name, spec)| lower::network_resource(&lower::network_name(topology, name, spec)));
@@ -60,86 +46,6 @@ pub fn desired_resources(topology: &TopologyId, desired: &HostSpec) -> BTreeSet<
     let names = lasting.flat_map(|(name, spec)| lower::container_names(topology, name, spec));
     let containers = names.map(|name| lower::container_resource(&name));
     networks.chain(volumes).chain(containers).collect()
-}
-
-/// What the planner looks at.
-pub(super) struct Scene<'a> {
-    pub topology: &'a TopologyId,
-    pub lowered: &'a LoweredSpec,
-    pub observed: &'a Observed,
-    identity: &'a Identity,
-    desired: &'a HostSpec,
-    policy: DriftPolicy,
-    given: Given<'a>,
-    /// What was applied last, once somebody has asked for it; `None` when that is the same slice.
-    before: OnceCell<Option<LoweredSpec>>,
-}
-
-impl<'a> Scene<'a> {
-    /// What `resource` was to be by the slice that was applied last.
-    fn before(&self, resource: &ResourceId) -> Option<&VersionHash> {
-        let applied = self.given.applied?;
-        let other = || (applied != self.desired).then(|| lower::lower(self.identity, applied));
-        self.before.get_or_init(other).as_ref().unwrap_or(self.lowered).hash_of(resource)
-    }
-
-    /// Whether `resource` was applied just as it is wanted now: then it is not the slice that changed.
-    pub fn had(&self, resource: &ResourceId) -> bool {
-        self.before(resource).is_some_and(|hash| self.lowered.hash_of(resource) == Some(hash))
-    }
-
-    /// Whether what differs about `resource` is left for an operator to decide.
-    pub fn is_left(&self, resource: &ResourceId) -> bool {
-        let policy = self.lowered.policies.get(resource).copied().unwrap_or(self.policy);
-        self.mend(resource).is_none() && policy == DriftPolicy::Inbox
-    }
-
-    /// Whether one field of `resource` is left for an operator to decide.
-    pub fn is_field_left(&self, resource: &ResourceId, field: &str) -> bool {
-        let is_given_up = || self.given.left.and_then(|left| left.get(resource)).is_some_and(|fields| fields.contains(field));
-        self.is_left(resource) || (self.mend(resource).is_none() && is_given_up())
-    }
-
-    /// Whether `resource`, which the slice does not want, is left as it is: it had no place in what was applied last either.
-    pub fn is_left_unwanted(&self, resource: &ResourceId) -> bool {
-        self.given.applied.is_some() && self.before(resource).is_none() && self.is_left(resource)
-    }
-
-    /// What an operator wants mended of `resource`.
-    pub fn mend(&self, resource: &ResourceId) -> Option<&'a Mend> {
-        self.given.mend.filter(|mend| mend.resource == *resource)
-    }
-
-    /// Whether any of `differences` is what an operator wants mended, where one wants anything of `resource`.
-    pub fn is_meant(&self, resource: &ResourceId, differences: &[Difference]) -> bool {
-        self.mend(resource).is_none_or(|mend| differences.iter().any(|d| mend.covers(&d.field)))
-    }
-
-    /// What a step on `resource` heals: nothing when the slice is new to it.
-    pub fn healed(&self, resource: &ResourceId, differences: Vec<Difference>) -> Vec<Difference> {
-        if self.had(resource) { differences } else { Vec::new() }
-    }
-
-    /// Whether `owner` is this very resource of this topology.
-    pub fn is(&self, owner: Option<&Owner>, resource: &ResourceId) -> bool {
-        owner.is_some_and(|o| o.topology == self.topology.as_str() && o.resource == *resource)
-    }
-
-    /// Whether the slice wants `resource`, even if it cannot be lowered.
-    pub fn wants(&self, resource: &ResourceId) -> bool {
-        let lowered = self.lowered;
-        lowered.networks.contains_key(resource)
-            || lowered.volumes.contains_key(resource)
-            || lowered.containers.contains_key(resource)
-            || lowered.blocked.iter().any(|b| b.resource == *resource)
-    }
-
-    /// This topology's containers on the engine, by engine name.
-    pub fn own_containers(&self) -> impl Iterator<Item = (&'a str, &'a ObservedContainer, &'a Owner)> {
-        let topology = self.topology.as_str();
-        let all = self.observed.containers.iter().filter_map(|(name, c)| c.owner.as_ref().map(|o| (name.as_str(), c, o)));
-        all.filter(move |(_, _, owner)| owner.topology == topology)
-    }
 }
 
 /// Says why an object with a wanted name is left alone.
@@ -338,12 +244,13 @@ mod tests {
     use super::super::testing::{
         Damage, any_damage, any_named_spec, any_spec, damage, essence, full, id, identity, settle, settled, spec, verbs,
     };
-    use super::super::{Blocked, model::Engine};
+    use super::super::{Blocked, Plan, model::Engine};
     use super::*;
     use crate::observe::{ContainerState, Health};
+    use crate::topology::DriftPolicy;
 
     fn replan(engine: &Engine, desired: &HostSpec) -> Plan {
-        plan(&identity(), desired, &engine.observed())
+        crate::plan::plan(&identity(), desired, &engine.observed())
     }
 
     fn blocked<'a>(plan: &'a Plan, resource: &str) -> &'a Blocked {

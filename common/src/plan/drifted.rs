@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::docker::plan_given;
 use super::model::Engine;
+use super::plan_given;
 use super::testing::{any_damage, any_spec, damage, full, id, identity, settled, spec, verbs};
 use super::{Fields, Given, Mend, Plan};
 use crate::observe::{ContainerState, Observed};
@@ -121,7 +121,7 @@ fn a_resource_has_its_own_policy_and_what_is_given_up_is_left() {
     let told = rows(&replan(&desired, &desired, &engine.observed()));
     assert_eq!(told, ["edge-db-1 state: running -> exited (137)", "edge_back containers.spy: not attached -> attached"]);
     let left = Fields::from([(id("docker/container/edge-db-1"), BTreeSet::from(["state".to_owned()]))]);
-    let given = Given { applied: Some(&full()), left: Some(&left), mend: None };
+    let given = Given { applied: Some(&full()), left: Some(&left), ..Given::default() };
     assert_eq!(rows(&plan_given(&identity(), &full(), &engine.observed(), given)), told);
 }
 
@@ -134,7 +134,7 @@ fn a_field_that_is_given_up_keeps_no_other_from_being_healed_unless_that_resets_
     (config.options.mem_limit, config.options.cpu_shares) = (Some(1 << 30), Some(2));
     let left = Fields::from([(id(site), BTreeSet::from(["mem_limit".to_owned()]))]);
     let replan = |engine: &Engine| {
-        let given = Given { applied: Some(&wanted), left: Some(&left), mend: None };
+        let given = Given { applied: Some(&wanted), left: Some(&left), ..Given::default() };
         plan_given(&identity(), &wanted, &engine.observed(), given)
     };
     let plan = replan(&engine);

@@ -58,6 +58,9 @@ pub fn of(step: &Step, observed: &Observed, before: &LoweredSpec) -> Detail {
             let live = observed.containers.values().find(|live| live.id == *id);
             live.map_or_else(|| created(Vec::new()), |live| updated_container(step, target, live))
         }
+        Action::Guest(guest) => {
+            created(super::guest::fields(guest, observed.guests().find(|(id, _)| *id == guest.vmid).map(|(_, live)| live)))
+        }
         Action::AdoptContainer { .. }
         | Action::AdoptNetwork { .. }
         | Action::AdoptVolume(_)
@@ -208,8 +211,8 @@ fn map_entries(field: &str, live: Option<&Value>, wanted: &Value) -> Vec<FieldCh
 mod tests {
     use serde_json::json;
 
-    use super::super::docker::plan;
     use super::super::lower::lower;
+    use super::super::plan;
     use super::super::testing::{full, id, identity, settled, spec};
     use super::*;
     use crate::topology::HostSpec;

@@ -1,8 +1,8 @@
 //! What a container waits for before it begins: the networks and volumes that it needs, and how far those are that it depends on.
 
-use super::docker::Scene;
 use super::draft::Draft;
 use super::lower::{LoweredContainer, Wait};
+use super::scene::Scene;
 use crate::fault::Code;
 use crate::id::ResourceId;
 use crate::observe::{ContainerState, Health, ObservedContainer};

@@ -101,7 +101,7 @@ fn left_over(wanted: &Options, config: &ContainerConfig) -> Vec<Difference> {
 mod tests {
     use serde_json::json;
 
-    use super::super::docker::plan;
+    use super::super::plan;
     use super::super::testing::{essence, identity, settle, settled, spec, verbs};
     use super::super::{Action, Effect};
     use crate::topology::HostSpec;

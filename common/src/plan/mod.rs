@@ -11,21 +11,26 @@ use serde::{Deserialize, Serialize};
 
 use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
+use crate::observe::Observed;
 use crate::topology::{HostSpec, NetworkSpec, PullPolicy, SealedFile, ServiceSpec, Update, VolumeSpec};
+use draft::Draft;
+use scene::Scene;
 
 pub mod adoption;
 pub mod api;
 pub mod compare;
 mod containers;
-pub mod docker;
+mod docker;
 mod draft;
 #[cfg(test)]
 mod drifted;
 pub mod fields;
 mod gates;
+pub mod guest;
 mod in_place;
 pub mod lower;
 pub mod model;
+mod scene;
 #[cfg(test)]
 mod testing;
 
@@ -38,6 +43,31 @@ pub struct Identity {
     pub host_id: HostId,
     /// The topology.
     pub topology: TopologyId,
+}
+
+/// What must change so that a host of which nothing more is known matches `desired`.
+#[must_use]
+pub fn plan(identity: &Identity, desired: &HostSpec, observed: &Observed) -> Plan {
+    plan_given(identity, desired, observed, Given::default())
+}
+
+/// What must change so that the host matches `desired`, and what is left as it is though it differs. Total and deterministic.
+#[must_use]
+pub fn plan_given(identity: &Identity, desired: &HostSpec, observed: &Observed, given: Given<'_>) -> Plan {
+    let lowered = lower::lower(identity, desired);
+    let scene = Scene::new(identity, desired, &lowered, observed, given);
+    let mut draft = Draft::default();
+    docker::plan(&scene, &mut draft);
+    guest::plan(&scene, &mut draft);
+    draft.finish()
+}
+
+/// What must be present once `desired` is applied: every network, volume and guest, and the containers that run for good.
+#[must_use]
+pub fn desired_resources(topology: &TopologyId, desired: &HostSpec) -> BTreeSet<ResourceId> {
+    let mut resources = docker::desired_resources(topology, desired);
+    resources.extend(desired.guests().map(|(vmid, _)| vmid.resource()));
+    resources
 }
 
 /// What to do, what differs without being mended, and why things are left alone.
@@ -88,6 +118,8 @@ pub struct Given<'a> {
     pub left: Option<&'a Fields>,
     /// What is mended whatever the policy.
     pub mend: Option<&'a Mend>,
+    /// Whether one of the host's maintenance windows is open, if it has any.
+    pub in_window: bool,
 }
 
 /// Fields of resources.
@@ -192,6 +224,8 @@ pub enum Action {
         /// The engine's id.
         id: String,
     },
+    /// Something about a guest.
+    Guest(Box<guest::GuestAction>),
 }
 
 /// What changes about a container while it runs.
@@ -226,7 +260,7 @@ pub enum Effect {
 }
 
 impl Action {
-    /// What it does, in one word for people: `create`, `update`, `replace`, `adopt`, `remove`, `start` or `unpause`.
+    /// What it does, in one word for people: such as `create`, `update`, `replace` or `start`.
     #[must_use]
     pub const fn verb(&self) -> &'static str {
         match self {
@@ -237,6 +271,7 @@ impl Action {
             Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => "remove",
             Action::StartContainer { .. } => "start",
             Action::UnpauseContainer { .. } => "unpause",
+            Action::Guest(guest) => guest.act.verb(),
         }
     }
 
@@ -253,6 +288,7 @@ impl Action {
             | Action::AdoptVolume(_) => Effect::InPlace,
             Action::ReplaceNetwork { .. } | Action::ReplaceContainer { .. } => Effect::Replace,
             Action::RemoveNetwork { .. } | Action::RemoveContainer { .. } => Effect::Remove,
+            Action::Guest(guest) => guest.act.effect(),
         }
     }
 
@@ -272,7 +308,8 @@ impl Action {
             | Action::ReplaceNetwork { .. }
             | Action::RemoveNetwork { .. }
             | Action::CreateVolume(_)
-            | Action::CreateContainer(_) => None,
+            | Action::CreateContainer(_)
+            | Action::Guest(_) => None,
         }
     }
 
@@ -291,7 +328,8 @@ impl Action {
             | Action::AdoptContainer { .. }
             | Action::AdoptNetwork { .. }
             | Action::AdoptVolume(_)
-            | Action::RemoveContainer { .. } => None,
+            | Action::RemoveContainer { .. }
+            | Action::Guest(_) => None,
         }
     }
 
@@ -303,6 +341,7 @@ impl Action {
             Action::UpdateContainer { id, target, .. } | Action::AdoptContainer { id, target } => (id.clone(), &target.labels),
             Action::AdoptNetwork { id, target } => (id.clone(), &target.labels),
             Action::AdoptVolume(target) => (volume_key(&target.name), &target.labels),
+            Action::Guest(guest) => return guest.note(),
             Action::CreateNetwork(_)
             | Action::ReplaceNetwork { .. }
             | Action::RemoveNetwork { .. }
@@ -330,6 +369,7 @@ impl Action {
             | Action::StartContainer { .. }
             | Action::UnpauseContainer { .. }
             | Action::ReplaceContainer { .. } => 4,
+            Action::Guest(_) => 5,
         }
     }
 }

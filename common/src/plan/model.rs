@@ -13,9 +13,11 @@ use super::{Action, ContainerTarget, InPlace, NetworkTarget, Step, VolumeTarget}
 use crate::id::{ResourceId, sha256_hex};
 use crate::observe::{
     ContainerConfig, ContainerState, EngineState, Health, LABEL_BASE, LABEL_PREFIX, LABEL_RESOURCE, LABEL_SPEC, LABEL_TOPOLOGY, Observed,
-    ObservedContainer, ObservedNetwork, ObservedVolume, Owner,
+    ObservedContainer, ObservedNetwork, ObservedPve, ObservedVolume, Owner,
 };
 use crate::topology::{Attachment, Healthcheck, IpamPool, MountKind, MountSpec, RestartPolicy};
+
+mod guests;
 
 /// The variable that every simulated image brings along.
 const IMAGE_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
@@ -43,6 +45,9 @@ pub struct Engine {
     pub volumes: BTreeMap<String, ObservedVolume>,
     /// Containers by name.
     pub containers: BTreeMap<String, ObservedContainer>,
+    /// Proxmox VE, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pve: Option<ObservedPve>,
 }
 
 impl Engine {
@@ -57,6 +62,7 @@ impl Engine {
             networks: self.networks.clone(),
             volumes: self.volumes.clone(),
             containers: self.containers.clone(),
+            pve: self.pve.as_ref().map(|pve| ObservedPve { engine: EngineState::Ready, ..pve.clone() }),
             trimmed: false,
         }
     }
@@ -110,6 +116,7 @@ impl Engine {
                 Err(ModelError::NotFound(_)) => Ok(()),
                 Err(error @ ModelError::Conflict(_)) => Err(error),
             },
+            Action::Guest(action) => self.apply_guest(action),
         }
     }
 

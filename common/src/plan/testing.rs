@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::docker::plan;
 use super::model::Engine;
+use super::plan;
 use super::{Identity, Plan};
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
 use crate::observe::{ContainerConfig, ContainerState, ObservedContainer, ObservedNetwork};

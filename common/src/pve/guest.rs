@@ -45,6 +45,20 @@ pub struct ConfigChange {
 }
 
 impl ConfigChange {
+    /// Every key that differs.
+    #[must_use]
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.set.keys().chain(&self.delete).chain(self.grow.keys()).chain(self.refused.keys()).cloned().collect()
+    }
+
+    /// Leaves a key as it is.
+    pub fn leave(&mut self, key: &str) {
+        self.set.remove(key);
+        self.delete.remove(key);
+        self.grow.remove(key);
+        self.refused.remove(key);
+    }
+
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -435,7 +435,7 @@ mod tests {
     use crate::id::{ClusterId, HostId};
     use crate::observe::Observed;
     use crate::plan::Identity;
-    use crate::plan::docker::plan;
+    use crate::plan::plan;
     use crate::topology::BoundHost;
 
     fn survey() -> Survey {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub mod adopt;
 mod credentials;
 pub mod dotenv;
+mod guests;
 pub mod import;
 pub mod inputs;
 mod interpolate;
@@ -34,6 +35,7 @@ mod validate;
 mod vars;
 mod write;
 
+pub use guests::{GuestSource, GuestSpec, Power, ProxmoxSpec, Reboot, Shutdown};
 pub use inputs::{Asked, Inputs, Reading};
 pub use options::Options;
 pub use parse::{load, load_bytes, read};
@@ -48,6 +50,7 @@ pub use slice::{BoundHost, Slices};
 
 use crate::id::TopologyId;
 use crate::maintenance::Window;
+use crate::pve::Vmid;
 use crate::rollout::Plan;
 
 /// The network that a service without `networks` is in, by its name in the file.
@@ -159,6 +162,9 @@ pub struct HostSpec {
     /// What Docker shall have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker: Option<DockerSpec>,
+    /// What Proxmox VE shall have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxmox: Option<ProxmoxSpec>,
     /// What to do about drift.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
@@ -168,7 +174,12 @@ impl HostSpec {
     /// Whether this asks for nothing to exist.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.docker.as_ref().is_none_or(DockerSpec::is_empty)
+        self.docker.as_ref().is_none_or(DockerSpec::is_empty) && self.guests().next().is_none()
+    }
+
+    /// Its guests, by their numbers.
+    pub fn guests(&self) -> impl Iterator<Item = (Vmid, &GuestSpec)> {
+        self.proxmox.iter().flat_map(|proxmox| &proxmox.guests).map(|(vmid, guest)| (*vmid, guest))
     }
 }
 

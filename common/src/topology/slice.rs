@@ -108,7 +108,7 @@ impl TopologyFile {
 
     /// All parts merged; with a host, its variables filled in.
     pub(crate) fn merged(&self, parts: &[&Entry], host: Option<&BoundHost>, problems: &mut Vec<Problem>) -> HostSpec {
-        let mut spec = HostSpec { docker: None, policy: self.policy.clone() };
+        let mut spec = HostSpec { policy: self.policy.clone(), ..HostSpec::default() };
         for part in parts {
             if let Some(docker) = &part.docker {
                 let docker = match host {

@@ -58,6 +58,7 @@ pub(super) async fn apply(engine: &Engine, owned: &Ownership, step: &Step) -> Re
             Some(_) => Err(not_owned(&format!("a container named `{}`", step.resource.name()))),
             None => Ok(()),
         },
+        Action::Guest(_) => Err(DriverError::no_such_step(step, "docker")),
     }
 }
 

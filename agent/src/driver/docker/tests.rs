@@ -13,7 +13,7 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use moorline_common::id::{ClusterId, HostId, TopologyId};
 use moorline_common::observe::Health;
-use moorline_common::plan::docker::plan;
+use moorline_common::plan::plan;
 use moorline_common::plan::{ContainerTarget, Identity};
 use moorline_common::topology::{HostSpec, MountKind};
 

@@ -171,7 +171,7 @@ impl SimBench {
         let identity = bench.identity();
         let content = serde_json::json!({ "docker": { "services": { "a": { "image": "demo:1" } } } });
         let desired = serde_json::from_value(content).unwrap();
-        let plan = moorline_common::plan::docker::plan(&identity, &desired, &bench.driver.observe().await.unwrap());
+        let plan = moorline_common::plan::plan(&identity, &desired, &bench.driver.observe().await.unwrap());
         for step in plan.steps {
             bench.driver.apply(&step).await.unwrap();
         }

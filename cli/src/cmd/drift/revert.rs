@@ -6,7 +6,7 @@ use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::observe::Observed;
 use moorline_common::op::{Act, Converge};
-use moorline_common::plan::docker::plan_given;
+use moorline_common::plan::plan_given;
 use moorline_common::plan::fields::{self, FieldChange};
 use moorline_common::plan::lower::LoweredSpec;
 use moorline_common::plan::{Effect, Given, Identity, Mend};
@@ -66,7 +66,7 @@ pub fn effect(identity: &Identity, spec: &HostSpec, observed: &Observed, drifts:
     let Some(first) = drifts.first() else { return Err(Failure::usage("no drift is named", "name at least one")) };
     let fields: BTreeSet<String> = drifts.iter().map(|d| d.field.clone()).collect();
     let mend = Mend { resource: first.resource.clone(), fields, replaces: true };
-    let plan = plan_given(identity, spec, observed, Given { applied: Some(spec), left: None, mend: Some(&mend) });
+    let plan = plan_given(identity, spec, observed, Given { applied: Some(spec), mend: Some(&mend), ..Given::default() });
     let Some(step) = plan.steps.iter().find(|s| s.resource == first.resource) else {
         let why = plan.blocked.into_iter().find(|b| b.resource == first.resource).map(|b| b.reason);
         let why = why.unwrap_or_else(|| "nothing that Moorline may do changes it".to_owned());

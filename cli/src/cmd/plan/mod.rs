@@ -12,7 +12,7 @@ use moorline_common::id::UnixSeconds;
 use moorline_common::maintenance;
 use moorline_common::observe::{EngineState, Observed};
 use moorline_common::plan::lower;
-use moorline_common::plan::{Identity, docker};
+use moorline_common::plan::{self, Identity};
 use moorline_common::topology::HostSpec;
 
 use self::model::{HostPlan, Outcome, Steps};
@@ -168,7 +168,7 @@ fn plan_host(
 }
 
 fn steps(side: &Side<'_>, observed: &Observed) -> Steps {
-    let plan = docker::plan(side.identity, side.spec, observed);
+    let plan = plan::plan(side.identity, side.spec, observed);
     // Only steps are told by what was wanted before.
     let before = if plan.steps.is_empty() { None } else { (side.before)() };
     let before = before.map(|before| lower::lower(side.identity, &before)).unwrap_or_default();

@@ -11,7 +11,7 @@ use moorline_common::drift::Drift;
 use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, ResourceId, TopologyId, sha256_hex};
 use moorline_common::observe::ContainerState;
-use moorline_common::plan::Blocked;
+use moorline_common::plan::{self, Blocked};
 use moorline_common::plan::fields::FieldChange;
 use moorline_common::plan::lower::LoweredSpec;
 use moorline_common::plan::model::Engine;
@@ -51,7 +51,7 @@ fn planned(kind: ChangeKind, wanted: &HostSpec, before: Option<&HostSpec>, obser
 /// A host of which nothing is known.
 fn unknown(value: serde_json::Value) -> HostPlan {
     let spec = spec(value);
-    let plan = docker::plan(&identity(), &spec, &Observed::default());
+    let plan = plan::plan(&identity(), &spec, &Observed::default());
     let plan = Steps::of(plan, &Observed::default(), &LoweredSpec::default());
     HostPlan { notes: vec!["no report yet: planned for an empty host".into()], ..HostPlan::new(change(ChangeKind::Added, &spec), plan) }
 }
@@ -67,7 +67,7 @@ fn told(outcome: &Outcome) -> String {
 /// An engine on which `wanted` was applied.
 fn settled(wanted: &HostSpec) -> Engine {
     let mut engine = Engine::default();
-    for step in docker::plan(&identity(), wanted, &engine.observed()).steps {
+    for step in plan::plan(&identity(), wanted, &engine.observed()).steps {
         engine.apply(&step).unwrap();
     }
     engine
@@ -243,7 +243,7 @@ fn plan_file(dir: &std::path::Path) -> std::path::PathBuf {
     let changes = revision::changes(&desired.hosts, &revision::Previous::default(), &hosts).unwrap();
     let plan = |change: HostChange| {
         let spec = &desired.hosts[&change.host_id];
-        let steps = docker::plan(&identity(), spec, &Observed::default());
+        let steps = plan::plan(&identity(), spec, &Observed::default());
         HostPlan::new(change, Steps::of(steps, &Observed::default(), &LoweredSpec::default()))
     };
     let outcome = outcome(true, changes.into_iter().map(plan).collect());

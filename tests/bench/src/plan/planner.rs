@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use moorline_common::id::{ClusterId, TopologyId};
-use moorline_common::plan::{Identity, docker};
+use moorline_common::plan::{self, Identity};
 
 use super::scene::{self, RESOURCES};
 use super::{Aim, Row};
@@ -24,12 +24,12 @@ pub fn measure(rounds: u32, hosts: u32) -> Result<Vec<Row>> {
     let observed = scene::settled(&identity, &old)?;
     let present = observed.networks.len() + observed.volumes.len() + observed.containers.len();
     ensure!(present == RESOURCES, "{present} resources instead of {RESOURCES}");
-    ensure!(docker::plan(&identity, &old, &observed).is_settled(), "what was applied is not at rest");
-    ensure!(docker::plan(&identity, &new, &observed).steps.len() >= 16, "a change that changes too little");
+    ensure!(plan::plan(&identity, &old, &observed).is_settled(), "what was applied is not at rest");
+    ensure!(plan::plan(&identity, &new, &observed).steps.len() >= 16, "a change that changes too little");
     let rate = |spec| {
         let begin = Instant::now();
         for _ in 0..hosts {
-            black_box(docker::plan(black_box(&identity), black_box(spec), black_box(&observed)));
+            black_box(plan::plan(black_box(&identity), black_box(spec), black_box(&observed)));
         }
         f64::from(hosts) * f64::from(u32::try_from(RESOURCES).unwrap_or(u32::MAX)) / begin.elapsed().as_secs_f64()
     };

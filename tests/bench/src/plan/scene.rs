@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use moorline_common::id::{HostId, HostName, TopologyId};
 use moorline_common::observe::Observed;
 use moorline_common::plan::model::Engine;
-use moorline_common::plan::{Identity, docker};
+use moorline_common::plan::{self, Identity};
 use moorline_common::statement::{ApplyReport, ObservedReport, SliceStatement};
 use moorline_common::topology::{self, BoundHost, HostSpec};
 use serde_json::{Map, Value, json};
@@ -75,7 +75,7 @@ pub fn host() -> Result<BoundHost> {
 /// When a step fails.
 pub fn settled(identity: &Identity, spec: &HostSpec) -> Result<Observed> {
     let mut engine = Engine::default();
-    for step in docker::plan(identity, spec, &engine.observed()).steps {
+    for step in plan::plan(identity, spec, &engine.observed()).steps {
         engine.apply(&step)?;
     }
     Ok(engine.observed())
