@@ -92,6 +92,24 @@ pub const STOP_ASIDE_AFTER: Duration = Duration::from_secs(15);
 pub const EVENTS_BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(5) };
 /// Between two looks of the simulated engine at its file.
 pub const SIM_POLL: Duration = Duration::from_millis(200);
+/// Until when a host of Proxmox VE must have answered: its own proxies give up after 30 s.
+pub const PVE_CALL_TIMEOUT: Duration = Duration::from_secs(40);
+/// The most bytes of one of its answers.
+pub const PVE_ANSWER_MAX: usize = 32 * 1024 * 1024;
+/// Guests of one host that are asked for at once.
+pub const PVE_CALLS_AT_ONCE: usize = 4;
+/// Between two looks at a task.
+pub const PVE_TASK_LOOK: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(5) };
+/// Lines of a task's log that are asked for at once.
+pub const PVE_TASK_LINES: usize = 500;
+/// Tasks about one guest that are listed.
+pub const PVE_TASKS_LISTED: usize = 50;
+/// The longest that a task of a step may take which neither makes a guest nor ends one.
+pub const PVE_TASK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// The longest that making a guest may take.
+pub const PVE_MAKE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+/// How much longer than its own time to stop a guest is waited for.
+pub const PVE_STOP_MARGIN: Duration = Duration::from_secs(60);
 /// The largest file of the simulated engine that is read, in bytes.
 pub const SIM_FILE_MAX: u64 = 64 * 1024 * 1024;
 /// A full look at the engine, even when nothing seems to have changed.

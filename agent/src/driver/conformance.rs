@@ -9,8 +9,8 @@ use std::time::Duration;
 use moorline_common::fault::Code;
 use moorline_common::id::TopologyId;
 use moorline_common::observe::{ContainerState, Observed, ObservedContainer};
-use moorline_common::plan::{desired_resources, plan};
 use moorline_common::plan::{Action, ContainerTarget, Identity, InPlace, Plan, Step};
+use moorline_common::plan::{desired_resources, plan};
 use moorline_common::topology::HostSpec;
 use serde_json::{Value, json};
 

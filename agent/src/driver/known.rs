@@ -5,6 +5,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use moorline_common::observe::{Observed, Owner};
 use moorline_common::plan::volume_key;
+use moorline_common::pve::Vmid;
 use moorline_common::topology::{DockerSpec, HostSpec};
 
 /// See the module. The ledger keeps the notes; this is what a driver sees of them.
@@ -19,6 +20,8 @@ struct Inner {
     names: BTreeSet<String>,
     /// Ids and volumes that the slice takes over.
     adopted: BTreeSet<String>,
+    /// Guests that the slice names.
+    guests: BTreeSet<Vmid>,
 }
 
 impl Known {
@@ -89,14 +92,21 @@ impl Known {
             names.extend(service.container_name.clone());
             adopted.extend(service.adopt.clone());
         }
+        let guests = slice.into_iter().flat_map(HostSpec::guests).map(|(vmid, _)| vmid).collect();
         let mut inner = self.write();
-        (inner.names, inner.adopted) = (names, adopted);
+        (inner.names, inner.adopted, inner.guests) = (names, adopted, guests);
     }
 
     /// Whether the slice gives this name.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
         self.read().names.contains(name)
+    }
+
+    /// Whether the slice names this guest.
+    #[must_use]
+    pub fn is_wanted(&self, vmid: Vmid) -> bool {
+        self.read().guests.contains(&vmid)
     }
 
     /// Whether the slice takes this object over.

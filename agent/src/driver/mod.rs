@@ -23,6 +23,7 @@ mod op;
 mod output;
 mod prune;
 pub mod pulls;
+pub mod pve;
 pub mod sim;
 mod survey;
 

@@ -68,6 +68,12 @@ pub enum Found {
 }
 
 impl DriverError {
+    /// Nobody answered while `what` was done.
+    #[must_use]
+    pub fn no_answer(what: &str) -> Self {
+        Self { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message: format!("{what}: no answer in time") }
+    }
+
     /// The driver `name` has no such resources.
     #[must_use]
     pub fn no_such_step(step: &Step, name: &str) -> Self {

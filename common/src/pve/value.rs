@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use super::keys::Shape;
 use super::property::{Format, Props, Whose};
 use super::scalar::{self, Wrong};
@@ -191,33 +193,16 @@ fn ssh_keys(text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
     Ok((!keys.is_empty()).then(|| Normal::Text(keys.join("\n"))))
 }
 
+/// Everything but what RFC 3986 calls unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
 fn decoded(text: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new("it is percent-encoded, and wrongly so");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16)).ok_or_else(wrong);
-        let (high, low) = (digit()?, digit()?);
-        bytes.push(u8::try_from(high * 16 + low).map_err(|_| wrong())?);
-    }
-    String::from_utf8(bytes).map_err(|_| wrong())
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| Wrong::new("it is percent-encoded, and no UTF-8"))?;
+    Ok(decoded.into_owned())
 }
 
-/// Percent-encoded but for what RFC 3986 calls unreserved.
 fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() * 2);
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// A hash as of crypt(3): a password itself would stand in the file, the slice and the hub. Hosts take hashes as they are.

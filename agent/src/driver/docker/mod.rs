@@ -117,7 +117,7 @@ impl DockerDriver {
             return Ok(engine);
         }
         let asked = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.socket, self.access.clone(), self.vault.clone())).await;
-        let engine = Arc::new(asked.map_err(|_| no_answer("the engine"))??);
+        let engine = Arc::new(asked.map_err(|_| DriverError::no_answer("the engine"))??);
         *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&engine));
         Ok(engine)
     }
@@ -165,7 +165,7 @@ impl Driver for DockerDriver {
 
     async fn observe(&self) -> Result<Observed, DriverError> {
         let observed = tokio::time::timeout(OBSERVE_TIMEOUT, self.observe_now()).await;
-        self.forget_if_away(observed.unwrap_or_else(|_| Err(no_answer("observing the engine"))))
+        self.forget_if_away(observed.unwrap_or_else(|_| Err(DriverError::no_answer("observing the engine"))))
     }
 
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {
@@ -258,10 +258,6 @@ async fn connect(socket: &Path, access: Arc<pull::Access>, vault: Option<Arc<Vau
 fn parse_api(text: &str) -> Option<(usize, usize)> {
     let (major, minor) = text.split_once('.')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-fn no_answer(what: &str) -> DriverError {
-    DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message: format!("{what}: no answer in time") }
 }
 
 impl Ownership {

@@ -53,7 +53,17 @@ pub(super) async fn observe(engine: &Engine, owned: &Ownership) -> Result<Observ
         .await?;
     let containers = without_stale_shares(containers);
     let (engine_version, engine_api) = (Some(engine.version.clone()), Some(engine.api.clone()));
-    Ok(Observed { engine: EngineState::Ready, error: None, engine_version, engine_api, networks, volumes, containers, pve: None, trimmed: false })
+    Ok(Observed {
+        engine: EngineState::Ready,
+        error: None,
+        engine_version,
+        engine_api,
+        networks,
+        volumes,
+        containers,
+        pve: None,
+        trimmed: false,
+    })
 }
 
 /// Notes which strangers are on networks of ours.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, TopologyId};
-use moorline_common::plan::plan_given;
 use moorline_common::plan::lower::{self, LoweredSpec};
+use moorline_common::plan::plan_given;
 use moorline_common::plan::{Effect, Given, Identity};
 use moorline_common::topology::{DriftPolicy, HostSpec, Policy};
 

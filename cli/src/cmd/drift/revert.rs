@@ -6,9 +6,9 @@ use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::observe::Observed;
 use moorline_common::op::{Act, Converge};
-use moorline_common::plan::plan_given;
 use moorline_common::plan::fields::{self, FieldChange};
 use moorline_common::plan::lower::LoweredSpec;
+use moorline_common::plan::plan_given;
 use moorline_common::plan::{Effect, Given, Identity, Mend};
 use moorline_common::topology::HostSpec;
 

@@ -1,0 +1,223 @@
+//! Steps on guests. Each looks once more at what it is about: nothing is done to a guest that is another one by now, or that somebody
+//! else works on.
+
+use std::time::Duration;
+
+use moorline_common::fault::{Code, cut};
+use moorline_common::observe::GuestStatus;
+use moorline_common::plan::guest::{GuestAct, GuestAction, marker};
+use moorline_common::pve::answer::ErrorKind;
+use moorline_common::pve::guest::{Config, ConfigChange};
+use moorline_common::pve::keys::{self, Shape};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, value};
+use moorline_common::topology::GuestSource;
+use serde_json::Value;
+
+use super::super::{DriverError, DriverErrorKind, Ownership, Taker};
+use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
+use super::observe::{has_tag, incarnation_of, read_config};
+use super::task;
+use crate::lane::aside;
+use crate::limits::{PVE_MAKE_TIMEOUT, PVE_STOP_MARGIN, PVE_TASK_TIMEOUT};
+
+/// Makes `action` so.
+pub(super) async fn apply<T: Transport>(client: &Client<T>, owned: &Ownership, action: &GuestAction) -> Result<(), DriverError> {
+    let hands = Hands { client, owned, at: GuestAt { kind: action.kind, vmid: action.vmid }, action };
+    match &action.act {
+        GuestAct::Create { from, config, marker } => hands.create(from.as_ref(), config, marker).await,
+        GuestAct::Adopt => hands.look().await.map(drop),
+        GuestAct::Update { change, digest } => hands.update(change, digest.as_deref()).await,
+        GuestAct::Start => hands.power("start", GuestStatus::Running, Params::new(), PVE_TASK_TIMEOUT).await,
+        GuestAct::Resume => hands.power("resume", GuestStatus::Running, Params::new(), PVE_TASK_TIMEOUT).await,
+        GuestAct::Shutdown { timeout_s, force } => {
+            let asked = params([("timeout", timeout_s.to_string().as_str()), ("forceStop", scalar::flag(*force))]);
+            hands.power("shutdown", GuestStatus::Stopped, asked, patience(*timeout_s)).await
+        }
+        GuestAct::Reboot { timeout_s } => {
+            hands.look().await?;
+            let asked = params([("timeout", timeout_s.to_string().as_str())]);
+            hands.order(Verb::Post, &["status", "reboot"], &asked, patience(*timeout_s)).await
+        }
+    }
+}
+
+fn patience(timeout_s: u32) -> Duration {
+    Duration::from_secs(timeout_s.into()) + PVE_STOP_MARGIN
+}
+
+struct Hands<'a, T> {
+    client: &'a Client<T>,
+    owned: &'a Ownership,
+    at: GuestAt,
+    action: &'a GuestAction,
+}
+
+impl<T: Transport> Hands<'_, T> {
+    /// The guest's config and its digest, if it is still the one that was planned for, and nobody works on it.
+    async fn look(&self) -> Result<(Config, Option<String>), DriverError> {
+        let vmid = self.action.vmid;
+        let failed = |e: CallError| e.into_driver(Code::StepFailed, &format!("reading guest {vmid}"));
+        let (config, digest) = read_config(self.client, self.at).await.map_err(failed)?;
+        let is = incarnation_of(self.client, self.at, &config).await.map_err(failed)?;
+        if is.as_deref().map(incarnation::lasting) != self.action.incarnation.as_deref().map(incarnation::lasting) {
+            return Err(conflict(format!("guest {vmid} is another one than was looked at")));
+        }
+        let is_marked = config.get("tags").is_some_and(|tags| has_tag(tags))
+            || config.get("description").map(|text| text.trim_end()) == Some(marker(&self.owned.host_id, vmid).as_str());
+        let is_noted = self.owned.known.owner(&moorline_common::plan::guest::note_key(vmid)).is_some();
+        if !is_marked && !is_noted && !self.action.adopted {
+            let message = format!("guest {vmid} is not Moorline's");
+            return Err(DriverError { kind: DriverErrorKind::Permanent, code: Code::NotOwned, message });
+        }
+        Ok((config, digest))
+    }
+
+    /// Whether it runs.
+    async fn status(&self) -> Result<GuestStatus, DriverError> {
+        let answer = self.client.of_guest(Verb::Get, self.at, &["status", "current"], &Params::new()).await;
+        let answer = answer.map_err(|e| e.into_driver(Code::StepFailed, &format!("asking for guest {}", self.at.vmid)))?;
+        Ok(status_of(&answer))
+    }
+
+    /// Brings it to run or not to run.
+    async fn power(&self, verb: &str, wanted: GuestStatus, asked: Params, limit: Duration) -> Result<(), DriverError> {
+        self.look().await?;
+        if self.status().await? == wanted {
+            return Ok(());
+        }
+        match self.order(Verb::Post, &["status", verb], &asked, limit).await {
+            // Somebody else was quicker.
+            Err(error) if error.kind == DriverErrorKind::Conflict && self.status().await? == wanted => Ok(()),
+            ended => ended,
+        }
+    }
+
+    /// Makes a call, and waits for the task that it may begin.
+    async fn order(&self, verb: Verb, path: &[&str], asked: &Params, limit: Duration) -> Result<(), DriverError> {
+        let what = format!("{} of guest {}", path.join(" "), self.at.vmid);
+        let answer = self.client.of_guest(verb, self.at, path, asked).await;
+        let answer = answer.map_err(|e| e.into_driver(Code::StepFailed, &what))?;
+        self.finish(&answer, &what, limit).await
+    }
+
+    /// Waits for the task in an answer.
+    async fn finish(&self, answer: &Value, what: &str, limit: Duration) -> Result<(), DriverError> {
+        let Some(upid) = task::of_answer(answer, what)? else { return Ok(()) };
+        let ended = aside(task::wait(self.client, &upid, limit, Taker::nobody())).await?;
+        let Some(ended) = ended else {
+            let message = format!("{what}: the task {upid} still runs after {} s", limit.as_secs());
+            return Err(DriverError { kind: DriverErrorKind::Retryable, code: Code::StepFailed, message: cut(&message) });
+        };
+        task::outcome(&ended).map_err(|e| CallError::Api(e).into_driver(Code::StepFailed, what))
+    }
+
+    async fn create(&self, from: Option<&GuestSource>, config: &Config, marker: &str) -> Result<(), DriverError> {
+        let nothing = GuestSource::default();
+        let from = from.unwrap_or(&nothing);
+        let what = format!("making guest {}", self.at.vmid);
+        let answer = match from.clone {
+            Some(source) => {
+                let asked = clone_params(self.action.kind, self.at.vmid, from, config, marker);
+                self.client.of_guest(Verb::Post, GuestAt { vmid: source, ..self.at }, &["clone"], &asked).await
+            }
+            None => {
+                let asked = create_params(self.action.kind, self.at.vmid, from, config, marker)?;
+                self.client.of_node(Verb::Post, &[self.action.kind.as_str()], &asked).await
+            }
+        };
+        let answer = answer.map_err(|e| e.into_driver(Code::StepFailed, &what))?;
+        self.finish(&answer, &what, PVE_MAKE_TIMEOUT).await
+    }
+
+    async fn update(&self, change: &ConfigChange, digest: Option<&str>) -> Result<(), DriverError> {
+        let (_, now) = self.look().await?;
+        if digest.is_some() && now.as_deref() != digest {
+            return Err(conflict(format!("guest {} was changed since it was looked at", self.at.vmid)));
+        }
+        let mut asked: Params = change.set.clone();
+        if !change.delete.is_empty() {
+            asked.insert("delete".to_owned(), change.delete.iter().cloned().collect::<Vec<_>>().join(","));
+        }
+        if !asked.is_empty() {
+            asked.extend(now.map(|now| ("digest".to_owned(), now)));
+            let verb = config_verb(self.action.kind, change);
+            self.order(verb, &["config"], &asked, PVE_TASK_TIMEOUT).await?;
+        }
+        for (disk, bytes) in &change.grow {
+            let asked = params([("disk", disk.as_str()), ("size", resized(*bytes).as_str())]);
+            self.order(Verb::Put, &["resize"], &asked, PVE_TASK_TIMEOUT).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A size that a resize takes: whole units alone.
+pub(super) fn resized(bytes: u64) -> String {
+    scalar::size_text(bytes.next_multiple_of(1 << 10))
+}
+
+/// How a config is written: what may take long (a disk is made, a card is plugged) goes by a task where there is one.
+fn config_verb(kind: GuestKind, change: &ConfigChange) -> Verb {
+    let takes_long =
+        |key: &String| keys::find(GuestKind::Qemu, key).is_ok_and(|known| matches!(known.shape, Shape::Volume(_) | Shape::Card(..)));
+    let is_long = change.set.keys().chain(&change.delete).any(takes_long);
+    if kind == GuestKind::Qemu && is_long { Verb::Post } else { Verb::Put }
+}
+
+/// Whether a guest runs, by its status.
+pub(super) fn status_of(answer: &Value) -> GuestStatus {
+    let text = |key: &str| lenient::text(answer.get(key)).unwrap_or_default();
+    match (text("status").as_str(), text("qmpstatus").as_str()) {
+        ("running", "paused" | "suspended" | "prelaunch") | ("paused" | "suspended", _) => GuestStatus::Paused,
+        ("running", _) => GuestStatus::Running,
+        (_, _) => GuestStatus::Stopped,
+    }
+}
+
+fn clone_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, config: &Config, marker: &str) -> Params {
+    let mut asked = params([("newid", vmid.to_string().as_str()), ("description", marker)]);
+    let (key, name) = match kind {
+        GuestKind::Qemu => ("name", config.get("name")),
+        GuestKind::Lxc => ("hostname", config.get("hostname")),
+    };
+    asked.extend(name.map(|name| (key.to_owned(), name.clone())));
+    asked.extend(from.full.map(|full| ("full".to_owned(), scalar::flag(full).to_owned())));
+    asked.extend(from.snapshot.iter().map(|name| ("snapname".to_owned(), name.clone())));
+    asked.extend(from.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
+    asked.extend(from.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));
+    asked
+}
+
+/// What makes a guest that is no clone. Of a restored one everything but what it says of itself comes from the backup, and is changed
+/// afterwards.
+fn create_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, config: &Config, marker: &str) -> Result<Params, DriverError> {
+    let mut asked = params([("vmid", vmid.to_string().as_str()), ("description", marker)]);
+    asked.extend(from.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
+    asked.extend(from.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));
+    if let Some(archive) = &from.archive {
+        match kind {
+            GuestKind::Qemu => drop(asked.insert("archive".to_owned(), archive.clone())),
+            GuestKind::Lxc => asked.extend([("ostemplate".to_owned(), archive.clone()), ("restore".to_owned(), "1".to_owned())]),
+        }
+        asked.extend(from.unique.map(|unique| ("unique".to_owned(), scalar::flag(unique).to_owned())));
+        return Ok(asked);
+    }
+    for (key, text) in config.iter().filter(|(key, _)| *key != "description") {
+        let wrong =
+            |why: String| DriverError { kind: DriverErrorKind::Permanent, code: Code::BadContent, message: cut(&format!("{key}: {why}")) };
+        let known = keys::find(kind, key).map_err(wrong)?;
+        let written = value::written(known.shape, text, None).map_err(|e| wrong(e.to_string()))?;
+        if !written.is_empty() {
+            asked.insert(key.clone(), written);
+        }
+    }
+    asked.extend(from.ostemplate.iter().map(|template| ("ostemplate".to_owned(), template.clone())));
+    if let Some(iso) = &from.iso {
+        asked.entry("ide2".to_owned()).or_insert_with(|| format!("{iso},media=cdrom"));
+    }
+    Ok(asked)
+}
+
+fn conflict(message: String) -> DriverError {
+    DriverError { kind: DriverErrorKind::Conflict, code: Code::StepFailed, message }
+}

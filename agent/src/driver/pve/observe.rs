@@ -1,0 +1,248 @@
+//! Looking at a node: its lists, and of the guests that matter their configs.
+//!
+//! A guest's file has a digest over all that it says, with its snapshots and with what waits for a start. While that stays nothing but
+//! the config itself is asked for again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use moorline_common::fault::Code;
+use moorline_common::observe::{EngineState, GuestStatus, ObservedGuest, ObservedPve, ObservedSnapshot, TAG};
+use moorline_common::plan::guest::{marker, note_key};
+use moorline_common::pve::answer::ErrorKind;
+use moorline_common::pve::guest::{Config, GuestConfig};
+use moorline_common::pve::keys::{self, Shape};
+use moorline_common::pve::property::Whose;
+use moorline_common::pve::value::{self, Normal};
+use moorline_common::pve::volume::Source;
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient};
+use serde_json::Value;
+
+use super::super::{DriverError, Ownership};
+use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
+use crate::limits::PVE_CALLS_AT_ONCE;
+
+/// What a config says of a guest besides its settings.
+const NO_SETTINGS: [&str; 12] = [
+    "lock",
+    "parent",
+    "snapstate",
+    "snaptime",
+    "vmstate",
+    "runningcpu",
+    "runningmachine",
+    "running-nets-host-mtu",
+    "template",
+    "meta",
+    "digest",
+    "pending",
+];
+
+/// What was seen of guests by their files, to be asked for again when those change.
+#[derive(Default)]
+pub(super) struct Seen(Mutex<BTreeMap<Vmid, Detail>>);
+
+/// What a guest's file says.
+#[derive(Debug, Clone)]
+struct Detail {
+    digest: Option<String>,
+    status: GuestStatus,
+    config: GuestConfig,
+    incarnation: Option<String>,
+    snapshots: BTreeMap<String, ObservedSnapshot>,
+}
+
+/// Looks at the node.
+///
+/// # Errors
+/// [`DriverError`] when its lists cannot be had. A single guest that cannot be read has no config.
+pub(super) async fn observe<T: Transport>(client: &Client<T>, owned: &Ownership, seen: &Seen) -> Result<ObservedPve, DriverError> {
+    let failed = |e: CallError| e.into_driver(Code::EngineUnreachable, "observing Proxmox VE");
+    let version = client.call(Verb::Get, &["version"], &Params::new()).await.map_err(failed)?;
+    let mut guests = BTreeMap::new();
+    for kind in [GuestKind::Qemu, GuestKind::Lxc] {
+        // Whether a machine is frozen is told by a full list alone.
+        let asked = if kind == GuestKind::Qemu { params([("full", "1")]) } else { Params::new() };
+        let list = client.of_node(Verb::Get, &[kind.as_str()], &asked).await.map_err(failed)?;
+        guests.extend(list.as_array().into_iter().flatten().filter_map(|entry| listed(kind, entry)));
+    }
+    for vmid in managed_elsewhere(client).await.map_err(failed)? {
+        guests.entry(vmid).and_modify(|guest| guest.is_ha_managed = true);
+    }
+    let asked: Vec<(Vmid, GuestKind, GuestStatus)> =
+        guests.iter().filter(|(vmid, guest)| matters(owned, **vmid, guest)).map(|(vmid, g)| (*vmid, g.kind, g.status)).collect();
+    let known = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let details: BTreeMap<Vmid, Option<Detail>> = stream::iter(asked)
+        .map(|(vmid, kind, status)| {
+            let before = known.get(&vmid).cloned();
+            async move { Ok::<_, DriverError>((vmid, detail(client, GuestAt { kind, vmid }, status, before).await?)) }
+        })
+        .buffer_unordered(PVE_CALLS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let kept = details.iter().filter_map(|(vmid, detail)| Some((*vmid, detail.clone()?)));
+    *seen.0.lock().unwrap_or_else(PoisonError::into_inner) = kept.collect();
+    for (vmid, detail) in details {
+        if let (Some(guest), Some(detail)) = (guests.get_mut(&vmid), detail) {
+            fill(owned, vmid, guest, detail);
+        }
+    }
+    Ok(ObservedPve {
+        engine: EngineState::Ready,
+        error: None,
+        version: lenient::text(version.get("version")),
+        node: client.node().to_owned(),
+        guests,
+    })
+}
+
+/// Whether more than the list tells of a guest is asked for: it is ours, or may be, or is named by the slice.
+fn matters(owned: &Ownership, vmid: Vmid, guest: &ObservedGuest) -> bool {
+    guest.is_marked || owned.known.owner(&note_key(vmid)).is_some() || owned.known.is_wanted(vmid)
+}
+
+/// A guest as its node lists it.
+fn listed(kind: GuestKind, entry: &Value) -> Option<(Vmid, ObservedGuest)> {
+    let vmid = Vmid::parse(&lenient::uint(entry.get("vmid")?)?.to_string()).ok()?;
+    let text = |key: &str| lenient::text(entry.get(key));
+    let status = match (text("status").as_deref(), text("qmpstatus").as_deref()) {
+        (Some("running"), Some("paused" | "suspended" | "prelaunch")) => GuestStatus::Paused,
+        (Some("running"), _) => GuestStatus::Running,
+        (Some("paused" | "suspended"), _) => GuestStatus::Paused,
+        (_, _) => GuestStatus::Stopped,
+    };
+    let guest = ObservedGuest {
+        kind,
+        name: text("name"),
+        status,
+        owner: None,
+        is_marked: text("tags").is_some_and(|tags| has_tag(&tags)),
+        incarnation: None,
+        is_template: lenient::flag(entry.get("template")),
+        lock: text("lock"),
+        is_ha_managed: false,
+        snapshots: BTreeMap::new(),
+        config: None,
+        digest: None,
+    };
+    Some((vmid, guest))
+}
+
+pub(super) fn has_tag(tags: &str) -> bool {
+    tags.split([';', ',', ' ']).any(|tag| tag.eq_ignore_ascii_case(TAG))
+}
+
+/// The guests that the cluster's resource manager starts and stops, as far as the token may see.
+async fn managed_elsewhere<T: Transport>(client: &Client<T>) -> Result<BTreeSet<Vmid>, CallError> {
+    let all = client.call(Verb::Get, &["cluster", "resources"], &params([("type", "vm")])).await?;
+    let is_managed = |entry: &&Value| lenient::text(entry.get("hastate")).is_some_and(|state| state != "unmanaged" && state != "ignored");
+    let vmid = |entry: &Value| Vmid::parse(&lenient::uint(entry.get("vmid")?)?.to_string()).ok();
+    Ok(all.as_array().into_iter().flatten().filter(is_managed).filter_map(vmid).collect())
+}
+
+fn fill(owned: &Ownership, vmid: Vmid, guest: &mut ObservedGuest, detail: Detail) {
+    let said = detail.config.set.get("description").map(|text| text.trim_end());
+    guest.is_marked |= said == Some(marker(&owned.host_id, vmid).as_str());
+    guest.incarnation = detail.incarnation;
+    let note = owned.known.owner(&note_key(vmid));
+    guest.owner = note.filter(|owner| Some(owner.base.as_str()) == guest.lasting());
+    guest.snapshots = detail.snapshots;
+    guest.digest = detail.digest;
+    guest.config = Some(Box::new(detail.config));
+}
+
+/// A guest's file; `None` when the token may not read it, or it is gone by now.
+async fn detail<T: Transport>(
+    client: &Client<T>,
+    guest: GuestAt,
+    status: GuestStatus,
+    before: Option<Detail>,
+) -> Result<Option<Detail>, DriverError> {
+    let failed = |e: CallError| e.into_driver(Code::EngineUnreachable, &format!("reading the config of guest {}", guest.vmid));
+    let (set, digest) = match read_config(client, guest).await {
+        Ok(read) => read,
+        Err(error) if is_hidden(&error) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if let Some(before) = before.filter(|before| before.digest == digest && digest.is_some() && before.status == status) {
+        return Ok(Some(before));
+    }
+    let running = match status {
+        GuestStatus::Stopped => BTreeMap::new(),
+        GuestStatus::Running | GuestStatus::Paused => {
+            match client.of_guest(Verb::Get, guest, &["config"], &params([("current", "1")])).await {
+                Ok(current) => difference(&set, &settings(&current).0),
+                Err(error) if is_hidden(&error) => return Ok(None),
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    };
+    let snapshots = match client.of_guest(Verb::Get, guest, &["snapshot"], &Params::new()).await {
+        Ok(list) => snapshots(&list),
+        Err(error) if is_hidden(&error) => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let incarnation = incarnation_of(client, guest, &set).await.map_err(failed)?;
+    Ok(Some(Detail { digest, status, config: GuestConfig { kind: guest.kind, set, running }, incarnation, snapshots }))
+}
+
+fn is_hidden(error: &CallError) -> bool {
+    matches!(error.kind(), Some(ErrorKind::NotFound | ErrorKind::Forbidden))
+}
+
+/// A guest's config with what waits for its next start, and the digest of its file.
+pub(super) async fn read_config<T: Transport>(client: &Client<T>, guest: GuestAt) -> Result<(Config, Option<String>), CallError> {
+    Ok(settings(&client.of_guest(Verb::Get, guest, &["config"], &Params::new()).await?))
+}
+
+/// A config without what is no setting.
+fn settings(answer: &Value) -> (Config, Option<String>) {
+    let (mut config, digest) = lenient::config(answer);
+    config.retain(|key, _| {
+        !NO_SETTINGS.contains(&key.as_str()) && !(key.starts_with("unused") && key.ends_with(|c: char| c.is_ascii_digit()))
+    });
+    (config, digest)
+}
+
+/// What a guest runs with where that is otherwise than set.
+fn difference(set: &Config, current: &Config) -> BTreeMap<String, Option<String>> {
+    let keys: BTreeSet<&String> = set.keys().chain(current.keys()).collect();
+    let differs = keys.into_iter().filter(|key| set.get(*key) != current.get(*key));
+    differs.map(|key| (key.clone(), current.get(key).cloned())).collect()
+}
+
+/// The snapshots in a list, without the entry that stands for the present.
+pub(super) fn snapshots(list: &Value) -> BTreeMap<String, ObservedSnapshot> {
+    let one = |entry: &Value| {
+        let name = lenient::text(entry.get("name")).filter(|name| name != "current")?;
+        let at = entry.get("snaptime").and_then(lenient::uint).unwrap_or_default();
+        let has_memory = lenient::flag(entry.get("vmstate"));
+        Some((name, ObservedSnapshot { parent: lenient::text(entry.get("parent")), at, has_memory }))
+    };
+    list.as_array().into_iter().flatten().filter_map(one).collect()
+}
+
+/// Which one of those a guest is that have borne its number; `None` when the token may not see what tells it.
+///
+/// # Errors
+/// [`CallError`] when nobody can say now.
+pub(super) async fn incarnation_of<T: Transport>(client: &Client<T>, guest: GuestAt, config: &Config) -> Result<Option<String>, CallError> {
+    if guest.kind == GuestKind::Qemu {
+        return Ok(incarnation::of_machine(config));
+    }
+    let shape = keys::find(GuestKind::Lxc, "rootfs").map(|key| key.shape).unwrap_or(Shape::Text(None));
+    let root = config.get("rootfs").and_then(|text| value::normal(shape, text, Whose::Theirs).ok().flatten());
+    let Some(Normal::Volume(volume)) = root else { return Ok(None) };
+    let Source::Existing { storage, name } = &volume.source else { return Ok(None) };
+    let asked = params([("content", "rootdir"), ("vmid", guest.vmid.to_string().as_str())]);
+    let contents = match client.of_node(Verb::Get, &["storage", storage, "content"], &asked).await {
+        Ok(contents) => contents,
+        Err(error) if is_hidden(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let volid = format!("{storage}:{name}");
+    let found = contents.as_array().into_iter().flatten().find(|entry| lenient::text(entry.get("volid")).as_deref() == Some(&volid));
+    let made = found.and_then(|entry| entry.get("ctime")).and_then(lenient::uint);
+    Ok(made.map(|made| incarnation::of_container(&volid, made)))
+}

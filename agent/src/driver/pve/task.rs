@@ -1,0 +1,160 @@
+//! Tasks: work that a host goes on with after it has answered, known by a name.
+//!
+//! An answer with such a name never means success. Source: the API pages below `/nodes/{node}/tasks`.
+
+use std::time::Duration;
+
+use moorline_common::fault::{Code, cut};
+use moorline_common::pve::Vmid;
+use moorline_common::pve::answer::{ApiError, ErrorKind};
+use moorline_common::pve::lenient;
+use moorline_common::pve::upid::{TaskEnd, Upid};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::super::{DriverError, DriverErrorKind, Taker};
+use super::client::{CallError, Client, Params, Transport, Verb, params};
+use crate::limits::{PVE_TASK_LINES, PVE_TASK_LOOK, PVE_TASKS_LISTED};
+
+/// The task in an answer; `None` when the host says that all is done.
+///
+/// # Errors
+/// [`DriverError`] of something else than either: what was asked for may have happened.
+pub fn of_answer(answer: &Value, what: &str) -> Result<Option<Upid>, DriverError> {
+    match answer {
+        Value::Null => Ok(None),
+        Value::String(text) if text.is_empty() => Ok(None),
+        Value::String(text) => text.parse().map(Some).map_err(|e| odd(what, &format!("{e}"))),
+        other => Err(odd(what, &format!("the host answered {other}, and no task"))),
+    }
+}
+
+fn odd(what: &str, why: &str) -> DriverError {
+    DriverError { kind: DriverErrorKind::Unreachable, code: Code::EngineUnreachable, message: cut(&format!("{what}: {why}")) }
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// It runs.
+    Running,
+    /// It has ended.
+    Ended(TaskEnd),
+    /// The host does not know it, or no more.
+    Unheard,
+}
+
+/// Where a task is.
+///
+/// # Errors
+/// [`CallError`] when nobody can say.
+pub async fn stage<T: Transport>(client: &Client<T>, upid: &Upid) -> Result<Stage, CallError> {
+    let answer = match client.of_node(Verb::Get, &["tasks", upid.as_str(), "status"], &Params::new()).await {
+        Ok(answer) => answer,
+        Err(error) if error.kind() == Some(ErrorKind::NotFound) => return Ok(Stage::Unheard),
+        // A name that this node cannot read is none of its own.
+        Err(error) if error.kind() == Some(ErrorKind::Invalid) => return Ok(Stage::Unheard),
+        Err(error) => return Err(error),
+    };
+    let text = |key: &str| lenient::text(answer.get(key)).unwrap_or_default();
+    Ok(if text("status") == "running" { Stage::Running } else { Stage::Ended(TaskEnd::of(&text("exitstatus"))) })
+}
+
+/// Waits until a task has ended, for at most `limit`; `None` when it has not. `taker` gets its log as it grows. A host that cannot be asked
+/// for a while is asked again: the task goes on without being watched.
+///
+/// # Errors
+/// [`DriverError`] when nobody could say until the limit.
+pub async fn wait<T: Transport>(client: &Client<T>, upid: &Upid, limit: Duration, mut taker: Taker) -> Result<Option<Stage>, DriverError> {
+    let (deadline, mut told, mut looks) = (Instant::now() + limit, 0, 0_u32);
+    loop {
+        let seen = stage(client, upid).await;
+        if taker.is_somebody() {
+            told = tell(client, upid, told, &mut taker).await;
+        }
+        match seen {
+            Ok(Stage::Running) if Instant::now() >= deadline => return Ok(None),
+            Ok(Stage::Running) => {}
+            Ok(ended) => return Ok(Some(ended)),
+            Err(error) if Instant::now() >= deadline || !is_passing(&error) => {
+                return Err(error.into_driver(Code::OpFailed, &format!("asking for the task {upid}")));
+            }
+            Err(_) => {}
+        }
+        looks = looks.saturating_add(1);
+        tokio::time::sleep(PVE_TASK_LOOK.ceiling(looks)).await;
+    }
+}
+
+/// Whether asking again may help.
+const fn is_passing(error: &CallError) -> bool {
+    match error.kind() {
+        None => true,
+        Some(kind) => matches!(kind, ErrorKind::UnknownOutcome | ErrorKind::Busy | ErrorKind::Failed),
+    }
+}
+
+/// Gives the lines of a task's log from `from` on; returns how many were given in all. What cannot be had now comes later.
+async fn tell<T: Transport>(client: &Client<T>, upid: &Upid, from: u64, taker: &mut Taker) -> u64 {
+    let mut told = from;
+    loop {
+        let range = params([("start", told.to_string().as_str()), ("limit", PVE_TASK_LINES.to_string().as_str())]);
+        let Ok(answer) = client.of_node(Verb::Get, &["tasks", upid.as_str(), "log"], &range).await else { return told };
+        let lines: Vec<String> = lines(&answer).filter(|(n, _)| *n > told).map(|(_, text)| text).collect();
+        for line in &lines {
+            taker.give(format!("{line}\n").as_bytes(), false).await;
+        }
+        told = told.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX));
+        if lines.len() < PVE_TASK_LINES {
+            return told;
+        }
+    }
+}
+
+/// The lines of a log with their numbers, from 1. A log without any has one that says so.
+fn lines(answer: &Value) -> impl Iterator<Item = (u64, String)> {
+    let line = |line: &Value| {
+        let text = lenient::text(line.get("t"))?;
+        let n = line.get("n").and_then(lenient::uint)?;
+        (text != "no content").then_some((n, text))
+    };
+    answer.as_array().into_iter().flatten().filter_map(line)
+}
+
+/// The last lines of a task's log, for people; none when they cannot be had.
+pub async fn last_lines<T: Transport>(client: &Client<T>, upid: &Upid) -> Vec<String> {
+    let range = params([("limit", "500")]);
+    let Ok(answer) = client.of_node(Verb::Get, &["tasks", upid.as_str(), "log"], &range).await else { return Vec::new() };
+    let all: Vec<String> = lines(&answer).map(|(_, text)| cut(&text)).collect();
+    all.iter().skip(all.len().saturating_sub(LAST_LINES)).cloned().collect()
+}
+
+/// So many of a log's last lines are told of a task that has ended.
+const LAST_LINES: usize = 5;
+
+/// What a task's end means for who waited for it.
+///
+/// # Errors
+/// [`ApiError`] of one that failed; [`ErrorKind::UnknownOutcome`] of one of which nobody knows.
+pub fn outcome(stage: &Stage) -> Result<(), ApiError> {
+    match stage {
+        Stage::Ended(TaskEnd::Ok | TaskEnd::Warnings(_)) => Ok(()),
+        Stage::Ended(TaskEnd::Failed(words)) => Err(ApiError::of_task(words)),
+        Stage::Ended(TaskEnd::Unknown) => Err(ApiError::of_task("unexpected status")),
+        Stage::Running | Stage::Unheard => Err(ApiError::of_task("unexpected status: nobody knows how the task ended")),
+    }
+}
+
+/// The newest tasks about a guest, running or ended, newest first.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn about<T: Transport>(client: &Client<T>, vmid: Vmid) -> Result<Vec<Upid>, CallError> {
+    let limit = PVE_TASKS_LISTED.to_string();
+    let asked = params([("source", "all"), ("vmid", vmid.to_string().as_str()), ("limit", limit.as_str())]);
+    let answer = client.of_node(Verb::Get, &["tasks"], &asked).await?;
+    let upid = |task: &Value| lenient::text(task.get("upid"))?.parse::<Upid>().ok();
+    let mut tasks: Vec<Upid> = answer.as_array().into_iter().flatten().filter_map(upid).collect();
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.started_s));
+    Ok(tasks)
+}
