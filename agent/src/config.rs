@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use moorline_common::op::{Act, Class};
 use serde::Deserialize;
 
+use crate::driver::pve::https::parse_fingerprint;
 use crate::files;
 use crate::limits::{BIND_ROOTS_MAX, CONFIG_MAX, POLICY_WORDS_MAX};
 use crate::registries::{Login, Registries};
@@ -31,8 +32,10 @@ pub const HOST_NAMESPACES: [&str; 7] = ["network", "pid", "ipc", "uts", "user", 
 pub struct Config {
     /// The state folder.
     pub state: PathBuf,
-    /// The engine.
+    /// The engine of containers.
     pub driver: DriverKind,
+    /// Proxmox VE, if the agent is to manage its guests.
+    pub proxmox: Option<Proxmox>,
     /// Docker's socket.
     pub docker_socket: PathBuf,
     /// What this host allows, whatever an operator signs.
@@ -58,6 +61,33 @@ pub enum DriverKind {
     Docker,
     /// A simulated engine that keeps its state in the state folder.
     Sim,
+    /// None: the agent manages Proxmox VE's guests alone.
+    None,
+}
+
+/// Where Proxmox VE's API is when nothing says otherwise.
+pub const PROXMOX_URL_DEFAULT: &str = "https://127.0.0.1:8006";
+
+/// How the agent gets to Proxmox VE's API.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proxmox {
+    /// Where it is.
+    #[serde(default = "proxmox_url_default")]
+    pub url: String,
+    /// The node that this host is; the host's own name without its domain, if it is left out.
+    pub node: Option<String>,
+    /// A file with an API token, `user@realm!name=secret`, and nothing else.
+    pub token_file: PathBuf,
+    /// SHA-256 fingerprints of the API's certificate, as Proxmox VE shows them; several, since it is renewed.
+    #[serde(default)]
+    pub fingerprints: Vec<String>,
+    /// A file with the authorities that may have signed it, in PEM, instead; such as `/etc/pve/pve-root-ca.pem`.
+    pub authorities: Option<PathBuf>,
+}
+
+fn proxmox_url_default() -> String {
+    PROXMOX_URL_DEFAULT.to_owned()
 }
 
 /// What to do after a start while the hub cannot be reached.
@@ -188,6 +218,7 @@ struct FileConfig {
     state: Option<PathBuf>,
     driver: Option<DriverKind>,
     docker_socket: Option<PathBuf>,
+    proxmox: Option<Proxmox>,
     policy: Option<PathBuf>,
     secrets_dir: Option<PathBuf>,
     docker_config: Option<PathBuf>,
@@ -219,6 +250,7 @@ pub fn load(overrides: &Overrides) -> Result<Config, ConfigError> {
         state: overrides.state.clone().or(file.state).unwrap_or_else(|| STATE_DEFAULT.into()),
         driver: overrides.driver.or(file.driver).unwrap_or_default(),
         docker_socket: overrides.docker_socket.clone().or(file.docker_socket).unwrap_or_else(|| DOCKER_SOCKET_DEFAULT.into()),
+        proxmox: file.proxmox,
         policy,
         secrets_dir: file.secrets_dir.unwrap_or_else(|| SECRETS_DIR_DEFAULT.into()),
         registries: Registries::new(file.docker_config, file.registry, &mut problems),
@@ -239,8 +271,13 @@ impl Config {
         };
         absolute("docker_socket", &self.docker_socket);
         absolute("secrets_dir", &self.secrets_dir);
+        if let Some(proxmox) = &self.proxmox {
+            absolute("proxmox: token_file", &proxmox.token_file);
+            proxmox.authorities.iter().for_each(|path| absolute("proxmox: authorities", path));
+        }
         self.policy.bind_roots.iter().for_each(|root| absolute("bind root", root));
         self.policy.devices.iter().for_each(|device| absolute("device", device));
+        self.check_proxmox(problems);
         if self.policy.bind_roots.len() > BIND_ROOTS_MAX {
             problems.push(format!("more than {BIND_ROOTS_MAX} bind roots"));
         }
@@ -271,6 +308,32 @@ impl Config {
         }
         if self.log_level.parse::<tracing_subscriber::filter::EnvFilter>().is_err() {
             problems.push(format!("log_level `{}` is not a level such as `info`", self.log_level));
+        }
+    }
+}
+
+impl Config {
+    fn check_proxmox(&self, problems: &mut Vec<String>) {
+        let Some(Proxmox { url, node, fingerprints, authorities, .. }) = &self.proxmox else {
+            if self.driver == DriverKind::None {
+                problems.push("driver is `none`, and there is no `[proxmox]`: there is nothing to manage".to_owned());
+            }
+            return;
+        };
+        let authority = url.strip_prefix("https://").unwrap_or_default().trim_end_matches('/');
+        if authority.is_empty() || authority.contains(['/', '@', '?', '#']) {
+            problems.push("proxmox: url is no address such as `https://127.0.0.1:8006`".to_owned());
+        }
+        if node.as_ref().is_some_and(|node| !moorline_common::pve::upid::is_node(node)) {
+            problems.push("proxmox: node is no name of a node".to_owned());
+        }
+        if fingerprints.is_empty() == authorities.is_none() {
+            let remedy = "`pvenode cert info` shows the fingerprint";
+            problems
+                .push(format!("proxmox: name either `fingerprints` or `authorities`, by which the API's certificate is known; {remedy}"));
+        }
+        for wrong in fingerprints.iter().filter(|text| parse_fingerprint(text).is_none()) {
+            problems.push(format!("proxmox: `{wrong}` is no SHA-256 fingerprint, which has 64 hex digits, with colons or without"));
         }
     }
 }
@@ -389,10 +452,10 @@ mod tests {
             ("state = 4711-01-01", path),
             ("state = true", path),
             ("state = [\"hunter2\"]", path),
-            ("driver = \"hunter2\"", "line 1: unknown variant, expected `docker` or `sim`"),
-            ("driver = \"a, expected hunter2\"", "line 1: unknown variant, expected `docker` or `sim`"),
+            ("driver = \"hunter2\"", "line 1: unknown variant, expected one of `docker`, `sim`, `none`"),
+            ("driver = \"a, expected hunter2\"", "line 1: unknown variant, expected one of `docker`, `sim`, `none`"),
             ("driver = 4711", "line 1: wanted string or table"),
-            ("driver = { hunter2 = \"hunter2\" }", "line 1: unknown variant, expected `docker` or `sim`"),
+            ("driver = { hunter2 = \"hunter2\" }", "line 1: unknown variant, expected one of `docker`, `sim`, `none`"),
             ("driver = { sim = \"hunter2\" }", "line 1: "),
             ("log = \"text\"\nlog = \"hunter2\"", "line 2: duplicate key"),
             ("log = hunter2", "line 1: "),

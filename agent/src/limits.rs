@@ -108,6 +108,20 @@ pub const PVE_TASKS_LISTED: usize = 50;
 pub const PVE_TASK_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// The longest that making a guest may take.
 pub const PVE_MAKE_TIMEOUT: Duration = Duration::from_secs(6 * 3600);
+/// Steps and operations on guests that may run at once: some lock a storage for all.
+pub const PVE_PARALLELISM: usize = 4;
+/// Between two looks at a node's lists while something works there, and while nothing does.
+pub const PVE_POLL_BUSY: Duration = Duration::from_secs(2);
+/// See [`PVE_POLL_BUSY`].
+pub const PVE_POLL_IDLE: Duration = Duration::from_secs(10);
+/// The longest that a task of an operation is waited for; past it an operator must look.
+pub const PVE_OP_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// By then a request that was on its way shows as a task, or never will: longer than the 30 s of the host's own proxies.
+pub const PVE_MARGIN: Duration = Duration::from_secs(45);
+/// How often a call is repeated that found a guest's file held by somebody, and did nothing.
+pub const PVE_BUSY_TRIES: u32 = 5;
+/// Operations in doubt that are remembered.
+pub const PVE_DOUBTS_MAX: usize = 1024;
 /// How much longer than its own time to stop a guest is waited for.
 pub const PVE_STOP_MARGIN: Duration = Duration::from_secs(60);
 /// The largest file of the simulated engine that is read, in bytes.

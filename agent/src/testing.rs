@@ -246,12 +246,12 @@ impl Driver for FakeDriver {
         result.map(|()| Begun::Done(OpResult::default()))
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str, _taker: Taker) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str, _taker: Taker) -> Result<Begun, DriverError> {
         tokio::task::yield_now().await;
         let mut fake = self.lock();
         fake.calls.push(format!("op:{}:{}", order.act.kind(), order.resource));
         fake.op_error(order)?;
-        Ok(OpResult::default())
+        Ok(Begun::Done(OpResult::default()))
     }
 
     async fn adopt(&self, order: &OpOrder, _evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {
@@ -289,6 +289,7 @@ pub fn config(dir: &Path) -> Config {
     Config {
         state: dir.to_owned(),
         driver: DriverKind::Sim,
+        proxmox: None,
         docker_socket: "/nowhere".into(),
         policy: Policy::default(),
         secrets_dir: "/dev/shm/moorline-tests-of-the-agent".into(),

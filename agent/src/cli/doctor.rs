@@ -2,19 +2,15 @@
 
 use std::process::ExitCode;
 
-use super::{Output, say};
-use crate::config::{Config, DriverKind};
+use super::{Output, drivers, say};
+use crate::config::Config;
 use crate::doctor::{Check, Outcome, examine};
 use crate::driver::Ownership;
-use crate::driver::docker::DockerDriver;
-use crate::driver::sim::SimDriver;
 use crate::identity::StateDir;
 
 pub(super) async fn doctor(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
-    let checks = match config.driver {
-        DriverKind::Docker => examine(config, ownership(config).map(|o| DockerDriver::new(config.docker_socket.clone(), o))).await,
-        DriverKind::Sim => examine(config, ownership(config).map(|o| SimDriver::new(&config.state, o))).await,
-    };
+    let driver = ownership(config).map(|owned| drivers::driver(config, owned, None)).transpose()?;
+    let checks = examine(config, driver).await;
     match output {
         Output::Json => say(&serde_json::to_string_pretty(&checks)?),
         Output::Text => checks.iter().for_each(|check| say(&line(check))),

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{self, Config, DriverKind, LogFormat, Overrides};
 
 mod doctor;
+mod drivers;
 mod join;
 mod journal;
 mod run;

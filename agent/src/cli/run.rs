@@ -5,9 +5,8 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, DriverKind};
-use crate::driver::docker::DockerDriver;
-use crate::driver::sim::SimDriver;
+use super::drivers;
+use crate::config::Config;
 use crate::run::{Ended, Host, run as run_agent};
 
 pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
@@ -25,18 +24,8 @@ pub(super) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     loop {
         let owned = host.ownership();
         let config = config.clone();
-        let ended = match config.driver {
-            DriverKind::Docker => {
-                let driver = DockerDriver::new(config.docker_socket.clone(), owned)
-                    .with_registries(config.registries.clone())
-                    .with_vault(host.vault());
-                run_agent(config.clone(), host, driver, shutdown.clone()).await?
-            }
-            DriverKind::Sim => {
-                let driver = SimDriver::new(&config.state, owned);
-                run_agent(config.clone(), host, driver, shutdown.clone()).await?
-            }
-        };
+        let driver = drivers::driver(&config, owned, Some(host.vault()))?;
+        let ended = run_agent(config.clone(), host, driver, shutdown.clone()).await?;
         match ended {
             Ended::Stopped => return Ok(ExitCode::SUCCESS),
             Ended::Released => host = Host::open(&config)?,

@@ -3,10 +3,8 @@
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use super::say;
-use crate::config::{Config, DriverKind};
-use crate::driver::docker::DockerDriver;
-use crate::driver::sim::SimDriver;
+use super::{drivers, say};
+use crate::config::Config;
 use crate::run::Host;
 use crate::teardown::{Removal, teardown as tear_down};
 
@@ -22,13 +20,8 @@ pub(super) async fn teardown(config: &Config, yes: bool) -> anyhow::Result<ExitC
     }
     let owned = host.ownership();
     let topology = removal.topology().clone();
-    let report = match config.driver {
-        DriverKind::Docker => {
-            let driver = DockerDriver::new(config.docker_socket.clone(), owned).with_vault(host.vault());
-            tear_down(config, removal, driver).await?
-        }
-        DriverKind::Sim => tear_down(config, removal, SimDriver::new(&config.state, owned)).await?,
-    };
+    let driver = drivers::driver(config, owned, Some(host.vault()))?;
+    let report = tear_down(config, removal, driver).await?;
     if report.is_empty() {
         say(&format!("topology `{topology}` was removed from this host; its volumes are kept"));
         say("the hub does not know: while it has a slice for this host, the agent applies it again; `moorctl down` ends that");

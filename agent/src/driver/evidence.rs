@@ -201,6 +201,7 @@ pub(super) fn judge_container(act: &Act, was: &Life, is: Option<&Life>, age: Dur
             | Act::TimeReset
             | Act::Confirm(_)
             | Act::Survey(_)
+            | Act::Guest(_)
             | Act::Cancel { .. }
             | Act::Resolve { .. },
             Some(_),

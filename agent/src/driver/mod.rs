@@ -16,7 +16,9 @@ use serde_json::Value;
 #[cfg(test)]
 mod conformance;
 pub mod docker;
+pub mod engine;
 mod evidence;
+pub mod host;
 mod known;
 pub mod logs;
 mod op;
@@ -95,8 +97,7 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Begins to read what a container of ours writes. Never mutates.
     fn logs(&self, wish: &logs::LogWish) -> impl Future<Output = Result<logs::LogStream, DriverError>> + Send {
-        let message = format!("`{}` keeps no logs, and so none of {}", self.name(), wish.container.name());
-        std::future::ready(Err(DriverError { kind: DriverErrorKind::Permanent, code: Code::NotFound, message }))
+        std::future::ready(Err(DriverError::no_logs(self.name(), wish)))
     }
 
     /// Makes one step so. Safe to repeat after a crash at any point within. What may take long outside the engine (a
@@ -118,15 +119,15 @@ pub trait Driver: Send + Sync + 'static {
     /// means that nobody knows whether it began; every other error that it did not happen.
     fn start(&self, order: &OpOrder, evidence: &Value) -> impl Future<Output = Result<Begun, DriverError>> + Send;
 
-    /// Goes on with `task`, or waits for it, until the operation has ended; `taker` gets what it says meanwhile, and may hold it up.
-    /// Errors are as for [`Self::start`].
+    /// Goes on with `task`, or waits for it, until the operation has ended, or goes on under another name, which has to be durable
+    /// before it is resumed; `taker` gets what it says meanwhile, and may hold it up. Errors are as for [`Self::start`].
     fn resume(
         &self,
         order: &OpOrder,
         evidence: &Value,
         task: &str,
         taker: Taker,
-    ) -> impl Future<Output = Result<OpResult, DriverError>> + Send;
+    ) -> impl Future<Output = Result<Begun, DriverError>> + Send;
 
     /// Looks for evidence of an operation that began `age` ago. Changes nothing.
     fn adopt(

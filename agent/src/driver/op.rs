@@ -10,10 +10,66 @@ use moorline_common::op::Act;
 use moorline_common::plan::Step;
 use serde_json::Value;
 
+use super::logs::LogWish;
 use super::{DriverError, DriverErrorKind};
 
 /// The kinds that an engine of containers does.
 pub(crate) const KINDS: &[&str] = &["start", "stop", "restart", "kill", "pause", "unpause", "exec", "pull", "destroy", "prune", "survey"];
+
+/// The kinds that are done on guests.
+pub(crate) const GUEST_KINDS: &[&str] = &[
+    "start",
+    "stop",
+    "destroy",
+    "shutdown",
+    "reboot",
+    "suspend",
+    "resume",
+    "reset",
+    "set-config",
+    "resize",
+    "snapshot-create",
+    "snapshot-delete",
+    "snapshot-rollback",
+    "snapshot-list",
+    "clone",
+    "create",
+    "backup",
+    "restore",
+    "migrate",
+    "survey",
+];
+
+/// Both.
+pub(crate) const ALL_KINDS: &[&str] = &[
+    "start",
+    "stop",
+    "restart",
+    "kill",
+    "pause",
+    "unpause",
+    "exec",
+    "pull",
+    "destroy",
+    "prune",
+    "survey",
+    "shutdown",
+    "reboot",
+    "suspend",
+    "resume",
+    "reset",
+    "set-config",
+    "resize",
+    "snapshot-create",
+    "snapshot-delete",
+    "snapshot-rollback",
+    "snapshot-list",
+    "clone",
+    "create",
+    "backup",
+    "restore",
+    "migrate",
+];
 
 /// One-shot work on one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +106,17 @@ pub enum Begun {
     Task(String),
 }
 
+#[cfg(test)]
+impl Begun {
+    /// How it ended.
+    pub fn done(self) -> OpResult {
+        match self {
+            Begun::Done(result) => result,
+            Begun::Task(task) => panic!("it goes on as {task}"),
+        }
+    }
+}
+
 /// What the engine shows of an operation that began before the agent or the engine stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
@@ -68,6 +135,13 @@ pub enum Found {
 }
 
 impl DriverError {
+    /// The driver `name` keeps no logs.
+    #[must_use]
+    pub fn no_logs(name: &str, wish: &LogWish) -> Self {
+        let message = format!("`{name}` keeps no logs, and so none of {}", wish.container.name());
+        Self { kind: DriverErrorKind::Permanent, code: Code::NotFound, message }
+    }
+
     /// Nobody answered while `what` was done.
     #[must_use]
     pub fn no_answer(what: &str) -> Self {

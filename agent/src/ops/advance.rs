@@ -52,7 +52,8 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             let next = match stage {
                 Stage::Start(seat) => self.set_off(op, &mut begin, seat).await?,
                 Stage::Resume(task, seat) => match self.resume(&seat, &begin, &task).await {
-                    Ok(result) => self.over(op, result).await?,
+                    Ok(Begun::Done(result)) => self.over(op, result).await?,
+                    Ok(Begun::Task(next)) => self.go_on_as(op, next, seat).await?,
                     Err(error) if error.kind == DriverErrorKind::Unreachable => {
                         drop(seat);
                         self.wait_more(&mut tries.waits).await;
@@ -75,12 +76,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         crate::crash::point("op.effect.after");
         match begun {
             Ok(Begun::Done(result)) => self.over(op, result).await,
-            Ok(Begun::Task(task)) => {
-                crate::crash::point("op.task.before");
-                self.record(Entry { task: Some(task.clone()), ..op.entry(State::TaskRunning) }).await?;
-                crate::crash::point("op.task.after");
-                Ok(Some(Stage::Resume(task, seat)))
-            }
+            Ok(Begun::Task(task)) => self.go_on_as(op, task, seat).await,
             Err(error) if error.kind == DriverErrorKind::Unreachable => {
                 // The request may lie with an engine that stands still, and be read when that goes on.
                 begin.since = Since::now();
@@ -88,6 +84,14 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             }
             Err(error) => self.over(op, failed(&error)).await,
         }
+    }
+
+    /// The engine knows it by this name, which is recorded before anything goes by it.
+    async fn go_on_as(&self, op: &Op, task: String, seat: Seat) -> Next {
+        crate::crash::point("op.task.before");
+        self.record(Entry { task: Some(task.clone()), ..op.entry(State::TaskRunning) }).await?;
+        crate::crash::point("op.task.after");
+        Ok(Some(Stage::Resume(task, seat)))
     }
 
     /// Looks for what it left behind, and goes by that.

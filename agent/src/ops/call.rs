@@ -117,7 +117,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         }
     }
 
-    pub(super) async fn resume(&self, seat: &Seat, begin: &Begin, task: &str) -> Result<OpResult, DriverError> {
+    pub(super) async fn resume(&self, seat: &Seat, begin: &Begin, task: &str) -> Result<Begun, DriverError> {
         let (driver, order, evidence, task) = (self.parts.driver.clone(), begin.order.clone(), begin.evidence.clone(), task.to_owned());
         let taker = self.outputs.taker(&order);
         let resumed = seat.work(async move { driver.resume(&order, &evidence, &task, taker).await }).await;

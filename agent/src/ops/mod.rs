@@ -189,6 +189,7 @@ impl Op {
             | Act::Converge(_)
             | Act::Release
             | Act::Survey(_)
+            | Act::Guest(_)
             | Act::Cancel { .. }
             | Act::Resolve { .. } => self.resource().clone(),
         }

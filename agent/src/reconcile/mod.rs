@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use moorline_common::drift::{Breaker, Drift};
-use moorline_common::fault::{Fault, cut};
+use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{Generation, ResourceId, UnixSeconds};
 use moorline_common::maintenance;
 use moorline_common::observe::{ContainerState, EngineState, Observed};
@@ -457,7 +457,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let mut next = now + RESYNC_INTERVAL;
         if self.work.is_running() {
             next = now + WORKING_LOOK;
-        } else if self.blocked.iter().any(|b| b.code.is_none()) {
+        } else if self.blocked.iter().any(|b| matches!(b.code, None | Some(Code::EngineUnreachable))) {
             next = now + WAITING_LOOK;
         }
         if let Some(at) = self.retries.next_try(now) {

@@ -6,9 +6,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Class, HoldEffect, State};
+use super::{Class, GuestOp, HoldEffect, State};
 use crate::fault::{Code, Fault};
 use crate::id::{Generation, OpId, ResourceId, TopologyId};
+use crate::pve;
 
 /// The longest grace period that `stop` and `restart` take, in seconds.
 pub const GRACE_MAX_S: u32 = 3600;
@@ -73,6 +74,8 @@ pub enum Act {
     Confirm(Confirm),
     /// Tells what is on the host besides Moorline's, to the one who asked alone.
     Survey(Survey),
+    /// Does something with a guest of Proxmox VE.
+    Guest(GuestOp),
     /// Takes an operation back that has not begun.
     Cancel {
         /// Which.
@@ -156,7 +159,7 @@ const fn exec_timeout_default() -> u32 {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -193,7 +196,7 @@ struct Resolution {
 
 impl Act {
     /// Every kind's word.
-    pub const KINDS: [&'static str; 17] = [
+    pub const KINDS: [&'static str; 33] = [
         "start",
         "stop",
         "restart",
@@ -209,6 +212,22 @@ impl Act {
         "time-reset",
         "confirm",
         "survey",
+        "shutdown",
+        "reboot",
+        "suspend",
+        "resume",
+        "reset",
+        "set-config",
+        "resize",
+        "snapshot-create",
+        "snapshot-delete",
+        "snapshot-rollback",
+        "snapshot-list",
+        "clone",
+        "create",
+        "backup",
+        "restore",
+        "migrate",
         "cancel",
         "resolve",
     ];
@@ -218,6 +237,9 @@ impl Act {
     /// # Errors
     /// [`Code::UnknownKind`] or [`Code::BadParams`].
     pub fn read(kind: &str, params: &Value, resource: &ResourceId) -> Result<Self, Fault> {
+        if resource.kind() == pve::RESOURCE && !matches!(kind, "converge" | "release" | "cancel" | "resolve") {
+            return GuestOp::read(kind, params).map(Act::Guest);
+        }
         let act = match kind {
             "start" => params_of::<Nothing>(kind, params).map(|_| Act::Start)?,
             "stop" => Act::Stop { timeout_s: grace(kind, params)? },
@@ -263,7 +285,8 @@ impl Act {
             }
             Act::Pull => kind == "docker/image",
             Act::Destroy { .. } => matches!(kind, "docker/container" | "docker/volume"),
-            Act::Converge(_) | Act::Release => matches!(kind, "docker/container" | "docker/volume" | "docker/network"),
+            Act::Converge(_) | Act::Release => matches!(kind, "docker/container" | "docker/volume" | "docker/network" | pve::RESOURCE),
+            Act::Guest(_) => kind == pve::RESOURCE,
             Act::Prune { .. } | Act::TimeReset | Act::Confirm(_) | Act::Survey(_) => resource.is_host(),
             // In the name of the operation that they are about.
             Act::Cancel { .. } | Act::Resolve { .. } => true,
@@ -289,6 +312,7 @@ impl Act {
             Act::TimeReset => "time-reset",
             Act::Confirm(_) => "confirm",
             Act::Survey(_) => "survey",
+            Act::Guest(op) => op.kind(),
             Act::Cancel { .. } => "cancel",
             Act::Resolve { .. } => "resolve",
         }
@@ -306,6 +330,7 @@ impl Act {
             Act::Confirm(confirm) => written(confirm),
             Act::Survey(survey) => written(survey),
             Act::Destroy { volumes } | Act::Prune { volumes } => written(&Volumes { volumes: *volumes }),
+            Act::Guest(op) => op.params(),
             Act::Cancel { op_id } => written(&Target { op_id: op_id.clone() }),
             Act::Resolve { op_id, outcome } => written(&Resolution { op_id: op_id.clone(), outcome: *outcome }),
         }
@@ -324,6 +349,7 @@ impl Act {
             Act::Exec(exec) if exec.privileged => Class::P,
             Act::Destroy { volumes } if *volumes || resource.kind() == "docker/volume" => Class::R4,
             Act::Prune { volumes: true } => Class::R4,
+            Act::Guest(op) => op.class(),
             Act::Kill { .. } | Act::Exec(_) | Act::Destroy { .. } | Act::Prune { .. } | Act::TimeReset => Class::R3,
         }
     }
@@ -337,6 +363,7 @@ impl Act {
                 Some(HoldEffect::Place(generation))
             }
             Act::Start | Act::Restart { .. } | Act::Unpause | Act::Converge(_) | Act::Release => Some(HoldEffect::Lift),
+            Act::Guest(op) => op.hold(generation),
             Act::Kill { .. }
             | Act::Exec(_)
             | Act::Pull
@@ -356,11 +383,11 @@ impl Act {
     }
 }
 
-fn params_of<T: DeserializeOwned>(kind: &str, params: &Value) -> Result<T, Fault> {
+pub(super) fn params_of<T: DeserializeOwned>(kind: &str, params: &Value) -> Result<T, Fault> {
     serde_json::from_value(params.clone()).map_err(|e| Fault::new(Code::BadParams, format!("the parameters of `{kind}`: {e}")))
 }
 
-fn written<T: Serialize>(params: &T) -> Value {
+pub(super) fn written<T: Serialize>(params: &T) -> Value {
     // Structs of strings and numbers always serialise.
     serde_json::to_value(params).unwrap_or_default()
 }

@@ -16,11 +16,14 @@ use super::scene::Scene;
 use super::{Action, NetworkTarget, VolumeTarget, adoption, containers};
 use crate::fault::Code;
 use crate::id::{ResourceId, TopologyId};
-use crate::observe::{ObservedNetwork, ObservedVolume, Owner};
+use crate::observe::{EngineState, ObservedNetwork, ObservedVolume, Owner};
 use crate::topology::HostSpec;
 
 /// Drafts the steps for networks, volumes and containers.
 pub(super) fn plan(scene: &Scene<'_>, draft: &mut Draft) {
+    if scene.observed.engine == EngineState::Unreachable {
+        return plan_nothing(scene, draft);
+    }
     for blocked in &scene.lowered.blocked {
         draft.block(&blocked.resource, blocked.code, blocked.reason.clone());
     }
@@ -33,6 +36,15 @@ pub(super) fn plan(scene: &Scene<'_>, draft: &mut Draft) {
     }
     containers::plan(scene, draft);
     plan_network_order(scene, &removed, draft);
+}
+
+/// Of an engine that cannot be asked nothing is known, and nothing is done.
+fn plan_nothing(scene: &Scene<'_>, draft: &mut Draft) {
+    let why = scene.observed.error.as_deref().unwrap_or("it does not answer");
+    let lowered = scene.lowered;
+    for resource in lowered.networks.keys().chain(lowered.volumes.keys()).chain(lowered.containers.keys()) {
+        draft.block(resource, Some(Code::EngineUnreachable), format!("the engine cannot be asked: {why}"));
+    }
 }
 
 /// What must be present on the engine once `desired` is applied: every network and volume, and the containers that run for good.

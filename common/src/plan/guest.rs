@@ -569,13 +569,15 @@ mod tests {
     #[test]
     fn strangers_templates_and_locked_guests_are_left_alone() {
         let mut engine = settled(&db());
-        for (change, code) in [
-            ((|live| (live.owner, live.is_marked) = (None, false)) as fn(&mut ObservedGuest), Some(Code::NotOwned)),
+        type Change = fn(&mut ObservedGuest);
+        let cases: [(Change, Option<Code>); 5] = [
+            (|live| (live.owner, live.is_marked) = (None, false), Some(Code::NotOwned)),
             (|live| live.kind = GuestKind::Lxc, Some(Code::PreconditionFailed)),
             (|live| live.is_template = true, Some(Code::PreconditionFailed)),
             (|live| live.lock = Some("backup".to_owned()), None),
             (|live| live.config = None, Some(Code::PermissionDenied)),
-        ] {
+        ];
+        for (change, code) in cases {
             let before = engine.clone();
             change(live(&mut engine));
             let plan = again(&engine, &one(json!({ "type": "qemu", "state": "stopped" })), &db());
@@ -663,7 +665,7 @@ mod tests {
         set(&mut engine, "scsi0", "local-lvm:vm-101-disk-0,size=8G");
         let wanted = again(&engine, &disk("other"), &disk("local-lvm"));
         assert_eq!((wanted.steps.len(), wanted.blocked[0].code), (0, Some(Code::PreconditionFailed)));
-        let grown = again(&engine, &disk("local-lvm").clone(), &disk("local-lvm"));
+        let grown = again(&engine, &disk("local-lvm"), &disk("local-lvm"));
         assert!(grown.is_settled());
     }
 

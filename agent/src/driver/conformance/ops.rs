@@ -103,7 +103,7 @@ impl<'a, B: Bench> Scene<'a, B> {
         let begun = self.driver().start(order, &evidence).await.unwrap_or_else(|e| panic!("{order:?}: {e:?}"));
         let result = match begun {
             Begun::Done(result) => result,
-            Begun::Task(task) => self.driver().resume(order, &evidence, &task, Taker::nobody()).await.unwrap(),
+            Begun::Task(task) => self.driver().resume(order, &evidence, &task, Taker::nobody()).await.unwrap().done(),
         };
         (evidence, result)
     }
@@ -364,16 +364,16 @@ async fn a_command_is_started_once_and_waited_for(bench: &impl Bench) {
     assert_eq!(adopt(Duration::ZERO).await, Found::Task(task.clone()));
     let hasty = OpOrder { act: exec(&["sh", "-c", "sleep 4; exit 5"], "", 0), ..ordered.clone() };
     let still = driver.resume(&hasty, &evidence, &task, Taker::nobody()).await.unwrap();
-    assert_eq!(still.fault.unwrap().code, Code::Indeterminate);
-    let ended = driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap();
+    assert_eq!(still.done().fault.unwrap().code, Code::Indeterminate);
+    let ended = driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap().done();
     assert_eq!((&ended.result["exit_code"], &ended.result["output_lost"]), (&json!(5), &json!(true)), "{ended:?}");
     assert_eq!(adopt(LATER).await, Found::Task(task.clone()), "ended");
-    assert_eq!(driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap(), ended, "nothing runs again");
+    assert_eq!(driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap().done(), ended, "nothing runs again");
     // Gone with its container.
     bench.by_hand(ByHand::Remove(&scene.name)).await;
     assert!(matches!(adopt(Duration::ZERO).await, Found::Unknown(_)));
     let lost = driver.resume(&ordered, &evidence, &task, Taker::nobody()).await.unwrap();
-    assert_eq!(lost.fault.unwrap().code, Code::Indeterminate);
+    assert_eq!(lost.done().fault.unwrap().code, Code::Indeterminate);
     scene.end().await;
 }
 

@@ -25,14 +25,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::{API_DEFAULT_VERSION, ClientVersion, Docker};
-use moorline_common::fault::{Code, cut};
+use moorline_common::fault::cut;
 use moorline_common::observe::{LABEL_CLUSTER, LABEL_HOST, Observed, Owner};
 use moorline_common::op::Act;
 use moorline_common::plan::{Step, model};
 use serde_json::Value;
 
 use super::pulls::{Board, View};
-use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership, Taker};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, Ownership, Taker};
 use crate::lane::aside;
 use crate::limits::{CONNECT_TIMEOUT, DOCKER_PARALLELISM, OBSERVE_TIMEOUT, REQUEST_TIMEOUT, STOP_ASIDE_AFTER};
 use crate::registries::Registries;
@@ -212,13 +212,13 @@ impl Driver for DockerDriver {
         self.forget_if_away(begun)
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<Begun, DriverError> {
         let Act::Exec(command) = &order.act else { return Err(DriverError::no_such_operation(order)) };
         let ended = match self.engine().await {
             Ok(engine) => exec::resume(&engine.docker, command, task, taker).await,
             Err(error) => Err(error),
         };
-        self.forget_if_away(ended)
+        self.forget_if_away(ended).map(Begun::Done)
     }
 
     async fn adopt(&self, order: &OpOrder, evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {

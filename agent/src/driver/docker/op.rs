@@ -50,7 +50,7 @@ pub(super) async fn prepare(docker: &Docker, owned: &Ownership, order: &OpOrder)
             let named = live.filter(|live| live.name.as_deref().unwrap_or_default().trim_start_matches('/') == name);
             evidence::admit_container(order, named.map(|live| Live { ours: is_ours(owned, &live), is: life_of(&live) }))?
         }
-        Act::Converge(_) | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Cancel { .. } | Act::Resolve { .. } => {
+        Act::Converge(_) | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Guest(_) | Act::Cancel { .. } | Act::Resolve { .. } => {
             return Err(DriverError::no_such_operation(order));
         }
     };
@@ -138,6 +138,7 @@ async fn act_on(docker: &Docker, act: &Act, was: &Life, what: &str) -> Result<()
         | Act::TimeReset
         | Act::Confirm(_)
         | Act::Survey(_)
+        | Act::Guest(_)
         | Act::Cancel { .. }
         | Act::Resolve { .. } => Ok(()),
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, HostId};
 use moorline_common::plan::{Action, ContainerTarget};
 use serde_json::{Value, json};

@@ -11,6 +11,7 @@ use bollard::query_parameters::{
     RemoveContainerOptions, RemoveImageOptions, RemoveVolumeOptions, RenameContainerOptions, StartContainerOptions, TagImageOptions,
 };
 use futures_util::StreamExt;
+use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, HostId, TopologyId};
 use moorline_common::observe::Health;
 use moorline_common::plan::plan;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use moorline_common::fault::{Code, cut};
 use moorline_common::observe::GuestStatus;
 use moorline_common::plan::guest::{GuestAct, GuestAction, marker};
-use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::{Config, ConfigChange};
 use moorline_common::pve::keys::{self, Shape};
 use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, value};
@@ -190,7 +189,7 @@ fn clone_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, config: &Config
 
 /// What makes a guest that is no clone. Of a restored one everything but what it says of itself comes from the backup, and is changed
 /// afterwards.
-fn create_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, config: &Config, marker: &str) -> Result<Params, DriverError> {
+pub(super) fn create_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, config: &Config, marker: &str) -> Result<Params, DriverError> {
     let mut asked = params([("vmid", vmid.to_string().as_str()), ("description", marker)]);
     asked.extend(from.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
     asked.extend(from.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));

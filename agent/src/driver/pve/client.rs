@@ -170,12 +170,18 @@ pub fn params<const N: usize>(pairs: [(&str, &str); N]) -> Params {
 pub struct Client<T> {
     transport: T,
     node: String,
+    user: String,
 }
 
 impl<T: Transport> Client<T> {
-    /// A client of `node`.
-    pub const fn new(transport: T, node: String) -> Self {
-        Self { transport, node }
+    /// A client of `node` that is `user`, such as `moorline@pve!agent`, there.
+    pub const fn new(transport: T, node: String, user: String) -> Self {
+        Self { transport, node, user }
+    }
+
+    /// Whether `user` is who the host takes this client for.
+    pub fn is_me(&self, user: &str) -> bool {
+        user == self.user
     }
 
     /// The node.
@@ -239,7 +245,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_host_would_part_or_decode_otherwise_is_encoded() {
-        let client = Client::new(Recorded(Mutex::default()), "pve-1".to_owned());
+        let client = Client::new(Recorded(Mutex::default()), "pve-1".to_owned(), "a@pve!b".to_owned());
         let guest = GuestAt { kind: GuestKind::Qemu, vmid: Vmid::parse("101").unwrap() };
         let tags = params([("tags", "a;b"), ("description", "1 + 1 & ä/%")]);
         client.of_guest(Verb::Put, guest, &["config"], &tags).await.unwrap();

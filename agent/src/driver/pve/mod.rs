@@ -6,22 +6,28 @@
 //! | `https` | the way there |
 //! | `task` | what goes on after an answer |
 //! | `observe` | what a node has |
+//! | `poll` | noticing changes |
 //! | `apply` | steps |
-//! | `op` | operations |
+//! | `op` | operations: what must hold, and what proves them |
+//! | `stage` | the calls that they are made of |
 
-use std::future::Future;
 use std::time::Duration;
 
 use moorline_common::observe::ObservedPve;
+use moorline_common::op::{Act, GuestOp};
 use moorline_common::plan::guest::GuestAction;
+use serde_json::Value;
 
-use super::{DriverError, Ownership};
+use super::{Begun, DriverError, Found, OpOrder, Ownership, Taker};
 use crate::limits::OBSERVE_TIMEOUT;
 
 mod apply;
 pub mod client;
 pub mod https;
 mod observe;
+mod op;
+mod poll;
+mod stage;
 mod task;
 
 pub use client::{Client, Transport};
@@ -31,13 +37,15 @@ pub struct PveDriver<T> {
     client: Client<T>,
     owned: Ownership,
     seen: observe::Seen,
+    doubts: op::Doubts,
+    poll: poll::Poll,
 }
 
 impl<T: Transport> PveDriver<T> {
     /// A driver for the node of `client`.
     #[must_use]
     pub fn new(client: Client<T>, owned: Ownership) -> Self {
-        Self { client, owned, seen: observe::Seen::default() }
+        Self { client, owned, seen: observe::Seen::default(), doubts: op::Doubts::default(), poll: poll::Poll::default() }
     }
 
     /// Looks at the node and its guests. Never mutates.
@@ -56,4 +64,45 @@ impl<T: Transport> PveDriver<T> {
     pub async fn apply(&self, action: &GuestAction) -> Result<(), DriverError> {
         apply::apply(&self.client, &self.owned, action).await
     }
+
+    /// Waits until something on the node has changed. Cancel-safe.
+    pub async fn next_event(&self) {
+        self.poll.next(&self.client).await;
+    }
+
+    /// See [`super::Driver::prepare`].
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {
+        op::prepare(&self.client, &self.owned, order, guest_op(order)?).await
+    }
+
+    /// See [`super::Driver::start`].
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
+        op::start(&op::run(&self.client, order, guest_op(order)?, evidence)?).await
+    }
+
+    /// See [`super::Driver::resume`].
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub async fn resume(&self, order: &OpOrder, evidence: &Value, task: &str, taker: Taker) -> Result<Begun, DriverError> {
+        op::resume(&op::run(&self.client, order, guest_op(order)?, evidence)?, task, taker).await
+    }
+
+    /// See [`super::Driver::adopt`].
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub async fn adopt(&self, order: &OpOrder, evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {
+        op::adopt(&op::run(&self.client, order, guest_op(order)?, evidence)?, &self.doubts, task, age).await
+    }
+}
+
+fn guest_op(order: &OpOrder) -> Result<&GuestOp, DriverError> {
+    if let Act::Guest(op) = &order.act { Ok(op) } else { Err(DriverError::no_such_operation(order)) }
 }

@@ -199,9 +199,8 @@ pub(super) async fn read_config<T: Transport>(client: &Client<T>, guest: GuestAt
 /// A config without what is no setting.
 fn settings(answer: &Value) -> (Config, Option<String>) {
     let (mut config, digest) = lenient::config(answer);
-    config.retain(|key, _| {
-        !NO_SETTINGS.contains(&key.as_str()) && !(key.starts_with("unused") && key.ends_with(|c: char| c.is_ascii_digit()))
-    });
+    let is_unused = |key: &str| key.starts_with("unused") && key.ends_with(|c: char| c.is_ascii_digit());
+    config.retain(|key, _| !NO_SETTINGS.contains(&key.as_str()) && !is_unused(key));
     (config, digest)
 }
 

@@ -21,11 +21,11 @@ use crate::limits::{PVE_TASK_LINES, PVE_TASK_LOOK, PVE_TASKS_LISTED};
 /// # Errors
 /// [`DriverError`] of something else than either: what was asked for may have happened.
 pub fn of_answer(answer: &Value, what: &str) -> Result<Option<Upid>, DriverError> {
-    match answer {
-        Value::Null => Ok(None),
-        Value::String(text) if text.is_empty() => Ok(None),
-        Value::String(text) => text.parse().map(Some).map_err(|e| odd(what, &format!("{e}"))),
-        other => Err(odd(what, &format!("the host answered {other}, and no task"))),
+    match answer.as_str() {
+        None if answer.is_null() => Ok(None),
+        Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|e| odd(what, &format!("{e}"))),
+        None => Err(odd(what, &format!("the host answered {answer}, and no task"))),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::output::Output;
-use super::super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Taker};
+use super::super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, Taker};
 use super::world::World;
 use super::{failed, op};
 use crate::clock::Clock;
@@ -314,7 +314,7 @@ impl Driver for Line {
         result
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<Begun, DriverError> {
         let Act::Exec(exec) = &order.act else { return Err(DriverError::no_such_operation(order)) };
         self.alive().await;
         let at_work = self.enter(&order.resource, order.op_id.as_str());
@@ -330,7 +330,7 @@ impl Driver for Line {
         drop(at_work);
         result?;
         let live = self.machine.lock().world.commands.get(task).cloned();
-        Ok(live.map_or_else(|| heard.unknown(op::FORGOTTEN), |live| heard.ended(live.exit_code)))
+        Ok(Begun::Done(live.map_or_else(|| heard.unknown(op::FORGOTTEN), |live| heard.ended(live.exit_code))))
     }
 
     async fn adopt(&self, order: &OpOrder, evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {

@@ -34,7 +34,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::output::Output;
-use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, OpResult, Ownership, Taker};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, Ownership, Taker};
 use crate::clock::Clock;
 use crate::lane::aside;
 use crate::limits::{DOCKER_PARALLELISM, SIM_FILE_MAX, SIM_POLL};
@@ -248,7 +248,7 @@ impl Driver for SimDriver {
         Ok(begun)
     }
 
-    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<OpResult, DriverError> {
+    async fn resume(&self, order: &OpOrder, _evidence: &Value, task: &str, taker: Taker) -> Result<Begun, DriverError> {
         let Act::Exec(exec) = &order.act else { return Err(DriverError::no_such_operation(order)) };
         let faults = self.op_faults("resume", order).await?;
         let said = self.update(false, |world| op::start_command(world, order, exec, task, Clock.wall_ms())).await?;
@@ -259,13 +259,13 @@ impl Driver for SimDriver {
             loop {
                 self.faults("").await?;
                 let world: World = read(&self.engine_file()).await?;
-                let Some(live) = world.commands.get(task) else { return Ok(heard.unknown(op::FORGOTTEN)) };
+                let Some(live) = world.commands.get(task) else { return Ok(Begun::Done(heard.unknown(op::FORGOTTEN))) };
                 let left = Duration::from_millis(live.ends_at.saturating_sub(Clock.wall_ms()));
                 if left.is_zero() {
-                    return Ok(heard.ended(live.exit_code));
+                    return Ok(Begun::Done(heard.ended(live.exit_code)));
                 }
                 if Instant::now() >= deadline {
-                    return Ok(heard.unknown(op::late(exec)));
+                    return Ok(Begun::Done(heard.unknown(op::late(exec))));
                 }
                 tokio::time::sleep(left.min(SIM_POLL)).await;
             }

@@ -50,7 +50,7 @@ pub(super) fn prepare(world: &World, order: &OpOrder) -> Result<Value, DriverErr
             let live = world.engine.containers.get(name);
             evidence::admit_container(order, live.map(|c| Live { ours: c.owner.is_some(), is: world.life(c) }))?
         }
-        Act::Converge(_) | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Cancel { .. } | Act::Resolve { .. } => {
+        Act::Converge(_) | Act::Release | Act::TimeReset | Act::Confirm(_) | Act::Guest(_) | Act::Cancel { .. } | Act::Resolve { .. } => {
             return Err(DriverError::no_such_operation(order));
         }
     };
@@ -200,6 +200,7 @@ fn act_on(world: &mut World, act: &Act, was: &Life, order: &OpOrder) -> Result<(
         | Act::TimeReset
         | Act::Confirm(_)
         | Act::Survey(_)
+        | Act::Guest(_)
         | Act::Cancel { .. }
         | Act::Resolve { .. } => Err(DriverError::no_such_operation(order)),
     }

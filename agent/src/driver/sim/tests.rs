@@ -198,7 +198,7 @@ async fn an_effect_without_an_answer_has_happened_once_and_is_found() {
     // Another agent, after a crash.
     let again = SimDriver::new(bench.folder.path(), owned());
     let found = again.adopt(&silent, &evidence, None, Duration::ZERO).await.unwrap();
-    assert_eq!((found, bench.times(&silent)), (Found::Done(OpResult::default()), 1));
+    assert_eq!((found, bench.times(&silent)), (Found::Done(crate::driver::OpResult::default()), 1));
     faults(&bench.folder, r#"{"fail": {"docker/container/edge-a-1": "no space left"}}"#);
     let failing = order("docker/container/edge-a-1", Act::Stop { timeout_s: None });
     let evidence = again.prepare(&failing).await.unwrap();
@@ -230,7 +230,10 @@ async fn an_engine_that_was_started_again_has_forgotten_its_commands() {
     bench.driver.start(&stop, &noted).await.unwrap();
     let found = bench.driver.adopt(&command, &evidence, Some(&task), Duration::ZERO).await.unwrap();
     assert!(matches!(found, Found::Unknown(_)), "{found:?}");
-    assert_eq!(bench.driver.resume(&command, &evidence, &task, Taker::nobody()).await.unwrap().fault.unwrap().code, Code::Indeterminate);
+    assert_eq!(
+        bench.driver.resume(&command, &evidence, &task, Taker::nobody()).await.unwrap().done().fault.unwrap().code,
+        Code::Indeterminate
+    );
     assert_eq!(bench.times(&command), 1);
 }
 

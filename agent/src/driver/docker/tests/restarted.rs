@@ -127,11 +127,11 @@ async fn what_ran_when_the_engine_ended_is_never_run_again() {
         let found = driver.adopt(&exec, &noted[0], Some(task), Duration::ZERO).await.unwrap();
         assert!(matches!(found, Found::Unknown(_)), "{found:?}");
         let lost = driver.resume(&exec, &noted[0], task, Taker::nobody()).await.unwrap();
-        assert_eq!(lost.fault.unwrap().code, Code::Indeterminate);
+        assert_eq!(lost.done().fault.unwrap().code, Code::Indeterminate);
     }
     // The container ended with its engine.
     for (ordered, evidence) in [(&kill, &noted[1]), (&stop, &noted[2])] {
-        assert_eq!(driver.adopt(ordered, evidence, None, Duration::ZERO).await.unwrap(), Found::Done(OpResult::default()));
+        assert_eq!(driver.adopt(ordered, evidence, None, Duration::ZERO).await.unwrap(), Found::Done(crate::driver::OpResult::default()));
     }
     bench.clean_up().await;
 }

@@ -1,0 +1,200 @@
+//! What a host has: an engine of containers, Proxmox VE, or both, as one driver. Each is looked at by itself, and what cannot be asked keeps
+//! the other from nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use moorline_common::fault::cut;
+use moorline_common::observe::{EngineState, Observed, ObservedPve};
+use moorline_common::op::Act;
+use moorline_common::plan::{Action, Step};
+use serde_json::Value;
+
+use super::pve::{PveDriver, Transport};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, Ownership, Taker, logs, op, pulls};
+use crate::limits::PVE_PARALLELISM;
+
+/// See the module.
+pub struct HostDriver<D, T> {
+    engine: Option<D>,
+    pve: Option<PveDriver<T>>,
+    known: Arc<Known>,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen last, for when it cannot be asked.
+#[derive(Default)]
+struct Seen {
+    engine: Observed,
+    pve: ObservedPve,
+}
+
+impl<D: Driver, T: Transport> HostDriver<D, T> {
+    /// A driver of what there is.
+    #[must_use]
+    pub fn new(engine: Option<D>, pve: Option<PveDriver<T>>, owned: &Ownership) -> Self {
+        Self { engine, pve, known: owned.known.clone(), seen: Mutex::default() }
+    }
+
+    /// What does operations on containers and the like.
+    fn engine(&self, order: &OpOrder) -> Result<&D, DriverError> {
+        self.engine.as_ref().ok_or_else(|| DriverError::no_such_operation(order))
+    }
+
+    fn pve(&self, order: &OpOrder) -> Result<&PveDriver<T>, DriverError> {
+        self.pve.as_ref().ok_or_else(|| DriverError::no_such_operation(order))
+    }
+
+    /// Puts both looks together.
+    fn merged(
+        &self,
+        engine: Option<Result<Observed, DriverError>>,
+        pve: Result<ObservedPve, DriverError>,
+    ) -> Result<Observed, DriverError> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_alone = engine.is_none();
+        match (engine, pve) {
+            // Nothing at all is known: the caller keeps what it saw last.
+            (Some(Err(error)), Err(_)) | (None, Err(error)) => return Err(error),
+            (engine, pve) => {
+                match engine {
+                    Some(Ok(observed)) => seen.engine = observed,
+                    Some(Err(error)) => {
+                        (seen.engine.engine, seen.engine.error) = (away(&error, seen.engine.engine), Some(cut(&error.message)));
+                    }
+                    None => {}
+                }
+                match pve {
+                    Ok(observed) => seen.pve = observed,
+                    Err(error) => (seen.pve.engine, seen.pve.error) = (away(&error, seen.pve.engine), Some(cut(&error.message))),
+                }
+            }
+        }
+        let mut observed = Observed { pve: Some(seen.pve.clone()), ..seen.engine.clone() };
+        if is_alone {
+            observed.engine = seen.pve.engine;
+            observed.engine_version = seen.pve.version.as_ref().map(|version| format!("pve {version}"));
+        }
+        Ok(observed)
+    }
+}
+
+fn away(error: &DriverError, before: EngineState) -> EngineState {
+    // One that answers with an error is there, and what it has is not known.
+    if error.kind == DriverErrorKind::Unreachable || before != EngineState::Ready { EngineState::Unreachable } else { before }
+}
+
+impl<D: Driver, T: Transport> Driver for HostDriver<D, T> {
+    fn name(&self) -> &'static str {
+        match (&self.engine, &self.pve) {
+            (Some(engine), None) => engine.name(),
+            (Some(engine), Some(_)) if engine.name() == "sim" => "sim and pve",
+            (Some(_), Some(_)) => "docker and pve",
+            (None, _) => "pve",
+        }
+    }
+
+    fn parallelism(&self) -> usize {
+        let guests = if self.pve.is_some() { PVE_PARALLELISM } else { 1 };
+        self.engine.as_ref().map_or(0, Driver::parallelism).max(guests)
+    }
+
+    fn known(&self) -> Arc<Known> {
+        self.known.clone()
+    }
+
+    async fn observe(&self) -> Result<Observed, DriverError> {
+        let engine = async {
+            match &self.engine {
+                Some(engine) => Some(engine.observe().await),
+                None => None,
+            }
+        };
+        match &self.pve {
+            None => engine.await.unwrap_or_else(|| Ok(Observed::default())),
+            Some(pve) => {
+                let (engine, pve) = tokio::join!(engine, pve.observe());
+                self.merged(engine, pve)
+            }
+        }
+    }
+
+    fn pulls(&self) -> pulls::View {
+        self.engine.as_ref().map_or_else(pulls::View::empty, Driver::pulls)
+    }
+
+    async fn logs(&self, wish: &logs::LogWish) -> Result<logs::LogStream, DriverError> {
+        match &self.engine {
+            Some(engine) => engine.logs(wish).await,
+            None => Err(DriverError::no_logs(self.name(), wish)),
+        }
+    }
+
+    async fn apply(&self, step: &Step) -> Result<(), DriverError> {
+        match (&step.action, &self.engine) {
+            (Action::Guest(action), _) => match &self.pve {
+                Some(pve) => pve.apply(action).await,
+                // A simulated engine has guests of its own.
+                None => match &self.engine {
+                    Some(engine) => engine.apply(step).await,
+                    None => Err(DriverError::no_such_step(step, self.name())),
+                },
+            },
+            (_, Some(engine)) => engine.apply(step).await,
+            (_, None) => Err(DriverError::no_such_step(step, self.name())),
+        }
+    }
+
+    async fn next_event(&self) {
+        let engine = async {
+            match &self.engine {
+                Some(engine) => engine.next_event().await,
+                None => std::future::pending().await,
+            }
+        };
+        let pve = async {
+            match &self.pve {
+                Some(pve) => pve.next_event().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = engine => {}
+            () = pve => {}
+        }
+    }
+
+    fn capabilities(&self) -> &'static [&'static str] {
+        match (&self.engine, &self.pve) {
+            (Some(engine), None) => engine.capabilities(),
+            (Some(_), Some(_)) => op::ALL_KINDS,
+            (None, _) => op::GUEST_KINDS,
+        }
+    }
+
+    async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {
+        if let Act::Guest(_) = order.act { self.pve(order)?.prepare(order).await } else { self.engine(order)?.prepare(order).await }
+    }
+
+    async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
+        if let Act::Guest(_) = order.act {
+            self.pve(order)?.start(order, evidence).await
+        } else {
+            self.engine(order)?.start(order, evidence).await
+        }
+    }
+
+    async fn resume(&self, order: &OpOrder, evidence: &Value, task: &str, taker: Taker) -> Result<Begun, DriverError> {
+        if let Act::Guest(_) = order.act {
+            return self.pve(order)?.resume(order, evidence, task, taker).await;
+        }
+        self.engine(order)?.resume(order, evidence, task, taker).await
+    }
+
+    async fn adopt(&self, order: &OpOrder, evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {
+        if let Act::Guest(_) = order.act {
+            return self.pve(order)?.adopt(order, evidence, task, age).await;
+        }
+        self.engine(order)?.adopt(order, evidence, task, age).await
+    }
+}

@@ -1,0 +1,342 @@
+//! Operations on guests: what must hold when they begin, and what proves them.
+//!
+//! A task bears the name of who began it, what it does and to which guest, and a host lists it from the moment on in which it begins. The
+//! names of those that were there before are noted, so that one whose answer was lost is found again: it is the only new one of its
+//! kind. Where there is none for long enough, nothing has happened. Who else works with the agent's own token spoils that.
+//!
+//! | the host shows | so it is |
+//! |---|---|
+//! | the task, running or ended | the task |
+//! | no new task, and the guest as the operation makes it (a config that was written without a task) | done |
+//! | no new task, before the margin is over | not known yet |
+//! | no new task afterwards | absent |
+//! | a task whose worker died, or that is listed no more | unknown: nobody can say how far it came |
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::id::OpId;
+use moorline_common::observe::GuestStatus;
+use moorline_common::op::guest::{Destroy, GuestOp};
+use moorline_common::plan::guest::note_key;
+use moorline_common::pve::answer::ErrorKind;
+use moorline_common::pve::guest::Config;
+use moorline_common::pve::upid::Upid;
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::super::{Begun, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership, Taker};
+use super::apply::status_of;
+use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
+use super::observe::{has_tag, incarnation_of, read_config, snapshots};
+use super::stage::{Run, Stage, stages};
+use super::task;
+use crate::lane::aside;
+use crate::limits::{OP_LOOK, PVE_DOUBTS_MAX, PVE_MARGIN, PVE_OP_TIMEOUT};
+
+/// A guest as it was before an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Before {
+    /// Its kind.
+    #[serde(rename = "type")]
+    pub kind: GuestKind,
+    /// Which one it was; `None` for one that is to be made, or whose ids the token may not see.
+    pub incarnation: Option<String>,
+    /// Whether it ran.
+    pub status: GuestStatus,
+    /// The version of its file.
+    pub digest: Option<String>,
+    /// Tasks about it that the host knew.
+    pub tasks: Vec<String>,
+}
+
+impl Before {
+    fn read(value: &Value) -> Result<Self, DriverError> {
+        serde_json::from_value(value.clone()).map_err(|e| DriverError {
+            kind: DriverErrorKind::Permanent,
+            code: Code::Internal,
+            message: cut(&format!("what was noted before an operation on a guest cannot be read: {e}")),
+        })
+    }
+}
+
+/// Since when this process has been in doubt about operations of several stages: a request for the next one may still be under way.
+#[derive(Default)]
+pub(super) struct Doubts(Mutex<BTreeMap<OpId, Instant>>);
+
+impl Doubts {
+    fn since(&self, op_id: &OpId) -> Instant {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *known.entry(op_id.clone()).or_insert_with(Instant::now);
+        while known.len() > PVE_DOUBTS_MAX {
+            known.pop_first();
+        }
+        since
+    }
+}
+
+/// A guest as it is.
+pub(super) struct Live {
+    pub at: GuestAt,
+    pub status: GuestStatus,
+    pub config: Config,
+    pub digest: Option<String>,
+    pub incarnation: Option<String>,
+    pub lock: Option<String>,
+    pub is_ha_managed: bool,
+    pub is_template: bool,
+}
+
+impl Live {
+    /// Whether it says of itself that Moorline made it, or is noted as taken over.
+    fn is_ours(&self, owned: &Ownership) -> bool {
+        let says = self.config.get("tags").is_some_and(|tags| has_tag(tags));
+        let note = owned.known.owner(&note_key(self.at.vmid));
+        says || note.is_some_and(|owner| Some(owner.base.as_str()) == self.incarnation.as_deref().map(incarnation::lasting))
+    }
+
+    pub(super) fn flag(&self, key: &str) -> bool {
+        self.config.get(key).is_some_and(|text| scalar::boolean(text).unwrap_or(false))
+    }
+}
+
+/// The guest `vmid` on the node, if the token may see it there.
+pub(super) async fn find<T: Transport>(client: &Client<T>, vmid: Vmid) -> Result<Option<Live>, CallError> {
+    for kind in [GuestKind::Qemu, GuestKind::Lxc] {
+        let list = client.of_node(Verb::Get, &[kind.as_str()], &Params::new()).await?;
+        let is_it = |entry: &&Value| entry.get("vmid").and_then(lenient::uint) == Some(vmid.get().into());
+        let Some(entry) = list.as_array().into_iter().flatten().find(is_it) else { continue };
+        let at = GuestAt { kind, vmid };
+        let current = client.of_guest(Verb::Get, at, &["status", "current"], &Params::new()).await?;
+        let (config, digest) = read_config(client, at).await?;
+        let incarnation = incarnation_of(client, at, &config).await?;
+        let ha = current.get("ha");
+        return Ok(Some(Live {
+            at,
+            status: status_of(&current),
+            digest,
+            incarnation,
+            lock: lenient::text(current.get("lock")).or_else(|| lenient::text(entry.get("lock"))),
+            is_ha_managed: lenient::flag(ha.and_then(|ha| ha.get("managed"))),
+            is_template: lenient::flag(entry.get("template")),
+            config,
+        }));
+    }
+    Ok(None)
+}
+
+/// Checks and notes; changes nothing.
+pub(super) async fn prepare<T: Transport>(
+    client: &Client<T>,
+    owned: &Ownership,
+    order: &OpOrder,
+    op: &GuestOp,
+) -> Result<Value, DriverError> {
+    let vmid = vmid(order)?;
+    let failed = |e: CallError| e.into_driver(Code::PreconditionFailed, &format!("looking at guest {vmid}"));
+    let live = find(client, vmid).await.map_err(failed)?;
+    let tasks = task::about(client, vmid).await.map_err(failed)?.iter().map(Upid::to_string).collect();
+    if let Some(kind) = op.makes() {
+        return match live {
+            Some(_) => Err(refused(order, Code::AlreadyExists, format!("a guest {vmid} is there already"))),
+            None => Ok(written(&Before { kind, incarnation: None, status: GuestStatus::Stopped, digest: None, tasks })),
+        };
+    }
+    let Some(live) = live else {
+        let why = format!("there is no guest {vmid} on {}, or the agent's token may not see it", client.node());
+        return Err(DriverError { kind: DriverErrorKind::NotFound, ..refused(order, Code::NotFound, why) });
+    };
+    admit(owned, order, op, &live)?;
+    if let GuestOp::SnapshotRollback(_) | GuestOp::SnapshotCreate(_) = op {
+        let there = snapshots(&client.of_guest(Verb::Get, live.at, &["snapshot"], &Params::new()).await.map_err(failed)?);
+        if let GuestOp::SnapshotRollback(to) = op
+            && !there.contains_key(&to.name)
+        {
+            let known: Vec<&str> = there.keys().map(String::as_str).collect();
+            let why =
+                format!("it has no snapshot `{}`; it has {}", to.name, if known.is_empty() { "none".to_owned() } else { known.join(", ") });
+            return Err(refused(order, Code::NotFound, why));
+        }
+        if let GuestOp::SnapshotCreate(make) = op
+            && there.contains_key(&make.name(&order.op_id))
+        {
+            let why = format!("it has a snapshot `{}` already", make.name(&order.op_id));
+            return Err(refused(order, Code::AlreadyExists, why));
+        }
+    }
+    Ok(written(&Before { kind: live.at.kind, incarnation: live.incarnation, status: live.status, digest: live.digest, tasks }))
+}
+
+fn written(before: &Before) -> Value {
+    // A struct of strings always serialises.
+    serde_json::to_value(before).unwrap_or_default()
+}
+
+/// Whether the operation can begin on the guest that is there.
+fn admit(owned: &Ownership, order: &OpOrder, op: &GuestOp, live: &Live) -> Result<(), DriverError> {
+    let only_looks = matches!(op, GuestOp::SnapshotList) || (matches!(op, GuestOp::Clone(_)) && live.is_template);
+    if !live.is_ours(owned) && !only_looks {
+        return Err(refused(order, Code::NotOwned, "Moorline did not make it; `moorctl import proxmox` takes it over".to_owned()));
+    }
+    match (&order.incarnation, &live.incarnation) {
+        (Some(wanted), Some(is)) if wanted != is && !crate::plant::planted("incarnation not checked") => {
+            return Err(refused(order, Code::IncarnationChanged, format!("the order is for {wanted}; what bears the number now is {is}")));
+        }
+        (None, _) if op.needs_incarnation() => {
+            return Err(refused(
+                order,
+                Code::BadParams,
+                "the order does not say which one of those it means that have borne its number".to_owned(),
+            ));
+        }
+        (Some(_), None) => {
+            let why = "what tells it from others of its number cannot be seen: give the agent's token `Datastore.Audit` on its root volume's storage";
+            return Err(refused(order, Code::PermissionDenied, why.to_owned()));
+        }
+        (Some(_) | None, Some(_) | None) => {}
+    }
+    if order.state.is_some() {
+        return Err(refused(order, Code::BadParams, "only a container of Docker's is in such a state".to_owned()));
+    }
+    let wakes = |lock: &str| lock == "suspended" && matches!(op, GuestOp::Resume | GuestOp::Start);
+    let lock = live.lock.as_deref().filter(|lock| !only_looks && !wakes(lock));
+    if let Some(lock) = lock {
+        return Err(refused(order, Code::PreconditionFailed, format!("it is locked ({lock}): order it again when that has ended")));
+    }
+    unfit(op, live).map_or(Ok(()), |why| Err(refused(order, Code::PreconditionFailed, why)))
+}
+
+/// Why the operation cannot be done on a guest like this.
+fn unfit(op: &GuestOp, live: &Live) -> Option<String> {
+    let is_machine = live.at.kind == GuestKind::Qemu;
+    let (runs, paused) = (live.status != GuestStatus::Stopped, live.status == GuestStatus::Paused);
+    let only = |fits: bool, why: &str| (!fits).then(|| why.to_owned());
+    match op {
+        GuestOp::Start if live.is_template => Some("it is a template, which never runs".to_owned()),
+        GuestOp::Start => only(!paused, "it is frozen: order `resume`"),
+        GuestOp::Reset | GuestOp::Suspend(_) if !is_machine => Some(format!("a container has no `{}`", op.kind())),
+        GuestOp::Reboot(_) | GuestOp::Reset => only(runs, "it does not run"),
+        GuestOp::Suspend(_) => only(runs && !paused, "it does not run"),
+        GuestOp::Resume => only(paused || live.lock.as_deref() == Some("suspended"), "it is not frozen"),
+        GuestOp::SetConfig(change) if change.kind != live.at.kind => Some(format!("it is of the type {}", live.at.kind.as_str())),
+        GuestOp::SetConfig(change) => {
+            let is_same = change.digest.is_none() || change.digest == live.digest;
+            only(is_same, "its config was changed since the order was signed; look at it and sign again")
+        }
+        GuestOp::SnapshotCreate(make) if make.memory => only(is_machine && runs, "only a machine that runs has memory to keep"),
+        GuestOp::Destroy(destroy) => cannot_go(destroy, live),
+        GuestOp::Restore(_) if runs => Some("it runs: stop it first".to_owned()),
+        GuestOp::Restore(_) if live.flag("protection") => Some("it is protected: take its `protection` away first".to_owned()),
+        GuestOp::Stop
+        | GuestOp::Shutdown(_)
+        | GuestOp::Resize(_)
+        | GuestOp::SnapshotCreate(_)
+        | GuestOp::SnapshotDelete(_)
+        | GuestOp::SnapshotRollback(_)
+        | GuestOp::SnapshotList
+        | GuestOp::Clone(_)
+        | GuestOp::Create(_)
+        | GuestOp::Backup(_)
+        | GuestOp::Restore(_)
+        | GuestOp::Migrate(_) => None,
+    }
+}
+
+fn cannot_go(destroy: &Destroy, live: &Live) -> Option<String> {
+    if live.flag("protection") {
+        return Some("it is protected: take its `protection` away first, by `set-config` or in the topology".to_owned());
+    }
+    if live.is_ha_managed {
+        return Some("the cluster's resource manager has it: take it out of that first".to_owned());
+    }
+    (live.status != GuestStatus::Stopped && !destroy.stop).then(|| "it runs: stop it first, or order it with `--stop`".to_owned())
+}
+
+/// Begins the first stage.
+pub(super) async fn start<T: Transport>(run: &Run<'_, T>) -> Result<Begun, DriverError> {
+    run.from(0, false).await
+}
+
+/// Waits for a task, and begins what comes after it.
+pub(super) async fn resume<T: Transport>(run: &Run<'_, T>, task: &str, taker: Taker) -> Result<Begun, DriverError> {
+    let upid: Upid = match task.parse() {
+        Ok(upid) => upid,
+        Err(e) => return Ok(Begun::Done(lost(&format!("{e}")))),
+    };
+    let ended = aside(task::wait(run.client, &upid, PVE_OP_TIMEOUT, taker)).await?;
+    let Some(ended) = ended else {
+        return Ok(Begun::Done(lost(&format!("the task {upid} still runs after {} s", PVE_OP_TIMEOUT.as_secs()))));
+    };
+    if let Err(error) = task::outcome(&ended) {
+        let log = task::last_lines(run.client, &upid).await;
+        let result = serde_json::json!({ "task": upid.as_str(), "log": log });
+        let code = if error.kind == ErrorKind::UnknownOutcome { Code::Indeterminate } else { Code::OpFailed };
+        let words = if code == Code::Indeterminate { format!("the worker of {upid} has died ({})", error.message) } else { error.message };
+        return Ok(Begun::Done(OpResult { result, fault: Some(Fault::new(code, words)) }));
+    }
+    let done = run.stages.iter().position(|stage| stage.task_kinds().contains(&upid.kind.as_str()));
+    run.ended(&upid, &ended);
+    run.from(done.map_or(run.stages.len(), |at| at + 1), true).await
+}
+
+/// Looks for evidence. Changes nothing.
+pub(super) async fn adopt<T: Transport>(
+    run: &Run<'_, T>,
+    doubts: &Doubts,
+    task: Option<&str>,
+    age: Duration,
+) -> Result<Found, DriverError> {
+    if let Some(task) = task {
+        // The next stage may have been asked for, and be under way.
+        let waited = doubts.since(&run.order.op_id).elapsed();
+        return Ok(match PVE_MARGIN.checked_sub(waited) {
+            Some(left) if run.stages.len() > 1 && !left.is_zero() => Found::NotYet(left.min(OP_LOOK)),
+            Some(_) | None => Found::Task(task.to_owned()),
+        });
+    }
+    let Some(first) = run.stages.first() else { return Ok(Found::Absent) };
+    if let Some(found) = run.new_task(first).await? {
+        return Ok(Found::Task(found.to_string()));
+    }
+    if run.is_done_without_a_task(first).await? {
+        return Ok(Found::Done(run.result()));
+    }
+    Ok(match PVE_MARGIN.checked_sub(age) {
+        Some(left) if !left.is_zero() => Found::NotYet(left.min(OP_LOOK)),
+        Some(_) | None => Found::Absent,
+    })
+}
+
+/// What an operation is carried out with.
+pub(super) fn run<'a, T: Transport>(
+    client: &'a Client<T>,
+    order: &'a OpOrder,
+    op: &'a GuestOp,
+    evidence: &Value,
+) -> Result<Run<'a, T>, DriverError> {
+    let before = Before::read(evidence)?;
+    let stages: Vec<Stage> = stages(op, &before);
+    Ok(Run::new(client, order, op, vmid(order)?, before, stages))
+}
+
+fn lost(why: &str) -> OpResult {
+    OpResult { result: Value::Null, fault: Some(Fault::new(Code::Indeterminate, cut(why))) }
+}
+
+fn vmid(order: &OpOrder) -> Result<Vmid, DriverError> {
+    Vmid::of(&order.resource).ok_or_else(|| DriverError::no_such_operation(order))
+}
+
+fn refused(order: &OpOrder, code: Code, why: String) -> DriverError {
+    let message = cut(&format!("`{}` on {}: {why}", order.act.kind(), order.resource));
+    DriverError { kind: DriverErrorKind::Conflict, code, message }
+}
+
+/// A parameter of a call that stands alone.
+pub(super) fn one(key: &str, value: &str) -> Params {
+    params([(key, value)])
+}

@@ -1,0 +1,565 @@
+//! The stages of an operation on a guest. Each is one call and the task that it may begin; each can be begun again without doing
+//! anything twice, since it first looks whether it is done, or its task is there.
+
+use std::sync::Mutex;
+
+use moorline_common::fault::{Code, cut};
+use moorline_common::id::OpId;
+use moorline_common::observe::{GuestStatus, TAG};
+use moorline_common::op::guest::{
+    Backup, BackupMode, CloneTo, Create, Destroy, GuestOp, Migrate, Resize, Restore, SetConfig, Stop, snapshot_name,
+};
+use moorline_common::pve::answer::ErrorKind;
+use moorline_common::pve::guest::{self, Config, GuestConfig};
+use moorline_common::pve::keys::{self, Shape};
+use moorline_common::pve::property::Whose;
+use moorline_common::pve::upid::{TaskEnd, Upid};
+use moorline_common::pve::value::{self, Normal};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar};
+use serde_json::{Map, Value, json};
+
+use super::super::{Begun, DriverError, DriverErrorKind, OpOrder, OpResult};
+use super::apply::{create_params, resized};
+use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
+use super::observe::{has_tag, read_config, snapshots};
+use super::op::{Before, Live, find, one};
+use super::task;
+use crate::limits::{PVE_BUSY_TRIES, PVE_TASK_LOOK};
+
+/// The tag of a guest that was destroyed and is kept for a while.
+pub(super) const BURIED_TAG: &str = "moorline-deleted";
+/// Before the name of such a guest.
+const BURIED_NAME: &str = "deleted-";
+
+/// One stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The operation's own call.
+    Own,
+    /// A backup before the guest goes.
+    BackupFirst,
+    /// A snapshot before the guest goes.
+    SnapshotFirst,
+    /// Its power is cut.
+    Stop,
+    /// It is kept for a while: under another name, protected.
+    Bury,
+    /// It goes.
+    Remove,
+    /// It is marked as Moorline's.
+    Mark,
+    /// It is started.
+    Start,
+}
+
+impl Stage {
+    /// The kinds of the tasks that it begins.
+    pub(super) const fn task_kinds(self) -> &'static [&'static str] {
+        match self {
+            // Of the operation itself any kind that no other stage has.
+            Stage::Own => &[
+                "qmstart",
+                "vzstart",
+                "qmstop",
+                "vzstop",
+                "qmshutdown",
+                "vzshutdown",
+                "qmreboot",
+                "vzreboot",
+                "qmsuspend",
+                "vzsuspend",
+                "qmpause",
+                "qmresume",
+                "vzresume",
+                "qmreset",
+                "qmconfig",
+                "vzconfig",
+                "resize",
+                "qmsnapshot",
+                "vzsnapshot",
+                "qmdelsnapshot",
+                "vzdelsnapshot",
+                "qmrollback",
+                "vzrollback",
+                "qmclone",
+                "vzclone",
+                "qmcreate",
+                "vzcreate",
+                "vzdump",
+                "qmrestore",
+                "vzrestore",
+                "qmigrate",
+                "vzmigrate",
+                "hastart",
+                "hastop",
+                "hamigrate",
+            ],
+            Stage::BackupFirst => &["vzdump"],
+            Stage::SnapshotFirst => &["qmsnapshot", "vzsnapshot"],
+            Stage::Stop => &["qmstop", "vzstop", "hastop"],
+            Stage::Bury | Stage::Mark => &[],
+            Stage::Remove => &["qmdestroy", "vzdestroy"],
+            Stage::Start => &["qmstart", "vzstart", "hastart"],
+        }
+    }
+}
+
+/// The stages of an operation on a guest that was so before.
+pub(super) fn stages(op: &GuestOp, before: &Before) -> Vec<Stage> {
+    match op {
+        GuestOp::Destroy(destroy) => {
+            let Destroy { stop, snapshot_first, backup_first, .. } = destroy;
+            let mut stages = Vec::new();
+            stages.extend(backup_first.is_some().then_some(Stage::BackupFirst));
+            stages.extend(snapshot_first.then_some(Stage::SnapshotFirst));
+            stages.extend((*stop && before.status != GuestStatus::Stopped).then_some(Stage::Stop));
+            stages.push(if destroy.kept_s().is_some() { Stage::Bury } else { Stage::Remove });
+            stages
+        }
+        GuestOp::Clone(_) => vec![Stage::Own, Stage::Mark],
+        GuestOp::Create(Create { start, .. }) | GuestOp::Restore(Restore { start, .. }) => {
+            let mut stages = vec![Stage::Own, Stage::Mark];
+            stages.extend(start.then_some(Stage::Start));
+            stages
+        }
+        GuestOp::Start
+        | GuestOp::Stop
+        | GuestOp::Shutdown(_)
+        | GuestOp::Reboot(_)
+        | GuestOp::Suspend(_)
+        | GuestOp::Resume
+        | GuestOp::Reset
+        | GuestOp::SetConfig(_)
+        | GuestOp::Resize(_)
+        | GuestOp::SnapshotCreate(_)
+        | GuestOp::SnapshotDelete(_)
+        | GuestOp::SnapshotRollback(_)
+        | GuestOp::SnapshotList
+        | GuestOp::Backup(_)
+        | GuestOp::Migrate(_) => vec![Stage::Own],
+    }
+}
+
+/// What an operation is carried out with, and what has come of it.
+pub(super) struct Run<'a, T> {
+    pub client: &'a Client<T>,
+    pub order: &'a OpOrder,
+    pub stages: Vec<Stage>,
+    op: &'a GuestOp,
+    at: GuestAt,
+    before: Before,
+    result: Mutex<Map<String, Value>>,
+}
+
+/// A call that begins a stage; nothing when it is done already.
+struct Ask {
+    verb: Verb,
+    path: Vec<String>,
+    asked: Params,
+}
+
+impl<'a, T: Transport> Run<'a, T> {
+    pub(super) fn new(client: &'a Client<T>, order: &'a OpOrder, op: &'a GuestOp, vmid: Vmid, before: Before, stages: Vec<Stage>) -> Self {
+        Self { client, order, stages, op, at: GuestAt { kind: before.kind, vmid }, before, result: Mutex::default() }
+    }
+
+    /// Begins the stages from the one at `from` on, until one goes on as a task. `is_late`: the answers of some of them may
+    /// have been lost before.
+    pub(super) async fn from(&self, from: usize, is_late: bool) -> Result<Begun, DriverError> {
+        for stage in self.stages.iter().skip(from) {
+            if is_late && let Some(found) = self.new_task(stage).await? {
+                return Ok(Begun::Task(found.to_string()));
+            }
+            if let Some(upid) = self.begin(*stage).await? {
+                return Ok(Begun::Task(upid.to_string()));
+            }
+        }
+        self.tell().await;
+        Ok(Begun::Done(self.result()))
+    }
+
+    /// A task of `stage` that was not there before.
+    pub(super) async fn new_task(&self, stage: &Stage) -> Result<Option<Upid>, DriverError> {
+        let kinds = stage.task_kinds();
+        if kinds.is_empty() {
+            return Ok(None);
+        }
+        let tasks = task::about(self.client, self.at.vmid).await.map_err(|e| self.failed(e))?;
+        let mut new = tasks.into_iter().filter(|task| !self.before.tasks.iter().any(|known| known == task.as_str()));
+        Ok(new.find(|task| kinds.contains(&task.kind.as_str()) && self.client.is_me(&task.user)))
+    }
+
+    /// Whether a stage that needs no task is done.
+    pub(super) async fn is_done_without_a_task(&self, stage: &Stage) -> Result<bool, DriverError> {
+        match (stage, self.op) {
+            (Stage::Own, GuestOp::SetConfig(change)) => {
+                let (config, digest) = read_config(self.client, self.at).await.map_err(|e| self.failed(e))?;
+                Ok(digest != self.before.digest && self.is_met(change, &config))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn is_met(&self, change: &SetConfig, config: &Config) -> bool {
+        let live = GuestConfig { kind: self.at.kind, set: config.clone(), running: Default::default() };
+        let is_same = guest::change(&change.set, None, &live).is_ok_and(|left| left.is_empty() && left.refused.is_empty());
+        is_same && change.delete.iter().all(|key| !config.contains_key(key))
+    }
+
+    /// Notes what a task that has ended has to say.
+    pub(super) fn ended(&self, upid: &Upid, ended: &task::Stage) {
+        self.note("task", Value::from(upid.as_str()));
+        if let task::Stage::Ended(TaskEnd::Warnings(n)) = ended {
+            self.note("warnings", Value::from(*n));
+        }
+    }
+
+    fn note(&self, key: &str, value: Value) {
+        self.result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key.to_owned(), value);
+    }
+
+    /// What has come of it.
+    pub(super) fn result(&self) -> OpResult {
+        let result = self.result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let result = if result.is_empty() { Value::Null } else { Value::Object(result) };
+        OpResult { result, fault: None }
+    }
+
+    /// Notes what later steps may go by.
+    async fn tell(&self) {
+        match self.op {
+            GuestOp::SnapshotCreate(make) => self.note("snapshot", Value::from(make.name(&self.order.op_id))),
+            GuestOp::Clone(CloneTo { newid, .. }) => self.note("vmid", Value::from(newid.to_string())),
+            GuestOp::Create(_) | GuestOp::Restore(_) => self.note("vmid", Value::from(self.at.vmid.to_string())),
+            GuestOp::Backup(Backup { storage, .. }) => self.tell_backup(storage).await,
+            GuestOp::Destroy(Destroy { backup_first: Some(storage), .. }) => self.tell_backup(storage).await,
+            GuestOp::Start
+            | GuestOp::Stop
+            | GuestOp::Shutdown(_)
+            | GuestOp::Reboot(_)
+            | GuestOp::Suspend(_)
+            | GuestOp::Resume
+            | GuestOp::Reset
+            | GuestOp::SetConfig(_)
+            | GuestOp::Resize(_)
+            | GuestOp::SnapshotDelete(_)
+            | GuestOp::SnapshotRollback(_)
+            | GuestOp::SnapshotList
+            | GuestOp::Destroy(_)
+            | GuestOp::Migrate(_) => {}
+        }
+    }
+
+    async fn tell_backup(&self, storage: &str) {
+        if let Ok(Some(volid)) = self.backup_of_ours(storage).await {
+            self.note("archive", Value::from(volid));
+        }
+    }
+
+    /// The backup that this operation has made, by what it says of itself.
+    async fn backup_of_ours(&self, storage: &str) -> Result<Option<String>, CallError> {
+        let asked = params([("content", "backup"), ("vmid", self.at.vmid.to_string().as_str())]);
+        let contents = self.client.of_node(Verb::Get, &["storage", storage, "content"], &asked).await?;
+        let mark = mark(&self.order.op_id);
+        let is_ours = |entry: &&Value| lenient::text(entry.get("notes")).is_some_and(|notes| notes.contains(&mark));
+        Ok(contents.as_array().into_iter().flatten().find(is_ours).and_then(|entry| lenient::text(entry.get("volid"))))
+    }
+
+    fn failed(&self, error: CallError) -> DriverError {
+        error.into_driver(Code::OpFailed, &format!("`{}` on {}", self.op.kind(), self.order.resource))
+    }
+
+    /// Begins a stage: the task that it goes on as, or nothing when it is done.
+    async fn begin(&self, stage: Stage) -> Result<Option<Upid>, DriverError> {
+        let Some(Ask { verb, path, asked }) = self.ask(stage).await? else { return Ok(None) };
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let mut tries = 0;
+        let answer = loop {
+            let answer = self.client.of_node(verb, &path, &asked).await;
+            match &answer {
+                // Somebody holds the guest's file for a moment, and nothing was done.
+                Err(error) if error.kind() == Some(ErrorKind::Busy) && tries < PVE_BUSY_TRIES => {
+                    tries += 1;
+                    tokio::time::sleep(PVE_TASK_LOOK.ceiling(tries)).await;
+                }
+                Err(error) if self.is_so_already(stage, error) => return Ok(None),
+                _ => break answer.map_err(|e| self.failed(e))?,
+            }
+        };
+        task::of_answer(&answer, &format!("`{}` on {}", self.op.kind(), self.order.resource))
+    }
+
+    /// Whether an error says that there is nothing to do.
+    fn is_so_already(&self, stage: Stage, error: &CallError) -> bool {
+        match (stage, error.kind()) {
+            (Stage::Remove, Some(ErrorKind::NotFound)) => true,
+            (Stage::Own, Some(ErrorKind::NotFound)) => matches!(self.op, GuestOp::SnapshotDelete(_)),
+            (Stage::Own | Stage::Start, Some(ErrorKind::AlreadyRunning)) => stage == Stage::Start || matches!(self.op, GuestOp::Start),
+            (Stage::Own | Stage::Stop, Some(ErrorKind::NotRunning)) => {
+                stage == Stage::Stop || matches!(self.op, GuestOp::Stop | GuestOp::Shutdown(_))
+            }
+            _ => false,
+        }
+    }
+
+    /// The guest, which must still be the one that was looked at.
+    async fn live(&self) -> Result<Live, DriverError> {
+        let live = find(self.client, self.at.vmid).await.map_err(|e| self.failed(e))?;
+        let live = live.ok_or_else(|| self.conflict(DriverErrorKind::NotFound, "it is gone".to_owned()))?;
+        let lasting = |text: &Option<String>| text.as_deref().map(incarnation::lasting).map(str::to_owned);
+        if self.before.incarnation.is_some() && lasting(&live.incarnation) != lasting(&self.before.incarnation) {
+            return Err(self.conflict(DriverErrorKind::Conflict, "it is another one than was looked at".to_owned()));
+        }
+        Ok(live)
+    }
+
+    fn conflict(&self, kind: DriverErrorKind, why: String) -> DriverError {
+        let message = cut(&format!("`{}` on {}: {why}", self.op.kind(), self.order.resource));
+        DriverError { kind, code: Code::OpFailed, message }
+    }
+
+    fn guest(&self, verb: Verb, path: &[&str], asked: Params) -> Option<Ask> {
+        self.guest_at(self.at, verb, path, asked)
+    }
+
+    fn guest_at(&self, at: GuestAt, verb: Verb, path: &[&str], asked: Params) -> Option<Ask> {
+        let path = [at.kind.as_str().to_owned(), at.vmid.to_string()].into_iter().chain(path.iter().map(|part| (*part).to_owned()));
+        Some(Ask { verb, path: path.collect(), asked })
+    }
+
+    /// The call of a stage; `None` when there is nothing to do.
+    async fn ask(&self, stage: Stage) -> Result<Option<Ask>, DriverError> {
+        match stage {
+            Stage::Own => self.ask_own().await,
+            Stage::BackupFirst => {
+                let GuestOp::Destroy(Destroy { backup_first: Some(storage), .. }) = self.op else { return Ok(None) };
+                if self.backup_of_ours(storage).await.map_err(|e| self.failed(e))?.is_some() {
+                    return Ok(None);
+                }
+                let backup = Backup { storage: storage.clone(), mode: None, notes: None, protected: true };
+                Ok(self.dump(&backup))
+            }
+            Stage::SnapshotFirst => {
+                let name = snapshot_name(&self.order.op_id);
+                let there = self.client.of_guest(Verb::Get, self.at, &["snapshot"], &Params::new()).await.map_err(|e| self.failed(e))?;
+                if snapshots(&there).contains_key(&name) {
+                    return Ok(None);
+                }
+                let asked = params([("snapname", name.as_str()), ("description", mark(&self.order.op_id).as_str())]);
+                Ok(self.guest(Verb::Post, &["snapshot"], asked))
+            }
+            Stage::Stop => {
+                let is_stopped = self.live().await?.status == GuestStatus::Stopped;
+                Ok(if is_stopped { None } else { self.guest(Verb::Post, &["status", "stop"], Params::new()) })
+            }
+            Stage::Bury => self.ask_to_bury().await,
+            Stage::Remove => match find(self.client, self.at.vmid).await.map_err(|e| self.failed(e))? {
+                None => Ok(None),
+                Some(_) => {
+                    self.live().await?;
+                    Ok(self.guest(Verb::Delete, &[], one("purge", "1")))
+                }
+            },
+            Stage::Mark => self.ask_to_mark().await,
+            Stage::Start => {
+                let runs = self.live().await?.status != GuestStatus::Stopped;
+                Ok(if runs { None } else { self.guest(Verb::Post, &["status", "start"], Params::new()) })
+            }
+        }
+    }
+
+    /// Keeps the guest for a while: it never starts by itself, nobody removes it by mistake, and its name is free.
+    async fn ask_to_bury(&self) -> Result<Option<Ask>, DriverError> {
+        let live = self.live().await?;
+        let tags = live.config.get("tags").cloned().unwrap_or_default();
+        let is_buried = tags.split(';').any(|tag| tag == BURIED_TAG) && live.flag("protection");
+        if is_buried {
+            return Ok(None);
+        }
+        let key = if self.at.kind == GuestKind::Qemu { "name" } else { "hostname" };
+        let name = live.config.get(key).cloned().unwrap_or_else(|| format!("guest-{}", self.at.vmid));
+        let name: String = format!("{BURIED_NAME}{name}").chars().take(60).collect();
+        let tags = if tags.is_empty() { format!("{TAG};{BURIED_TAG}") } else { format!("{tags};{BURIED_TAG}") };
+        let mut asked = params([(key, name.trim_end_matches(['-', '.'])), ("tags", tags.as_str()), ("protection", "1"), ("onboot", "0")]);
+        asked.extend(live.digest.map(|digest| ("digest".to_owned(), digest)));
+        Ok(self.guest(Verb::Put, &["config"], asked))
+    }
+
+    /// Marks a guest that this operation has made.
+    async fn ask_to_mark(&self) -> Result<Option<Ask>, DriverError> {
+        let vmid = if let GuestOp::Clone(CloneTo { newid, .. }) = self.op { *newid } else { self.at.vmid };
+        let at = GuestAt { vmid, ..self.at };
+        let (config, digest) = read_config(self.client, at).await.map_err(|e| self.failed(e))?;
+        let tags = config.get("tags").cloned().unwrap_or_default();
+        if has_tag(&tags) {
+            return Ok(None);
+        }
+        let tags = if tags.is_empty() { TAG.to_owned() } else { format!("{tags};{TAG}") };
+        let mut asked = one("tags", &tags);
+        asked.extend(digest.map(|digest| ("digest".to_owned(), digest)));
+        Ok(self.guest_at(at, Verb::Put, &["config"], asked))
+    }
+
+    fn dump(&self, backup: &Backup) -> Option<Ask> {
+        let mode = backup.mode.unwrap_or(BackupMode::Snapshot).as_str();
+        let mark = mark(&self.order.op_id);
+        let notes = backup.notes.as_ref().map_or_else(|| mark.clone(), |notes| format!("{notes} {mark}"));
+        let asked = params([
+            ("vmid", self.at.vmid.to_string().as_str()),
+            ("storage", &backup.storage),
+            ("mode", mode),
+            ("compress", "zstd"),
+            // By itself it would remove older ones.
+            ("remove", "0"),
+            ("notes-template", &notes),
+            ("protected", scalar::flag(backup.protected)),
+        ]);
+        Some(Ask { verb: Verb::Post, path: vec!["vzdump".to_owned()], asked })
+    }
+
+    /// The call of the operation itself.
+    async fn ask_own(&self) -> Result<Option<Ask>, DriverError> {
+        let status = |verb: &str, asked: Params| Ok(self.guest(Verb::Post, &["status", verb], asked));
+        match self.op {
+            GuestOp::Start if self.before.status == GuestStatus::Running => Ok(None),
+            GuestOp::Stop | GuestOp::Shutdown(_) if self.before.status == GuestStatus::Stopped => Ok(None),
+            GuestOp::Start => status("start", Params::new()),
+            GuestOp::Stop => status("stop", Params::new()),
+            GuestOp::Shutdown(Stop { timeout_s, force }) => {
+                let mut asked = one("forceStop", scalar::flag(*force));
+                asked.extend(timeout_s.map(|s| ("timeout".to_owned(), s.to_string())));
+                status("shutdown", asked)
+            }
+            GuestOp::Reboot(Stop { timeout_s, .. }) => {
+                status("reboot", timeout_s.map(|s| one("timeout", &s.to_string())).unwrap_or_default())
+            }
+            GuestOp::Suspend(how) => status("suspend", if how.to_disk { one("todisk", "1") } else { Params::new() }),
+            GuestOp::Resume => status("resume", Params::new()),
+            GuestOp::Reset => status("reset", Params::new()),
+            GuestOp::SetConfig(change) => self.ask_to_set(change).await,
+            GuestOp::Resize(resize) => self.ask_to_resize(resize).await,
+            GuestOp::SnapshotCreate(make) => {
+                let mark = mark(&self.order.op_id);
+                let description = make.description.as_ref().map_or_else(|| mark.clone(), |said| format!("{said}\n{mark}"));
+                let mut asked = params([("snapname", make.name(&self.order.op_id).as_str()), ("description", description.as_str())]);
+                if make.memory {
+                    asked.insert("vmstate".to_owned(), "1".to_owned());
+                }
+                Ok(self.guest(Verb::Post, &["snapshot"], asked))
+            }
+            GuestOp::SnapshotDelete(delete) => {
+                let asked = if delete.force { one("force", "1") } else { Params::new() };
+                Ok(self.guest(Verb::Delete, &["snapshot", &delete.name], asked))
+            }
+            GuestOp::SnapshotRollback(to) => {
+                let asked = if to.start { one("start", "1") } else { Params::new() };
+                Ok(self.guest(Verb::Post, &["snapshot", &to.name, "rollback"], asked))
+            }
+            GuestOp::SnapshotList => {
+                let list = self.client.of_guest(Verb::Get, self.at, &["snapshot"], &Params::new()).await.map_err(|e| self.failed(e))?;
+                self.note("snapshots", json!(snapshots(&list)));
+                Ok(None)
+            }
+            GuestOp::Clone(to) => Ok(self.guest(Verb::Post, &["clone"], self.clone_params(to))),
+            GuestOp::Create(make) => {
+                let mut asked = create_params(make.kind, self.at.vmid, &make.source(), &make.config, &mark(&self.order.op_id))?;
+                let tags = make.config.get("tags").map_or_else(|| TAG.to_owned(), |tags| format!("{tags};{TAG}"));
+                asked.insert("tags".to_owned(), tags.replace([',', ' '], ";"));
+                Ok(Some(Ask { verb: Verb::Post, path: vec![make.kind.as_str().to_owned()], asked }))
+            }
+            GuestOp::Restore(restore) => Ok(Some(self.restore(restore))),
+            GuestOp::Backup(backup) => Ok(self.dump(backup)),
+            GuestOp::Migrate(to) => Ok(self.guest(Verb::Post, &["migrate"], self.migrate_params(to))),
+            // It has stages of its own.
+            GuestOp::Destroy(_) => Ok(None),
+        }
+    }
+
+    async fn ask_to_set(&self, change: &SetConfig) -> Result<Option<Ask>, DriverError> {
+        let live = self.live().await?;
+        let mut asked = Params::new();
+        for (key, text) in &change.set {
+            let known = keys::find(self.at.kind, key).map_err(|why| self.conflict(DriverErrorKind::Permanent, format!("{key}: {why}")))?;
+            let has = live.config.get(key).map(String::as_str);
+            let sent = value::written(known.shape, text, has);
+            asked.insert(key.clone(), sent.map_err(|e| self.conflict(DriverErrorKind::Permanent, format!("{key}: {e}")))?);
+        }
+        let delete: Vec<&str> = change.delete.iter().filter(|key| live.config.contains_key(*key)).map(String::as_str).collect();
+        if !delete.is_empty() {
+            asked.insert("delete".to_owned(), delete.join(","));
+        }
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        // Who named a version meant that one alone; else it is what was looked at.
+        asked.extend(change.digest.clone().or(live.digest).map(|digest| ("digest".to_owned(), digest)));
+        let verb = if self.at.kind == GuestKind::Qemu { Verb::Post } else { Verb::Put };
+        Ok(self.guest(verb, &["config"], asked))
+    }
+
+    async fn ask_to_resize(&self, resize: &Resize) -> Result<Option<Ask>, DriverError> {
+        let live = self.live().await?;
+        let wanted = scalar::size(&resize.size).map_err(|e| self.conflict(DriverErrorKind::Permanent, e.to_string()))?;
+        let shape = keys::find(self.at.kind, &resize.disk).map(|key| key.shape).unwrap_or(Shape::Text(None));
+        let has = live.config.get(&resize.disk).and_then(|text| value::normal(shape, text, Whose::Theirs).ok().flatten());
+        let Some(Normal::Volume(disk)) = has else {
+            return Err(self.conflict(DriverErrorKind::NotFound, format!("it has no disk `{}`", resize.disk)));
+        };
+        match disk.size {
+            Some(has) if has == wanted => Ok(None),
+            Some(has) if has > wanted => {
+                let why = format!("`{}` has {} already, and a disk never shrinks", resize.disk, scalar::size_text(has));
+                Err(self.conflict(DriverErrorKind::Permanent, why))
+            }
+            Some(_) | None => {
+                let asked = params([("disk", resize.disk.as_str()), ("size", resized(wanted).as_str())]);
+                Ok(self.guest(Verb::Put, &["resize"], asked))
+            }
+        }
+    }
+
+    fn clone_params(&self, to: &CloneTo) -> Params {
+        let mut asked = params([("newid", to.newid.to_string().as_str()), ("description", mark(&self.order.op_id).as_str())]);
+        let key = if self.at.kind == GuestKind::Qemu { "name" } else { "hostname" };
+        asked.extend(to.name.iter().map(|name| (key.to_owned(), name.clone())));
+        asked.extend(to.full.map(|full| ("full".to_owned(), scalar::flag(full).to_owned())));
+        asked.extend(to.snapshot.iter().map(|name| ("snapname".to_owned(), name.clone())));
+        asked.extend(to.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
+        asked.extend(to.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));
+        asked
+    }
+
+    fn restore(&self, restore: &Restore) -> Ask {
+        let mut asked = one("vmid", &self.at.vmid.to_string());
+        match restore.kind {
+            GuestKind::Qemu => drop(asked.insert("archive".to_owned(), restore.archive.clone())),
+            GuestKind::Lxc => {
+                asked.extend([("ostemplate".to_owned(), restore.archive.clone()), ("restore".to_owned(), "1".to_owned())]);
+            }
+        }
+        asked.extend(restore.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
+        let flags = [("unique", restore.unique), ("force", restore.over)];
+        asked.extend(flags.into_iter().filter(|(_, yes)| *yes).map(|(key, _)| (key.to_owned(), "1".to_owned())));
+        Ask { verb: Verb::Post, path: vec![restore.kind.as_str().to_owned()], asked }
+    }
+
+    fn migrate_params(&self, to: &Migrate) -> Params {
+        let mut asked = one("target", &to.target);
+        let is_machine = self.at.kind == GuestKind::Qemu;
+        if to.online {
+            // A container cannot move while it runs: it is started anew.
+            asked.insert(if is_machine { "online" } else { "restart" }.to_owned(), "1".to_owned());
+        }
+        if to.with_local_disks && is_machine {
+            asked.insert("with-local-disks".to_owned(), "1".to_owned());
+        }
+        let key = if is_machine { "targetstorage" } else { "target-storage" };
+        asked.extend(to.target_storage.iter().map(|storage| (key.to_owned(), storage.clone())));
+        asked
+    }
+}
+
+/// What an operation leaves in the description of what it makes.
+pub(super) fn mark(op_id: &OpId) -> String {
+    format!("moorline.op={op_id}")
+}

@@ -1,0 +1,702 @@
+//! Operations on Proxmox VE's guests: their kinds and parameters, read strictly.
+//!
+//! Each is what the API's call of that name does; see the API viewer below `/nodes/{node}/qemu/{vmid}` and `/nodes/{node}/lxc/{vmid}`.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::act::{Nothing, params_of, written};
+use super::{Class, HoldEffect};
+use crate::fault::{Code, Fault};
+use crate::id::{Generation, OpId};
+use crate::pve::guest::{self, Config};
+use crate::pve::{GuestKind, Vmid, scalar};
+use crate::topology::GuestSource;
+
+/// The longest that a guest may take to stop, in seconds.
+pub const STOP_MAX_S: u32 = 3600;
+/// The most keys of one `set-config`.
+const KEYS_MAX: usize = 64;
+/// The most bytes of a text that an operator gives.
+const TEXT_MAX: usize = 1024;
+/// The longest name of a snapshot. Source: the API page `POST …/snapshot`.
+const SNAPSHOT_NAME_MAX: usize = 40;
+/// How long a guest that was destroyed is kept when nobody says otherwise, in seconds: a week.
+pub const PURGE_AFTER_S: u32 = 7 * 24 * 3600;
+/// The longest that it is kept.
+const PURGE_AFTER_MAX_S: u32 = 365 * 24 * 3600;
+
+/// What to do with a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestOp {
+    /// Starts it.
+    Start,
+    /// Cuts its power.
+    Stop,
+    /// Lets it end by itself.
+    Shutdown(Stop),
+    /// Lets it end by itself and starts it, with what waited for that.
+    Reboot(Stop),
+    /// Freezes it.
+    Suspend(Suspend),
+    /// Lets a frozen one go on.
+    Resume,
+    /// Presses its reset button.
+    Reset,
+    /// Changes its config.
+    SetConfig(SetConfig),
+    /// Grows one of its disks.
+    Resize(Resize),
+    /// Makes a snapshot.
+    SnapshotCreate(SnapshotCreate),
+    /// Removes a snapshot.
+    SnapshotDelete(SnapshotDelete),
+    /// Brings it back to a snapshot.
+    SnapshotRollback(SnapshotRollback),
+    /// Lists its snapshots.
+    SnapshotList,
+    /// Makes another guest of it.
+    Clone(CloneTo),
+    /// Makes it.
+    Create(Create),
+    /// Removes it for good.
+    Destroy(Destroy),
+    /// Makes a backup.
+    Backup(Backup),
+    /// Makes it from a backup, in its own place if need be.
+    Restore(Restore),
+    /// Brings it to another node of its cluster.
+    Migrate(Migrate),
+}
+
+/// How it is told to stop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// How long it may take, in seconds; the host's own default when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u32>,
+    /// Whether its power is cut when it takes longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// How it is frozen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Suspend {
+    /// Whether its memory is written to a disk, and its power cut.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub to_disk: bool,
+}
+
+/// What changes about its config.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetConfig {
+    /// Values by their keys.
+    #[serde(default, skip_serializing_if = "Config::is_empty")]
+    pub set: Config,
+    /// Keys to take out.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub delete: BTreeSet<String>,
+    /// The version of its file that this is meant for; any, if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// What kind of guest it is: its keys are checked by that.
+    #[serde(rename = "type")]
+    pub kind: GuestKind,
+}
+
+/// How a disk grows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// Its key, such as `scsi0`.
+    pub disk: String,
+    /// Its size then, such as `32G`. Not by how much it grows: that would be done twice by mistake.
+    pub size: String,
+}
+
+/// A snapshot to be made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotCreate {
+    /// Its name; one with the operation's id, if `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Whether it has the machine's memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub memory: bool,
+}
+
+impl SnapshotCreate {
+    /// The name of the snapshot that the operation `op_id` makes.
+    #[must_use]
+    pub fn name(&self, op_id: &OpId) -> String {
+        self.name.clone().unwrap_or_else(|| snapshot_name(op_id))
+    }
+}
+
+/// The name of a snapshot that an operation makes for itself: a repeat finds it. An id fits whole.
+#[must_use]
+pub fn snapshot_name(op_id: &OpId) -> String {
+    format!("op-{op_id}")
+}
+
+/// A snapshot to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotDelete {
+    /// Its name.
+    pub name: String,
+    /// Whether it goes out of the config also when its disks cannot be removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// A snapshot to go back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotRollback {
+    /// Its name.
+    pub name: String,
+    /// Whether it is started afterwards.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start: bool,
+}
+
+/// The guest that a clone becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CloneTo {
+    /// Its number.
+    pub newid: Vmid,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it has copies of all disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<bool>,
+    /// The snapshot that it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The storage for its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+    /// The pool that it is put in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+}
+
+/// A guest to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    /// What kind.
+    #[serde(rename = "type")]
+    pub kind: GuestKind,
+    /// Its config.
+    #[serde(default, skip_serializing_if = "Config::is_empty")]
+    pub config: Config,
+    /// The template of a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ostemplate: Option<String>,
+    /// The storage for disks whose own is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+    /// The pool that it is put in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Whether it is started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start: bool,
+}
+
+impl Create {
+    /// What it is made of.
+    #[must_use]
+    pub fn source(&self) -> GuestSource {
+        GuestSource {
+            ostemplate: self.ostemplate.clone(),
+            storage: self.storage.clone(),
+            pool: self.pool.clone(),
+            ..GuestSource::default()
+        }
+    }
+}
+
+/// How a guest is destroyed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Destroy {
+    /// Whether a running one is stopped first; else it is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop: bool,
+    /// Whether a snapshot is made first. It goes with the guest when that is purged.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub snapshot_first: bool,
+    /// The storage that a backup is made to first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup_first: Option<String>,
+    /// Whether it is removed at once, instead of being kept for a while under another name, stopped and protected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
+    /// How long it is kept, in seconds; a week when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purge_after_s: Option<u32>,
+}
+
+impl Destroy {
+    /// How long it is kept, in seconds; `None` when it is removed at once.
+    #[must_use]
+    pub fn kept_s(&self) -> Option<u32> {
+        (!self.now).then(|| self.purge_after_s.unwrap_or(PURGE_AFTER_S))
+    }
+}
+
+/// A backup to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Backup {
+    /// Where to.
+    pub storage: String,
+    /// How a running guest is treated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<BackupMode>,
+    /// What it says of itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
+    /// Whether nothing may remove it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
+}
+
+/// How a running guest is treated while its backup is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupMode {
+    /// It runs on.
+    Snapshot,
+    /// It is frozen for a while.
+    Suspend,
+    /// It is stopped for a while.
+    Stop,
+}
+
+impl BackupMode {
+    /// The word in a call.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            BackupMode::Snapshot => "snapshot",
+            BackupMode::Suspend => "suspend",
+            BackupMode::Stop => "stop",
+        }
+    }
+}
+
+/// What is made from a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Restore {
+    /// What kind of guest it holds.
+    #[serde(rename = "type")]
+    pub kind: GuestKind,
+    /// The backup, such as `local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst`.
+    pub archive: String,
+    /// The storage for its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+    /// Whether it gets addresses and ids of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unique: bool,
+    /// Whether a guest of this number is overwritten: what it holds is lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub over: bool,
+    /// Whether it is started.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub start: bool,
+}
+
+/// Where a guest goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Migrate {
+    /// The node.
+    pub target: String,
+    /// Whether it goes while it runs; a container is started anew there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub online: bool,
+    /// Whether disks of the node itself go with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_local_disks: bool,
+    /// The storage for them there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_storage: Option<String>,
+}
+
+impl GuestOp {
+    /// Reads kind and parameters.
+    ///
+    /// # Errors
+    /// [`Code::UnknownKind`] or [`Code::BadParams`].
+    pub fn read(kind: &str, params: &Value) -> Result<Self, Fault> {
+        let op = match kind {
+            "start" => none(kind, params, GuestOp::Start)?,
+            "stop" => none(kind, params, GuestOp::Stop)?,
+            "shutdown" => GuestOp::Shutdown(params_of(kind, params)?),
+            "reboot" => GuestOp::Reboot(params_of(kind, params)?),
+            "suspend" => GuestOp::Suspend(params_of(kind, params)?),
+            "resume" => none(kind, params, GuestOp::Resume)?,
+            "reset" => none(kind, params, GuestOp::Reset)?,
+            "set-config" => GuestOp::SetConfig(params_of(kind, params)?),
+            "resize" => GuestOp::Resize(params_of(kind, params)?),
+            "snapshot-create" => GuestOp::SnapshotCreate(params_of(kind, params)?),
+            "snapshot-delete" => GuestOp::SnapshotDelete(params_of(kind, params)?),
+            "snapshot-rollback" => GuestOp::SnapshotRollback(params_of(kind, params)?),
+            "snapshot-list" => none(kind, params, GuestOp::SnapshotList)?,
+            "clone" => GuestOp::Clone(params_of(kind, params)?),
+            "create" => GuestOp::Create(params_of(kind, params)?),
+            "destroy" => GuestOp::Destroy(params_of(kind, params)?),
+            "backup" => GuestOp::Backup(params_of(kind, params)?),
+            "restore" => GuestOp::Restore(params_of(kind, params)?),
+            "migrate" => GuestOp::Migrate(params_of(kind, params)?),
+            other => {
+                return Err(Fault::new(Code::UnknownKind, format!("there is no operation `{}` on guests", crate::fault::cut(other))));
+            }
+        };
+        op.check().map_err(|why| Fault::new(Code::BadParams, format!("`{kind}`: {why}")))?;
+        Ok(op)
+    }
+
+    /// What is wrong with its parameters.
+    fn check(&self) -> Result<(), String> {
+        match self {
+            GuestOp::Start | GuestOp::Stop | GuestOp::Suspend(_) | GuestOp::Resume | GuestOp::Reset | GuestOp::SnapshotList => Ok(()),
+            GuestOp::Shutdown(stop) | GuestOp::Reboot(stop) => match stop.timeout_s {
+                Some(s) if s == 0 || s > STOP_MAX_S => Err(format!("`timeout_s` is 1 to {STOP_MAX_S}")),
+                Some(_) | None if matches!(self, GuestOp::Reboot(_)) && stop.force => Err("`force` is for `shutdown`".to_owned()),
+                Some(_) | None => Ok(()),
+            },
+            GuestOp::SetConfig(change) => change.check(),
+            GuestOp::Resize(Resize { disk, size }) => {
+                let is_disk = disk.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) && disk.len() <= 16 && !disk.is_empty();
+                scalar::size(size).map_err(|e| e.to_string())?;
+                if is_disk { Ok(()) } else { Err(format!("`{disk}` is no disk, such as scsi0")) }
+            }
+            GuestOp::SnapshotCreate(SnapshotCreate { name, description, .. }) => {
+                name.as_deref().map_or(Ok(()), snapshot)?;
+                text("description", description.as_deref())
+            }
+            GuestOp::SnapshotDelete(SnapshotDelete { name, .. }) | GuestOp::SnapshotRollback(SnapshotRollback { name, .. }) => {
+                snapshot(name)
+            }
+            GuestOp::Clone(to) => {
+                to.snapshot.as_deref().map_or(Ok(()), snapshot)?;
+                [("name", &to.name), ("storage", &to.storage), ("pool", &to.pool)]
+                    .iter()
+                    .try_for_each(|(what, is)| word(what, is.as_deref()))
+            }
+            GuestOp::Create(make) => {
+                if (make.kind == GuestKind::Lxc) != make.ostemplate.is_some() {
+                    return Err("a container has an `ostemplate`, and a virtual machine has none".to_owned());
+                }
+                all_right(make.kind, &make.config)?;
+                let words = [("ostemplate", &make.ostemplate), ("storage", &make.storage), ("pool", &make.pool)];
+                words.iter().try_for_each(|(what, is)| word(what, is.as_deref()))
+            }
+            GuestOp::Destroy(destroy) => {
+                if destroy.now && destroy.purge_after_s.is_some() {
+                    return Err("`now` and `purge_after_s` exclude each other".to_owned());
+                }
+                if destroy.purge_after_s.is_some_and(|s| s > PURGE_AFTER_MAX_S) {
+                    return Err(format!("`purge_after_s` is at most {PURGE_AFTER_MAX_S}"));
+                }
+                word("backup_first", destroy.backup_first.as_deref())
+            }
+            GuestOp::Backup(backup) => {
+                word("storage", Some(&backup.storage))?;
+                text("notes", backup.notes.as_deref())
+            }
+            GuestOp::Restore(restore) => {
+                word("archive", Some(&restore.archive))?;
+                word("storage", restore.storage.as_deref())
+            }
+            GuestOp::Migrate(to) => {
+                if !crate::pve::upid::is_node(&to.target) {
+                    return Err(format!("`{}` is no name of a node", crate::fault::cut(&to.target)));
+                }
+                word("target_storage", to.target_storage.as_deref())
+            }
+        }
+    }
+
+    /// The kind's word.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            GuestOp::Start => "start",
+            GuestOp::Stop => "stop",
+            GuestOp::Shutdown(_) => "shutdown",
+            GuestOp::Reboot(_) => "reboot",
+            GuestOp::Suspend(_) => "suspend",
+            GuestOp::Resume => "resume",
+            GuestOp::Reset => "reset",
+            GuestOp::SetConfig(_) => "set-config",
+            GuestOp::Resize(_) => "resize",
+            GuestOp::SnapshotCreate(_) => "snapshot-create",
+            GuestOp::SnapshotDelete(_) => "snapshot-delete",
+            GuestOp::SnapshotRollback(_) => "snapshot-rollback",
+            GuestOp::SnapshotList => "snapshot-list",
+            GuestOp::Clone(_) => "clone",
+            GuestOp::Create(_) => "create",
+            GuestOp::Destroy(_) => "destroy",
+            GuestOp::Backup(_) => "backup",
+            GuestOp::Restore(_) => "restore",
+            GuestOp::Migrate(_) => "migrate",
+        }
+    }
+
+    /// The parameters, as [`GuestOp::read`] takes them.
+    #[must_use]
+    pub fn params(&self) -> Value {
+        match self {
+            GuestOp::Start | GuestOp::Stop | GuestOp::Resume | GuestOp::Reset | GuestOp::SnapshotList => json!({}),
+            GuestOp::Shutdown(params) | GuestOp::Reboot(params) => written(params),
+            GuestOp::Suspend(params) => written(params),
+            GuestOp::SetConfig(params) => written(params),
+            GuestOp::Resize(params) => written(params),
+            GuestOp::SnapshotCreate(params) => written(params),
+            GuestOp::SnapshotDelete(params) => written(params),
+            GuestOp::SnapshotRollback(params) => written(params),
+            GuestOp::Clone(params) => written(params),
+            GuestOp::Create(params) => written(params),
+            GuestOp::Destroy(params) => written(params),
+            GuestOp::Backup(params) => written(params),
+            GuestOp::Restore(params) => written(params),
+            GuestOp::Migrate(params) => written(params),
+        }
+    }
+
+    /// How much it can do.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            GuestOp::SnapshotList => Class::R0,
+            GuestOp::Start
+            | GuestOp::Shutdown(Stop { force: false, .. })
+            | GuestOp::Reboot(_)
+            | GuestOp::Suspend(_)
+            | GuestOp::Resume
+            | GuestOp::SnapshotCreate(_)
+            | GuestOp::Clone(_)
+            | GuestOp::Create(_)
+            | GuestOp::Backup(_)
+            | GuestOp::Restore(Restore { over: false, .. }) => Class::R2,
+            GuestOp::Stop
+            | GuestOp::Shutdown(Stop { force: true, .. })
+            | GuestOp::Reset
+            | GuestOp::SetConfig(_)
+            | GuestOp::Resize(_)
+            | GuestOp::SnapshotRollback(_)
+            | GuestOp::Restore(Restore { over: true, .. })
+            | GuestOp::Migrate(_) => Class::R3,
+            GuestOp::SnapshotDelete(_) | GuestOp::Destroy(_) => Class::R4,
+        }
+    }
+
+    /// What its success means for the reconcile pass towards `generation`.
+    #[must_use]
+    pub const fn hold(&self, generation: Generation) -> Option<HoldEffect> {
+        match self {
+            GuestOp::Stop
+            | GuestOp::Shutdown(_)
+            | GuestOp::Suspend(_)
+            | GuestOp::SetConfig(_)
+            | GuestOp::Resize(_)
+            | GuestOp::SnapshotRollback(_)
+            | GuestOp::Restore(_)
+            | GuestOp::Destroy(_)
+            | GuestOp::Migrate(_) => Some(HoldEffect::Place(generation)),
+            GuestOp::Start | GuestOp::Resume => Some(HoldEffect::Lift),
+            GuestOp::Reboot(_)
+            | GuestOp::Reset
+            | GuestOp::SnapshotCreate(_)
+            | GuestOp::SnapshotDelete(_)
+            | GuestOp::SnapshotList
+            | GuestOp::Clone(_)
+            | GuestOp::Create(_)
+            | GuestOp::Backup(_) => None,
+        }
+    }
+
+    /// Whether it is ordered for exactly one of those that have borne the guest's number.
+    #[must_use]
+    pub const fn needs_incarnation(&self) -> bool {
+        matches!(
+            self,
+            GuestOp::Destroy(_) | GuestOp::SnapshotDelete(_) | GuestOp::SnapshotRollback(_) | GuestOp::Restore(Restore { over: true, .. })
+        )
+    }
+
+    /// What kind of guest it makes that is not there before it.
+    #[must_use]
+    pub const fn makes(&self) -> Option<GuestKind> {
+        match self {
+            GuestOp::Create(make) => Some(make.kind),
+            GuestOp::Restore(Restore { over: false, kind, .. }) => Some(*kind),
+            GuestOp::Start
+            | GuestOp::Stop
+            | GuestOp::Shutdown(_)
+            | GuestOp::Reboot(_)
+            | GuestOp::Suspend(_)
+            | GuestOp::Resume
+            | GuestOp::Reset
+            | GuestOp::SetConfig(_)
+            | GuestOp::Resize(_)
+            | GuestOp::SnapshotCreate(_)
+            | GuestOp::SnapshotDelete(_)
+            | GuestOp::SnapshotRollback(_)
+            | GuestOp::SnapshotList
+            | GuestOp::Clone(_)
+            | GuestOp::Destroy(_)
+            | GuestOp::Backup(_)
+            | GuestOp::Restore(_)
+            | GuestOp::Migrate(_) => None,
+        }
+    }
+}
+
+impl SetConfig {
+    fn check(&self) -> Result<(), String> {
+        if self.set.is_empty() && self.delete.is_empty() {
+            return Err("it changes nothing".to_owned());
+        }
+        if self.set.len() + self.delete.len() > KEYS_MAX {
+            return Err(format!("it has more than {KEYS_MAX} keys"));
+        }
+        if let Some(both) = self.delete.iter().find(|key| self.set.contains_key(*key)) {
+            return Err(format!("`{both}` is set and taken out"));
+        }
+        if let Some(key) = self.delete.iter().find(|key| crate::pve::keys::find(self.kind, key).is_err()) {
+            return Err(format!("`{key}` is no key that can be taken out"));
+        }
+        if self.digest.as_ref().is_some_and(|digest| digest.len() > SNAPSHOT_NAME_MAX || !digest.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return Err("`digest` is none: it has at most 40 hex digits".to_owned());
+        }
+        all_right(self.kind, &self.set)
+    }
+}
+
+fn none(kind: &str, params: &Value, op: GuestOp) -> Result<GuestOp, Fault> {
+    params_of::<Nothing>(kind, params).map(|_| op)
+}
+
+fn all_right(kind: GuestKind, config: &Config) -> Result<(), String> {
+    guest::check(kind, config).map_err(|wrong| {
+        let words: Vec<String> = wrong.iter().map(|(key, why)| format!("{key}: {why}")).collect();
+        words.join("; ")
+    })
+}
+
+/// A name that a snapshot can have. Source: the format `pve-configid` of the API.
+fn snapshot(name: &str) -> Result<(), String> {
+    let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
+    if !is_plain || !begins || name.len() < 2 || name.len() > SNAPSHOT_NAME_MAX {
+        let name = crate::fault::cut(name);
+        return Err(format!(
+            "`{name}` is no name of a snapshot: a letter, then letters, digits, `_` and `-`, 2 to {SNAPSHOT_NAME_MAX} in all"
+        ));
+    }
+    if matches!(name, "current" | "pending") {
+        return Err(format!("`{name}` is no name that a snapshot can have: Proxmox VE calls something else so"));
+    }
+    Ok(())
+}
+
+fn word(what: &str, text: Option<&str>) -> Result<(), String> {
+    let is_word = |text: &str| !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());
+    if text.is_none_or(is_word) { Ok(()) } else { Err(format!("`{what}` is no name")) }
+}
+
+fn text(what: &str, text: Option<&str>) -> Result<(), String> {
+    if text.is_none_or(|text| text.len() <= TEXT_MAX) { Ok(()) } else { Err(format!("`{what}` has at most {TEXT_MAX} bytes")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_class_and_is_read_back_as_it_was_written() {
+        let archive = "local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst";
+        for (kind, params, class) in [
+            ("start", json!({}), Class::R2),
+            ("stop", json!({}), Class::R3),
+            ("shutdown", json!({ "timeout_s": 60 }), Class::R2),
+            ("shutdown", json!({ "force": true }), Class::R3),
+            ("reboot", json!({}), Class::R2),
+            ("suspend", json!({ "to_disk": true }), Class::R2),
+            ("resume", json!({}), Class::R2),
+            ("reset", json!({}), Class::R3),
+            ("set-config", json!({ "type": "qemu", "set": { "memory": "2048" }, "delete": ["onboot"] }), Class::R3),
+            ("resize", json!({ "disk": "scsi0", "size": "32G" }), Class::R3),
+            ("snapshot-create", json!({ "name": "before", "memory": true }), Class::R2),
+            ("snapshot-delete", json!({ "name": "before" }), Class::R4),
+            ("snapshot-rollback", json!({ "name": "before", "start": true }), Class::R3),
+            ("snapshot-list", json!({}), Class::R0),
+            ("clone", json!({ "newid": "102", "full": true }), Class::R2),
+            ("create", json!({ "type": "lxc", "ostemplate": "local:vztmpl/d.tar.zst", "config": { "hostname": "a" } }), Class::R2),
+            ("destroy", json!({ "stop": true, "backup_first": "local" }), Class::R4),
+            ("backup", json!({ "storage": "local", "mode": "suspend" }), Class::R2),
+            ("restore", json!({ "type": "qemu", "archive": archive }), Class::R2),
+            ("restore", json!({ "type": "qemu", "archive": archive, "over": true }), Class::R3),
+            ("migrate", json!({ "target": "pve-2", "online": true }), Class::R3),
+        ] {
+            let op = GuestOp::read(kind, &params).unwrap();
+            assert_eq!((op.kind(), op.params(), op.class()), (kind, params, class));
+            assert!(crate::op::Act::KINDS.contains(&kind));
+        }
+    }
+
+    #[test]
+    fn what_the_host_would_not_take_is_refused_before_it_is_signed() {
+        for (kind, params, says) in [
+            ("explode", json!({}), "no operation"),
+            ("start", json!({ "now": true }), "unknown field"),
+            ("shutdown", json!({ "timeout_s": 0 }), "1 to 3600"),
+            ("reboot", json!({ "force": true }), "`shutdown`"),
+            ("set-config", json!({ "type": "qemu" }), "changes nothing"),
+            ("set-config", json!({ "type": "qemu", "set": { "args": "-x" } }), "only root"),
+            ("set-config", json!({ "type": "qemu", "set": { "cores": "0" } }), "cores"),
+            ("set-config", json!({ "type": "lxc", "set": { "scsi0": "local:8" } }), "no key of a container"),
+            ("set-config", json!({ "type": "qemu", "set": { "memory": "1024" }, "delete": ["memory"] }), "set and taken out"),
+            ("resize", json!({ "disk": "scsi0", "size": "+4G" }), "no size"),
+            ("snapshot-create", json!({ "name": "current" }), "something else"),
+            ("snapshot-create", json!({ "name": "1st" }), "a letter"),
+            ("snapshot-rollback", json!({}), "missing field"),
+            ("clone", json!({ "newid": "99" }), "guest's number"),
+            ("create", json!({ "type": "lxc" }), "ostemplate"),
+            ("destroy", json!({ "now": true, "purge_after_s": 5 }), "exclude"),
+            ("migrate", json!({ "target": "a/b" }), "no name of a node"),
+        ] {
+            let fault = GuestOp::read(kind, &params).unwrap_err();
+            assert!(fault.message.contains(says), "{kind} {params}: {fault}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_its_own_bears_the_whole_id_of_its_operation() {
+        let op_id = OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap();
+        let name = SnapshotCreate::default().name(&op_id);
+        assert_eq!(snapshot(&name), Ok(()));
+        assert!(name.ends_with(op_id.as_str()) && name.len() <= SNAPSHOT_NAME_MAX);
+    }
+}
