@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::clock::{Clock, Skew};
 use crate::config::Config;
 use crate::db::Db;
-use crate::driver::Driver;
+use crate::driver::{Driver, Finding};
 use crate::identity::{Enrolment, StateDir};
 use crate::journal::codec::{self, Rest};
 use crate::journal::fs::RealFs;
@@ -65,7 +65,13 @@ pub async fn examine<D: Driver>(config: &Config, driver: Option<D>) -> Vec<Check
     checks.push(ledger(&config.state));
     checks.push(journal(&config.state.join("journal")));
     if let Some(driver) = driver {
-        checks.push(engine(driver).await);
+        checks.push(engine(&driver).await);
+        let findings = tokio::time::timeout(OBSERVE_TIMEOUT, driver.examine()).await.unwrap_or_default();
+        checks.extend(findings.into_iter().map(|Finding { name, found }| match found {
+            Ok(found) => check(name, Outcome::Ok, found),
+            // What it may not do may be what nobody wants of it.
+            Err(wrong) => check(name, if name == "proxmox token" { Outcome::Warning } else { Outcome::Failed }, wrong),
+        }));
     }
     checks.extend(registries(config));
     checks.push(secrets(config));
@@ -216,7 +222,7 @@ fn journal(dir: &Path) -> Check {
     }
 }
 
-async fn engine<D: Driver>(driver: D) -> Check {
+async fn engine<D: Driver>(driver: &D) -> Check {
     const NAME: &str = "engine";
     match tokio::time::timeout(OBSERVE_TIMEOUT, driver.observe()).await {
         Ok(Ok(observed)) => check(NAME, Outcome::Ok, format!("{} answers", observed.engine_version.as_deref().unwrap_or(driver.name()))),

@@ -466,6 +466,7 @@ fn write_time_floor(tx: &Transaction<'_>, floor: &TimeFloor) -> Result<(), DbErr
     put_meta(tx, TIME_FLOOR, &format!("{} {} {}", floor.at.0, floor.uptime_s, floor.boot_id))
 }
 
+pub mod buried;
 mod notes;
 mod standing;
 #[cfg(test)]

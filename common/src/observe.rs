@@ -11,7 +11,7 @@ use crate::topology::{Attachment, Healthcheck, Ipam, MountSpec, Nanos, Options, 
 
 mod guest;
 
-pub use guest::{GuestStatus, ObservedGuest, ObservedPve, ObservedSnapshot, TAG};
+pub use guest::{BURIED_TAG, GuestStatus, ObservedGuest, ObservedPve, ObservedSnapshot, TAG};
 
 /// The label that holds the cluster of an owned object.
 pub const LABEL_CLUSTER: &str = "moorline.cluster";

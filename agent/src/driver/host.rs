@@ -11,7 +11,7 @@ use moorline_common::plan::{Action, Step};
 use serde_json::Value;
 
 use super::pve::{PveDriver, Transport};
-use super::{Begun, Driver, DriverError, DriverErrorKind, Found, Known, OpOrder, Ownership, Taker, logs, op, pulls};
+use super::{Begun, Driver, DriverError, DriverErrorKind, Finding, Found, Known, OpOrder, Ownership, Taker, Tasks, logs, op, pulls};
 use crate::limits::PVE_PARALLELISM;
 
 /// See the module.
@@ -119,6 +119,13 @@ impl<D: Driver, T: Transport> Driver for HostDriver<D, T> {
         }
     }
 
+    async fn examine(&self) -> Vec<Finding> {
+        match &self.pve {
+            Some(pve) => pve.examine().await,
+            None => Vec::new(),
+        }
+    }
+
     fn pulls(&self) -> pulls::View {
         self.engine.as_ref().map_or_else(pulls::View::empty, Driver::pulls)
     }
@@ -131,9 +138,13 @@ impl<D: Driver, T: Transport> Driver for HostDriver<D, T> {
     }
 
     async fn apply(&self, step: &Step) -> Result<(), DriverError> {
+        self.apply_told(step, Tasks::nobody()).await
+    }
+
+    async fn apply_told(&self, step: &Step, tasks: Tasks) -> Result<(), DriverError> {
         match (&step.action, &self.engine) {
             (Action::Guest(action), _) => match &self.pve {
-                Some(pve) => pve.apply(action).await,
+                Some(pve) => pve.apply(action, tasks).await,
                 // A simulated engine has guests of its own.
                 None => match &self.engine {
                     Some(engine) => engine.apply(step).await,

@@ -28,12 +28,15 @@ pub mod pulls;
 pub mod pve;
 pub mod sim;
 mod survey;
+mod tasks;
 
 pub use known::Known;
 pub use logs::Taker;
 #[cfg(test)]
 pub(crate) use op::KINDS;
 pub use op::{Begun, Found, OpOrder, OpResult};
+pub use pve::Finding;
+pub use tasks::Tasks;
 
 /// Whose objects a driver counts as owned: those whose labels name this cluster and this host, and those that were taken over.
 #[derive(Debug, Clone)]
@@ -90,6 +93,11 @@ pub trait Driver: Send + Sync + 'static {
     /// Never mutates.
     fn observe(&self) -> impl Future<Output = Result<Observed, DriverError>> + Send;
 
+    /// What it takes to work besides that it answers: what was looked at, and what was found or is wrong. Never mutates.
+    fn examine(&self) -> impl Future<Output = Vec<Finding>> + Send {
+        std::future::ready(Vec::new())
+    }
+
     /// How far its pulls are.
     fn pulls(&self) -> pulls::View {
         pulls::View::empty()
@@ -103,6 +111,12 @@ pub trait Driver: Send + Sync + 'static {
     /// Makes one step so. Safe to repeat after a crash at any point within. What may take long outside the engine (a
     /// pull, a container that takes its time to stop) runs [`crate::lane::aside`], within a limit of its own.
     fn apply(&self, step: &Step) -> impl Future<Output = Result<(), DriverError>> + Send;
+
+    /// As [`Self::apply`]; `tasks` is told of what goes on in the engine under a name, before it is waited for.
+    fn apply_told(&self, step: &Step, tasks: Tasks) -> impl Future<Output = Result<(), DriverError>> + Send {
+        drop(tasks);
+        self.apply(step)
+    }
 
     /// Waits until something that may be ours changed, or the engine went away; reconnects by itself with backoff, and
     /// then tells of what it may have missed. Cancel-safe.

@@ -4,16 +4,20 @@
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault, cut};
-use moorline_common::op::{Act, State};
+use moorline_common::op::{Act, GuestOp, State};
+use moorline_common::pve::{Vmid, incarnation};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::call::{Begin, Refused, Since, failed, is_own, may_mend};
 use super::carry::started;
 use super::{Op, Shared};
+use crate::clock::Clock;
+use crate::db::blocking;
 use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{Seat, Turn};
+use crate::ledger::buried::Buried;
 use crate::limits::EVIDENCE_LOOKS;
 use crate::plant::planted;
 
@@ -238,6 +242,9 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         if op.order.act == Act::TimeReset && state == State::Succeeded {
             self.parts.journal.set_time_floor(op.order.statement.not_before);
         }
+        if state == State::Succeeded {
+            self.bury(op).await?;
+        }
         crate::crash::point("op.end.before");
         let fault = result.fault.map(|f| Fault::new(f.code, cut(&f.message)));
         if planted("end without a record") {
@@ -251,6 +258,33 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         crate::crash::point("op.end.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), %state, "ended");
         Ok(())
+    }
+
+    /// Notes when a guest goes that was destroyed and is kept for a while.
+    async fn bury(&self, op: &Op) -> Result<(), JournalError> {
+        let Act::Guest(GuestOp::Destroy(destroy)) = &op.order.act else { return Ok(()) };
+        let (Some(kept_s), Some(vmid)) = (destroy.kept_s(), Vmid::of(op.resource())) else { return Ok(()) };
+        let Some(incarnation) = &op.order.statement.incarnation else { return Ok(()) };
+        let (lasting, op_id) = (incarnation::lasting(incarnation).to_owned(), op.id().clone());
+        let mut failures = 0_u32;
+        loop {
+            let (ledger, boot) = (self.parts.gate.ledger().clone(), Clock.boot());
+            let (lasting, op_id) = (lasting.clone(), op_id.clone());
+            let noted = blocking(move || {
+                let purge_at = ledger.time_floor()?.now(&boot).plus(kept_s.into());
+                ledger.bury(&Buried { vmid, lasting, op_id, purge_at })
+            });
+            match noted.await {
+                Ok(()) => return Ok(()),
+                // It is stopped and protected already: it waits until that is noted, or for the next start.
+                Err(error) if self.stopping.is_cancelled() => return Err(JournalError::Failed(error.to_string())),
+                Err(error) => {
+                    tracing::error!(%error, "the ledger does not take when a guest goes");
+                    failures = failures.saturating_add(1);
+                    self.back_off(failures).await;
+                }
+            }
+        }
     }
 
     /// Nothing proves how it ended: its lane stops until an operator has looked.

@@ -8,6 +8,7 @@
 //! - [`retry`]: when a resource is tried again.
 //! - `record`: what goes into journal and ledger.
 //! - `notes`: what objects are beside their labels.
+//! - `graves`: guests that were destroyed and are kept for a while.
 //! - `steps`: steps on their way.
 //! - `turns`: its place among the operations.
 //! - `trial`: whether the host is healthy.
@@ -41,6 +42,7 @@ use crate::limits::{DRAIN_TIMEOUT, ENGINE_RETRY, RESYNC_INTERVAL, WAITING_LOOK, 
 use crate::plant::planted;
 use crate::report::HostState;
 
+mod graves;
 mod look;
 mod notes;
 mod publish;
@@ -51,6 +53,7 @@ mod trial;
 mod turns;
 pub mod work;
 
+use graves::Graves;
 use look::{Look, finished, is_believed, listen};
 use notes::Notes;
 use record::{Bookkeeping, random};
@@ -112,6 +115,7 @@ pub struct Reconciler<D, J> {
     state: watch::Sender<HostState>,
     books: Bookkeeping,
     notes: Notes,
+    graves: Graves,
     done: (mpsc::UnboundedSender<Done>, mpsc::UnboundedReceiver<Done>),
     turns: Turns,
     work: Work,
@@ -174,6 +178,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             events: Arc::new(Notify::new()),
             state,
             notes: Notes::new(ledger.clone(), known),
+            graves: Graves::new(ledger.clone()),
             books: Bookkeeping::new(ledger),
             // Bounded by the steps in flight, which the lanes bound.
             done: mpsc::unbounded_channel(),
@@ -324,9 +329,11 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         }
         let doubtful: BTreeSet<ResourceId> = self.touched.union(&self.turns.worked()).cloned().collect();
         let mut is_seen_whole = self.touched.is_empty();
+        let due = self.graves.due(&observed).await;
         let plan = self.desired.clone().map(|d| {
-            let mut plan = plan_given(&d.identity, &d.spec, &observed, self.given(&d, &self.left_fields(&d)));
-            plan.steps.retain(|step| !self.is_held(&d, &step.resource));
+            let left = self.left_fields(&d);
+            let mut plan = plan_given(&d.identity, &d.spec, &observed, Given { due: Some(&due), ..self.given(&d, &left) });
+            plan.steps.retain(|step| step.action.ends_an_operation() || !self.is_held(&d, &step.resource));
             plan.drift.retain(|drift| !doubtful.contains(&drift.resource) && !self.is_held(&d, &drift.resource));
             // Of what is worked on the last word counts.
             plan.drift.extend(self.drift.iter().filter(|drift| doubtful.contains(&drift.resource)).cloned());
@@ -382,7 +389,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
     /// What the planner goes by, with what is `left` to an operator.
     fn given<'a>(&self, desired: &'a Desired, left: &'a Fields) -> Given<'a> {
         let applied = if self.was_settled { Some(&desired.spec) } else { desired.applied.as_ref() };
-        Given { applied, left: Some(left), mend: None, in_window: self.is_window_open(desired) }
+        Given { applied, left: Some(left), mend: None, in_window: self.is_window_open(desired), due: None }
     }
 
     /// Whether one of the host's maintenance windows is open.

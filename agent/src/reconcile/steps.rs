@@ -1,14 +1,16 @@
 //! Steps on their way: begun by a durable record in their lanes, and ended by one.
 
+use futures_util::FutureExt as _;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::ResourceId;
+use moorline_common::op::State;
 use moorline_common::plan::Step;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::record::{random, retryable};
 use super::{Done, Reconciler, record};
-use crate::driver::{Driver, DriverError, DriverErrorKind};
+use crate::driver::{Driver, DriverError, DriverErrorKind, Tasks};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{self, Turn};
 use crate::limits::{ENGINE_RETRY, STEP_TIMEOUT, STEPS_MAX, WORKING_LOOK};
@@ -78,7 +80,7 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         // Once it is to stop nothing begins, also not in a lane that an operation has just left in doubt.
         let at_once = if self.stopping.is_cancelled() { 0 } else { STEPS_MAX };
         for step in self.work.take_ready(at_once) {
-            let is_held = self.desired.as_ref().is_some_and(|d| self.is_held(d, &step.resource));
+            let is_held = !step.action.ends_an_operation() && self.desired.as_ref().is_some_and(|d| self.is_held(d, &step.resource));
             // An operation may have worked on it since the plan was made.
             let is_worked = worked.contains(&step.resource) || worked.contains(&ResourceId::host());
             self.wants_look |= is_held || is_worked;
@@ -102,10 +104,11 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         self.touched.insert(step.resource.clone());
         tracing::info!(op = %op_id, resource = %step.resource, kind = record::kind(&step.action), reason = %step.reason, "step");
         let (driver, notes, copy) = (self.driver.clone(), self.notes.clone(), step.clone());
+        let tasks = self.tasks_of(&step, op_id);
         let job = async move {
             notes.begin(&copy.action).await?;
             crate::crash::point("reconcile.step.before");
-            let applied = lane::within(STEP_TIMEOUT, driver.apply(&copy)).await;
+            let applied = lane::within(STEP_TIMEOUT, driver.apply_told(&copy, tasks)).await;
             crate::crash::point("reconcile.step.after");
             applied.unwrap_or_else(|| Err(retryable(format!("the step did not end within {} s", STEP_TIMEOUT.as_secs()))))?;
             notes.end(&copy.action).await
@@ -116,6 +119,21 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
             // The reconciler is gone only when the agent stops.
             let _ = done.send(Done { step, op_id, result, turn });
         });
+    }
+
+    /// Records under which name a step goes on in the engine. What the journal does not take now is seen on the engine itself.
+    fn tasks_of(&self, step: &Step, op_id: Uuid) -> Tasks {
+        let (journal, resource, kind) = (self.journal.clone(), step.resource.clone(), record::kind(&step.action));
+        Tasks::told(move |task| {
+            let entry = Entry { task: Some(task), ..Entry::step(op_id, resource.clone(), kind, State::TaskRunning) };
+            let recorded = journal.append(vec![entry]);
+            async move {
+                if let Err(error) = recorded.await {
+                    tracing::warn!(%error, "the task of a step is not recorded");
+                }
+            }
+            .boxed()
+        })
     }
 
     /// Takes the ends of steps: this one and all that have come in the meantime.

@@ -11,6 +11,9 @@ use crate::pve::{GuestKind, Vmid, incarnation};
 /// The tag of guests that Moorline made.
 pub const TAG: &str = "moorline";
 
+/// The tag of a guest that was destroyed and is kept for a while: who takes it away keeps the guest.
+pub const BURIED_TAG: &str = "moorline-deleted";
+
 /// One observation of Proxmox VE on a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +61,9 @@ pub struct ObservedGuest {
     /// What works on it, such as `backup`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<String>,
+    /// The kind of a task that runs on it now, such as `qmshutdown`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
     /// Whether the cluster's resource manager starts and stops it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_ha_managed: bool,

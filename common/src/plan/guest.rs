@@ -16,7 +16,7 @@ use crate::canonical::version_hash;
 use crate::drift::shown;
 use crate::fault::Code;
 use crate::id::{HostId, ResourceId};
-use crate::observe::{EngineState, GuestStatus, ObservedGuest, Owner, TAG};
+use crate::observe::{BURIED_TAG, EngineState, GuestStatus, ObservedGuest, Owner, TAG};
 use crate::pve::guest::{self, Config, ConfigChange, GuestConfig};
 use crate::pve::keys::{self, Shape};
 use crate::pve::{GuestKind, Vmid, incarnation};
@@ -91,6 +91,8 @@ pub enum GuestAct {
         /// How long it may take to end, in seconds.
         timeout_s: u32,
     },
+    /// Remove it with all that it holds: it was destroyed, and the time for which it was kept is over.
+    Purge,
 }
 
 impl GuestAct {
@@ -104,6 +106,7 @@ impl GuestAct {
             GuestAct::Resume => "resume",
             GuestAct::Shutdown { .. } => "shutdown",
             GuestAct::Reboot { .. } => "reboot",
+            GuestAct::Purge => "purge",
         }
     }
 
@@ -118,12 +121,14 @@ impl GuestAct {
             GuestAct::Resume => "resume-guest",
             GuestAct::Shutdown { .. } => "shutdown-guest",
             GuestAct::Reboot { .. } => "reboot-guest",
+            GuestAct::Purge => "purge-guest",
         }
     }
 
     pub(super) const fn effect(&self) -> Effect {
         match self {
             GuestAct::Create { .. } => Effect::Create,
+            GuestAct::Purge => Effect::Remove,
             GuestAct::Adopt
             | GuestAct::Update { .. }
             | GuestAct::Start
@@ -137,6 +142,9 @@ impl GuestAct {
 impl GuestAction {
     /// What is known of the guest from now on: the key of the note, and what it says. One that is made is known once it is seen.
     pub(super) fn note(&self) -> Option<(String, Owner)> {
+        if self.act == GuestAct::Purge {
+            return None;
+        }
         let lasting = incarnation::lasting(self.incarnation.as_deref()?);
         let owner = Owner {
             topology: self.topology.clone(),
@@ -170,7 +178,11 @@ pub fn marker(host: &HostId, vmid: Vmid) -> String {
 
 /// Drafts the steps for guests.
 pub(super) fn plan(scene: &Scene<'_>, draft: &mut Draft) {
-    for (vmid, spec) in scene.desired.guests() {
+    let due = scene.given.due.into_iter().flatten();
+    for (vmid, lasting) in due {
+        plan_purge(scene, *vmid, lasting, draft);
+    }
+    for (vmid, spec) in scene.desired.guests().filter(|(vmid, _)| !draft.has_step(&vmid.resource())).collect::<Vec<_>>() {
         plan_guest(&Case::new(scene, vmid, spec), draft);
     }
     let Some(applied) = scene.given.applied else { return };
@@ -336,6 +348,9 @@ fn unusable(case: &Case<'_>, live: &ObservedGuest) -> Option<(Option<Code>, Stri
     if live.is_template {
         return Some((Some(Code::PreconditionFailed), "it is a template, which never runs and never changes".to_owned()));
     }
+    if let Some(task) = live.task.as_ref().filter(|_| live.lock.is_none()) {
+        return Some((None, format!("waits for a task that runs on it ({task})")));
+    }
     let lock = live.lock.as_ref()?;
     let remedy = "if nothing works on it any more, an administrator unlocks it on its node";
     Some((None, format!("it is locked ({lock}): waits for that to end; {remedy}")))
@@ -470,6 +485,33 @@ fn plan_removed(case: &Case<'_>, draft: &mut Draft) {
     draft.step(&case.resource, case.action(case.shutdown(case.spec)), "not in the slice: it is stopped, and stays".to_owned());
 }
 
+/// Whether a guest is the one that was destroyed and is kept: who takes the tag away, or puts another guest in its place, keeps it.
+#[must_use]
+pub fn is_buried(live: &ObservedGuest, lasting: &str) -> bool {
+    let tags = live.config.as_ref().and_then(|config| config.set.get("tags"));
+    live.lasting() == Some(lasting) && tags.is_some_and(|tags| tags.split([';', ',', ' ']).any(|tag| tag == BURIED_TAG))
+}
+
+/// A guest whose time is over goes.
+fn plan_purge(scene: &Scene<'_>, vmid: Vmid, lasting: &str, draft: &mut Draft) {
+    let live = scene.observed.guests().find(|(id, _)| *id == vmid).map(|(_, live)| live);
+    let Some(live) = live.filter(|live| is_buried(live, lasting)) else { return };
+    let resource = vmid.resource();
+    if let Some(work) = live.lock.as_ref().or(live.task.as_ref()) {
+        return draft.block(&resource, None, format!("it was destroyed, and something works on it ({work}): waits for that to end"));
+    }
+    let action = GuestAction {
+        vmid,
+        kind: live.kind,
+        topology: scene.topology.as_str().to_owned(),
+        spec: String::new(),
+        incarnation: live.incarnation.clone(),
+        adopted: false,
+        act: GuestAct::Purge,
+    };
+    draft.step(&resource, Action::Guest(Box::new(action)), "it was destroyed, and the time for which it was kept is over".to_owned());
+}
+
 /// The config of a guest as fields, for those who review a step.
 pub(super) fn fields(action: &GuestAction, live: Option<&ObservedGuest>) -> Vec<Difference> {
     let state = |wanted: &str| {
@@ -489,7 +531,7 @@ pub(super) fn fields(action: &GuestAction, live: Option<&ObservedGuest>) -> Vec<
         }
         GuestAct::Start | GuestAct::Resume => state("running"),
         GuestAct::Shutdown { .. } => state("stopped"),
-        GuestAct::Adopt | GuestAct::Reboot { .. } => Vec::new(),
+        GuestAct::Adopt | GuestAct::Reboot { .. } | GuestAct::Purge => Vec::new(),
     }
 }
 
@@ -570,11 +612,12 @@ mod tests {
     fn strangers_templates_and_locked_guests_are_left_alone() {
         let mut engine = settled(&db());
         type Change = fn(&mut ObservedGuest);
-        let cases: [(Change, Option<Code>); 5] = [
+        let cases: [(Change, Option<Code>); 6] = [
             (|live| (live.owner, live.is_marked) = (None, false), Some(Code::NotOwned)),
             (|live| live.kind = GuestKind::Lxc, Some(Code::PreconditionFailed)),
             (|live| live.is_template = true, Some(Code::PreconditionFailed)),
             (|live| live.lock = Some("backup".to_owned()), None),
+            (|live| live.task = Some("qmshutdown".to_owned()), None),
             (|live| live.config = None, Some(Code::PermissionDenied)),
         ];
         for (change, code) in cases {
@@ -697,6 +740,23 @@ mod tests {
         assert_eq!((plan.steps.len(), plan.drift.len(), plan.blocked[0].code), (0, 0, Some(Code::EngineUnreachable)));
         engine.pve = None;
         assert_eq!(super::super::plan(&identity(), &db(), &engine.observed()).blocked[0].code, Some(Code::NotThere));
+    }
+
+    #[test]
+    fn one_that_was_destroyed_goes_when_its_time_is_over_and_stays_when_its_tag_is_taken_away() {
+        let mut engine = settled(&db());
+        let lasting = live(&mut engine).lasting().unwrap().to_owned();
+        let due = BTreeMap::from([(vmid(101), lasting)]);
+        let none = HostSpec::default();
+        let plan = |engine: &Engine| {
+            let given = Given { applied: Some(&none), due: Some(&due), ..Given::default() };
+            verbs(&plan_given(&identity(), &none, &engine.observed(), given))
+        };
+        assert!(plan(&engine).is_empty(), "it bears no such tag");
+        set(&mut engine, "tags", "prod;moorline;moorline-deleted");
+        assert_eq!(plan(&engine), ["purge pve/guest/101"]);
+        live(&mut engine).incarnation = Some("vm:00000000-0000-4000-8000-000000000099:-".to_owned());
+        assert!(plan(&engine).is_empty(), "it is another guest");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::drift::Drift;
 use crate::id::{ClusterId, HostId, ResourceId, TopologyId};
 use crate::observe::Observed;
+use crate::pve::Vmid;
 use crate::topology::{HostSpec, NetworkSpec, PullPolicy, SealedFile, ServiceSpec, Update, VolumeSpec};
 use draft::Draft;
 use scene::Scene;
@@ -120,6 +121,8 @@ pub struct Given<'a> {
     pub mend: Option<&'a Mend>,
     /// Whether one of the host's maintenance windows is open, if it has any.
     pub in_window: bool,
+    /// Guests that were destroyed and kept for a while, and whose time is over, with what of their incarnations stays.
+    pub due: Option<&'a BTreeMap<Vmid, String>>,
 }
 
 /// Fields of resources.
@@ -331,6 +334,12 @@ impl Action {
             | Action::RemoveContainer { .. }
             | Action::Guest(_) => None,
         }
+    }
+
+    /// Whether it ends what an operation has begun, and so is done also when that holds the resource.
+    #[must_use]
+    pub fn ends_an_operation(&self) -> bool {
+        matches!(self, Action::Guest(action) if action.act == guest::GuestAct::Purge)
     }
 
     /// What is known of an object from now on though its labels do not tell: its engine's id (of a volume: [`volume_key`]), and

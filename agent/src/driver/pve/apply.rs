@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use moorline_common::fault::{Code, cut};
-use moorline_common::observe::GuestStatus;
+use moorline_common::observe::{BURIED_TAG, GuestStatus};
 use moorline_common::plan::guest::{GuestAct, GuestAction, marker};
 use moorline_common::pve::guest::{Config, ConfigChange};
 use moorline_common::pve::keys::{self, Shape};
@@ -12,7 +12,7 @@ use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, value}
 use moorline_common::topology::GuestSource;
 use serde_json::Value;
 
-use super::super::{DriverError, DriverErrorKind, Ownership, Taker};
+use super::super::{DriverError, DriverErrorKind, Ownership, Taker, Tasks};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
 use super::observe::{has_tag, incarnation_of, read_config};
 use super::task;
@@ -20,8 +20,13 @@ use crate::lane::aside;
 use crate::limits::{PVE_MAKE_TIMEOUT, PVE_STOP_MARGIN, PVE_TASK_TIMEOUT};
 
 /// Makes `action` so.
-pub(super) async fn apply<T: Transport>(client: &Client<T>, owned: &Ownership, action: &GuestAction) -> Result<(), DriverError> {
-    let hands = Hands { client, owned, at: GuestAt { kind: action.kind, vmid: action.vmid }, action };
+pub(super) async fn apply<T: Transport>(
+    client: &Client<T>,
+    owned: &Ownership,
+    action: &GuestAction,
+    tasks: Tasks,
+) -> Result<(), DriverError> {
+    let hands = Hands { client, owned, at: GuestAt { kind: action.kind, vmid: action.vmid }, action, tasks };
     match &action.act {
         GuestAct::Create { from, config, marker } => hands.create(from.as_ref(), config, marker).await,
         GuestAct::Adopt => hands.look().await.map(drop),
@@ -32,6 +37,7 @@ pub(super) async fn apply<T: Transport>(client: &Client<T>, owned: &Ownership, a
             let asked = params([("timeout", timeout_s.to_string().as_str()), ("forceStop", scalar::flag(*force))]);
             hands.power("shutdown", GuestStatus::Stopped, asked, patience(*timeout_s)).await
         }
+        GuestAct::Purge => hands.purge().await,
         GuestAct::Reboot { timeout_s } => {
             hands.look().await?;
             let asked = params([("timeout", timeout_s.to_string().as_str())]);
@@ -49,6 +55,7 @@ struct Hands<'a, T> {
     owned: &'a Ownership,
     at: GuestAt,
     action: &'a GuestAction,
+    tasks: Tasks,
 }
 
 impl<T: Transport> Hands<'_, T> {
@@ -102,6 +109,7 @@ impl<T: Transport> Hands<'_, T> {
     /// Waits for the task in an answer.
     async fn finish(&self, answer: &Value, what: &str, limit: Duration) -> Result<(), DriverError> {
         let Some(upid) = task::of_answer(answer, what)? else { return Ok(()) };
+        self.tasks.begun(upid.as_str()).await;
         let ended = aside(task::wait(self.client, &upid, limit, Taker::nobody())).await?;
         let Some(ended) = ended else {
             let message = format!("{what}: the task {upid} still runs after {} s", limit.as_secs());
@@ -126,6 +134,24 @@ impl<T: Transport> Hands<'_, T> {
         };
         let answer = answer.map_err(|e| e.into_driver(Code::StepFailed, &what))?;
         self.finish(&answer, &what, PVE_MAKE_TIMEOUT).await
+    }
+
+    /// Removes a guest that was destroyed and kept for a while, if it still is that one.
+    async fn purge(&self) -> Result<(), DriverError> {
+        let (config, digest) = match self.look().await {
+            Err(error) if error.kind == DriverErrorKind::NotFound => return Ok(()),
+            seen => seen?,
+        };
+        let is_buried = config.get("tags").is_some_and(|tags| tags.split([';', ',', ' ']).any(|tag| tag == BURIED_TAG));
+        if !is_buried || self.status().await? != GuestStatus::Stopped {
+            return Err(conflict(format!("guest {} is kept after all: it runs, or bears the tag `{BURIED_TAG}` no more", self.at.vmid)));
+        }
+        if config.get("protection").is_some_and(|text| scalar::boolean(text).unwrap_or(false)) {
+            let mut asked = params([("protection", "0")]);
+            asked.extend(digest.map(|digest| ("digest".to_owned(), digest)));
+            self.order(Verb::Put, &["config"], &asked, PVE_TASK_TIMEOUT).await?;
+        }
+        self.order(Verb::Delete, &[], &params([("purge", "1")]), PVE_TASK_TIMEOUT).await
     }
 
     async fn update(&self, change: &ConfigChange, digest: Option<&str>) -> Result<(), DriverError> {

@@ -6,6 +6,7 @@
 //! | `https` | the way there |
 //! | `task` | what goes on after an answer |
 //! | `observe` | what a node has |
+//! | `doctor` | whether all that is possible |
 //! | `poll` | noticing changes |
 //! | `apply` | steps |
 //! | `op` | operations: what must hold, and what proves them |
@@ -18,11 +19,12 @@ use moorline_common::op::{Act, GuestOp};
 use moorline_common::plan::guest::GuestAction;
 use serde_json::Value;
 
-use super::{Begun, DriverError, Found, OpOrder, Ownership, Taker};
+use super::{Begun, DriverError, Found, OpOrder, Ownership, Taker, Tasks};
 use crate::limits::OBSERVE_TIMEOUT;
 
 mod apply;
 pub mod client;
+mod doctor;
 pub mod https;
 mod observe;
 mod op;
@@ -31,6 +33,7 @@ mod stage;
 mod task;
 
 pub use client::{Client, Transport};
+pub use doctor::Finding;
 
 /// Talks to one node of Proxmox VE.
 pub struct PveDriver<T> {
@@ -57,12 +60,17 @@ impl<T: Transport> PveDriver<T> {
         observed.unwrap_or_else(|_| Err(DriverError::no_answer("observing Proxmox VE")))
     }
 
-    /// Makes a change to a guest so.
+    /// Makes a change to a guest so; `tasks` is told of those that it waits for.
     ///
     /// # Errors
     /// [`DriverError`].
-    pub async fn apply(&self, action: &GuestAction) -> Result<(), DriverError> {
-        apply::apply(&self.client, &self.owned, action).await
+    pub async fn apply(&self, action: &GuestAction, tasks: Tasks) -> Result<(), DriverError> {
+        apply::apply(&self.client, &self.owned, action, tasks).await
+    }
+
+    /// Looks whether the agent can work with the node. Changes nothing.
+    pub async fn examine(&self) -> Vec<Finding> {
+        doctor::examine(&self.client).await
     }
 
     /// Waits until something on the node has changed. Cancel-safe.

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::super::{DriverError, Ownership};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
+use super::task;
 use crate::limits::PVE_CALLS_AT_ONCE;
 
 /// What a config says of a guest besides its settings.
@@ -69,6 +70,9 @@ pub(super) async fn observe<T: Transport>(client: &Client<T>, owned: &Ownership,
     }
     for vmid in managed_elsewhere(client).await.map_err(failed)? {
         guests.entry(vmid).and_modify(|guest| guest.is_ha_managed = true);
+    }
+    for (vmid, kind) in task::running(client).await.map_err(failed)? {
+        guests.entry(vmid).and_modify(|guest| guest.task = Some(kind));
     }
     let asked: Vec<(Vmid, GuestKind, GuestStatus)> =
         guests.iter().filter(|(vmid, guest)| matters(owned, **vmid, guest)).map(|(vmid, g)| (*vmid, g.kind, g.status)).collect();
@@ -121,6 +125,7 @@ fn listed(kind: GuestKind, entry: &Value) -> Option<(Vmid, ObservedGuest)> {
         incarnation: None,
         is_template: lenient::flag(entry.get("template")),
         lock: text("lock"),
+        task: None,
         is_ha_managed: false,
         snapshots: BTreeMap::new(),
         config: None,

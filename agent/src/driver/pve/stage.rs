@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use moorline_common::fault::{Code, cut};
 use moorline_common::id::OpId;
-use moorline_common::observe::{GuestStatus, TAG};
+use moorline_common::observe::{BURIED_TAG, GuestStatus, TAG};
 use moorline_common::op::guest::{
     Backup, BackupMode, CloneTo, Create, Destroy, GuestOp, Migrate, Resize, Restore, SetConfig, Stop, snapshot_name,
 };
@@ -26,8 +26,6 @@ use super::op::{Before, Live, find, one};
 use super::task;
 use crate::limits::{PVE_BUSY_TRIES, PVE_TASK_LOOK};
 
-/// The tag of a guest that was destroyed and is kept for a while.
-pub(super) const BURIED_TAG: &str = "moorline-deleted";
 /// Before the name of such a guest.
 const BURIED_NAME: &str = "deleted-";
 

@@ -158,3 +158,19 @@ pub async fn about<T: Transport>(client: &Client<T>, vmid: Vmid) -> Result<Vec<U
     tasks.sort_by_key(|task| std::cmp::Reverse(task.started_s));
     Ok(tasks)
 }
+
+/// Consoles: they change nothing, and stay open for as long as somebody looks.
+const CONSOLES: [&str; 5] = ["vncproxy", "vncshell", "termproxy", "spiceproxy", "spiceshell"];
+
+/// The kinds of the tasks that run on guests now, as far as the token may see them.
+///
+/// # Errors
+/// [`CallError`].
+pub async fn running<T: Transport>(client: &Client<T>) -> Result<Vec<(Vmid, String)>, CallError> {
+    let answer = client.of_node(Verb::Get, &["tasks"], &params([("source", "active")])).await?;
+    let runs = |task: &&Value| lenient::text(task.get("status")).is_none_or(|status| status == "running" || status == "RUNNING");
+    let upid = |task: &Value| lenient::text(task.get("upid"))?.parse::<Upid>().ok();
+    let tasks = answer.as_array().into_iter().flatten().filter(runs).filter_map(upid);
+    let on_guests = tasks.filter(|task| !CONSOLES.contains(&task.kind.as_str()));
+    Ok(on_guests.filter_map(|task| Some((Vmid::parse(&task.id).ok()?, task.kind))).collect())
+}

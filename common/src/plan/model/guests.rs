@@ -34,6 +34,11 @@ impl Engine {
                 update(live, change);
                 self.own_guest(action)
             }
+            GuestAct::Purge => {
+                self.guest_mut(action)?;
+                self.pve.iter_mut().for_each(|pve| drop(pve.guests.remove(&action.vmid)));
+                Ok(())
+            }
             GuestAct::Start | GuestAct::Resume => {
                 let live = self.guest_mut(action)?;
                 live.status = GuestStatus::Running;
@@ -94,6 +99,7 @@ impl Engine {
             incarnation: Some(incarnation),
             is_template: false,
             lock: None,
+            task: None,
             is_ha_managed: false,
             snapshots: BTreeMap::new(),
             config: Some(Box::new(GuestConfig { kind, set: Config::new(), running: BTreeMap::new() })),
