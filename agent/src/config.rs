@@ -125,7 +125,8 @@ pub struct Policy {
     /// File systems, such as `nfs`, that volumes of the `local` driver may mount with any options.
     #[serde(default)]
     pub volume_types: Vec<String>,
-    /// Whether containers may be privileged: they can do what the host's root can.
+    /// Whether containers may be privileged: they can do what the host's root can. The same of guests that have the host's devices or
+    /// folders, run programs on it, or are containers without a user namespace.
     #[serde(default)]
     pub privileged: bool,
     /// Capabilities, such as `NET_ADMIN`, that containers may have besides the engine's usual ones.
@@ -146,8 +147,8 @@ pub struct Policy {
     /// Programs that containers may name to be run by.
     #[serde(default)]
     pub runtimes: Vec<String>,
-    /// Names of networks, volumes and containers that Moorline did not make and that a topology may use (`external`) or take over
-    /// (`adopt`); `*` at the end stands for any rest.
+    /// Names of networks, volumes, containers and guests (`guest/101`) that Moorline did not make and that a topology may use
+    /// (`external`) or take over (`adopt`); `*` at the end stands for any rest.
     #[serde(default)]
     pub outside: Vec<String>,
     /// The greatest class of operation that is done here, whoever signs it. `P` has to be named to be allowed.

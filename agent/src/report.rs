@@ -1,11 +1,13 @@
 //! What the agent says about its host: the state that every other part reads, and the signed report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use moorline_common::canonical::to_canonical;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, UnixSeconds, sha256_hex};
-use moorline_common::observe::{EngineState, Observed};
+use moorline_common::observe::{EngineState, Observed, ObservedGuest, ObservedPve};
+use moorline_common::pve::Vmid;
 use moorline_common::sign::{ENVELOPE_MAX, PrivateKey, Signed};
 use moorline_common::statement::{ApplyReport, ObservedReport};
 
@@ -103,12 +105,18 @@ fn fitting(observed: &Arc<Observed>, max: usize) -> Arc<Observed> {
     less.networks.retain(|_, n| n.owner.is_some());
     less.volumes.retain(|_, v| v.owner.is_some());
     less.containers.retain(|_, c| c.owner.is_some());
+    let guests = |less: &mut Observed, change: &mut dyn FnMut(&mut BTreeMap<Vmid, ObservedGuest>)| {
+        less.pve.iter_mut().for_each(|pve| change(&mut pve.guests));
+    };
+    guests(&mut less, &mut |guests| guests.retain(|_, guest| guest.owner.is_some()));
     if !fits(&less) {
         less.containers.values_mut().for_each(|c| c.config = None);
+        guests(&mut less, &mut |guests| guests.values_mut().for_each(|guest| guest.config = None));
     }
     if !fits(&less) {
         let Observed { engine, error, engine_version, engine_api, .. } = less;
-        less = Observed { engine, error, engine_version, engine_api, trimmed: true, ..Observed::default() };
+        let pve = less.pve.map(|pve| ObservedPve { guests: BTreeMap::new(), ..pve });
+        less = Observed { engine, error, engine_version, engine_api, pve, trimmed: true, ..Observed::default() };
     }
     Arc::new(less)
 }

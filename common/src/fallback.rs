@@ -10,11 +10,11 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::id::ResourceId;
-use crate::observe::{ContainerState, Health, Observed};
+use crate::observe::{ContainerState, GuestStatus, Health, Observed};
 use crate::plan::Identity;
 use crate::plan::lower::lower;
 use crate::statement::Fallback;
-use crate::topology::HostSpec;
+use crate::topology::{HostSpec, Power};
 
 /// How long a host has to be healthy without a break before a slice without a fallback counts as healthy.
 pub const HEALTHY_FOR_DEFAULT: Duration = Duration::from_secs(10);
@@ -113,9 +113,21 @@ fn by_health(healthy_for: Duration, known: Known) -> Result<Verdict, Option<Dura
 }
 
 /// What keeps a host that is as `spec` says from being healthy, if anything: each container that shall run for good has to run, and
-/// what has a healthcheck has to pass it. To be starting is not enough.
+/// what has a healthcheck has to pass it (to be starting is not enough); each guest that shall run has to run.
 #[must_use]
 pub fn ailing(identity: &Identity, spec: &HostSpec, observed: &Observed) -> Option<(ResourceId, String)> {
+    let mut guests = spec.guests().filter(|(_, guest)| guest.state == Some(Power::Running));
+    let ailing = guests.find_map(|(vmid, _)| {
+        let why = match observed.guests().find(|(live, _)| *live == vmid).map(|(_, live)| live.status) {
+            Some(GuestStatus::Running) => return None,
+            Some(GuestStatus::Stopped | GuestStatus::Paused) => "does not run",
+            None => "does not exist",
+        };
+        Some((vmid.resource(), why.to_owned()))
+    });
+    if ailing.is_some() {
+        return ailing;
+    }
     let lowered = lower(identity, spec);
     lowered.containers.into_iter().find_map(|(resource, wanted)| {
         let ends = wanted.may_complete || wanted.runs_once;

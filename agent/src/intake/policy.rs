@@ -8,9 +8,11 @@ use std::path::{Component, Path, PathBuf};
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::TopologyId;
+use moorline_common::plan::guest::note_key;
 use moorline_common::plan::lower::{container_names, network_name, volume_name};
+use moorline_common::pve::{Vmid, privilege};
 use moorline_common::topology::options::Logging;
-use moorline_common::topology::{HostSpec, MountKind, MountOptions, Options, ServiceSpec, VolumeSpec};
+use moorline_common::topology::{GuestSpec, HostSpec, MountKind, MountOptions, Options, ServiceSpec, VolumeSpec};
 
 use crate::config::Policy;
 
@@ -51,8 +53,11 @@ pub struct Guarded {
 /// # Errors
 /// [`Code::PolicyDenied`] with what would have to stand in the policy file.
 pub fn check(topology: &TopologyId, spec: &HostSpec, policy: &Policy, guarded: &Guarded, resolve: Resolve) -> Result<(), Fault> {
-    let Some(docker) = &spec.docker else { return Ok(()) };
     let check = Check { policy, guarded, resolve };
+    for (vmid, guest) in spec.guests() {
+        check.guest(vmid, guest)?;
+    }
+    let Some(docker) = &spec.docker else { return Ok(()) };
     for (name, network) in docker.networks.iter().filter(|(_, network)| network.external || network.adopt.is_some()) {
         let on_engine = network_name(topology, name, Some(network));
         // By these names an engine means namespaces: the host's among them.
@@ -102,6 +107,21 @@ impl Check<'_> {
         }
         let why = format!("{who}: `{}` is not Moorline's, and not among the names in `outside` of this host's policy file", cut(on_engine));
         Err(Fault::new(Code::PolicyDenied, why))
+    }
+
+    /// What makes a guest more of its node than guests are: class P. Disks of other guests are theirs.
+    fn guest(&self, vmid: Vmid, guest: &GuestSpec) -> Result<(), Fault> {
+        let who = format!("guest {vmid}");
+        if guest.adopt.is_some() {
+            self.outside(&note_key(vmid), &who)?;
+        }
+        if let Some(other) = privilege::others_disk(guest.kind, vmid, &guest.config) {
+            self.outside(&note_key(other), &format!("{who}, for a disk of guest {other}"))?;
+        }
+        match privilege::asked_for(guest.kind, &guest.config) {
+            Some(what) if !self.policy.privileged => denied(&who, &what, "privileged = true"),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The engine's `local` driver hands its options to mount(2): they can reach anything on the host.
@@ -376,6 +396,27 @@ mod tests {
             let network = json!({ "networks": { "x": { "external": true, "name": own } } });
             assert_eq!(ask(network, &["*"]), Err(Code::PolicyDenied), "{own} is a namespace and no network");
         }
+    }
+
+    #[test]
+    fn a_guest_is_no_more_of_its_node_or_of_other_guests_than_the_policy_says() {
+        let asks = |policy: &Policy, guest: Value| {
+            let spec = serde_json::from_value(json!({ "proxmox": { "guests": { "101": guest } } })).unwrap();
+            check(&edge(), &spec, policy, &Guarded::default(), resolve).map_err(|fault| fault.message)
+        };
+        let wide = Policy { privileged: true, outside: vec!["guest/10*".to_owned()], ..Policy::default() };
+        for (guest, remedy) in [
+            (json!({ "type": "qemu", "config": { "hostpci0": "mapping=gpu" } }), "privileged = true"),
+            (json!({ "type": "lxc", "config": { "unprivileged": "0" } }), "privileged = true"),
+            (json!({ "type": "qemu", "adopt": "vm:x" }), "`guest/101`"),
+            (json!({ "type": "qemu", "config": { "scsi1": "local-lvm:vm-102-disk-0" } }), "`guest/102`"),
+        ] {
+            let refused = asks(&Policy::default(), guest.clone()).unwrap_err();
+            assert!(refused.contains(remedy), "{guest}: {refused}");
+            assert_eq!(asks(&wide, guest), Ok(()));
+        }
+        let own = json!({ "type": "qemu", "config": { "scsi0": "local-lvm:8", "ide2": "local:iso/d.iso,media=cdrom" } });
+        assert_eq!(asks(&Policy::default(), own), Ok(()));
     }
 
     #[test]

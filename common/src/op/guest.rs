@@ -12,7 +12,7 @@ use super::{Class, HoldEffect};
 use crate::fault::{Code, Fault};
 use crate::id::{Generation, OpId};
 use crate::pve::guest::{self, Config};
-use crate::pve::{GuestKind, Vmid, scalar};
+use crate::pve::{GuestKind, Vmid, privilege, scalar};
 use crate::topology::GuestSource;
 
 /// The longest that a guest may take to stop, in seconds.
@@ -486,7 +486,10 @@ impl GuestOp {
 
     /// How much it can do.
     #[must_use]
-    pub const fn class(&self) -> Class {
+    pub fn class(&self) -> Class {
+        if self.config().is_some_and(|(kind, config)| privilege::asked_for(kind, config).is_some()) {
+            return Class::P;
+        }
         match self {
             GuestOp::SnapshotList => Class::R0,
             GuestOp::Start
@@ -509,6 +512,15 @@ impl GuestOp {
             | GuestOp::Migrate(_) => Class::R3,
             GuestOp::SnapshotDelete(_) | GuestOp::Destroy(_) => Class::R4,
         }
+    }
+
+    /// The config that it sets, and of which kind of guest.
+    #[must_use]
+    pub fn config(&self) -> Option<(GuestKind, &Config)> {
+        if let GuestOp::SetConfig(change) = self {
+            return Some((change.kind, &change.set));
+        }
+        if let GuestOp::Create(make) = self { Some((make.kind, &make.config)) } else { None }
     }
 
     /// What its success means for the reconcile pass towards `generation`.
@@ -647,6 +659,8 @@ mod tests {
             ("resume", json!({}), Class::R2),
             ("reset", json!({}), Class::R3),
             ("set-config", json!({ "type": "qemu", "set": { "memory": "2048" }, "delete": ["onboot"] }), Class::R3),
+            ("set-config", json!({ "type": "qemu", "set": { "hookscript": "local:snippets/h.pl" } }), Class::P),
+            ("create", json!({ "type": "qemu", "config": { "hostpci0": "mapping=gpu" } }), Class::P),
             ("resize", json!({ "disk": "scsi0", "size": "32G" }), Class::R3),
             ("snapshot-create", json!({ "name": "before", "memory": true }), Class::R2),
             ("snapshot-delete", json!({ "name": "before" }), Class::R4),

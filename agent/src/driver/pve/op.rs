@@ -24,7 +24,7 @@ use moorline_common::plan::guest::note_key;
 use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::Config;
 use moorline_common::pve::upid::Upid;
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, privilege, scalar};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -140,6 +140,13 @@ pub(super) async fn prepare<T: Transport>(
     let failed = |e: CallError| e.into_driver(Code::PreconditionFailed, &format!("looking at guest {vmid}"));
     let live = find(client, vmid).await.map_err(failed)?;
     let tasks = task::about(client, vmid).await.map_err(failed)?.iter().map(Upid::to_string).collect();
+    if let Some(other) = op.config().and_then(|(kind, config)| privilege::others_disk(kind, vmid, config)) {
+        return Err(refused(
+            order,
+            Code::NotOwned,
+            format!("it names a disk of guest {other}; only a topology may, where the host's policy does"),
+        ));
+    }
     if let Some(kind) = op.makes() {
         return match live {
             Some(_) => Err(refused(order, Code::AlreadyExists, format!("a guest {vmid} is there already"))),
