@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::{Draft, Step, explore, run};
+use crate::driver::sim::memory::Machine;
 use crate::plant::plant;
 
 const PLAIN: Draft =
@@ -122,7 +123,7 @@ fn scripts(bug: &str) -> Vec<Vec<Step>> {
 fn notices(bug: &'static str) -> bool {
     let _planted = plant(bug);
     let played = |play: &dyn Fn() -> Result<(), String>| !matches!(catch_unwind(AssertUnwindSafe(play)), Ok(Ok(())));
-    scripts(bug).iter().any(|steps| played(&|| run(steps))) || played(&|| explore(1, 150, false))
+    scripts(bug).iter().any(|steps| played(&|| run::<Machine>(steps))) || played(&|| explore::<Machine>(1, 150, false))
 }
 
 #[test]
@@ -135,7 +136,7 @@ fn each_planted_bug_is_caught() {
 fn without_a_planted_bug_the_same_is_right() {
     for bug in BUGS {
         for steps in scripts(bug) {
-            assert_eq!(run(&steps), Ok(()), "{bug}");
+            assert_eq!(run::<Machine>(&steps), Ok(()), "{bug}");
         }
     }
 }

@@ -30,18 +30,19 @@ use crate::journal::memory::MemoryJournal;
 use crate::lane::Lanes;
 use crate::ledger::Ledger;
 use crate::reconcile::{self, Reconciler};
-use crate::testing::{NOW, Operator, services};
+use crate::testing::{NOW, Operator};
 
 mod bugs;
 mod reference;
 mod rest;
 mod steps;
+pub mod world;
 
 use reference::{Paper, Reference, Signer};
-use steps::{Draft, Step, any_step};
+pub use steps::Draft;
+use steps::{Step, any_step};
+use world::World;
 
-/// The resources that orders are about.
-const RESOURCES: [&str; 3] = ["docker/container/edge-db-1", "docker/container/edge-web-1", "docker/image/demo:2"];
 /// The seeds of the suite.
 const SEEDS: [u64; 4] = [101, 205, 306, 508];
 
@@ -66,12 +67,12 @@ fn bob() -> PrivateKey {
 }
 
 /// The whole stage: machine, disk, operators, and the agent as often as it is started.
-struct Stage {
+struct Stage<W> {
     clocks: Clocks,
     begin: Instant,
     /// By how much the operators' clocks are fast, in seconds.
     ahead: u64,
-    machine: Machine,
+    machine: W,
     db: Db,
     journal: MemoryJournal,
     reference: Arc<Mutex<Reference>>,
@@ -96,17 +97,17 @@ async fn turns(n: u32) {
 }
 
 fn policy(deny: bool) -> Policy {
-    let ops_denied = if deny { vec![Reference::denied_kind().to_owned()] } else { Vec::new() };
+    let ops_denied = if deny { Reference::denied_kinds().map(str::to_owned).into() } else { Vec::new() };
     Policy { ops_denied, ..Policy::default() }
 }
 
-impl Stage {
+impl<W: World> Stage<W> {
     async fn new() -> Self {
         let clocks = Clocks::new(UnixSeconds(BEGINNING));
         let db = Db::in_memory();
         let journal = MemoryJournal::new(CLUSTER.keys.epoch.clone());
         let reference = Arc::new(Mutex::new(Reference::new(journal.clone(), Ledger::new(db.clone()))));
-        let machine = Machine::default();
+        let machine = W::new();
         let watched = reference.clone();
         machine.watch(move |event| watched.lock().unwrap_or_else(PoisonError::into_inner).seen(event));
         let intake = CLUSTER.ready_intake(&db).await;
@@ -210,9 +211,7 @@ impl Stage {
     }
 
     async fn send_slice(&mut self, generation: u64) {
-        let mut content = services(&["db", "web"], false);
-        // What was wanted once comes again.
-        content["docker"]["volumes"] = json!({ format!("v{}", self.known().contents % 3): {} });
+        let content = W::content(self.known().contents);
         self.intake.slice(CLUSTER.slice(generation, content)).await.unwrap();
     }
 
@@ -295,23 +294,8 @@ impl Stage {
     }
 
     fn draft(&mut self, draft: &Draft) -> usize {
-        let [db_or_web, image] = [RESOURCES[usize::from(draft.resource % 2)], RESOURCES[2]];
-        let (kind, resource, params) = match draft.kind {
-            0 | 1 => ("restart", db_or_web, json!({})),
-            2 | 3 => ("stop", db_or_web, json!({})),
-            4 => ("start", db_or_web, json!({})),
-            5 | 6 => ("kill", db_or_web, json!({ "signal": "SIGKILL" })),
-            7 => ("pause", db_or_web, json!({})),
-            8 => ("unpause", db_or_web, json!({})),
-            9 | 10 => ("exec", db_or_web, json!({ "argv": ["true"] })),
-            11 => ("destroy", db_or_web, json!({})),
-            12 => ("pull", image, json!({})),
-            13 => ("prune", "host", json!({})),
-            14 if draft.resource == 0 => ("time-reset", "host", json!({})),
-            14 => ("converge", db_or_web, json!({})),
-            _ => ("release", db_or_web, json!({})),
-        };
-        self.sign(kind, resource, params, draft)
+        let (kind, resource, params) = W::order(draft, self.signed.len());
+        self.sign(kind, &resource, params, draft)
     }
 
     fn pick(&self, n: u8) -> Option<&Paper> {
@@ -422,8 +406,8 @@ impl Stage {
 }
 
 /// Whether everything was right.
-async fn play(steps: &[Step]) -> Result<(), String> {
-    let mut stage = Stage::new().await;
+async fn play<W: World>(steps: &[Step]) -> Result<(), String> {
+    let mut stage = Stage::<W>::new().await;
     for step in steps {
         stage.step(step).await;
         stage.known().verdict()?;
@@ -434,9 +418,9 @@ async fn play(steps: &[Step]) -> Result<(), String> {
     stage.check_receipts()
 }
 
-fn run(steps: &[Step]) -> Result<(), String> {
+fn run<W: World>(steps: &[Step]) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(play(steps))
+    runtime.block_on(play::<W>(steps))
 }
 
 fn persistence() -> Box<dyn FailurePersistence> {
@@ -444,7 +428,7 @@ fn persistence() -> Box<dyn FailurePersistence> {
 }
 
 /// Runs `cases` cases of `seed`.
-fn explore(seed: u64, cases: u32, persist: bool) -> Result<(), String> {
+fn explore<W: World>(seed: u64, cases: u32, persist: bool) -> Result<(), String> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = ProptestConfig {
@@ -455,7 +439,7 @@ fn explore(seed: u64, cases: u32, persist: bool) -> Result<(), String> {
         ..ProptestConfig::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let explored = runner.run(&prop::collection::vec(any_step(), 1..60), |steps| run(&steps).map_err(TestCaseError::fail));
+    let explored = runner.run(&prop::collection::vec(any_step(), 1..60), |steps| run::<W>(&steps).map_err(TestCaseError::fail));
     explored.map_err(|error| match error {
         TestError::Fail(why, steps) => {
             let steps: Vec<String> = steps.iter().map(|step| format!("{step:?}")).collect();
@@ -474,7 +458,7 @@ fn part(n: u64) {
         Err(_) => SEEDS[usize::try_from(n).unwrap()],
     };
     println!("MOORLINE_MODEL_SEED={seed}");
-    if let Err(why) = explore(seed, CASES, true) {
+    if let Err(why) = explore::<Machine>(seed, CASES, true) {
         panic!("{why}");
     }
 }

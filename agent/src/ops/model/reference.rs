@@ -72,7 +72,7 @@ pub struct Reference {
     wrong: Vec<String>,
 }
 
-const DENIED: &str = "restart";
+const DENIED: [&str; 2] = ["restart", "reboot"];
 
 impl Reference {
     pub fn new(journal: MemoryJournal, ledger: Ledger) -> Self {
@@ -95,8 +95,8 @@ impl Reference {
         }
     }
 
-    /// The kind that the host's own policy forbids while `denied`.
-    pub const fn denied_kind() -> &'static str {
+    /// The kinds that the host's own policy forbids while `denied`.
+    pub const fn denied_kinds() -> [&'static str; 2] {
         DENIED
     }
 
@@ -136,7 +136,7 @@ impl Reference {
         if s.host_epoch.as_str().starts_with("bad") {
             return Err("another epoch");
         }
-        if facts.denied && s.kind == DENIED {
+        if facts.denied && DENIED.contains(&s.kind.as_str()) {
             return Err("denied by the policy");
         }
         if s.precondition.as_ref().and_then(|p| p.generation).is_some_and(|g| g.0 != facts.generation) {
@@ -228,8 +228,8 @@ impl Reference {
             self.fail(format!("{op_id} begins: {why}"));
         }
         let wanted = match paper.statement.kind.as_str() {
-            "stop" | "pause" | "destroy" | "kill" => Some(true),
-            "start" | "restart" | "unpause" => Some(false),
+            "stop" | "pause" | "destroy" | "kill" | "suspend" | "set-config" | "snapshot-rollback" => Some(true),
+            "start" | "restart" | "unpause" | "resume" => Some(false),
             _ => None,
         };
         let hold = entry.started.as_ref().and_then(|s| s.hold);

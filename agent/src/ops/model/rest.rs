@@ -6,12 +6,13 @@ use moorline_common::id::UnixSeconds;
 use moorline_common::op::State;
 use serde_json::json;
 
+use super::world::World;
 use super::{CLUSTER, Stage, turns};
 use crate::intake::judge::Own;
 use crate::ledger::Ledger;
 use crate::ops::Standing;
 
-impl Stage {
+impl<W: World> Stage<W> {
     /// All becomes well again; then everything ends, some of it by an operator's word.
     pub(super) async fn come_to_rest(&mut self) -> Result<(), String> {
         self.machine.unreachable(false);
