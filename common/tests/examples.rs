@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use moorline_common::canonical::version_hash;
 use moorline_common::id::{HostId, HostName};
-use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, TopologyFile};
+use moorline_common::topology::{self, BoundHost, HostSpec, Inputs, Power, TopologyFile};
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples")
@@ -43,7 +43,30 @@ fn every_example_is_read_and_sliced() {
             seen += 1;
         }
     }
-    assert!(seen >= 3);
+    assert!(seen >= 4);
+}
+
+#[test]
+fn guests_and_containers_of_one_host_stand_side_by_side_and_profiles_are_merged_setting_by_setting() {
+    let hosts = [host(1, "shop-17", &[]), host(2, "pve-1", &[])];
+    let slices = slices(&example("proxmox.yaml"), &hosts);
+    let guest = |host: &str, number: &str| {
+        let (_, guest) = slices[host].guests().find(|(vmid, _)| vmid.to_string() == number).unwrap();
+        guest.clone()
+    };
+    assert_eq!(slices["shop-17"].docker.as_ref().unwrap().services.len(), 1);
+    assert_eq!((slices["shop-17"].guests().count(), slices["pve-1"].guests().count()), (2, 2));
+    assert!(slices["pve-1"].docker.is_none());
+    let (shop, pve) = (guest("shop-17", "200"), guest("pve-1", "200"));
+    assert_eq!((shop.config["hostname"].as_str(), pve.config["hostname"].as_str()), ("dns-shop-17", "dns-pve-1"));
+    assert_eq!((shop.config["memory"].as_str(), pve.config["memory"].as_str()), ("512", "1024"));
+    assert_eq!((pve.config["rootfs"].as_str(), pve.config["onboot"].as_str()), ("local-lvm:4", "1"));
+    assert!(pve.from.unwrap().ostemplate.unwrap().starts_with("local:vztmpl/debian-12"));
+    let tills = guest("shop-17", "101");
+    assert_eq!((tills.state, tills.config["tags"].as_str(), tills.config["agent"].as_str()), (Some(Power::Running), "prod;tills", "1"));
+    let json = serde_json::to_value(&tills).unwrap();
+    assert_eq!(json["from"], serde_json::json!({ "clone": "9000", "full": true, "storage": "local-lvm" }));
+    assert_eq!(json["shutdown"], serde_json::json!({ "timeout_s": 120, "force": true }));
 }
 
 #[test]

@@ -242,9 +242,9 @@ const LXC_REFUSED: &[(&str, &str)] = &[
 pub fn find(kind: GuestKind, key: &str) -> Result<&'static Key, String> {
     let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
     let number = key.get(stem.len()..).filter(|digits| !digits.is_empty());
-    let (keys, refused) = match kind {
-        GuestKind::Qemu => (QEMU, QEMU_REFUSED),
-        GuestKind::Lxc => (LXC, LXC_REFUSED),
+    let keys = match kind {
+        GuestKind::Qemu => QEMU,
+        GuestKind::Lxc => LXC,
     };
     if let Some(found) = keys.iter().find(|known| known.name == key && known.count.is_none()) {
         return Ok(found);
@@ -258,14 +258,34 @@ pub fn find(kind: GuestKind, key: &str) -> Result<&'static Key, String> {
         }
         return Err(format!("`{stem}` goes from {stem}0 to {stem}{most}"));
     }
-    match BOTH.iter().chain(refused).find(|(name, _)| *name == key || *name == stem) {
-        Some((_, why)) => Err((*why).to_owned()),
+    match refusal(kind, key) {
+        Some(why) => Err(why.to_owned()),
         None => Err(match family {
             Some(_) => format!("it has a number: `{stem}0`"),
             None => format!("it is no key of a {}", if kind == GuestKind::Qemu { "virtual machine" } else { "container" }),
         }),
     }
 }
+
+/// Why a key that Proxmox VE has is none of a topology's; `None` for any other.
+#[must_use]
+pub fn refusal(kind: GuestKind, key: &str) -> Option<&'static str> {
+    let refused = match kind {
+        GuestKind::Qemu => QEMU_REFUSED,
+        GuestKind::Lxc => LXC_REFUSED,
+    };
+    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    BOTH.iter().chain(refused).find(|(name, _)| *name == key || *name == stem).map(|(_, why)| *why)
+}
+
+/// Whether a text of this key is a list of words with spaces between.
+#[must_use]
+pub fn is_list(key: &str) -> bool {
+    matches!(key, "nameserver" | "searchdomain")
+}
+
+/// The key whose text may also be yes or no.
+pub const HOTPLUG: &str = "hotplug";
 
 /// Every key that a topology may name, with the first of each family.
 pub fn all(kind: GuestKind) -> impl Iterator<Item = (String, &'static Key)> {

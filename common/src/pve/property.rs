@@ -112,7 +112,9 @@ impl Format {
         }
     }
 
-    fn names(&self) -> String {
+    /// Its keys, for messages.
+    #[must_use]
+    pub fn names(&self) -> String {
         let names = self.keys.iter().filter(|(_, field)| !matches!(field, Field::Alias(_) | Field::WordWith(..)));
         names.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     }

@@ -1,9 +1,11 @@
 //! Every key of the file: what may stand there, and what it means. The reader takes its known keys
 //! from these tables and the JSON Schema is made of them, so the two cannot disagree.
 
+mod proxmox;
 mod sealed;
 mod service;
 
+pub(crate) use proxmox::{FROM, GUEST, PROXMOX, SHUTDOWN};
 pub(crate) use sealed::{CONFIG, CONFIG_MOUNT, SECRET, SECRET_MOUNT};
 pub(crate) use service::{
     ATTACHMENT, BIND_OPTIONS, DEPENDENCY, DEPLOY, DEVICE, ENV_FILE, EXTENDS, HEALTHCHECK, LIMITS, LOGGING, MOUNT, PORT, RESERVATIONS,
@@ -86,6 +88,10 @@ pub(crate) enum Form {
     NamesOr(&'static Object),
     /// A map from names to objects (or nothing).
     Map(&'static Object),
+    /// A map from guests' numbers to objects.
+    Guests(&'static Object),
+    /// Settings of a guest, in Proxmox VE's own keys.
+    GuestConfig,
     /// An object.
     Object(&'static Object),
     /// A list of objects.
@@ -203,10 +209,11 @@ pub(crate) static PROFILE: Object = Object {
     about: "A named part of a host's desired state.",
     keys: &[
         key("docker", Form::Object(&DOCKER), "What Docker shall have."),
+        key("proxmox", Form::Object(&PROXMOX), "What Proxmox VE shall have."),
         key("policy", Form::Object(&POLICY), "What to do about drift on the hosts that use this profile."),
     ],
     never: &[],
-    later: &["proxmox"],
+    later: &[],
 };
 
 /// An entry under `hosts`.
@@ -217,10 +224,11 @@ pub(crate) static HOST: Object = Object {
     keys: &[
         key("use", Form::Names, "Profiles to merge, in order; later ones win, and what the entry says itself wins over all of them."),
         key("docker", Form::Object(&DOCKER), "What Docker shall have."),
+        key("proxmox", Form::Object(&PROXMOX), "What Proxmox VE shall have."),
         key("policy", Form::Object(&POLICY), "What to do about drift on this host."),
     ],
     never: &[],
-    later: &["proxmox"],
+    later: &[],
 };
 
 /// `docker`.

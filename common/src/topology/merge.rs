@@ -4,11 +4,12 @@
 //! What the Compose Specification lets one write as a list or as a map counts as a map (environment,
 //! labels, a service's networks, `depends_on`; mounts, secrets and configs by their target). Lists (ports, command,
 //! entrypoint, a healthcheck's test, address pools, aliases) are replaced whole; `ports: []` takes
-//! away the ports that came before.
+//! away the ports that came before. What a guest is made of (`from`) and how it is told to stop (`shutdown`) each are said in one
+//! place, and replaced whole.
 
 use std::collections::BTreeMap;
 
-use super::{Attachment, DockerSpec, Healthcheck, HostSpec, Ipam, NetworkSpec, ServiceSpec, Update, VolumeSpec};
+use super::{Attachment, DockerSpec, GuestSpec, Healthcheck, HostSpec, Ipam, NetworkSpec, ProxmoxSpec, ServiceSpec, Update, VolumeSpec};
 
 /// Merges a later part into `spec`. `empties_ports` says which services have an empty list of ports there.
 pub(crate) fn docker(spec: &mut HostSpec, part: DockerSpec, empties_ports: impl Fn(&str) -> bool) {
@@ -34,7 +35,26 @@ pub(crate) fn docker(spec: &mut HostSpec, part: DockerSpec, empties_ports: impl 
     }
 }
 
-fn by_key<T>(base: &mut BTreeMap<String, T>, later: BTreeMap<String, T>, merge: fn(&mut T, T)) {
+/// Merges a later part into `spec`.
+pub(crate) fn proxmox(spec: &mut HostSpec, part: ProxmoxSpec) {
+    let base = spec.proxmox.get_or_insert_default();
+    by_key(&mut base.guests, part.guests, guest);
+}
+
+fn guest(base: &mut GuestSpec, later: GuestSpec) {
+    let GuestSpec { kind, state, config, from, adopt, drift, shutdown, reboot } = later;
+    // Two parts that do not agree about it are told of.
+    base.kind = kind;
+    replace(&mut base.state, state);
+    base.config.extend(config);
+    replace(&mut base.from, from);
+    replace(&mut base.adopt, adopt);
+    replace(&mut base.drift, drift);
+    replace(&mut base.shutdown, shutdown);
+    replace(&mut base.reboot, reboot);
+}
+
+fn by_key<K: Ord, T>(base: &mut BTreeMap<K, T>, later: BTreeMap<K, T>, merge: fn(&mut T, T)) {
     for (key, value) in later {
         match base.entry(key) {
             std::collections::btree_map::Entry::Vacant(vacant) => {

@@ -78,6 +78,8 @@ pub struct TopologyFile {
 pub struct Entry {
     /// What Docker shall have.
     pub docker: Option<DockerSpec>,
+    /// What Proxmox VE shall have.
+    pub proxmox: Option<ProxmoxSpec>,
     /// Policy of this part.
     pub policy: Option<Policy>,
     /// Where its parts stand, and which of them differ from host to host.
@@ -91,7 +93,7 @@ pub(crate) struct Source {
     pub(crate) prefix: String,
     /// Path below the entry → where it stands, for what the checks may refer to.
     pub(crate) marks: BTreeMap<String, Position>,
-    /// Objects that hold variables: [`Entry::docker`] has them as far as they are known without a host.
+    /// Objects that hold variables: [`Entry::docker`] and [`Entry::proxmox`] have them as far as they are known without a host.
     pub(crate) varying: Vec<Varying>,
     /// Services with Compose's `profiles`, and whether one of them is enabled.
     pub(crate) gates: BTreeMap<String, bool>,
@@ -108,7 +110,7 @@ pub(crate) struct Varying {
     pub(crate) node: node::Node,
 }
 
-/// What an object under `docker` is.
+/// What an object under `docker` or `proxmox` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ObjectKind {
     /// A network.
@@ -119,9 +121,19 @@ pub(crate) enum ObjectKind {
     Service,
     /// A secret or config.
     Sealed(SealedKind),
+    /// A guest.
+    Guest,
 }
 
 impl ObjectKind {
+    /// The key that the section of such objects stands under.
+    pub(crate) const fn driver(self) -> &'static str {
+        match self {
+            ObjectKind::Network | ObjectKind::Volume | ObjectKind::Service | ObjectKind::Sealed(_) => "docker",
+            ObjectKind::Guest => "proxmox",
+        }
+    }
+
     /// The key that such objects stand under.
     pub(crate) const fn section(self) -> &'static str {
         match self {
@@ -129,6 +141,7 @@ impl ObjectKind {
             ObjectKind::Volume => "volumes",
             ObjectKind::Service => "services",
             ObjectKind::Sealed(kind) => kind.section(),
+            ObjectKind::Guest => "guests",
         }
     }
 }

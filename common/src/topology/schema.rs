@@ -1,5 +1,7 @@
 //! The JSON Schema of the topology file, made of the tables that the reader uses.
 
+mod guest;
+
 use serde_json::{Map, Value, json};
 
 use super::keys::{FILE, Form, Key, Object};
@@ -53,6 +55,10 @@ fn object_schema(object: &'static Object, definitions: &mut Map<String, Value>) 
     if let (false, Value::Object(map)) = (required.is_empty(), &mut schema) {
         map.insert("required".to_owned(), json!(required));
     }
+    let has_config = object.keys.iter().any(|k| matches!(k.form, Form::GuestConfig));
+    if let (true, Value::Object(map)) = (has_config, &mut schema) {
+        map.insert("allOf".to_owned(), guest::by_type(definitions));
+    }
     schema
 }
 
@@ -102,6 +108,13 @@ fn form_schema(form: &'static Form, definitions: &mut Map<String, Value>) -> Val
             { "type": "object", "additionalProperties": nullable(object, definitions) },
         ] }),
         Form::Map(object) => json!({ "type": ["object", "null"], "additionalProperties": nullable(object, definitions) }),
+        Form::Guests(object) => json!({
+            "type": ["object", "null"],
+            "patternProperties": { "^[1-9][0-9]{2,8}$": reference(object, definitions) },
+            "additionalProperties": false,
+        }),
+        // Which keys it has depends on what stands beside it.
+        Form::GuestConfig => json!({ "type": ["object", "null"], "additionalProperties": true }),
         Form::Object(object) => reference(object, definitions),
         Form::ListOf(object) => json!({ "type": "array", "items": reference(object, definitions) }),
         Form::ShortOr { number, long } => {

@@ -11,7 +11,8 @@ use super::parse::{Hydrated, hydrate};
 use super::problem::{Problem, tidy};
 use super::validate::check_spec;
 use super::{
-    Attachment, DEFAULT_NETWORK, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, ObjectKind, SealedKind, TopologyFile, Varying, merge,
+    Attachment, DEFAULT_NETWORK, DockerSpec, Entry, HostEntry, HostSpec, NetworkSpec, ObjectKind, ProxmoxSpec, SealedKind, TopologyFile,
+    Varying, merge,
 };
 use crate::id::{HostId, HostName};
 use crate::statement::HostBinding;
@@ -110,13 +111,16 @@ impl TopologyFile {
     pub(crate) fn merged(&self, parts: &[&Entry], host: Option<&BoundHost>, problems: &mut Vec<Problem>) -> HostSpec {
         let mut spec = HostSpec { policy: self.policy.clone(), ..HostSpec::default() };
         for part in parts {
-            if let Some(docker) = &part.docker {
-                let docker = match host {
-                    Some(host) => filled(docker, part, host, problems),
-                    None => docker.clone(),
-                };
+            let (docker, proxmox) = match host {
+                Some(host) => filled(part, host, problems),
+                None => (part.docker.clone(), part.proxmox.clone()),
+            };
+            if let Some(docker) = docker {
                 let empties = |service: &str| part.source.marks.contains_key(&format!("docker.services.{service}.ports"));
                 merge::docker(&mut spec, docker, empties);
+            }
+            if let Some(proxmox) = proxmox {
+                merge::proxmox(&mut spec, proxmox);
             }
             if part.policy.is_some() {
                 spec.policy.clone_from(&part.policy);
@@ -146,48 +150,45 @@ fn several(host: &BoundHost, entries: &[(&str, &HostEntry)]) -> Problem {
 }
 
 /// What `part` says for `host`: objects that hold variables are read again.
-fn filled(docker: &DockerSpec, part: &Entry, host: &BoundHost, problems: &mut Vec<Problem>) -> DockerSpec {
+fn filled(part: &Entry, host: &BoundHost, problems: &mut Vec<Problem>) -> (Option<DockerSpec>, Option<ProxmoxSpec>) {
     let varying = &part.source.varying;
-    let mut out = DockerSpec {
+    let mut docker = part.docker.as_ref().map(|docker| DockerSpec {
         networks: same(&docker.networks, ObjectKind::Network, varying),
         volumes: same(&docker.volumes, ObjectKind::Volume, varying),
         secrets: same(&docker.secrets, ObjectKind::Sealed(SealedKind::Secret), varying),
         configs: same(&docker.configs, ObjectKind::Sealed(SealedKind::Config), varying),
         services: same(&docker.services, ObjectKind::Service, varying),
-    };
+    });
+    let mut proxmox = part.proxmox.as_ref().map(|proxmox| ProxmoxSpec { guests: same(&proxmox.guests, ObjectKind::Guest, varying) });
     for varying in varying {
         let name = varying.name.clone();
-        match hydrate(varying, &part.source.prefix, host, problems) {
-            Hydrated::Network(network) => {
-                out.networks.insert(name, network);
-            }
-            Hydrated::Volume(volume) => {
-                out.volumes.insert(name, volume);
-            }
-            Hydrated::Sealed(SealedKind::Secret, spec) => {
-                out.secrets.insert(name, spec);
-            }
-            Hydrated::Sealed(SealedKind::Config, spec) => {
-                out.configs.insert(name, spec);
-            }
-            Hydrated::Service(service) => {
-                out.services.insert(name, *service);
-            }
+        let Some(object) = hydrate(varying, &part.source.prefix, host, problems) else { continue };
+        match object {
+            Hydrated::Network(network) => drop(docker.get_or_insert_default().networks.insert(name, network)),
+            Hydrated::Volume(volume) => drop(docker.get_or_insert_default().volumes.insert(name, volume)),
+            Hydrated::Sealed(SealedKind::Secret, spec) => drop(docker.get_or_insert_default().secrets.insert(name, spec)),
+            Hydrated::Sealed(SealedKind::Config, spec) => drop(docker.get_or_insert_default().configs.insert(name, spec)),
+            Hydrated::Service(service) => drop(docker.get_or_insert_default().services.insert(name, *service)),
+            Hydrated::Guest(vmid, guest) => drop(proxmox.get_or_insert_default().guests.insert(vmid, *guest)),
         }
     }
-    out
+    (docker, proxmox)
 }
 
 /// The objects that are the same on every host.
-fn same<T: Clone>(objects: &BTreeMap<String, T>, kind: ObjectKind, varying: &[Varying]) -> BTreeMap<String, T> {
+fn same<K: Clone + Ord + ToString, T: Clone>(objects: &BTreeMap<K, T>, kind: ObjectKind, varying: &[Varying]) -> BTreeMap<K, T> {
     let varies: BTreeSet<&str> = varying.iter().filter(|v| v.kind == kind).map(|v| v.name.as_str()).collect();
-    objects.iter().filter(|(name, _)| !varies.contains(name.as_str())).map(|(name, object)| (name.clone(), object.clone())).collect()
+    let is_same = |name: &K| varies.is_empty() || !varies.contains(name.to_string().as_str());
+    objects.iter().filter(|(name, _)| is_same(name)).map(|(name, object)| (name.clone(), object.clone())).collect()
 }
 
 /// Brings what can be said in two ways into one.
 fn finish(spec: &mut HostSpec) {
     if spec.docker.as_ref().is_some_and(DockerSpec::is_empty) {
         spec.docker = None;
+    }
+    if spec.proxmox.as_ref().is_some_and(|proxmox| proxmox.guests.is_empty()) {
+        spec.proxmox = None;
     }
     let Some(docker) = &mut spec.docker else { return };
     docker.drop_unused_sealed();

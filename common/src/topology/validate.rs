@@ -1,5 +1,7 @@
 //! What only the whole of a host's state shows: undefined names, cycles, ports published twice. Pure.
 
+mod guests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -27,7 +29,8 @@ impl TopologyFile {
                 problems.push(undefined(problem, name, self.profiles.keys()));
             }
             // Entries that only use the same profiles have the same problems.
-            if entry.own.docker.is_none() && !seen.insert(entry.uses.as_slice()) {
+            let says_nothing = entry.own.docker.is_none() && entry.own.proxmox.is_none() && entry.own.policy.is_none();
+            if says_nothing && !seen.insert(entry.uses.as_slice()) {
                 continue;
             }
             self.check_entry(key, entry, problems);
@@ -43,9 +46,11 @@ impl TopologyFile {
 
 /// Checks one host's state. `parts` tell where things stand; `key` names the entry.
 pub(crate) fn check_spec(file: &TopologyFile, spec: &HostSpec, parts: &[&Entry], key: &str, problems: &mut Vec<Problem>) {
-    let Some(docker) = &spec.docker else { return };
     let at = file.hosts.get(key).map(|entry| entry.at).unwrap_or_default();
-    let mut check = Check { docker, parts, key, at, problems };
+    let mut places = Places { parts, key, at, problems };
+    guests::check(spec, &mut places);
+    let Some(docker) = &spec.docker else { return };
+    let mut check = Check { docker, places };
     for (name, service) in &docker.services {
         check.service(name, service);
     }
@@ -55,15 +60,15 @@ pub(crate) fn check_spec(file: &TopologyFile, spec: &HostSpec, parts: &[&Entry],
     check.addresses();
 }
 
-struct Check<'c> {
-    docker: &'c DockerSpec,
+/// Where the parts of a host's state stand in the file.
+struct Places<'c> {
     parts: &'c [&'c Entry],
     key: &'c str,
     at: Position,
     problems: &'c mut Vec<Problem>,
 }
 
-impl Check<'_> {
+impl Places<'_> {
     fn is_marked(&self, mark: &str) -> bool {
         self.parts.iter().any(|part| part.source.marks.contains_key(mark))
     }
@@ -81,6 +86,21 @@ impl Check<'_> {
             None => Problem::new(self.at, format!("hosts.{}.{shown}", self.key), ""),
         };
         self.problems.push(make(problem));
+    }
+}
+
+struct Check<'c> {
+    docker: &'c DockerSpec,
+    places: Places<'c>,
+}
+
+impl Check<'_> {
+    fn is_marked(&self, mark: &str) -> bool {
+        self.places.is_marked(mark)
+    }
+
+    fn report(&mut self, mark: &str, make: impl FnOnce(Problem) -> Problem) {
+        self.places.report(mark, make);
     }
 
     fn say(&mut self, mark: &str, message: String) {
@@ -244,11 +264,11 @@ impl Check<'_> {
 
     /// Why there is no such service.
     fn absence(&self, service: &str) -> &'static str {
-        if is_enabled(self.parts, service) { "not defined" } else { "not enabled: `COMPOSE_PROFILES` has none of its `profiles`" }
+        if is_enabled(self.places.parts, service) { "not defined" } else { "not enabled: `COMPOSE_PROFILES` has none of its `profiles`" }
     }
 
     fn varies(&self, network: &str) -> bool {
-        let varying = self.parts.iter().flat_map(|part| &part.source.varying);
+        let varying = self.places.parts.iter().flat_map(|part| &part.source.varying);
         varying.into_iter().any(|v| v.kind == super::ObjectKind::Network && v.name == network)
     }
 

@@ -1,6 +1,6 @@
 //! Reads YAML or JSON text into a [`TopologyFile`], with every problem at its line.
 //!
-//! Text → tree (`super::node`) → tree as it is meant here (`super::resolve`) → values (`walk`, `docker`, `service`, `values`) → checks of the whole
+//! Text → tree (`super::node`) → tree as it is meant here (`super::resolve`) → values (`walk`, `docker`, `service`, `proxmox`, `values`) → checks of the whole
 //! (`super::validate`). Nothing is ever silently ignored.
 
 mod deploy;
@@ -8,6 +8,7 @@ mod docker;
 mod maintenance;
 mod mounts;
 mod options;
+mod proxmox;
 mod rollout;
 mod sealed;
 mod service;
@@ -25,8 +26,9 @@ use super::resolve::resolve;
 use super::slice::BoundHost;
 use super::vars::Why;
 use super::{DriftPolicy, Entry, HostEntry, ObjectKind, Policy, Position, Source, TopologyFile, Varying};
-use super::{NetworkSpec, SealedKind, SealedSpec, ServiceSpec, VolumeSpec};
+use super::{GuestSpec, NetworkSpec, SealedKind, SealedSpec, ServiceSpec, VolumeSpec};
 use crate::id::{HostName, TopologyId};
+use crate::pve::Vmid;
 use walk::Walker;
 
 pub(crate) use service::port_mark;
@@ -198,10 +200,11 @@ fn entry(w: &mut Walker<'_>, fields: &walk::Fields<'_>) -> Entry {
     let mut extras = docker::Extras::default();
     w.variables = true;
     let docker = w.get(fields, "docker", |w, n| docker::docker(w, n, &mut extras));
+    let proxmox = w.get(fields, "proxmox", |w, n| proxmox::proxmox(w, n, &mut extras));
     w.variables = false;
     let policy = w.get(fields, "policy", policy);
     let gates = w.gates.remove(&prefix).unwrap_or_default();
-    Entry { docker, policy, source: Source { prefix, marks: w.take_marks(), varying: extras.varying, gates } }
+    Entry { docker, proxmox, policy, source: Source { prefix, marks: w.take_marks(), varying: extras.varying, gates } }
 }
 
 fn policy(w: &mut Walker<'_>, node: &Node) -> Option<Policy> {
@@ -226,17 +229,21 @@ pub(crate) enum Hydrated {
     Sealed(SealedKind, SealedSpec),
     /// A service.
     Service(Box<ServiceSpec>),
+    /// A guest.
+    Guest(Vmid, Box<GuestSpec>),
 }
 
 /// Reads an object that holds variables for one host. `prefix` is the path of its entry.
-pub(crate) fn hydrate(varying: &Varying, prefix: &str, host: &BoundHost, problems: &mut Vec<Problem>) -> Hydrated {
+/// `None` when nothing can be made of it, which was reported before.
+pub(crate) fn hydrate(varying: &Varying, prefix: &str, host: &BoundHost, problems: &mut Vec<Problem>) -> Option<Hydrated> {
     let Varying { kind, name, node } = varying;
-    let mut w = Walker::new(&[prefix, "docker", kind.section(), name], Some(host));
+    let mut w = Walker::new(&[prefix, kind.driver(), kind.section(), name], Some(host));
     let done = match kind {
-        ObjectKind::Network => Hydrated::Network(docker::network(&mut w, node)),
-        ObjectKind::Volume => Hydrated::Volume(docker::volume(&mut w, node)),
-        ObjectKind::Sealed(kind) => Hydrated::Sealed(*kind, sealed::object(&mut w, node, *kind)),
-        ObjectKind::Service => Hydrated::Service(Box::new(service::service(&mut w, node))),
+        ObjectKind::Network => Some(Hydrated::Network(docker::network(&mut w, node))),
+        ObjectKind::Volume => Some(Hydrated::Volume(docker::volume(&mut w, node))),
+        ObjectKind::Sealed(kind) => Some(Hydrated::Sealed(*kind, sealed::object(&mut w, node, *kind))),
+        ObjectKind::Service => Some(Hydrated::Service(Box::new(service::service(&mut w, node)))),
+        ObjectKind::Guest => proxmox::hydrated(&mut w, name, node),
     };
     let name = host.name.as_str();
     problems.extend(w.problems.into_iter().map(|mut problem| {

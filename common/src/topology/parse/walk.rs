@@ -222,7 +222,7 @@ impl<'a> Walker<'a> {
         match fill(text, self.host) {
             Ok(Some(text)) => Some(Filled::Known(text)),
             Ok(None) if !self.variables => {
-                self.report(at, "variables are filled in under `docker` only");
+                self.report(at, "variables are filled in under `docker` and `proxmox` only");
                 None
             }
             Ok(None) => {
@@ -437,6 +437,10 @@ fn misplaced(object: &Object, key: &str) -> Option<String> {
             "`{key}` belongs to a host or profile: `hosts.NAME.docker{}`",
             if key == "docker" { String::new() } else { format!(".{key}") }
         )),
+        ("topology", "proxmox" | "guests") => {
+            Some(format!("`{key}` belongs to a host or profile: `hosts.NAME.proxmox{}`", if key == "proxmox" { "" } else { ".guests" }))
+        }
+        ("host" | "profile", "guests") => Some("`guests` belongs under `proxmox`".to_owned()),
         ("topology", "name") => Some("the name stands under `topology`".to_owned()),
         ("host" | "profile", "services" | "networks" | "volumes") => Some(format!("`{key}` belongs under `docker`")),
         ("profile", "use") => Some("profiles can't use profiles; name both in the host's `use`".to_owned()),

@@ -47,9 +47,14 @@ pub(crate) fn resolve(root: &mut Node, inputs: &Inputs, lenient: bool) -> Resolv
         let Value::Map(parts) = &mut field.value.value else { continue };
         for part in parts {
             let Value::Map(sections) = &mut part.value.value else { continue };
-            let Some(docker) = sections.iter_mut().find(|s| s.key == "docker") else { continue };
             resolver.path = vec![field.key.clone(), part.key.clone()];
-            resolver.docker(&mut docker.value);
+            for section in sections {
+                match section.key.as_str() {
+                    "docker" => resolver.docker(&mut section.value),
+                    "proxmox" => resolver.proxmox(&mut section.value),
+                    _ => {}
+                }
+            }
         }
     }
     resolver.done
@@ -133,13 +138,27 @@ impl<'i> Resolver<'i> {
             for section in sections.iter_mut().filter(|s| !s.key.starts_with("x-")) {
                 r.within(&section.key, |r| match (section.key.as_str(), &mut section.value.value) {
                     ("services", Value::Map(services)) => r.services(&part, services),
-                    (_, Value::Map(objects)) => {
-                        objects.iter_mut().for_each(|object| r.within(&object.key, |r| r.fill_object(&mut object.value)))
-                    }
+                    (_, Value::Map(objects)) => r.fill_objects(objects),
                     (_, Value::List(_) | Value::Scalar { .. }) => r.fill(&mut section.value),
                 });
             }
         });
+    }
+
+    fn proxmox(&mut self, node: &mut Node) {
+        let Value::Map(sections) = &mut node.value else { return };
+        self.within("proxmox", |r| {
+            for section in sections.iter_mut().filter(|s| !s.key.starts_with("x-")) {
+                r.within(&section.key, |r| match &mut section.value.value {
+                    Value::Map(objects) => r.fill_objects(objects),
+                    Value::List(_) | Value::Scalar { .. } => r.fill(&mut section.value),
+                });
+            }
+        });
+    }
+
+    fn fill_objects(&mut self, objects: &mut [Pair]) {
+        objects.iter_mut().for_each(|object| self.within(&object.key, |r| r.fill_object(&mut object.value)));
     }
 
     fn services(&mut self, part: &str, services: &mut [Pair]) {
