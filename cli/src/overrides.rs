@@ -1,5 +1,7 @@
 //! What a topology file must say so that it says what a host has: one value, at its place in a host's entry or a profile.
 
+mod guest;
+
 use std::str::FromStr;
 
 use moorline_common::drift::Drift;
@@ -7,11 +9,13 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::TopologyId;
 use moorline_common::plan::compare::{NAME, NOTHING, PRESENCE, STATE};
 use moorline_common::plan::lower;
+use moorline_common::pve::Vmid;
 use moorline_common::topology::{DockerSpec, HostSpec};
 use serde_json::{Value, json};
 use yaml_edit::path::YamlPath as _;
-use yaml_edit::{Document, ScalarValue, YamlValue};
+use yaml_edit::{Document, Mapping, ScalarValue, YamlValue};
 
+pub use self::guest::written;
 use crate::error::Failure;
 
 /// One value of a topology file.
@@ -20,15 +24,31 @@ pub struct Override {
     /// Where it stands below an entry under `hosts` or `profiles`.
     pub path: Vec<String>,
     /// What stands there.
-    pub value: Value,
+    pub value: Word,
+}
+
+/// What stands at a place of a topology file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// This value.
+    Value(Value),
+    /// Nothing: what is there is taken out.
+    Nothing {
+        /// What says the same where a profile says something all the same.
+        instead: Option<Value>,
+    },
 }
 
 impl Override {
     /// For people: `services.site.mem_limit: 1g`.
     #[must_use]
     pub fn words(&self) -> String {
-        let value = self.value.as_str().map_or_else(|| self.value.to_string(), str::to_owned);
-        format!("{}: {value}", self.path.join("."))
+        let path = self.path.join(".");
+        match &self.value {
+            Word::Value(Value::String(text)) => format!("{path}: {text}"),
+            Word::Value(value) => format!("{path}: {value}"),
+            Word::Nothing { .. } => format!("{path} is taken out"),
+        }
     }
 }
 
@@ -42,6 +62,9 @@ fn unsayable(message: impl Into<String>, remedy: impl Into<String>) -> Failure {
 /// # Errors
 /// [`Code::InvalidArgument`] for what no entry can say.
 pub fn of(drift: &Drift, topology: &TopologyId, spec: &HostSpec) -> Result<Override, Failure> {
+    if let Some(vmid) = Vmid::of(&drift.resource) {
+        return guest::of(drift, vmid, spec);
+    }
     let missing = || unsayable(format!("the topology says nothing of {}", drift.resource), "only what it wants can be accepted");
     let docker = spec.docker.as_ref().ok_or_else(missing)?;
     let object = object(drift, topology, docker)?.ok_or_else(missing)?;
@@ -71,7 +94,7 @@ pub fn of(drift: &Drift, topology: &TopologyId, spec: &HostSpec) -> Result<Overr
         field => value_of(field, drift, topology, docker, &object)?,
     };
     let path = ["docker".to_owned(), object.section.to_owned(), object.name].into_iter().chain(path).collect();
-    Ok(Override { path, value: literal(value) })
+    Ok(Override { path, value: Word::Value(literal(value)) })
 }
 
 /// An object in the file.
@@ -201,22 +224,40 @@ fn typed(text: &str) -> Value {
     }
 }
 
-/// `text`, a topology file, with `value` at `path`. Everything else stays as it is, comments too.
+/// `text`, a topology file, with `word` at `path`. Everything else stays as it is, comments too.
 ///
 /// # Errors
 /// [`Code::InvalidArgument`] when the file has no place for it.
-pub fn edit(text: &str, path: &[String], value: &Value) -> Result<String, Failure> {
-    let by_hand = || format!("write it by hand: {}: {value}", path.join("."));
+pub fn edit(text: &str, path: &[String], word: &Word) -> Result<String, Failure> {
+    let by_hand = || match word {
+        Word::Value(value) => format!("write it by hand: {}: {value}", path.join(".")),
+        Word::Nothing { .. } => format!("take {} out by hand", path.join(".")),
+    };
     if text.trim_start().starts_with('{') {
         return Err(unsayable("the topology file is JSON, and only YAML is edited", by_hand()));
     }
     let unreadable = |e: &dyn std::fmt::Display| unsayable(format!("the topology file cannot be edited: {e}"), by_hand());
     let document = Document::from_str(text).map_err(|e| unreadable(&e))?;
-    // Every character for itself: a dot or a number is no place of its own.
-    let escaped = path.iter().map(|key| key.chars().flat_map(|c| ['\\', c]).collect::<String>()).collect::<Vec<_>>().join(".");
-    document.try_set_path(&escaped, yaml(value)).map_err(|e| unreadable(&e))?;
+    match word {
+        Word::Value(value) => {
+            // Every character for itself: a dot or a number is no place of its own.
+            let escaped = path.iter().map(|key| key.chars().flat_map(|c| ['\\', c]).collect::<String>()).collect::<Vec<_>>().join(".");
+            document.try_set_path(&escaped, yaml(value)).map_err(|e| unreadable(&e))?;
+        }
+        Word::Nothing { .. } => take_out(&document, path).ok_or_else(|| unreadable(&"what is to go is not written there in full"))?,
+    }
     let edited = document.to_string();
     Ok(if edited.ends_with('\n') || !text.ends_with('\n') { edited } else { edited + "\n" })
+}
+
+/// Takes out what stands at `path`.
+fn take_out(document: &Document, path: &[String]) -> Option<()> {
+    let (last, above) = path.split_last()?;
+    // A key of digits is a number there, or text.
+    let number = |key: &str| key.parse::<i64>().ok();
+    let within = |map: Mapping, key: &String| map.get_mapping(key.as_str()).or_else(|| map.get_mapping(number(key)?));
+    let map = above.iter().try_fold(document.as_mapping()?, within)?;
+    map.remove(last.as_str()).or_else(|| map.remove(number(last)?)).map(drop)
 }
 
 fn yaml(value: &Value) -> YamlValue {
@@ -328,7 +369,7 @@ hosts:
     fn the_file_keeps_its_comments_and_its_form() {
         let set = |host: &str, key: &[&str], value: Value| {
             let path: Vec<String> = ["hosts", host, "docker", "services"].iter().chain(key).map(|k| (*k).to_owned()).collect();
-            let edited = edit(FILE, &path, &value).unwrap();
+            let edited = edit(FILE, &path, &Word::Value(value)).unwrap();
             assert!(moorline_common::topology::read(edited.as_bytes(), &Inputs::default()).file.is_ok(), "{edited}");
             changed(&edited)
         };
@@ -343,7 +384,7 @@ hosts:
         assert!(dotted.iter().all(|l| l.starts_with('+')) && dotted.iter().any(|l| l.contains("db.1:")), "{dotted:?}");
         for value in [json!("a: b # c"), json!("-1"), json!("null"), json!("x\ny"), json!("'\"{}")] {
             let path = ["hosts", "shop-18", "docker", "services", "db.1", "environment", "A"].map(str::to_owned);
-            let edited = edit(FILE, &path, &value).unwrap();
+            let edited = edit(FILE, &path, &Word::Value(value.clone())).unwrap();
             let read = serde_saphyr::from_str::<Value>(&edited).unwrap();
             assert_eq!(read["hosts"]["shop-18"]["docker"]["services"]["db.1"]["environment"]["A"], value, "{edited}");
         }
@@ -353,7 +394,7 @@ hosts:
     fn what_cannot_be_edited_is_said_with_what_to_write() {
         let path = ["hosts", "a", "docker"].map(str::to_owned);
         for text in ["{ \"topology\": \"edge\" }", "topology: edge\nhosts: [a]\n", "x: &x { y: 1 }\nhosts: { a: *x }\n", "hosts: ["] {
-            let failure = edit(text, &path, &json!("1")).unwrap_err();
+            let failure = edit(text, &path, &Word::Value(json!("1"))).unwrap_err();
             assert!(failure.remedy.contains("hosts.a.docker"), "{text}: {failure:?}");
         }
     }

@@ -95,8 +95,14 @@ impl TopologyFile {
         self.profiles.values().chain(self.hosts.values().map(|host| &host.own)).any(of)
     }
 
+    /// The entry that is for `host`.
+    #[must_use]
+    pub fn entry_for(&self, host: &BoundHost) -> Option<&HostEntry> {
+        self.entries_for(host).next().map(|(_, entry)| entry)
+    }
+
     /// The entries that are for `host`, by name first.
-    fn entries_for<'f>(&'f self, host: &'f BoundHost) -> impl Iterator<Item = (&'f str, &'f HostEntry)> {
+    fn entries_for<'f>(&'f self, host: &BoundHost) -> impl Iterator<Item = (&'f str, &'f HostEntry)> {
         let by_name = self.hosts.get_key_value(host.name.as_str());
         let by_label = host.labels.iter().filter_map(|(label, value)| self.hosts.get_key_value(&format!("{label}={value}")));
         by_name.into_iter().chain(by_label).map(|(key, entry)| (key.as_str(), entry))

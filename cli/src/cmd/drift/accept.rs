@@ -1,14 +1,14 @@
 //! `moorctl drift accept`: the topology says from now on what the host has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{HostId, TopologyId};
+use moorline_common::id::{HostId, ResourceId, TopologyId};
 use moorline_common::plan::lower::{self, LoweredSpec};
 use moorline_common::plan::plan_given;
 use moorline_common::plan::{Effect, Given, Identity};
-use moorline_common::topology::{DriftPolicy, HostSpec, Policy};
+use moorline_common::topology::{BoundHost, DriftPolicy, Entry, HostSpec, Policy};
 
 use super::{AcceptArgs, Case};
 use crate::client::Client;
@@ -72,11 +72,16 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     let before = scene.previous.spec_of(&case.host.host_id);
     let before = before.ok_or_else(|| Fault::new(Code::NotFound, format!("no slice of host `{}` verifies", case.host.name)))?;
     require_shown(&identity, &before, &cases)?;
-    let edits = cases.iter().map(|case| {
+    let mut edits = Vec::new();
+    for case in &cases {
         let over = overrides::of(case.signed_lately()?, &identity.topology, &before)?;
-        Ok((place(&source, case, &args, &over)?, over))
-    });
-    let accepted = Accepted { edits: edits.collect::<Result<_, Failure>>()?, cases };
+        for edit in placed(&source, case, &args, &before, over)? {
+            if !edits.contains(&edit) {
+                edits.push(edit);
+            }
+        }
+    }
+    let accepted = Accepted { edits, cases };
     let edited = accepted.written_into(&source.text)?;
     require_newest(&scene, &source, &edited, &accepted)?;
     let mut after = desired::read_as(ui, &args.file, edited.as_bytes(), &args.inputs)?;
@@ -193,6 +198,36 @@ async fn put_back(client: &Client, ui: &mut Ui, topology: &TopologyId, args: &Ac
     }
 }
 
+/// What is written where.
+fn placed(
+    source: &Source,
+    case: &Case,
+    args: &AcceptArgs,
+    before: &HostSpec,
+    over: Override,
+) -> Result<Vec<(Vec<String>, Override)>, Failure> {
+    let guest = before.guests().find(|(vmid, _)| vmid.resource() == case.facts.drift.resource).map(|(_, guest)| guest);
+    let overs = match guest {
+        Some(guest) => {
+            let (target, others) = parts(source, case, args);
+            overrides::written(&over, guest, target.unwrap_or(&Entry::default()), &others)?
+        }
+        None => vec![over],
+    };
+    overs.into_iter().map(|over| Ok((place(source, case, args, &over)?, over))).collect()
+}
+
+/// The part of the file that is written into, and the others that the host has.
+fn parts<'s>(source: &'s Source, case: &Case, args: &AcceptArgs) -> (Option<&'s Entry>, Vec<&'s Entry>) {
+    let file = &source.file;
+    let entry = case.host.binding.as_ref().and_then(|binding| file.entry_for(&BoundHost::from(binding.statement())));
+    let profiles = entry.iter().flat_map(|entry| &entry.uses).filter_map(|name| Some((Some(name), file.profiles.get(name)?)));
+    let all = profiles.chain(entry.iter().map(|entry| (None, &entry.own)));
+    let target = args.in_profile.as_ref();
+    let others = all.filter(|(name, _)| *name != target).map(|(_, part)| part).collect();
+    (target.map_or(entry.map(|entry| &entry.own), |profile| file.profiles.get(profile)), others)
+}
+
 /// Where the value stands in the file.
 fn place(source: &Source, case: &Case, args: &AcceptArgs, over: &Override) -> Result<Vec<String>, Failure> {
     let name = case.host.name.as_str();
@@ -253,6 +288,9 @@ fn left(spec: &HostSpec) -> HostSpec {
         docker.networks.values_mut().for_each(|network| network.drift = None);
         docker.volumes.values_mut().for_each(|volume| volume.drift = None);
     }
+    if let Some(proxmox) = &mut spec.proxmox {
+        proxmox.guests.values_mut().for_each(|guest| guest.drift = None);
+    }
     spec
 }
 
@@ -291,6 +329,14 @@ fn require_shown(identity: &Identity, before: &HostSpec, cases: &[Case]) -> Resu
         .with_remedy("accept these together (`moorctl drift accept ID ID …`), or revert those that are not to stay"))
 }
 
+/// A guest that is otherwise in the two, besides the one that has drifted.
+fn other_guest(old: &HostSpec, new: &HostSpec, drift: &Drift) -> Option<ResourceId> {
+    let of = |spec: &HostSpec| spec.guests().map(|(vmid, guest)| (vmid.resource(), guest.clone())).collect::<BTreeMap<_, _>>();
+    let (old, new) = (of(old), of(new));
+    let mut all = old.keys().chain(new.keys());
+    all.find(|resource| **resource != drift.resource && old.get(*resource) != new.get(*resource)).cloned()
+}
+
 /// With the new file the host has what it shall have in these fields, and nothing else becomes another one by it. Gives what is made anew
 /// for it all the same.
 fn require_agreed(
@@ -322,7 +368,7 @@ fn require_agreed(
         spec.networks.keys().chain(spec.volumes.keys()).chain(spec.containers.keys()).cloned().collect::<BTreeSet<_>>()
     };
     let changed = all(&old).union(&all(&new)).find(|r| **r != drift.resource && old.hash_of(r) != new.hash_of(r)).cloned();
-    if let Some(other) = changed {
+    if let Some(other) = changed.or_else(|| other_guest(before, spec, drift)) {
         return Err(by_hand(format!("the edited file would change {other}, too")));
     }
     let plan = plan_given(identity, spec, case.observed(), Given { applied: Some(before), ..Given::default() });
