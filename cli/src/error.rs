@@ -290,7 +290,9 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::Waiting => "nothing is wrong yet: it goes on by itself when what it waits for is so far",
         Code::NotOwned => "it is never touched: rename or remove the object on the host, or choose another name in the topology",
         Code::NotThere => "make it on the host, or leave `external` out, so that the topology makes it",
-        Code::AdoptDiffers => "import the host again with `moorctl import docker`, or mend the file; change it once it is taken over",
+        Code::AdoptDiffers => {
+            "import the host again with `moorctl import docker` or `import proxmox`, or mend the file; change it once it is taken over"
+        }
         Code::Busy => "try again in a moment",
         Code::BaseMoved => "look at the difference, merge it into your file, and push again",
         Code::DriftMoved => "look at it again with `moorctl drift show ID`, and decide anew",

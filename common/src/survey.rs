@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::observe::{ContainerConfig, ObservedContainer, ObservedNetwork, ObservedVolume};
+use crate::observe::{ContainerConfig, ObservedContainer, ObservedGuest, ObservedNetwork, ObservedVolume};
+use crate::pve::Vmid;
 use crate::topology::MountKind;
 use crate::topology::options::Exposed;
 
@@ -15,7 +16,7 @@ const ANONYMOUS_NAME: usize = 64;
 /// Digits of the id that the engine gives to a container for a host name.
 const SHORT_ID: usize = 12;
 
-/// One answer: some containers, and the networks and volumes that they use.
+/// One answer: some containers, and the networks and volumes that they use; or some guests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Survey {
@@ -31,10 +32,16 @@ pub struct Survey {
     /// Containers by their engine names, without what their images say.
     #[serde(default)]
     pub containers: BTreeMap<String, ObservedContainer>,
-    /// Containers by their engine names that cannot be told of, and why.
+    /// Where guests are asked for: the node's guests by their numbers, also Moorline's own (with their owners), templates and locked ones,
+    /// so that it can be said why they are not taken over. Each has its config (`set` with all keys, `running` with what waits) and its
+    /// incarnation, as [`crate::observe::ObservedPve`] has them for a guest that is ours; its snapshots and its digest are left out. One
+    /// whose config the token may not read has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub guests: BTreeMap<Vmid, ObservedGuest>,
+    /// Containers by their engine names, or guests by their numbers, that cannot be told of, and why.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub left_out: BTreeMap<String, String>,
-    /// The container behind which the next answer begins; `None` when this is the last one.
+    /// The container or guest behind which the next answer begins; `None` when this is the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
 }
@@ -86,6 +93,20 @@ impl Survey {
         page.into_survey()
     }
 
+    /// As many of `guests` behind `after` as fit, in the order of their numbers: those that are `wanted`, or all when that is empty.
+    #[must_use]
+    pub fn of_guests(guests: BTreeMap<Vmid, ObservedGuest>, wanted: &BTreeSet<Vmid>, after: Option<&str>) -> Self {
+        let mut page = Page::new(Around::default());
+        let after = after.and_then(|after| Vmid::parse(after).ok());
+        let is_next = |vmid: &Vmid| after.is_none_or(|after| *vmid > after) && (wanted.is_empty() || wanted.contains(vmid));
+        for (vmid, guest) in guests.into_iter().filter(|(vmid, _)| is_next(vmid)) {
+            if !page.add_guest(vmid, guest) {
+                break;
+            }
+        }
+        page.into_survey()
+    }
+
     /// Takes in a later answer.
     pub fn extend(&mut self, later: Self) {
         self.networks.extend(later.networks);
@@ -93,6 +114,7 @@ impl Survey {
         self.users.networks.extend(later.users.networks);
         self.users.volumes.extend(later.users.volumes);
         self.containers.extend(later.containers);
+        self.guests.extend(later.guests);
         self.left_out.extend(later.left_out);
         self.next = later.next;
     }
@@ -109,7 +131,7 @@ pub struct Around {
     pub users: Users,
 }
 
-/// An answer that is filled, container by container in the order of their names.
+/// An answer that is filled, container by container in the order of their names, or guest by guest in the order of their numbers.
 #[derive(Debug)]
 pub struct Page {
     around: Around,
@@ -145,7 +167,20 @@ impl Page {
         true
     }
 
-    /// Says of the next container why it is not told of. `false` as for [`Self::add`].
+    /// Adds the next guest. As [`Self::add`].
+    pub fn add_guest(&mut self, vmid: Vmid, guest: ObservedGuest) -> bool {
+        let size = size(&(vmid, &guest));
+        if size > SURVEY_MAX {
+            return self.leave_out(vmid.to_string(), "its settings are too large for an answer".to_owned());
+        }
+        if !self.has_room(&vmid.to_string(), size) {
+            return false;
+        }
+        self.survey.guests.insert(vmid, guest);
+        true
+    }
+
+    /// Says of the next container or guest why it is not told of. `false` as for [`Self::add`].
     pub fn leave_out(&mut self, name: String, why: String) -> bool {
         let has_room = self.has_room(&name, size(&(&name, &why)));
         if has_room {
@@ -281,6 +316,29 @@ mod tests {
         assert!(answers > 2 && whole.containers.len() == 19 && whole.networks.len() == 10, "{answers}");
         assert_eq!(whole.left_out.keys().collect::<Vec<_>>(), ["c07"]);
         assert_eq!(whole.users.networks["net3"], 2, "the one that is left out is on it, too");
+    }
+
+    #[test]
+    fn guests_are_told_of_in_the_order_of_their_numbers() {
+        let guest = |n: usize| -> ObservedGuest {
+            let text = "x".repeat(if n == 99 { SURVEY_MAX } else { 2_000 });
+            serde_json::from_value(serde_json::json!({ "type": "lxc", "status": "running",
+                "config": { "type": "lxc", "set": { "description": text } } }))
+            .unwrap()
+        };
+        let number = |n: usize| Vmid::parse(&(n * 100 + 100).to_string()).unwrap();
+        let all: BTreeMap<Vmid, ObservedGuest> = (0..120).map(|n| (number(n), guest(n))).collect();
+        let (mut whole, mut answers) = (Survey::of_guests(all.clone(), &BTreeSet::new(), None), 1);
+        while let Some(after) = whole.next.take() {
+            let page = Survey::of_guests(all.clone(), &BTreeSet::new(), Some(&after));
+            assert!(size(&page) < 2 * SURVEY_MAX && page.guests.keys().next() > whole.guests.keys().last());
+            whole.extend(page);
+            answers += 1;
+        }
+        assert!(answers > 5 && whole.guests.len() == 119, "{answers}");
+        assert_eq!(whole.left_out.keys().collect::<Vec<_>>(), ["10000"]);
+        let some = Survey::of_guests(all, &BTreeSet::from([number(3), number(110)]), None);
+        assert_eq!((some.guests.len(), some.next), (2, None));
     }
 
     #[test]

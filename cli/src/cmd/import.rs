@@ -16,7 +16,9 @@ use crate::home::files;
 use crate::inputs::{self, InputArgs, Machine, Named};
 use crate::render::Ui;
 
+mod ask;
 mod docker;
+mod proxmox;
 
 /// What is imported.
 #[derive(Debug, Subcommand)]
@@ -25,6 +27,8 @@ pub enum ImportVerb {
     Compose(ComposeArgs),
     /// Make a topology file that takes over what runs on a host, without touching it
     Docker(docker::DockerArgs),
+    /// Write the part of a topology file that takes over a host's guests of Proxmox VE, without touching them
+    Proxmox(proxmox::ProxmoxArgs),
 }
 
 /// Arguments of `import compose`.
@@ -58,6 +62,7 @@ pub async fn run(verb: &ImportVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failur
     match verb {
         ImportVerb::Compose(args) => compose(args, ui),
         ImportVerb::Docker(args) => docker::run(args, env, ui).await,
+        ImportVerb::Proxmox(args) => proxmox::run(args, env, ui).await,
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Class, GuestOp, HoldEffect, State};
 use crate::fault::{Code, Fault};
 use crate::id::{Generation, OpId, ResourceId, TopologyId};
-use crate::pve;
+use crate::pve::{self, Vmid};
 
 /// The longest grace period that `stop` and `restart` take, in seconds.
 pub const GRACE_MAX_S: u32 = 3600;
@@ -19,6 +19,8 @@ const ARGV_MAX: usize = 256;
 const EXEC_BYTES_MAX: usize = 32 * 1024;
 /// The most characters of a key of age's.
 const RECIPIENT_MAX: usize = 128;
+/// The most guests that `survey` names.
+const SURVEY_GUESTS_MAX: usize = 256;
 /// The most fields that `converge` names.
 const CONVERGE_FIELDS_MAX: usize = 64;
 /// The most bytes of their names.
@@ -148,9 +150,13 @@ pub struct Confirm {
 pub struct Survey {
     /// The key that the answer is sealed to: an X25519 recipient of age, `age1…`.
     pub recipient: String,
-    /// The container behind which it goes on, by name: an answer holds only so much.
+    /// The container behind which it goes on, by name, or the guest, by number: an answer holds only so much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<String>,
+    /// Guests of Proxmox VE instead of containers: these, or all when none is named. See [`crate::survey::Survey::guests`] for what the
+    /// answer holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guests: Option<BTreeSet<Vmid>>,
 }
 
 const fn exec_timeout_default() -> u32 {
@@ -425,6 +431,9 @@ fn survey(survey: Survey) -> Result<Survey, Fault> {
     if !is_key || survey.recipient.len() > RECIPIENT_MAX {
         return Err(Fault::new(Code::BadParams, "`recipient` of `survey` is no key of age's, `age1…`"));
     }
+    if survey.guests.as_ref().is_some_and(|guests| guests.len() > SURVEY_GUESTS_MAX) {
+        return Err(Fault::new(Code::BadParams, format!("`survey` names at most {SURVEY_GUESTS_MAX} guests; name none for all")));
+    }
     Ok(survey)
 }
 
@@ -501,6 +510,8 @@ mod tests {
             ("time-reset", json!({}), host, Class::R3),
             ("confirm", json!({ "topology": "edge", "generation": 5 }), host, Class::R1),
             ("survey", json!({ "recipient": "age1xyz", "after": "a" }), host, Class::R2),
+            ("survey", json!({ "recipient": "age1xyz", "guests": [] }), host, Class::R2),
+            ("survey", json!({ "recipient": "age1xyz", "after": "101", "guests": ["101", "205"] }), host, Class::R2),
             ("cancel", op, container, Class::R1),
             ("resolve", resolved, container, Class::R2),
         ];
@@ -528,6 +539,7 @@ mod tests {
             ("confirm", json!({ "topology": "edge", "generation": 5 }), "docker/container/c", Code::UnknownKind),
             ("survey", json!({ "recipient": "ssh-ed25519 AAAA" }), "host", Code::BadParams),
             ("survey", json!({ "recipient": "age1x", "all": true }), "host", Code::BadParams),
+            ("survey", json!({ "recipient": "age1x", "guests": ["99"] }), "host", Code::BadParams),
             ("survey", json!({ "recipient": "age1x" }), "docker/container/c", Code::UnknownKind),
             ("converge", json!({ "fields": "restart" }), "docker/container/c", Code::BadParams),
             ("converge", json!({ "fields": ["a".repeat(CONVERGE_BYTES_MAX + 1)] }), "docker/container/c", Code::BadParams),

@@ -3,6 +3,8 @@
 //! Each container that was made by hand or by another tool becomes a service with `adopt`, in the words of the Compose
 //! Specification; networks and volumes that nobody else uses are taken over with them, others stay `external`.
 
+pub mod guests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value as Json, json};

@@ -191,7 +191,7 @@ mod tests {
 
     async fn ask(driver: &DockerDriver, after: Option<&str>) -> Survey {
         let identity = Identity::generate();
-        let asked = Asked { recipient: identity.to_public().to_string(), after: after.map(str::to_owned) };
+        let asked = Asked { recipient: identity.to_public().to_string(), after: after.map(str::to_owned), guests: None };
         let answer = survey(&driver.engine().await.unwrap(), &driver.owned, &asked).await.unwrap();
         let sealed = base64::engine::general_purpose::STANDARD.decode(answer.result["sealed"].as_str().unwrap()).unwrap();
         serde_json::from_slice(&age::decrypt(&identity, &sealed).unwrap()).unwrap()

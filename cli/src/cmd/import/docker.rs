@@ -1,27 +1,19 @@
 //! `moorctl import docker`: what runs on a host, as a topology file that takes it over.
-//!
-//! The host is asked by a signed order, and seals its answer to a key that lives as long as this command: variables of others'
-//! containers may be secrets, and neither the hub nor the host's journal is to keep them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use age::x25519::Identity;
-use base64::Engine as _;
 use clap::Args;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{HostName, ResourceId, TopologyId};
-use moorline_common::op::{Act, Survey as Asked};
+use moorline_common::id::{HostName, TopologyId};
 use moorline_common::survey::Survey;
 use moorline_common::topology::adopt::{AdoptError, Adoption, adopt};
-use serde_json::Value;
 
+use super::ask::{ask, require_answer};
 use super::{give, refusal, require_new};
-use crate::client::{Client, HostView};
 use crate::cmd::Env;
-use crate::cmd::op::{OrderArgs, submit};
+use crate::cmd::op::OrderArgs;
 use crate::error::{Failure, LocalCode};
-use crate::limits::SURVEYS_MAX;
 use crate::render::Ui;
 
 /// Arguments of `import docker`.
@@ -51,12 +43,10 @@ pub(super) async fn run(args: &DockerArgs, env: &Env, ui: &mut Ui) -> Result<u8,
     let name = HostName::parse(args.host.clone())?;
     let topology = args.topology.clone().map(TopologyId::parse).transpose()?;
     require_new(args.out.as_ref())?;
-    if args.order.no_answer() {
-        return Err(Failure::usage("`import docker` needs the host's answer", "leave --save, --key and --no-wait out"));
-    }
+    require_answer(&args.order, "docker")?;
     let client = env.client(ui).await?;
     let host = client.host(&name).await?;
-    let survey = ask(&client, ui, &host, &args.order).await?;
+    let survey = ask(&client, ui, &host, None, &args.order).await?;
     let (only, projects): (BTreeSet<String>, BTreeSet<String>) =
         (args.only.iter().cloned().collect(), args.project.iter().cloned().collect());
     let adoption = Adoption { host: &name, topology: topology.as_ref(), survey: &survey, only: &only, projects: &projects };
@@ -71,31 +61,6 @@ pub(super) async fn run(args: &DockerArgs, env: &Env, ui: &mut Ui) -> Result<u8,
         serde_json::to_string(&adopted.outside).unwrap_or_default()
     ));
     give(args.out.as_ref(), &adopted.text, ui)
-}
-
-/// All answers of the host.
-async fn ask(client: &Client, ui: &mut Ui, host: &HostView, order: &OrderArgs) -> Result<Survey, Failure> {
-    let identity = Identity::generate();
-    let recipient = identity.to_public().to_string();
-    let mut whole = Survey::default();
-    for _ in 0..SURVEYS_MAX {
-        let act = Act::Survey(Asked { recipient: recipient.clone(), after: whole.next.take() });
-        let answer = submit::ask(client, ui, host, act, ResourceId::host(), order).await?;
-        whole.extend(open(&identity, &answer)?);
-        if whole.next.is_none() {
-            return Ok(whole);
-        }
-    }
-    let message = format!("host {} has more containers than {SURVEYS_MAX} answers hold", host.name);
-    Err(Failure::from(Fault::new(Code::TooLarge, message)).with_remedy("remove what is not needed there, and ask again"))
-}
-
-fn open(identity: &Identity, answer: &Value) -> Result<Survey, Failure> {
-    let bad = |why: String| Failure::from(Fault::new(Code::BadContent, format!("the host's answer cannot be read: {why}")));
-    let sealed = answer.get("sealed").and_then(Value::as_str).ok_or_else(|| bad("it holds nothing".to_owned()))?;
-    let sealed = base64::engine::general_purpose::STANDARD.decode(sealed).map_err(|e| bad(e.to_string()))?;
-    let text = age::decrypt(identity, &sealed).map_err(|e| bad(e.to_string()))?;
-    serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))
 }
 
 fn failure(error: &AdoptError, survey: &Survey) -> Failure {
