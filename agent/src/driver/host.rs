@@ -1,13 +1,15 @@
 //! What a host has: an engine of containers, Proxmox VE, or both, as one driver. Each is looked at by itself, and what cannot be asked keeps
 //! the other from nothing.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moorline_common::fault::cut;
 use moorline_common::observe::{EngineState, Observed, ObservedPve};
-use moorline_common::op::Act;
+use moorline_common::op::{Act, Survey};
 use moorline_common::plan::{Action, Step};
+use moorline_common::pve::Vmid;
 use serde_json::Value;
 
 use super::pve::{PveDriver, Transport};
@@ -184,28 +186,55 @@ impl<D: Driver, T: Transport> Driver for HostDriver<D, T> {
     }
 
     async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {
-        if let Act::Guest(_) = order.act { self.pve(order)?.prepare(order).await } else { self.engine(order)?.prepare(order).await }
+        match about(&order.act) {
+            About::Guest => self.pve(order)?.prepare(order).await,
+            About::Guests(_) => self.pve(order).map(|_| Value::Null),
+            About::Engine => self.engine(order)?.prepare(order).await,
+        }
     }
 
     async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
-        if let Act::Guest(_) = order.act {
-            self.pve(order)?.start(order, evidence).await
-        } else {
-            self.engine(order)?.start(order, evidence).await
+        match about(&order.act) {
+            About::Guest => self.pve(order)?.start(order, evidence).await,
+            About::Guests((asked, wanted)) => self.pve(order)?.survey(asked, wanted).await.map(Begun::Done),
+            About::Engine => self.engine(order)?.start(order, evidence).await,
         }
     }
 
     async fn resume(&self, order: &OpOrder, evidence: &Value, task: &str, taker: Taker) -> Result<Begun, DriverError> {
-        if let Act::Guest(_) = order.act {
-            return self.pve(order)?.resume(order, evidence, task, taker).await;
+        match about(&order.act) {
+            About::Guest => self.pve(order)?.resume(order, evidence, task, taker).await,
+            About::Guests(_) => Err(DriverError::no_such_operation(order)),
+            About::Engine => self.engine(order)?.resume(order, evidence, task, taker).await,
         }
-        self.engine(order)?.resume(order, evidence, task, taker).await
     }
 
     async fn adopt(&self, order: &OpOrder, evidence: &Value, task: Option<&str>, age: Duration) -> Result<Found, DriverError> {
-        if let Act::Guest(_) = order.act {
-            return self.pve(order)?.adopt(order, evidence, task, age).await;
+        match about(&order.act) {
+            About::Guest => self.pve(order)?.adopt(order, evidence, task, age).await,
+            // To look again is to look once.
+            About::Guests(_) => Ok(Found::Absent),
+            About::Engine => self.engine(order)?.adopt(order, evidence, task, age).await,
         }
-        self.engine(order)?.adopt(order, evidence, task, age).await
     }
+}
+
+/// What an operation is about.
+enum About<'a> {
+    /// A guest.
+    Guest,
+    /// What guests there are.
+    Guests((&'a Survey, &'a BTreeSet<Vmid>)),
+    /// What the engine of containers has.
+    Engine,
+}
+
+fn about(act: &Act) -> About<'_> {
+    if let Act::Guest(_) = act {
+        return About::Guest;
+    }
+    if let Act::Survey(asked) = act {
+        return asked.guests.as_ref().map_or(About::Engine, |wanted| About::Guests((asked, wanted)));
+    }
+    About::Engine
 }

@@ -12,14 +12,17 @@
 //! | `op` | operations: what must hold, and what proves them |
 //! | `stage` | the calls that they are made of |
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use moorline_common::observe::ObservedPve;
-use moorline_common::op::{Act, GuestOp};
+use moorline_common::op::{Act, GuestOp, Survey as Asked};
 use moorline_common::plan::guest::GuestAction;
+use moorline_common::pve::Vmid;
+use moorline_common::survey::Survey;
 use serde_json::Value;
 
-use super::{Begun, DriverError, Found, OpOrder, Ownership, Taker, Tasks};
+use super::{Begun, DriverError, Found, OpOrder, OpResult, Ownership, Taker, Tasks, survey};
 use crate::limits::OBSERVE_TIMEOUT;
 
 mod apply;
@@ -92,6 +95,15 @@ impl<T: Transport> PveDriver<T> {
     /// [`DriverError`].
     pub async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
         op::start(&op::run(&self.client, order, guest_op(order)?, evidence)?).await
+    }
+
+    /// Tells of guests, to the one who asked alone.
+    ///
+    /// # Errors
+    /// [`DriverError`].
+    pub async fn survey(&self, asked: &Asked, wanted: &BTreeSet<Vmid>) -> Result<OpResult, DriverError> {
+        let guests = observe::survey(&self.client, &self.owned, wanted).await?;
+        survey::sealed(&Survey::of_guests(guests, wanted, asked.after.as_deref()), asked)
     }
 
     /// See [`super::Driver::resume`].

@@ -59,38 +59,17 @@ struct Detail {
 /// # Errors
 /// [`DriverError`] when its lists cannot be had. A single guest that cannot be read has no config.
 pub(super) async fn observe<T: Transport>(client: &Client<T>, owned: &Ownership, seen: &Seen) -> Result<ObservedPve, DriverError> {
-    let failed = |e: CallError| e.into_driver(Code::EngineUnreachable, "observing Proxmox VE");
+    let failed = |e: CallError| e.into_driver(Code::EngineUnreachable, OBSERVING);
     let version = client.call(Verb::Get, &["version"], &Params::new()).await.map_err(failed)?;
-    let mut guests = BTreeMap::new();
-    for kind in [GuestKind::Qemu, GuestKind::Lxc] {
-        // Whether a machine is frozen is told by a full list alone.
-        let asked = if kind == GuestKind::Qemu { params([("full", "1")]) } else { Params::new() };
-        let list = client.of_node(Verb::Get, &[kind.as_str()], &asked).await.map_err(failed)?;
-        guests.extend(list.as_array().into_iter().flatten().filter_map(|entry| listed(kind, entry)));
-    }
-    for vmid in managed_elsewhere(client).await.map_err(failed)? {
-        guests.entry(vmid).and_modify(|guest| guest.is_ha_managed = true);
-    }
+    let mut guests = all(client).await.map_err(failed)?;
     for (vmid, kind) in task::running(client).await.map_err(failed)? {
         guests.entry(vmid).and_modify(|guest| guest.task = Some(kind));
     }
-    let asked: Vec<(Vmid, GuestKind, GuestStatus)> =
-        guests.iter().filter(|(vmid, guest)| matters(owned, **vmid, guest)).map(|(vmid, g)| (*vmid, g.kind, g.status)).collect();
     let known = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let details: BTreeMap<Vmid, Option<Detail>> = stream::iter(asked)
-        .map(|(vmid, kind, status)| {
-            let before = known.get(&vmid).cloned();
-            async move { Ok::<_, DriverError>((vmid, detail(client, GuestAt { kind, vmid }, status, before).await?)) }
-        })
-        .buffer_unordered(PVE_CALLS_AT_ONCE)
-        .try_collect()
-        .await?;
-    let kept = details.iter().filter_map(|(vmid, detail)| Some((*vmid, detail.clone()?)));
-    *seen.0.lock().unwrap_or_else(PoisonError::into_inner) = kept.collect();
+    let details = details(client, &guests, |vmid, guest| matters(owned, vmid, guest), &known).await?;
+    *seen.0.lock().unwrap_or_else(PoisonError::into_inner) = details.clone();
     for (vmid, detail) in details {
-        if let (Some(guest), Some(detail)) = (guests.get_mut(&vmid), detail) {
-            fill(owned, vmid, guest, detail);
-        }
+        guests.entry(vmid).and_modify(|guest| fill(owned, vmid, guest, detail));
     }
     Ok(ObservedPve {
         engine: EngineState::Ready,
@@ -99,6 +78,63 @@ pub(super) async fn observe<T: Transport>(client: &Client<T>, owned: &Ownership,
         node: client.node().to_owned(),
         guests,
     })
+}
+
+const OBSERVING: &str = "observing Proxmox VE";
+
+/// The node's guests with their configs, also those of others: `wanted`, or all when that is empty. See [`moorline_common::survey::Survey`].
+///
+/// # Errors
+/// As [`observe`].
+pub(super) async fn survey<T: Transport>(
+    client: &Client<T>,
+    owned: &Ownership,
+    wanted: &BTreeSet<Vmid>,
+) -> Result<BTreeMap<Vmid, ObservedGuest>, DriverError> {
+    let mut guests = all(client).await.map_err(|e| e.into_driver(Code::OpFailed, OBSERVING))?;
+    guests.retain(|vmid, _| wanted.is_empty() || wanted.contains(vmid));
+    for (vmid, detail) in details(client, &guests, |_, _| true, &BTreeMap::new()).await? {
+        guests.entry(vmid).and_modify(|guest| {
+            fill(owned, vmid, guest, detail);
+            (guest.snapshots, guest.digest) = (BTreeMap::new(), None);
+        });
+    }
+    Ok(guests)
+}
+
+/// The node's guests as it lists them.
+async fn all<T: Transport>(client: &Client<T>) -> Result<BTreeMap<Vmid, ObservedGuest>, CallError> {
+    let mut guests = BTreeMap::new();
+    for kind in [GuestKind::Qemu, GuestKind::Lxc] {
+        // Whether a machine is frozen is told by a full list alone.
+        let asked = if kind == GuestKind::Qemu { params([("full", "1")]) } else { Params::new() };
+        let list = client.of_node(Verb::Get, &[kind.as_str()], &asked).await?;
+        guests.extend(list.as_array().into_iter().flatten().filter_map(|entry| listed(kind, entry)));
+    }
+    for vmid in managed_elsewhere(client).await? {
+        guests.entry(vmid).and_modify(|guest| guest.is_ha_managed = true);
+    }
+    Ok(guests)
+}
+
+/// The files of those of `guests` that matter, as far as the token may read them.
+async fn details<T: Transport>(
+    client: &Client<T>,
+    guests: &BTreeMap<Vmid, ObservedGuest>,
+    matters: impl Fn(Vmid, &ObservedGuest) -> bool,
+    known: &BTreeMap<Vmid, Detail>,
+) -> Result<BTreeMap<Vmid, Detail>, DriverError> {
+    let asked: Vec<(Vmid, GuestKind, GuestStatus)> =
+        guests.iter().filter(|(vmid, guest)| matters(**vmid, guest)).map(|(vmid, guest)| (*vmid, guest.kind, guest.status)).collect();
+    let read: Vec<(Vmid, Option<Detail>)> = stream::iter(asked)
+        .map(|(vmid, kind, status)| {
+            let before = known.get(&vmid).cloned();
+            async move { Ok::<_, DriverError>((vmid, detail(client, GuestAt { kind, vmid }, status, before).await?)) }
+        })
+        .buffer_unordered(PVE_CALLS_AT_ONCE)
+        .try_collect()
+        .await?;
+    Ok(read.into_iter().filter_map(|(vmid, detail)| Some((vmid, detail?))).collect())
 }
 
 /// Whether more than the list tells of a guest is asked for: it is ours, or may be, or is named by the slice.
