@@ -10,7 +10,8 @@
 //! | `poll` | noticing changes |
 //! | `apply` | steps |
 //! | `op` | operations: what must hold, and what proves them |
-//! | `stage` | the calls that they are made of |
+//! | `stage` | what they are made of |
+//! | `calls` | and what each part asks of the host |
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use super::{Begun, DriverError, Found, OpOrder, OpResult, Ownership, Taker, Task
 use crate::limits::OBSERVE_TIMEOUT;
 
 mod apply;
+mod calls;
 pub mod client;
 mod doctor;
 pub mod https;

@@ -6,20 +6,14 @@ use std::sync::Mutex;
 use moorline_common::fault::{Code, cut};
 use moorline_common::id::OpId;
 use moorline_common::observe::{BURIED_TAG, GuestStatus, TAG};
-use moorline_common::op::guest::{
-    Backup, BackupMode, CloneTo, Create, Destroy, GuestOp, Migrate, Resize, Restore, SetConfig, Stop, snapshot_name,
-};
+use moorline_common::op::guest::{Backup, CloneTo, Create, Destroy, GuestOp, Restore, SetConfig, snapshot_name};
 use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::{self, Config, GuestConfig};
-use moorline_common::pve::keys::{self, Shape};
-use moorline_common::pve::property::Whose;
 use moorline_common::pve::upid::{TaskEnd, Upid};
-use moorline_common::pve::value::{self, Normal};
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar};
-use serde_json::{Map, Value, json};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient};
+use serde_json::{Map, Value};
 
 use super::super::{Begun, DriverError, DriverErrorKind, OpOrder, OpResult};
-use super::apply::{create_params, resized};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
 use super::observe::{has_tag, read_config, snapshots};
 use super::op::{Before, Live, find, one};
@@ -143,17 +137,17 @@ pub(super) struct Run<'a, T> {
     pub client: &'a Client<T>,
     pub order: &'a OpOrder,
     pub stages: Vec<Stage>,
-    op: &'a GuestOp,
-    at: GuestAt,
-    before: Before,
+    pub(super) op: &'a GuestOp,
+    pub(super) at: GuestAt,
+    pub(super) before: Before,
     result: Mutex<Map<String, Value>>,
 }
 
 /// A call that begins a stage; nothing when it is done already.
-struct Ask {
-    verb: Verb,
-    path: Vec<String>,
-    asked: Params,
+pub(super) struct Ask {
+    pub(super) verb: Verb,
+    pub(super) path: Vec<String>,
+    pub(super) asked: Params,
 }
 
 impl<'a, T: Transport> Run<'a, T> {
@@ -212,7 +206,7 @@ impl<'a, T: Transport> Run<'a, T> {
         }
     }
 
-    fn note(&self, key: &str, value: Value) {
+    pub(super) fn note(&self, key: &str, value: Value) {
         self.result.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key.to_owned(), value);
     }
 
@@ -263,7 +257,7 @@ impl<'a, T: Transport> Run<'a, T> {
         Ok(contents.as_array().into_iter().flatten().find(is_ours).and_then(|entry| lenient::text(entry.get("volid"))))
     }
 
-    fn failed(&self, error: CallError) -> DriverError {
+    pub(super) fn failed(&self, error: CallError) -> DriverError {
         error.into_driver(Code::OpFailed, &format!("`{}` on {}", self.op.kind(), self.order.resource))
     }
 
@@ -301,7 +295,7 @@ impl<'a, T: Transport> Run<'a, T> {
     }
 
     /// The guest, which must still be the one that was looked at.
-    async fn live(&self) -> Result<Live, DriverError> {
+    pub(super) async fn live(&self) -> Result<Live, DriverError> {
         let live = find(self.client, self.at.vmid).await.map_err(|e| self.failed(e))?;
         let live = live.ok_or_else(|| self.conflict(DriverErrorKind::NotFound, "it is gone".to_owned()))?;
         let lasting = |text: &Option<String>| text.as_deref().map(incarnation::lasting).map(str::to_owned);
@@ -311,12 +305,12 @@ impl<'a, T: Transport> Run<'a, T> {
         Ok(live)
     }
 
-    fn conflict(&self, kind: DriverErrorKind, why: String) -> DriverError {
+    pub(super) fn conflict(&self, kind: DriverErrorKind, why: String) -> DriverError {
         let message = cut(&format!("`{}` on {}: {why}", self.op.kind(), self.order.resource));
         DriverError { kind, code: Code::OpFailed, message }
     }
 
-    fn guest(&self, verb: Verb, path: &[&str], asked: Params) -> Option<Ask> {
+    pub(super) fn guest(&self, verb: Verb, path: &[&str], asked: Params) -> Option<Ask> {
         self.guest_at(self.at, verb, path, asked)
     }
 
@@ -396,164 +390,6 @@ impl<'a, T: Transport> Run<'a, T> {
         let mut asked = one("tags", &tags);
         asked.extend(digest.map(|digest| ("digest".to_owned(), digest)));
         Ok(self.guest_at(at, Verb::Put, &["config"], asked))
-    }
-
-    fn dump(&self, backup: &Backup) -> Option<Ask> {
-        let mode = backup.mode.unwrap_or(BackupMode::Snapshot).as_str();
-        let mark = mark(&self.order.op_id);
-        let notes = backup.notes.as_ref().map_or_else(|| mark.clone(), |notes| format!("{notes} {mark}"));
-        let asked = params([
-            ("vmid", self.at.vmid.to_string().as_str()),
-            ("storage", &backup.storage),
-            ("mode", mode),
-            ("compress", "zstd"),
-            // By itself it would remove older ones.
-            ("remove", "0"),
-            ("notes-template", &notes),
-            ("protected", scalar::flag(backup.protected)),
-        ]);
-        Some(Ask { verb: Verb::Post, path: vec!["vzdump".to_owned()], asked })
-    }
-
-    /// The call of the operation itself.
-    async fn ask_own(&self) -> Result<Option<Ask>, DriverError> {
-        let status = |verb: &str, asked: Params| Ok(self.guest(Verb::Post, &["status", verb], asked));
-        match self.op {
-            GuestOp::Start if self.before.status == GuestStatus::Running => Ok(None),
-            GuestOp::Stop | GuestOp::Shutdown(_) if self.before.status == GuestStatus::Stopped => Ok(None),
-            GuestOp::Start => status("start", Params::new()),
-            GuestOp::Stop => status("stop", Params::new()),
-            GuestOp::Shutdown(Stop { timeout_s, force }) => {
-                let mut asked = one("forceStop", scalar::flag(*force));
-                asked.extend(timeout_s.map(|s| ("timeout".to_owned(), s.to_string())));
-                status("shutdown", asked)
-            }
-            GuestOp::Reboot(Stop { timeout_s, .. }) => {
-                status("reboot", timeout_s.map(|s| one("timeout", &s.to_string())).unwrap_or_default())
-            }
-            GuestOp::Suspend(how) => status("suspend", if how.to_disk { one("todisk", "1") } else { Params::new() }),
-            GuestOp::Resume => status("resume", Params::new()),
-            GuestOp::Reset => status("reset", Params::new()),
-            GuestOp::SetConfig(change) => self.ask_to_set(change).await,
-            GuestOp::Resize(resize) => self.ask_to_resize(resize).await,
-            GuestOp::SnapshotCreate(make) => {
-                let mark = mark(&self.order.op_id);
-                let description = make.description.as_ref().map_or_else(|| mark.clone(), |said| format!("{said}\n{mark}"));
-                let mut asked = params([("snapname", make.name(&self.order.op_id).as_str()), ("description", description.as_str())]);
-                if make.memory {
-                    asked.insert("vmstate".to_owned(), "1".to_owned());
-                }
-                Ok(self.guest(Verb::Post, &["snapshot"], asked))
-            }
-            GuestOp::SnapshotDelete(delete) => {
-                let asked = if delete.force { one("force", "1") } else { Params::new() };
-                Ok(self.guest(Verb::Delete, &["snapshot", &delete.name], asked))
-            }
-            GuestOp::SnapshotRollback(to) => {
-                let asked = if to.start { one("start", "1") } else { Params::new() };
-                Ok(self.guest(Verb::Post, &["snapshot", &to.name, "rollback"], asked))
-            }
-            GuestOp::SnapshotList => {
-                let list = self.client.of_guest(Verb::Get, self.at, &["snapshot"], &Params::new()).await.map_err(|e| self.failed(e))?;
-                self.note("snapshots", json!(snapshots(&list)));
-                Ok(None)
-            }
-            GuestOp::Clone(to) => Ok(self.guest(Verb::Post, &["clone"], self.clone_params(to))),
-            GuestOp::Create(make) => {
-                let mut asked = create_params(make.kind, self.at.vmid, &make.source(), &make.config, &mark(&self.order.op_id))?;
-                let tags = make.config.get("tags").map_or_else(|| TAG.to_owned(), |tags| format!("{tags};{TAG}"));
-                asked.insert("tags".to_owned(), tags.replace([',', ' '], ";"));
-                Ok(Some(Ask { verb: Verb::Post, path: vec![make.kind.as_str().to_owned()], asked }))
-            }
-            GuestOp::Restore(restore) => Ok(Some(self.restore(restore))),
-            GuestOp::Backup(backup) => Ok(self.dump(backup)),
-            GuestOp::Migrate(to) => Ok(self.guest(Verb::Post, &["migrate"], self.migrate_params(to))),
-            // It has stages of its own.
-            GuestOp::Destroy(_) => Ok(None),
-        }
-    }
-
-    async fn ask_to_set(&self, change: &SetConfig) -> Result<Option<Ask>, DriverError> {
-        let live = self.live().await?;
-        let mut asked = Params::new();
-        for (key, text) in &change.set {
-            let known = keys::find(self.at.kind, key).map_err(|why| self.conflict(DriverErrorKind::Permanent, format!("{key}: {why}")))?;
-            let has = live.config.get(key).map(String::as_str);
-            let sent = value::written(known.shape, text, has);
-            asked.insert(key.clone(), sent.map_err(|e| self.conflict(DriverErrorKind::Permanent, format!("{key}: {e}")))?);
-        }
-        let delete: Vec<&str> = change.delete.iter().filter(|key| live.config.contains_key(*key)).map(String::as_str).collect();
-        if !delete.is_empty() {
-            asked.insert("delete".to_owned(), delete.join(","));
-        }
-        if asked.is_empty() {
-            return Ok(None);
-        }
-        // Who named a version meant that one alone; else it is what was looked at.
-        asked.extend(change.digest.clone().or(live.digest).map(|digest| ("digest".to_owned(), digest)));
-        let verb = if self.at.kind == GuestKind::Qemu { Verb::Post } else { Verb::Put };
-        Ok(self.guest(verb, &["config"], asked))
-    }
-
-    async fn ask_to_resize(&self, resize: &Resize) -> Result<Option<Ask>, DriverError> {
-        let live = self.live().await?;
-        let wanted = scalar::size(&resize.size).map_err(|e| self.conflict(DriverErrorKind::Permanent, e.to_string()))?;
-        let shape = keys::find(self.at.kind, &resize.disk).map(|key| key.shape).unwrap_or(Shape::Text(None));
-        let has = live.config.get(&resize.disk).and_then(|text| value::normal(shape, text, Whose::Theirs).ok().flatten());
-        let Some(Normal::Volume(disk)) = has else {
-            return Err(self.conflict(DriverErrorKind::NotFound, format!("it has no disk `{}`", resize.disk)));
-        };
-        match disk.size {
-            Some(has) if has == wanted => Ok(None),
-            Some(has) if has > wanted => {
-                let why = format!("`{}` has {} already, and a disk never shrinks", resize.disk, scalar::size_text(has));
-                Err(self.conflict(DriverErrorKind::Permanent, why))
-            }
-            Some(_) | None => {
-                let asked = params([("disk", resize.disk.as_str()), ("size", resized(wanted).as_str())]);
-                Ok(self.guest(Verb::Put, &["resize"], asked))
-            }
-        }
-    }
-
-    fn clone_params(&self, to: &CloneTo) -> Params {
-        let mut asked = params([("newid", to.newid.to_string().as_str()), ("description", mark(&self.order.op_id).as_str())]);
-        let key = if self.at.kind == GuestKind::Qemu { "name" } else { "hostname" };
-        asked.extend(to.name.iter().map(|name| (key.to_owned(), name.clone())));
-        asked.extend(to.full.map(|full| ("full".to_owned(), scalar::flag(full).to_owned())));
-        asked.extend(to.snapshot.iter().map(|name| ("snapname".to_owned(), name.clone())));
-        asked.extend(to.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
-        asked.extend(to.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));
-        asked
-    }
-
-    fn restore(&self, restore: &Restore) -> Ask {
-        let mut asked = one("vmid", &self.at.vmid.to_string());
-        match restore.kind {
-            GuestKind::Qemu => drop(asked.insert("archive".to_owned(), restore.archive.clone())),
-            GuestKind::Lxc => {
-                asked.extend([("ostemplate".to_owned(), restore.archive.clone()), ("restore".to_owned(), "1".to_owned())]);
-            }
-        }
-        asked.extend(restore.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
-        let flags = [("unique", restore.unique), ("force", restore.over)];
-        asked.extend(flags.into_iter().filter(|(_, yes)| *yes).map(|(key, _)| (key.to_owned(), "1".to_owned())));
-        Ask { verb: Verb::Post, path: vec![restore.kind.as_str().to_owned()], asked }
-    }
-
-    fn migrate_params(&self, to: &Migrate) -> Params {
-        let mut asked = one("target", &to.target);
-        let is_machine = self.at.kind == GuestKind::Qemu;
-        if to.online {
-            // A container cannot move while it runs: it is started anew.
-            asked.insert(if is_machine { "online" } else { "restart" }.to_owned(), "1".to_owned());
-        }
-        if to.with_local_disks && is_machine {
-            asked.insert("with-local-disks".to_owned(), "1".to_owned());
-        }
-        let key = if is_machine { "targetstorage" } else { "target-storage" };
-        asked.extend(to.target_storage.iter().map(|storage| (key.to_owned(), storage.clone())));
-        asked
     }
 }
 
