@@ -41,7 +41,8 @@ pub mod own_engine;
 pub mod peer;
 pub mod process;
 pub mod proxy;
-pub mod pve_sim;
 pub mod registry;
 pub mod storm;
 pub mod wait;
+
+pub use moorline_pve_sim as pve_sim;

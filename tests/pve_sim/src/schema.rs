@@ -10,10 +10,12 @@ use regex::Regex;
 use serde_json::Value;
 
 /// The description of an API.
+#[derive(Debug)]
 pub struct Schema {
     methods: Vec<Method>,
 }
 
+#[derive(Debug)]
 struct Method {
     path: Vec<Segment>,
     verb: String,
@@ -22,7 +24,7 @@ struct Method {
     is_open: bool,
 }
 
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Segment {
     Fixed(String),
     Named(String),
@@ -63,10 +65,23 @@ impl Schema {
     /// # Errors
     /// Everything that the API would not take.
     pub fn check(&self, verb: &str, path: &str, parameters: &[(String, String)]) -> Result<(), Vec<String>> {
+        let wrong = self.errors(verb, path, parameters);
+        if wrong.is_empty() {
+            return Ok(());
+        }
+        let line = |(key, words): (String, String)| if key.is_empty() { words } else { format!("{verb} {path}: {key}: {words}") };
+        Err(wrong.into_iter().map(line).collect())
+    }
+
+    /// The same by parameter, in the API's words where there is one fault; under the empty name when there is no such call.
+    #[must_use]
+    pub fn errors(&self, verb: &str, path: &str, parameters: &[(String, String)]) -> BTreeMap<String, String> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let found = self.methods.iter().filter(|method| method.verb == verb).find_map(|method| Some((method, method.names(&parts)?)));
-        let Some((method, named)) = found else { return Err(vec![format!("{verb} {path} is no method of the API")]) };
-        let mut wrong = Vec::new();
+        let Some((method, named)) = found else {
+            return BTreeMap::from([(String::new(), format!("{verb} {path} is no method of the API"))]);
+        };
+        let mut wrong = BTreeMap::new();
         let mut given: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (key, value) in
             named.iter().map(|(key, value)| (key.as_str(), *value)).chain(parameters.iter().map(|(k, v)| (k.as_str(), v.as_str())))
@@ -74,28 +89,35 @@ impl Schema {
             given.entry(key).or_default().push(value);
         }
         for (key, values) in &given {
-            match method.parameter(key) {
-                Some(rule) => {
-                    wrong.extend(values.iter().filter_map(|value| Some(format!("{verb} {path}: {key}: {}", fault(rule, value)?))))
+            let Some(rule) = method.parameter(key) else {
+                if !method.is_open {
+                    wrong.insert((*key).to_owned(), UNKNOWN.to_owned());
                 }
-                None if method.is_open => {}
-                None => wrong.push(format!("{verb} {path}: {key}: is not defined in the API")),
+                continue;
+            };
+            if let Some(fault) = values.iter().find_map(|value| fault(rule, value)) {
+                wrong.insert((*key).to_owned(), fault);
             }
-            let is_list = method
-                .parameter(key)
-                .is_some_and(|rule| rule["type"] == "array" || rule["format"].as_str().is_some_and(|f| f.ends_with("-list")));
+            let is_list = rule["type"] == "array" || rule["format"].as_str().is_some_and(|format| format.ends_with("-list"));
             if values.len() > 1 && !is_list {
-                wrong.push(format!("{verb} {path}: {key}: stands there twice"));
+                wrong.insert((*key).to_owned(), "type check failed - got ARRAY: it stands there twice".to_owned());
+            }
+            let needs = rule["requires"].as_str().filter(|needed| !given.contains_key(needed));
+            if let Some(needed) = needs {
+                wrong.insert((*key).to_owned(), format!("missing property - '{key}' requires this property: {needed}"));
             }
         }
         for (key, rule) in &method.parameters {
-            if !is_optional(rule) && !given.contains_key(key.as_str()) {
-                wrong.push(format!("{verb} {path}: {key}: is missing"));
+            if !is_optional(rule) && !key.ends_with("[n]") && !given.contains_key(key.as_str()) {
+                wrong.insert(key.clone(), "property is missing and it is not optional".to_owned());
             }
         }
-        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+        wrong
     }
 }
+
+/// What is said of a parameter that there is not.
+const UNKNOWN: &str = "property is not defined in schema and the schema does not allow additional properties";
 
 fn segment(part: &str) -> Segment {
     match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
@@ -151,32 +173,39 @@ fn number(rule: &Value, key: &str) -> Option<f64> {
 fn fault(rule: &Value, text: &str) -> Option<String> {
     match rule["type"].as_str().unwrap_or("string") {
         "boolean" if !matches!(text.to_ascii_lowercase().as_str(), "0" | "1" | "on" | "off" | "yes" | "no" | "true" | "false") => {
-            return Some(format!("`{text}` is no boolean"));
+            return Some(format!("type check ('boolean') failed - got '{text}'"));
         }
-        "integer" if text.parse::<i64>().is_err() => return Some(format!("`{text}` is no integer")),
-        "number" if text.parse::<f64>().is_err() => return Some(format!("`{text}` is no number")),
+        "integer" if text.parse::<i64>().is_err() => return Some(format!("type check ('integer') failed - got '{text}'")),
+        "number" if text.parse::<f64>().is_err() => return Some(format!("type check ('number') failed - got '{text}'")),
         "integer" | "number" => {
             let n: f64 = text.parse().ok()?;
-            if number(rule, "minimum").is_some_and(|least| n < least) || number(rule, "maximum").is_some_and(|most| n > most) {
-                return Some(format!("{n} is out of bounds"));
+            if let Some(least) = number(rule, "minimum").filter(|least| n < *least) {
+                return Some(format!("value must have a minimum value of {least}"));
+            }
+            if let Some(most) = number(rule, "maximum").filter(|most| n > *most) {
+                return Some(format!("value must have a maximum value of {most}"));
             }
         }
         _ => {}
     }
     let length = text.chars().count();
     let bound = |key: &str| rule[key].as_u64().and_then(|n| usize::try_from(n).ok());
-    if bound("maxLength").is_some_and(|most| length > most) || bound("minLength").is_some_and(|least| length < least) {
-        return Some(format!("`{text}` is too long or too short"));
+    if let Some(most) = bound("maxLength").filter(|most| length > *most) {
+        return Some(format!("value may only be {most} characters long"));
+    }
+    if let Some(least) = bound("minLength").filter(|least| length < *least) {
+        return Some(format!("value must be at least {least} characters long"));
     }
     if let Some(words) = rule["enum"].as_array()
         && !words.iter().any(|word| word.as_str() == Some(text) || word.as_i64().is_some_and(|n| text.parse() == Ok(n)))
     {
-        return Some(format!("`{text}` is not one of {}", rule["enum"]));
+        let words = words.iter().map(|word| word.as_str().map_or_else(|| word.to_string(), str::to_owned)).collect::<Vec<_>>();
+        return Some(format!("value '{text}' does not have a value in the enumeration '{}'", words.join(", ")));
     }
     if let Some(pattern) = rule["pattern"].as_str() {
         match Regex::new(&format!("^(?:{})$", of_perl(pattern))) {
             Ok(regex) if regex.is_match(text) => {}
-            Ok(_) => return Some(format!("`{text}` does not match {pattern}")),
+            Ok(_) => return Some(format!("value does not match the regex pattern {pattern}")),
             Err(error) => return Some(format!("its pattern cannot be read: {error}")),
         }
     }
@@ -251,7 +280,7 @@ fn format_fault(name: &str, text: &str) -> Option<String> {
         // The others are looked at by what serves the request.
         _ => true,
     };
-    (!is_good).then(|| format!("`{text}` is no {name}"))
+    (!is_good).then(|| format!("invalid format - value '{text}' does not look like a valid {name}"))
 }
 
 #[cfg(test)]
@@ -293,11 +322,11 @@ mod tests {
             assert_eq!(call(&good), Ok(()), "{good:?}");
         }
         for (bad, says) in [
-            (("cores", "0"), "out of bounds"),
-            (("cores", "four"), "no integer"),
-            (("onboot", "maybe"), "no boolean"),
-            (("bios", "uefi"), "not one of"),
-            (("vendor", "LONGER"), "does not match"),
+            (("cores", "0"), "minimum value of 1"),
+            (("cores", "four"), "type check ('integer')"),
+            (("onboot", "maybe"), "type check ('boolean')"),
+            (("bios", "uefi"), "in the enumeration"),
+            (("vendor", "LONGER"), "does not match the regex"),
             (("net0", "virtio=01:24:11:00:00:0A"), "mac-addr"),
             (("net0", "virtio,model=e1000"), "twice"),
             (("net0", "firewall=1"), "`model` is missing"),

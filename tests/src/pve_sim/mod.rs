@@ -1,3 +1,0 @@
-//! A simulated Proxmox VE, as strict as the real one.
-
-pub mod schema;
