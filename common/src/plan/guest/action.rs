@@ -35,7 +35,7 @@ pub struct GuestAction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "act", rename_all = "kebab-case")]
 pub enum GuestAct {
-    /// Make it, with [`marker`] as its description until it is known.
+    /// Make it, with [`super::marker`] as its description until it is known.
     Create {
         /// What of; an empty machine, if `None`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,7 +77,7 @@ pub enum GuestAct {
 }
 
 impl GuestAct {
-    /// See [`Action::verb`].
+    /// See [`crate::plan::Action::verb`].
     pub(in crate::plan) const fn verb(&self) -> &'static str {
         match self {
             GuestAct::Create { .. } => "create",
