@@ -335,6 +335,26 @@ fn walk(value: &Value, schema: &Value, definitions: &Value, used: &mut BTreeSet<
     }
 }
 
+/// The definitions that no Compose file has anything of: a topology's own, those of guests of
+/// Proxmox VE, and what only secrets and configs have.
+const ELSEWHERE: [&str; 15] = [
+    "policy",
+    "maintenance-window",
+    "rollout",
+    "profile",
+    "host",
+    "proxmox",
+    "guest",
+    "guest-source",
+    "guest-shutdown",
+    "qemu-config",
+    "lxc-config",
+    "secret",
+    "config",
+    "secret_mount",
+    "config_mount",
+];
+
 #[test]
 fn every_key_of_a_compose_file_is_in_a_file_of_the_corpus() {
     let schema = moorline_common::topology::json_schema();
@@ -346,11 +366,7 @@ fn every_key_of_a_compose_file_is_in_a_file_of_the_corpus() {
         walk(&file, &serde_json::json!({ "$ref": "#/$defs/docker" }), definitions, &mut used);
     }
     for (definition, content) in definitions.as_object().unwrap() {
-        // Of a topology alone, and what only secrets and configs have.
-        let is_elsewhere =
-            ["policy", "maintenance-window", "rollout", "profile", "host", "secret", "config", "secret_mount", "config_mount"]
-                .contains(&definition.as_str());
-        let keys = content["properties"].as_object().into_iter().flatten().filter(|_| !is_elsewhere);
+        let keys = content["properties"].as_object().into_iter().flatten().filter(|_| !ELSEWHERE.contains(&definition.as_str()));
         all.extend(keys.map(|(key, _)| format!("{definition}.{key}")));
     }
     let unused: Vec<&str> = all.difference(&used).map(String::as_str).collect();
