@@ -33,6 +33,7 @@ const SLOW: Duration = Duration::from_millis(5);
 /// A server that listens; it ends with its value.
 pub struct Server {
     address: SocketAddr,
+    sim: Sim,
     certificate: Arc<Mutex<Certificate>>,
     task: JoinHandle<()>,
 }
@@ -64,8 +65,11 @@ impl Server {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen at {address}"))?;
         let address = listener.local_addr()?;
         let certificate = Arc::new(Mutex::new(Certificate::make()?));
-        let task = tokio::spawn(serve(listener, sim, certificate.clone()));
-        Ok(Self { address, certificate, task })
+        let task = tokio::spawn(serve(listener, sim.clone(), certificate.clone()));
+        let server = Self { address, sim, certificate, task };
+        let fingerprint = server.fingerprint();
+        server.sim.change(|world| world.fingerprint = Some(fingerprint));
+        Ok(server)
     }
 
     /// Where it is reached: `https://127.0.0.1:…`.
@@ -91,11 +95,17 @@ impl Server {
     /// # Errors
     /// When none can be made.
     pub fn swap_certificate(&self) -> Result<String> {
-        let new = Certificate::make()?;
-        let fingerprint = new.fingerprint.clone();
-        *self.certificate.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        let fingerprint = swap(&self.sim, &self.certificate)?;
         Ok(fingerprint)
     }
+}
+
+fn swap(sim: &Sim, certificate: &Mutex<Certificate>) -> Result<String> {
+    let new = Certificate::make()?;
+    let fingerprint = new.fingerprint.clone();
+    *certificate.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    sim.change(|world| world.fingerprint = Some(fingerprint.clone()));
+    Ok(fingerprint)
 }
 
 impl Drop for Server {
@@ -155,12 +165,7 @@ async fn respond(
     let Ok(body) = body else { return Ok(response(&Answer::plain(413, "request entity too large"))) };
     let call = Request { body: body.to_bytes().to_vec(), ..call };
     if call.path.starts_with("/sim/") {
-        let swap = || {
-            let new = Certificate::make().map_err(|error| error.to_string())?;
-            let fingerprint = new.fingerprint.clone();
-            *certificate.lock().unwrap_or_else(PoisonError::into_inner) = new;
-            Ok(fingerprint)
-        };
+        let swap = || swap(&sim, &certificate).map_err(|error| error.to_string());
         return Ok(response(&control::answer(&sim, &call, swap)));
     }
     match sim.answer(call).await {

@@ -336,7 +336,7 @@ impl Setup {
 impl Setup {
     /// What stands for the fingerprint of a node's certificate where there is no connection.
     #[must_use]
-    pub fn seed_fingerprint(&self, node: &str) -> String {
+    pub fn made_up_fingerprint(&self, node: &str) -> String {
         use sha2::{Digest as _, Sha256};
         let bytes = Sha256::digest(format!("{}{node}", self.seed).as_bytes());
         bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")

@@ -5,25 +5,45 @@ use serde_json::{Value, json};
 use crate::setup::{ROOT_TOKEN, SECRET, Setup, TOKEN};
 use crate::{Answer, Request, Sim};
 
+mod access;
+mod faults;
 mod first;
+mod forms;
+mod guests;
+mod tasks;
+mod waiting;
+mod wire;
 
 /// A cluster and who asks it.
 pub(super) struct Client {
     pub sim: Sim,
     pub token: String,
+    /// A ticket, and what has to come with it.
+    pub ticket: Option<(String, String)>,
 }
 
 impl Client {
     pub fn new(setup: Setup) -> Self {
-        Self { sim: Sim::new(setup), token: TOKEN.to_owned() }
+        Self { sim: Sim::new(setup), token: TOKEN.to_owned(), ticket: None }
     }
 
     pub fn as_root(&self) -> Self {
-        Self { sim: self.sim.clone(), token: ROOT_TOKEN.to_owned() }
+        Self { sim: self.sim.clone(), token: ROOT_TOKEN.to_owned(), ticket: None }
+    }
+
+    /// As `root@pam` itself.
+    pub async fn with_ticket(&self) -> Self {
+        let got = self.ok("POST", "/access/ticket", &[("username", "root@pam"), ("password", "secret")]).await;
+        let word = |key: &str| got[key].as_str().unwrap().to_owned();
+        Self { ticket: Some((word("ticket"), word("CSRFPreventionToken"))), ..self.as_root() }
     }
 
     pub async fn raw(&self, method: &str, path: &str, pairs: &[(&str, &str)]) -> Answer {
         let mut request = Request::new(method, &format!("/api2/json{path}")).by_token(&self.token, SECRET);
+        if let Some((ticket, csrf)) = &self.ticket {
+            request.cookie = Some(format!("PVEAuthCookie={}", crate::request::encode(ticket)));
+            request.csrf = Some(csrf.clone());
+        }
         if method == "POST" || method == "PUT" {
             request = request.form(pairs);
         } else if !pairs.is_empty() {

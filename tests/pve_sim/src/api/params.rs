@@ -35,7 +35,7 @@ fn by_route(route: &Route, call: &Call, pairs: &[(String, String)]) -> BTreeMap<
         }
         let rule = rules.iter().find(|(name, ..)| name == key);
         let fault = match (rule, route.config) {
-            (Some((_, _, kind)), _) => type_fault(kind, value).or_else(|| value_fault(key, value)),
+            (Some((_, _, kind)), _) => type_fault(kind, value).or_else(|| if *kind == "b" { None } else { value_fault(key, value) }),
             (None, Some(kind)) => config_fault(kind, key, value),
             (None, None) => Some("property is not defined in schema and the schema does not allow additional properties".to_owned()),
         };

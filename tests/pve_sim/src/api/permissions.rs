@@ -261,14 +261,7 @@ pub(crate) fn check_container_keys(
         let (stem, _) = split(key);
         match (key.as_str(), stem) {
             ("cores" | "cpuunits" | "cpulimit", _) => check_vm(world, who, vmid, pool, &["VM.Config.CPU"])?,
-            ("rootfs", _) | (_, "mp") => {
-                check_vm(world, who, vmid, pool, &["VM.Config.Disk"])?;
-                let file = set.get(key).and_then(|value| Drive::parse(value)).map(|drive| drive.file).unwrap_or_default();
-                let kind = if file.starts_with("/dev/") { "device" } else { "bind" };
-                if file.starts_with('/') {
-                    return Err(Fail::denied(&format!("mount point type {kind} is only allowed for root@pam")));
-                }
-            }
+            ("rootfs", _) | (_, "mp") => check_mount(world, who, vmid, pool, set.get(key))?,
             ("memory" | "swap", _) => check_vm(world, who, vmid, pool, &["VM.Config.Memory"])?,
             ("nameserver" | "searchdomain" | "hostname", _) | (_, "net") => check_vm(world, who, vmid, pool, &["VM.Config.Network"])?,
             ("features", _) => check_features(world, who, vmid, pool, set.get("features"), is_unprivileged)?,
@@ -284,6 +277,23 @@ pub(crate) fn check_container_keys(
         }
     }
     Ok(())
+}
+
+/// Only volumes are for everybody, and new ones need room on their storage.
+fn check_mount(world: &World, who: &str, vmid: u32, pool: Option<&str>, value: Option<&String>) -> Result<(), Fail> {
+    check_vm(world, who, vmid, pool, &["VM.Config.Disk"])?;
+    let Some(drive) = value.and_then(|value| Drive::parse(value)) else { return Ok(()) };
+    if drive.file.starts_with('/') {
+        let kind = if drive.file.starts_with("/dev/") { "device" } else { "bind" };
+        return Err(Fail::denied(&format!("mount point type {kind} is only allowed for root@pam")));
+    }
+    match drive.wish() {
+        Some(wish) => match wish.storage {
+            Some(storage) => world.check(who, &format!("/storage/{storage}"), &["Datastore.AllocateSpace"]),
+            None => Ok(()),
+        },
+        None => check_volume(world, who, vmid, "", &drive),
+    }
 }
 
 fn check_features(

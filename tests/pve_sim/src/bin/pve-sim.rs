@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use moorline_pve_sim::https::Server;
 use moorline_pve_sim::schema::Schema;
 use moorline_pve_sim::{Setup, Sim, World};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
@@ -61,10 +62,14 @@ fn load(args: &Args) -> Result<World> {
     if let Some(path) = args.state.as_deref().filter(|path| path.exists()) {
         return serde_json::from_slice(&read(path)?).with_context(|| format!("{} is no world", path.display()));
     }
-    let setup = match &args.setup {
-        Some(path) => serde_json::from_slice(&read(path)?).with_context(|| format!("{} is no setup", path.display()))?,
-        None => Setup::default(),
-    };
+    let given = args.setup.as_deref().map(read).transpose()?.unwrap_or_else(|| b"{}".to_vec());
+    let mut setup: Setup = serde_json::from_slice(&given).context("that is no setup")?;
+    let says_when = serde_json::from_slice::<Value>(&given).is_ok_and(|setup| setup.get("begins_at_ms").is_some());
+    if !says_when {
+        // A host's clock is right.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+        setup.begins_at_ms = u64::try_from(now.as_millis())?;
+    }
     Ok(World::new(setup))
 }
 

@@ -67,6 +67,8 @@ pub struct World {
     pub requests: Vec<Logged>,
     /// What was wrong with calls, by the API's own description.
     pub wrong: Vec<String>,
+    /// The fingerprint of the certificate with which it answers, where it is asked over a connection.
+    pub fingerprint: Option<String>,
     /// What `/cluster/resources` says of guests.
     pub(crate) seen: BTreeMap<u32, (Power, String)>,
     pub(crate) sessions: BTreeMap<String, Session>,
@@ -172,6 +174,7 @@ impl World {
             effects: Vec::new(),
             requests: Vec::new(),
             wrong: Vec::new(),
+            fingerprint: None,
             seen: BTreeMap::new(),
             sessions: BTreeMap::new(),
             random: Random::new(setup.seed),
