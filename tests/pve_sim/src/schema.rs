@@ -77,9 +77,15 @@ impl Schema {
     #[must_use]
     pub fn errors(&self, verb: &str, path: &str, parameters: &[(String, String)]) -> BTreeMap<String, String> {
         let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-        let found = self.methods.iter().filter(|method| method.verb == verb).find_map(|method| Some((method, method.names(&parts)?)));
+        self.errors_of(verb, &parts, parameters)
+    }
+
+    /// The same for a path in its parts, of which the last may have slashes in it.
+    #[must_use]
+    pub fn errors_of(&self, verb: &str, parts: &[&str], parameters: &[(String, String)]) -> BTreeMap<String, String> {
+        let found = self.methods.iter().filter(|method| method.verb == verb).find_map(|method| Some((method, method.names(parts)?)));
         let Some((method, named)) = found else {
-            return BTreeMap::from([(String::new(), format!("{verb} {path} is no method of the API"))]);
+            return BTreeMap::from([(String::new(), format!("{verb} /{} is no method of the API", parts.join("/")))]);
         };
         let mut wrong = BTreeMap::new();
         let mut given: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -33,7 +33,8 @@ impl Client {
 
     /// As `root@pam` itself.
     pub async fn with_ticket(&self) -> Self {
-        let got = self.ok("POST", "/access/ticket", &[("username", "root@pam"), ("password", "secret")]).await;
+        let login = Request::new("POST", "/api2/json/access/ticket").form(&[("username", "root@pam"), ("password", "secret")]);
+        let got = self.sim.answer(login).await.unwrap().read();
         let word = |key: &str| got[key].as_str().unwrap().to_owned();
         Self { ticket: Some((word("ticket"), word("CSRFPreventionToken"))), ..self.as_root() }
     }

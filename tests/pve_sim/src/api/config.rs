@@ -133,6 +133,7 @@ fn prepare(world: &mut World, call: &Call) -> Result<Change, Fail> {
     if given.is_empty() && delete.is_empty() && revert.is_empty() {
         return Err(Fail::die("no options specified"));
     }
+    check_keys(&given)?;
     let mut set = kept(call.kind, &given)?;
     if call.kind == Kind::Qemu {
         alias_cdrom(&mut set);
@@ -186,6 +187,16 @@ pub(crate) fn kept(kind: Kind, given: &Config) -> Result<Config, Fail> {
         set.insert(key.clone(), value);
     }
     Ok(set)
+}
+
+/// Public keys are looked at before anything is kept. Source: `PVE::Tools::validate_ssh_public_keys`.
+pub(crate) fn check_keys(given: &Config) -> Result<(), Fail> {
+    let text = given.get("sshkeys").map(|text| crate::request::decode(text)).or_else(|| given.get("ssh-public-keys").cloned());
+    let kinds = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
+    let is_key = |line: &str| line.split_whitespace().count() > 1 && kinds.iter().any(|kind| line.contains(kind));
+    let text = text.unwrap_or_default();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    if lines.all(is_key) { Ok(()) } else { Err(Fail::die("SSH public key validation error")) }
 }
 
 /// `cdrom` is another name of `ide2`.

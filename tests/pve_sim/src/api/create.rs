@@ -44,6 +44,7 @@ pub(crate) fn create(world: &mut World, call: &Call) -> Outcome {
     check_allocate(world, call, archive.is_some(), pool.as_deref())?;
     let given: Config =
         call.params.iter().filter(|(key, _)| !NOT_CONFIG.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect();
+    config::check_keys(&call.params)?;
     let mut set = config::kept(call.kind, &given)?;
     if let (Some(_), Some(key)) = (&archive, set.keys().find(|key| call.kind == Kind::Qemu && call.kind.is_drive(key))) {
         return Err(Fail::bad(key, "option conflicts with option 'archive'"));

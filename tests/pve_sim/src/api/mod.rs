@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::request::{Request, body_pairs, decode, encode, split_path};
+use crate::request::{Request, body_pairs, decode, split_path};
 use crate::work::Work;
 use crate::world::World;
 use crate::world::guest::{Guest, Kind};
@@ -165,13 +165,19 @@ impl Call {
 pub(crate) fn serve(world: &mut World, number: u64, request: &Request) -> Outcome {
     let (raw, query) = split_path(&request.path);
     let Some(path) = raw.strip_prefix("/api2/json") else { return Err(Fail::Plain(404, format!("no such file '{raw}'"))) };
-    let body = body_pairs(request.content_type.as_deref(), &request.body);
+    let body = read_body(request)?;
     let is_login = request.method == "POST" && path == "/access/ticket";
+    if is_login && request.cookie.is_none() && request.authorization.is_some() {
+        let message = format!("URI '{path}' not available with API token, need proper ticket.");
+        return Err(Fail::Said { status: 403, message, errors: BTreeMap::new() });
+    }
     let who = if is_login { String::new() } else { world.who(request).map_err(Fail::Unauthorized)? };
     let mut pairs = query;
-    pairs.extend(body.map_err(|words| Fail::Plain(400, words))?);
+    // What stands in both counts as the query has it.
+    pairs.splice(0..0, body.into_iter().filter(|(key, _)| !query_has(&request.path, key)));
     note(world, number, &who, &pairs);
-    let parts: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(decode).collect();
+    // A path is decoded before it is parted: an encoded slash is one.
+    let parts: Vec<String> = decode(path).split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
     let shown = format!("/{}", parts.join("/"));
     let unknown =
         || Fail::Said { status: 501, message: format!("Method '{} {shown}' not implemented", request.method), errors: BTreeMap::new() };
@@ -190,9 +196,28 @@ pub(crate) fn serve(world: &mut World, number: u64, request: &Request) -> Outcom
     if let Some(node) = call.names.get("node").cloned() {
         call.node = proxied(world, &node)?;
     }
-    let encoded = parts.iter().map(|part| encode(part)).collect::<Vec<_>>().join("/");
-    params::check(world, route, &request.method, &encoded, &call, &pairs)?;
+    params::check(world, route, &request.method, &parts, &call, &pairs)?;
     (route.run)(world, &call)
+}
+
+/// The parameters of a body. Source: `PVE::APIServer::AnyEvent::authenticate_and_handle_request`, `extract_params`.
+fn read_body(request: &Request) -> Result<Vec<(String, String)>, Fail> {
+    if !matches!(request.method.as_str(), "POST" | "PUT") {
+        return match request.body.is_empty() {
+            true => Ok(Vec::new()),
+            false => Err(Fail::Plain(501, format!("Unexpected content for method '{}'", request.method))),
+        };
+    }
+    let kind = request.content_type.as_deref().unwrap_or_default();
+    let name = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if !request.body.is_empty() && !matches!(name.as_str(), "" | "application/x-www-form-urlencoded" | "application/json") {
+        return Err(Fail::Plain(506, format!("upload 'Content-Type '{kind}' not implemented")));
+    }
+    body_pairs(request.content_type.as_deref(), &request.body).map_err(|words| Fail::Plain(400, words))
+}
+
+fn query_has(path: &str, key: &str) -> bool {
+    split_path(path).1.iter().any(|(other, _)| other == key)
 }
 
 fn note(world: &mut World, number: u64, who: &str, pairs: &[(String, String)]) {

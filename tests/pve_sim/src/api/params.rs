@@ -4,22 +4,33 @@
 
 use std::collections::BTreeMap;
 
-use super::routes::Route;
+use super::routes::{Route, with_volume};
 use super::{Call, Fail};
 use crate::normal::types;
 use crate::world::World;
 use crate::world::guest::Kind;
 
 /// Checks a call.
-pub(crate) fn check(world: &mut World, route: &Route, verb: &str, path: &str, call: &Call, pairs: &[(String, String)]) -> Result<(), Fail> {
+pub(crate) fn check(
+    world: &mut World,
+    route: &Route,
+    verb: &str,
+    parts: &[String],
+    call: &Call,
+    pairs: &[(String, String)],
+) -> Result<(), Fail> {
     let errors = match world.schema() {
-        Some(schema) => schema.errors(verb, &crate::request::decode(path), pairs),
+        Some(schema) => {
+            let wanted: Vec<&str> = route.path.split('/').filter(|part| !part.is_empty()).collect();
+            let parts = if wanted.last() == Some(&"{volume}") { with_volume(&wanted, parts) } else { parts.to_vec() };
+            schema.errors_of(verb, &parts.iter().map(String::as_str).collect::<Vec<_>>(), pairs)
+        }
         None => by_route(route, call, pairs),
     };
     if errors.is_empty() {
         return Ok(());
     }
-    let said = errors.iter().map(|(key, words)| format!("{verb} /{path}: {key}: {words}")).collect::<Vec<_>>();
+    let said = errors.iter().map(|(key, words)| format!("{verb} /{}: {key}: {words}", parts.join("/"))).collect::<Vec<_>>();
     world.wrong.extend(said);
     Err(Fail::bads(errors))
 }

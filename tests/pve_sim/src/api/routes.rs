@@ -40,6 +40,13 @@ pub(crate) fn find(verb: &str, parts: &[String]) -> Option<(&'static Route, BTre
 
 fn names(pattern: &str, parts: &[String]) -> Option<BTreeMap<String, String>> {
     let wanted: Vec<&str> = pattern.split('/').filter(|part| !part.is_empty()).collect();
+    let rest;
+    let parts = if wanted.last() == Some(&"{volume}") {
+        rest = with_volume(&wanted, parts);
+        rest.as_slice()
+    } else {
+        parts
+    };
     if wanted.len() != parts.len() {
         return None;
     }
@@ -54,6 +61,14 @@ fn names(pattern: &str, parts: &[String]) -> Option<BTreeMap<String, String>> {
         }
     }
     Some(names)
+}
+
+/// A volume is all that is left of a path, slashes and all. Source: `fragmentDelimiter` in `PVE::API2::Storage::Status`.
+pub(crate) fn with_volume(wanted: &[&str], parts: &[String]) -> Vec<String> {
+    let last = wanted.len().saturating_sub(1);
+    let (before, after) = parts.split_at(last.min(parts.len()));
+    let volume = (!after.is_empty()).then(|| after.join("/"));
+    before.iter().cloned().chain(volume).collect()
 }
 
 const fn get(path: &'static str, needs: Needs, params: &'static [&'static str], run: fn(&mut World, &Call) -> Outcome) -> Route {

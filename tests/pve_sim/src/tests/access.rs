@@ -46,10 +46,10 @@ async fn who_is_unknown_waits_and_gets_no_json() {
 #[tokio::test(start_paused = true)]
 async fn a_ticket_needs_its_second_half_for_changes_and_ends_after_two_hours() {
     let client = Client::new(Setup::default());
-    assert_eq!(
-        client.no("POST", "/access/ticket", &[("username", "root@pam"), ("password", "no")]).await,
-        (401, "authentication failure".to_owned())
-    );
+    let token = client.no("POST", "/access/ticket", &[("username", "root@pam"), ("password", "secret")]).await;
+    assert_eq!(token, (403, "URI '/access/ticket' not available with API token, need proper ticket.".to_owned()));
+    let wrong = Request::new("POST", "/api2/json/access/ticket").form(&[("username", "root@pam"), ("password", "no")]);
+    assert_eq!(client.sim.answer(wrong).await.unwrap().reason, "authentication failure");
     let root = client.with_ticket().await;
     root.get("/version").await;
     root.ok("PUT", "/nodes/pve-1/qemu/9000/config", &[("args", "-no-hpet")]).await;
@@ -169,4 +169,20 @@ async fn an_old_host_tells_failures_in_its_first_line_alone() {
     let answer = client.raw("GET", "/nodes/pve-1/qemu/777/config", &[]).await;
     assert_eq!(answer.reason, "Configuration file 'nodes/pve-1/qemu-server/777.conf' does not exist");
     assert_eq!(answer.body, br#"{"data":null}"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_come_with_what_has_one_and_in_two_forms() {
+    let client = limited(&[Grant::new("/", &crate::setup::PRIVILEGES)]);
+    let call =
+        |method: &str, path: &str| Request::new(method, &format!("/api2/json/nodes/pve-1/qemu/101{path}")).by_token(&client.token, SECRET);
+    let delete = client.sim.answer(call("DELETE", "").form(&[("purge", "1")])).await.unwrap();
+    assert_eq!((delete.status, delete.reason.as_str()), (501, "Unexpected content for method 'DELETE'"));
+    let put = client.sim.answer(call("PUT", "/config?cores=3").json(&json!({ "cores": 2, "onboot": true, "tags": "a;b" }))).await.unwrap();
+    assert_eq!(put.status, 200, "{put:?}");
+    let config = client.get("/nodes/pve-1/qemu/101/config").await;
+    assert_eq!((config["cores"].as_i64(), config["onboot"].as_i64(), config["tags"].as_str()), (Some(3), Some(1), Some("a;b")));
+    let other = Request { content_type: Some("text/plain".to_owned()), body: b"cores=4".to_vec(), ..call("PUT", "/config") };
+    assert_eq!(client.sim.answer(other).await.unwrap().status, 506);
+    assert_eq!(client.no("PUT", "/nodes/pve-1/qemu/101/config", &[("sshkeys", "nonsense")]).await.1, "SSH public key validation error");
 }

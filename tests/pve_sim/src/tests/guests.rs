@@ -219,6 +219,9 @@ async fn a_backup_locks_and_is_listed_and_brings_the_guest_back() {
     client.done("POST", "/nodes/pve-1/qemu", &[("vmid", "102"), ("archive", &volid), ("unique", "1"), ("storage", "tank")]).await;
     let copy = client.get("/nodes/pve-1/qemu/102/config").await;
     assert!(copy["net0"] != before["net0"] && copy["scsi0"] == "tank:vm-102-disk-0,size=8G", "{copy}");
+    // With its slash encoded or not.
+    let raw = format!("/nodes/pve-1/storage/local/content/{volid}");
+    assert_eq!(client.get(&raw).await["volid"], volid.as_str());
     client.ok("PUT", &content, &[("protected", "0")]).await;
     client.done("DELETE", &content, &[]).await;
     assert_eq!(client.get("/nodes/pve-1/storage/local/content?content=backup").await, json!([]));

@@ -163,7 +163,9 @@ async fn with_the_official_description_every_call_is_checked_against_it() {
         )
         .await;
     client.done("DELETE", "/nodes/pve-1/qemu/102", &[("purge", "1"), ("destroy-unreferenced-disks", "0")]).await;
-    client.get("/nodes/pve-1/storage/local/content?content=backup&vmid=101").await;
+    let backups = client.get("/nodes/pve-1/storage/local/content?content=backup&vmid=101").await;
+    let volid = crate::request::encode(backups[0]["volid"].as_str().unwrap());
+    client.done("DELETE", &format!("/nodes/pve-1/storage/local/content/{volid}"), &[]).await;
     client.get("/nodes/pve-1/tasks?source=all&vmid=101&since=1").await;
     assert_eq!(client.sim.inspect(|world| world.wrong.clone()), Vec::<String>::new());
     let bad = [("net0", "virtio=01:24:11:00:00:01"), ("nonsense", "1"), ("cores", "0")];

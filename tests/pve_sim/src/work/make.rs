@@ -408,11 +408,19 @@ impl World {
     }
 
     pub(super) fn finish_restore(&mut self, restore: &Restore, task: u64) -> Done {
+        let restored = self.restore(restore, task);
+        if restored.is_err() {
+            // The number stays taken, by what there is so far.
+            self.unlock(restore.vmid);
+        }
+        restored
+    }
+
+    fn restore(&mut self, restore: &Restore, task: u64) -> Done {
         let vmid = restore.vmid;
         let (storage, name) = restore.archive.split_once(':').unwrap_or_default();
         let backup = self.storages.get(storage).and_then(|storage| storage.volumes.get(name)).and_then(|volume| volume.backup.clone());
         let Some(backup) = backup.filter(|backup| backup.kind == restore.kind) else {
-            self.unlock(vmid);
             return Err(format!("ERROR: archive contains no configuration file, or none of this kind: {}", restore.archive));
         };
         let old: Vec<String> = self.guests.get(&vmid).map(|guest| guest.volumes().map(|(_, volid)| volid).collect()).unwrap_or_default();
