@@ -282,7 +282,7 @@ fn format_fault(name: &str, text: &str) -> Option<String> {
         "mac-addr" => matches("(?i)[a-f0-9][02468ace](:[a-f0-9]{2}){5}"),
         "disk-size" => matches("\\d+(\\.\\d+)?[KMGT]?"),
         "urlencoded" => matches("[-%a-zA-Z0-9_.!~*'()]*"),
-        "pve-startup-order" => matches("(order=)?\\d+(,(up|down)=\\d+)*|((up|down)=\\d+)(,(up|down)=\\d+)*"),
+        "pve-startup-order" => matches("((order=)?\\d+|(up|down)=\\d+)(,((order=)?\\d+|(up|down)=\\d+))*"),
         // The others are looked at by what serves the request.
         _ => true,
     };

@@ -1,7 +1,10 @@
 //! What the simulator does, call by call.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
+use crate::schema::Schema;
 use crate::setup::{ROOT_TOKEN, SECRET, Setup, TOKEN};
 use crate::{Answer, Request, Sim};
 
@@ -24,7 +27,14 @@ pub(super) struct Client {
 
 impl Client {
     pub fn new(setup: Setup) -> Self {
-        Self { sim: Sim::new(setup), token: TOKEN.to_owned(), ticket: None }
+        let client = Self { sim: Sim::new(setup), token: TOKEN.to_owned(), ticket: None };
+        // Where the official description is given, all tests are held to it.
+        if let Some(path) = std::env::var_os("MOORLINE_PVE_SCHEMA") {
+            static SCHEMA: std::sync::OnceLock<Arc<Schema>> = std::sync::OnceLock::new();
+            let schema = SCHEMA.get_or_init(|| Arc::new(Schema::parse(&std::fs::read(path).unwrap()).unwrap()));
+            client.sim.change(|world| world.set_schema(Some(schema.clone())));
+        }
+        client
     }
 
     pub fn as_root(&self) -> Self {

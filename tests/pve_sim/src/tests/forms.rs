@@ -39,7 +39,7 @@ async fn values_of_machines_come_back_as_hosts_keep_them() {
         ("cpuunits", "100000", json!(10_000)),
         ("agent", "enabled=yes,fstrim_cloned_disks=1", json!("enabled=yes,fstrim_cloned_disks=1")),
         ("startup", "up=30,order=2", json!("up=30,order=2")),
-        ("bios", "seabios  ", json!("seabios")),
+        ("searchdomain", "\"example\"  ", json!("example")),
         ("boot", "order=net0;scsi0", json!("order=net0;scsi0")),
         ("sshkeys", "ssh-ed25519%20AA%2B%20a%40b", json!("ssh-ed25519%20AA%2B%20a%40b")),
         ("cipassword", "secret", json!("**********")),
