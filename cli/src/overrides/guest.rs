@@ -87,7 +87,6 @@ fn default(shape: Shape) -> Option<String> {
         | Shape::Tags
         | Shape::SshKeys
         | Shape::PasswordHash
-        | Shape::GenerationId
         | Shape::Props(_)
         | Shape::Volume(_)
         | Shape::Card(..) => None,

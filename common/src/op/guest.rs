@@ -370,7 +370,7 @@ mod tests {
             ("resume", json!({}), Class::R2),
             ("reset", json!({}), Class::R3),
             ("set-config", json!({ "type": "qemu", "set": { "memory": "2048" }, "delete": ["onboot"] }), Class::R3),
-            ("set-config", json!({ "type": "qemu", "set": { "hookscript": "local:snippets/h.pl" } }), Class::P),
+            ("set-config", json!({ "type": "qemu", "set": { "virtiofs0": "share" } }), Class::P),
             ("create", json!({ "type": "qemu", "config": { "hostpci0": "mapping=gpu" } }), Class::P),
             ("resize", json!({ "disk": "scsi0", "size": "32G" }), Class::R3),
             ("snapshot-create", json!({ "name": "before", "memory": true }), Class::R2),

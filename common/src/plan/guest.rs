@@ -203,6 +203,10 @@ fn plan_missing(case: &Case<'_>, draft: &mut Draft) {
 /// Why a guest that is there cannot be worked on.
 fn unusable(case: &Case<'_>, live: &ObservedGuest) -> Option<(Option<Code>, String)> {
     let vmid = case.vmid;
+    let is_being_made = live.owner.is_none() && live.lock.as_deref().is_some_and(|lock| matches!(lock, "create" | "clone"));
+    if is_being_made {
+        return Some((None, format!("a guest {vmid} is being made: waits for that to end")));
+    }
     if !case.is_ours(live) {
         let reason = match &live.owner {
             Some(owner) => format!("guest {vmid} is `{}` of the topology `{}`", owner.resource, owner.topology),

@@ -270,9 +270,6 @@ pub static HOST_PCI: Format = Format {
 /// `ipconfig[n]`, for cloud-init.
 pub static IP_CONFIG: Format = Format { bare: None, required: &[], keys: &[("ip", ANY), ("gw", ANY), ("ip6", ANY), ("gw6", ANY)] };
 
-/// `ivshmem`.
-pub static SHARED_MEMORY: Format = Format { bare: None, required: &["size"], keys: &[("size", SOME), ("name", ANY)] };
-
 /// `machine`.
 pub static MACHINE: Format = Format {
     bare: Some("type"),
@@ -323,13 +320,6 @@ pub static SMBIOS: Format = Format {
         ("sku", ANY),
         ("version", ANY),
     ],
-};
-
-/// `spice_enhancements`.
-pub static SPICE: Format = Format {
-    bare: None,
-    required: &[],
-    keys: &[("foldersharing", NO), ("videostreaming", Field::Word(&["off", "all", "filter"], Some("off")))],
 };
 
 /// `startup`.

@@ -51,8 +51,6 @@ pub enum Shape {
     SshKeys,
     /// A password's hash, which hosts never show.
     PasswordHash,
-    /// A UUID that a host makes anew for `1`.
-    GenerationId,
     /// Pairs.
     Props(&'static Format),
     /// A volume with options.
@@ -93,10 +91,8 @@ const MOST: i64 = i64::MAX;
 
 static QEMU: &[Key] = &[
     one("acpi", YES),
-    one("affinity", ANY),
     one("agent", Shape::Props(&formats::AGENT)),
     one("allow-ksm", YES),
-    one("arch", Shape::Word(&["x86_64", "aarch64"], None)),
     one("audio0", Shape::Props(&formats::AUDIO)),
     one("autostart", NO),
     one("balloon", Shape::Int(0, MOST, None)),
@@ -114,14 +110,10 @@ static QEMU: &[Key] = &[
     one("description", Shape::Description),
     one("efidisk0", Shape::Volume(&formats::EFI_DISK)),
     one("freeze", Shape::Bool(Some(false))),
-    one("hookscript", ANY),
     many("hostpci", 16, Shape::Props(&formats::HOST_PCI)),
     one("hotplug", Shape::Text(Some("network,disk,usb"))),
-    one("hugepages", Shape::Word(&["any", "2", "1024"], None)),
     many("ide", 4, Shape::Volume(&formats::DRIVE)),
     many("ipconfig", 32, Shape::Props(&formats::IP_CONFIG)),
-    one("ivshmem", Shape::Props(&formats::SHARED_MEMORY)),
-    one("keephugepages", NO),
     one("keyboard", ANY),
     one("kvm", YES),
     one("localtime", Shape::Bool(None)),
@@ -153,7 +145,6 @@ static QEMU: &[Key] = &[
     one("shares", Shape::Int(0, 50_000, Some(1000))),
     one("smbios1", Shape::Props(&formats::SMBIOS)),
     one("sockets", Shape::Int(1, MOST, Some(1))),
-    one("spice_enhancements", Shape::Props(&formats::SPICE)),
     one("sshkeys", Shape::SshKeys),
     one("startdate", Shape::Text(Some("now"))),
     one("startup", Shape::Props(&formats::STARTUP)),
@@ -166,7 +157,6 @@ static QEMU: &[Key] = &[
     one("vga", Shape::Props(&formats::DISPLAY)),
     many("virtio", 16, Shape::Volume(&formats::DRIVE)),
     many("virtiofs", 10, Shape::Props(&formats::SHARED_FOLDER)),
-    one("vmgenid", Shape::GenerationId),
     one("vmstatestorage", ANY),
     one("watchdog", Shape::Props(&formats::WATCHDOG)),
 ];
@@ -218,8 +208,16 @@ const BOTH: &[(&str, &str)] = &[
     ("unused", "Proxmox VE names so what was detached: attach it under another key, or remove it there"),
 ];
 const QEMU_REFUSED: &[(&str, &str)] = &[
+    ("affinity", ROOT),
+    ("arch", ROOT),
     ("args", ROOT),
+    ("hookscript", ROOT),
+    ("hugepages", ROOT),
+    ("ivshmem", ROOT),
+    ("keephugepages", ROOT),
     ("parallel", ROOT),
+    ("spice_enhancements", ROOT),
+    ("vmgenid", "Proxmox VE makes it, and anew whenever the guest's content becomes another one"),
     ("skiplock", ROOT),
     ("amd-sev", "write it on the host itself: Moorline does not know its values"),
     ("intel-tdx", "write it on the host itself: Moorline does not know its values"),

@@ -16,8 +16,6 @@ pub fn asked_for(kind: GuestKind, config: &Config) -> Option<String> {
 fn asks(kind: GuestKind, key: &str, text: &str) -> bool {
     let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
     match (kind, stem) {
-        // A program that the node's root runs.
-        (GuestKind::Qemu, "hookscript") => true,
         // Devices and folders of the node.
         (GuestKind::Qemu, "hostpci" | "virtiofs") => true,
         (GuestKind::Qemu, "usb") => !text.split(',').any(|part| matches!(part.trim(), "spice" | "host=spice")),
@@ -70,7 +68,6 @@ mod tests {
     fn what_is_of_the_node_is_told_from_what_is_of_the_guest() {
         use GuestKind::{Lxc, Qemu};
         for (kind, key, text) in [
-            (Qemu, "hookscript", "local:snippets/h.pl"),
             (Qemu, "hostpci0", "mapping=gpu"),
             (Qemu, "virtiofs0", "share"),
             (Qemu, "usb0", "host=1-1"),

@@ -77,11 +77,6 @@ fn read(shape: Shape, text: &str, whose: Whose) -> Result<Option<Normal>, Wrong>
         Shape::Tags => tags(plain, whose)?,
         Shape::SshKeys => ssh_keys(plain, whose)?,
         Shape::PasswordHash => password_hash(plain, whose)?,
-        Shape::GenerationId => match (plain, whose) {
-            ("1", Whose::Ours) => Some(Normal::Any),
-            ("0", Whose::Ours) => None,
-            _ => Some(Normal::Text(uuid(plain)?)),
-        },
         Shape::Props(format) => pairs(format, plain, whose)?,
         Shape::Card(format, _) => pairs(format, plain, whose)?,
         Shape::Volume(format) => Some(Normal::Volume(Volume::read(format, plain, whose)?)),
@@ -143,6 +138,8 @@ pub fn written(shape: Shape, wanted: &str, live: Option<&str>) -> Result<String,
             Some(Normal::Volume(live)) => volume.over(&live)?.write(format),
             _ => volume.write(format),
         },
+        // Not every host takes every spelling: one without needless commas.
+        (Shape::Props(format), Some(Normal::Props(props))) => format.write(&props),
         (Shape::Tags, Some(Normal::Set(set))) => set.into_iter().collect::<Vec<_>>().join(";"),
         (Shape::SshKeys, Some(Normal::Text(keys))) => encoded(&keys),
         (Shape::Bool(_), _) => scalar::flag(scalar::boolean(wanted.trim())?).to_owned(),
@@ -220,15 +217,6 @@ fn password_hash(text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
     Ok(Some(Normal::Text(text.to_owned())))
 }
 
-fn uuid(text: &str) -> Result<String, Wrong> {
-    let groups: Vec<&str> = text.split('-').collect();
-    let are_hex = groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()));
-    if are_hex && groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12]) {
-        return Ok(text.to_ascii_lowercase());
-    }
-    Err(Wrong::new(format!("`{text}` is no UUID; write 1 for one that the host makes")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::keys::{self, GuestKind};
@@ -281,8 +269,6 @@ mod tests {
             (Lxc, "rootfs", "local-zfs:8", Some("local-zfs:subvol-205-disk-0,size=8G")),
             (Qemu, "scsi1", "local-lvm:vm-101-disk-1,size=1024G", Some("local-lvm:vm-101-disk-1,size=1T")),
             // Qemu.pm: 1 is a new one.
-            (Qemu, "vmgenid", "1", Some("6E3C4AF2-7D60-4C8E-8F2A-0F6A1D6F9B7E")),
-            (Qemu, "vmgenid", "6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e", Some("6E3C4AF2-7D60-4C8E-8F2A-0F6A1D6F9B7E")),
             (Qemu, "boot", "order=scsi0; net0", Some("order=scsi0;net0")),
             (Qemu, "sshkeys", "ssh-ed25519 AAAA a@b\n", Some("ssh-ed25519%20AAAA%20a%40b%0A")),
             (Qemu, "cipassword", "$6$salt$hash", Some("**********")),
@@ -366,7 +352,6 @@ mod tests {
             (Qemu, "net0", "bridge=vmbr0", "`model` is missing"),
             (Qemu, "cipassword", "secret", "openssl passwd -6"),
             (Qemu, "sshkeys", "AAAA", "no public key"),
-            (Qemu, "vmgenid", "2", "no UUID"),
             (Qemu, "cpulimit", "128.5", "at most 128"),
             (Qemu, "ciuser", "a\nb", "several lines"),
             (Qemu, "serial0", "/dev/ttyS0", "socket"),

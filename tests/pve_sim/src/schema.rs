@@ -4,6 +4,7 @@
 //! Source of its rules: `PVE::JSONSchema::validate`.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use regex::Regex;
@@ -209,7 +210,7 @@ fn fault(rule: &Value, text: &str) -> Option<String> {
         return Some(format!("value '{text}' does not have a value in the enumeration '{}'", words.join(", ")));
     }
     if let Some(pattern) = rule["pattern"].as_str() {
-        match Regex::new(&format!("^(?:{})$", of_perl(pattern))) {
+        match compiled(&format!("^(?:{})$", of_perl(pattern))) {
             Ok(regex) if regex.is_match(text) => {}
             Ok(_) => return Some(format!("value does not match the regex pattern {pattern}")),
             Err(error) => return Some(format!("its pattern cannot be read: {error}")),
@@ -220,6 +221,18 @@ fn fault(rule: &Value, text: &str) -> Option<String> {
         Value::String(name) => format_fault(name, text),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
     }
+}
+
+/// A regular expression, made once.
+fn compiled(pattern: &str) -> Result<Regex, regex::Error> {
+    static MADE: Mutex<BTreeMap<String, Regex>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = made.get(pattern) {
+        return Ok(known.clone());
+    }
+    let new = Regex::new(pattern)?;
+    made.insert(pattern.to_owned(), new.clone());
+    Ok(new)
 }
 
 /// A regular expression of Perl's as one of Rust's.
@@ -260,11 +273,11 @@ fn properties_fault(format: &serde_json::Map<String, Value>, text: &str) -> Opti
 
 /// What is wrong with a value by a named format, of those that requests of ours have.
 fn format_fault(name: &str, text: &str) -> Option<String> {
-    let matches = |pattern: &str| Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(text));
+    let matches = |pattern: &str| compiled(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(text));
     let each = |separators: &[char], pattern: &str| {
         text.split(separators)
             .filter(|part| !part.is_empty())
-            .all(|part| Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|r| r.is_match(part)))
+            .all(|part| compiled(&format!("^(?:{pattern})$")).is_ok_and(|r| r.is_match(part)))
     };
     const LABEL: &str = "[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?";
     let is_good = match name {

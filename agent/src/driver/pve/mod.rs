@@ -36,6 +36,8 @@ mod op;
 mod poll;
 mod stage;
 mod task;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use client::{Client, Transport};
 pub use doctor::Finding;

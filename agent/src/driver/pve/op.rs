@@ -285,7 +285,8 @@ pub(super) async fn resume<T: Transport>(run: &Run<'_, T>, task: &str, taker: Ta
         let words = if code == Code::Indeterminate { format!("the worker of {upid} has died ({})", error.message) } else { error.message };
         return Ok(Begun::Done(OpResult { result, fault: Some(Fault::new(code, words)) }));
     }
-    let done = run.stages.iter().position(|stage| stage.task_kinds().contains(&upid.kind.as_str()));
+    // A stage of its own has its kind; the operation itself may have any.
+    let done = run.stages.iter().rposition(|stage| stage.task_kinds().contains(&upid.kind.as_str()));
     run.ended(&upid, &ended);
     run.from(done.map_or(run.stages.len(), |at| at + 1), true).await
 }

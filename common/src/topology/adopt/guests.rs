@@ -152,9 +152,7 @@ fn takeable(vmid: Vmid, guest: &ObservedGuest) -> Result<&str, String> {
     let found = guest.incarnation.as_deref().filter(|text| incarnation::is_one(guest.kind, text));
     found.ok_or_else(|| {
         match guest.kind {
-            GuestKind::Qemu => {
-                "it bears no id by which it could be told from another one with its number: set `vmgenid` or a `uuid` in `smbios1`"
-            }
+            GuestKind::Qemu => "it bears no id by which it could be told from another one with its number: set a `uuid` in `smbios1`",
             GuestKind::Lxc => "when its root volume was made is not known, so it could not be told from another one with its number",
         }
         .to_owned()
@@ -189,7 +187,6 @@ fn setting(kind: GuestKind, key: &str, live: &str) -> Result<String, String> {
     let text = match shape {
         Shape::PasswordHash => return Err("no host shows it; a hash that is named is set".to_owned()),
         // Named, a rollback would be undone in this one point.
-        Shape::GenerationId => return Err("Proxmox VE makes it anew with each rollback".to_owned()),
         Shape::Tags => own_tags(live),
         Shape::Bool(_)
         | Shape::Int(..)
@@ -328,7 +325,7 @@ mod tests {
             "# `cipassword` is left out: no host shows it",
             "# `scsi1` is left out: `/dev/disk/by-id/ata-1` is of the host itself",
             "# `unused0` is left out: local-lvm:vm-101-disk-3 is detached",
-            "# `vmgenid` is left out: Proxmox VE makes it anew",
+            "# `vmgenid` is left out: Proxmox VE makes it, and anew",
             "            memory: 8192\n",
             "          state: running\n",
         ] {

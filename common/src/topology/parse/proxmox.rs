@@ -300,7 +300,6 @@ fn text(w: &mut Walker<'_>, key: &str, shape: Shape, node: &Node) -> Option<Fill
         | Shape::DnsName
         | Shape::Description
         | Shape::PasswordHash
-        | Shape::GenerationId
         | Shape::Volume(_)
         | Shape::Card(..) => (false, None),
     };
@@ -381,7 +380,7 @@ mod tests {
     fn settings_are_text_numbers_truth_values_and_lists() {
         let read = config(
             "{ cores: 4, cpulimit: 2.5, onboot: true, agent: true, kvm: false, name: \"true\", tags: [prod, db], \
-               nameserver: [10.0.0.1, 10.0.0.2], sshkeys: [ssh-ed25519 AAAA a, ssh-ed25519 BBBB b], hugepages: 1024 }",
+               nameserver: [10.0.0.1, 10.0.0.2], sshkeys: [ssh-ed25519 AAAA a, ssh-ed25519 BBBB b] }",
         );
         let meant = pairs(&[
             ("cores", "4"),
@@ -393,7 +392,6 @@ mod tests {
             ("tags", "prod;db"),
             ("nameserver", "10.0.0.1 10.0.0.2"),
             ("sshkeys", "ssh-ed25519 AAAA a\nssh-ed25519 BBBB b"),
-            ("hugepages", "1024"),
         ]);
         assert_eq!(read, meant);
     }

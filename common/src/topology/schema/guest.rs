@@ -81,7 +81,6 @@ fn values(key: &Key) -> Value {
         | Shape::DnsName
         | Shape::Description
         | Shape::PasswordHash
-        | Shape::GenerationId
         | Shape::Volume(_)
         | Shape::Card(..) => scalar,
     }
@@ -108,7 +107,6 @@ fn about(shape: Shape) -> String {
         Shape::Tags => "Tags, with `;` between, or as a list. The tag `moorline` is added to guests that Moorline made.".to_owned(),
         Shape::SshKeys => "Public keys, one a line, or as a list.".to_owned(),
         Shape::PasswordHash => "A password's hash, as `openssl passwd -6` prints it; write each `$` twice.".to_owned(),
-        Shape::GenerationId => "A UUID, or 1 for one that the host makes.".to_owned(),
         Shape::Props(format) => format!("`key=value` with commas between: {}.", format.names()),
         Shape::Volume(format) => {
             format!("A volume: `storage:8` for a new one of 8 GiB, or `storage:name`; then `key=value`: {}.", format.names())

@@ -16,7 +16,16 @@ pub(crate) fn list(world: &mut World, call: &Call) -> Outcome {
     let guests = world.guests.values().filter(|guest| {
         guest.kind == call.kind && guest.node == call.node && world.may(&call.who, &format!("/vms/{}", guest.vmid), "VM.Audit")
     });
-    let all: Vec<Value> = guests.map(|guest| Value::Object(entry(world, guest))).collect();
+    let is_full = call.is("full");
+    let listed = |guest: &Guest| {
+        let mut all = entry(world, guest);
+        // What a machine's monitor says is asked for a full list alone.
+        if is_full && guest.kind == Kind::Qemu {
+            all.insert("qmpstatus".to_owned(), json!(qmp_status(guest)));
+        }
+        Value::Object(all)
+    };
+    let all: Vec<Value> = guests.map(listed).collect();
     Ok(Value::Array(all))
 }
 
@@ -32,12 +41,7 @@ pub(crate) fn current(world: &mut World, call: &Call) -> Outcome {
     };
     all.insert("ha".to_owned(), ha);
     if guest.kind == Kind::Qemu {
-        let status = match guest.power {
-            Power::Stopped => "stopped",
-            Power::Running { .. } => "running",
-            Power::Paused { .. } => "paused",
-        };
-        all.insert("qmpstatus".to_owned(), json!(status));
+        all.insert("qmpstatus".to_owned(), json!(qmp_status(guest)));
         if guest.is_running() {
             all.insert("running-machine".to_owned(), json!("pc-i440fx-9.2+pve1"));
             all.insert("running-qemu".to_owned(), json!("9.2.0"));
@@ -47,6 +51,14 @@ pub(crate) fn current(world: &mut World, call: &Call) -> Outcome {
         }
     }
     Ok(Value::Object(all))
+}
+
+const fn qmp_status(guest: &Guest) -> &'static str {
+    match guest.power {
+        Power::Stopped => "stopped",
+        Power::Running { .. } => "running",
+        Power::Paused { .. } => "paused",
+    }
 }
 
 fn entry(world: &World, guest: &Guest) -> Map<String, Value> {

@@ -1,0 +1,284 @@
+//! Operations.
+
+use moorline_common::fault::Code;
+use moorline_common::observe::GuestStatus;
+use moorline_pve_sim::world::faults::{CallFault, WorkerFault, Wrong};
+use moorline_pve_sim::world::guest::Kind;
+
+use super::*;
+use crate::driver::{DriverErrorKind, Found};
+
+const MACHINE: &[(&str, &str)] = &[
+    ("name", "db"),
+    ("memory", "512"),
+    ("tags", "moorline"),
+    ("scsi0", "local-lvm:vm-101-disk-0,size=8G"),
+    ("smbios1", "uuid=6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e"),
+    ("vmgenid", "0f6a1d6f-7d60-4c8e-8f2a-6e3c4af29b7e"),
+];
+const CONTAINER: &[(&str, &str)] = &[
+    ("hostname", "cache"),
+    ("memory", "256"),
+    ("tags", "moorline"),
+    ("rootfs", "local-lvm:vm-205-disk-0,size=4G"),
+    ("ostype", "debian"),
+    ("arch", "amd64"),
+];
+
+fn setup(running: bool) -> Setup {
+    Setup::two_nodes().with_guest(Kind::Qemu, 101, running, MACHINE).with_guest(Kind::Lxc, 205, running, CONTAINER)
+}
+
+async fn meant(bench: &Bench, mut order: OpOrder) -> OpOrder {
+    let guests = bench.look().await.pve.unwrap().guests;
+    order.incarnation = Vmid::of(&order.resource).and_then(|vmid| guests.get(&vmid)?.incarnation.clone());
+    order
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_kind_does_what_it_says_on_machines_and_on_containers() {
+    for number in [101, 205] {
+        let bench = Bench::new(setup(false));
+        let mut at = 0;
+        let is_machine = number == 101;
+        for (kind, params, status) in [
+            ("start", json!({}), GuestStatus::Running),
+            ("reboot", json!({ "timeout_s": 60 }), GuestStatus::Running),
+            ("snapshot-create", json!({ "name": "before" }), GuestStatus::Running),
+            ("snapshot-list", json!({}), GuestStatus::Running),
+            (
+                "set-config",
+                json!({ "type": if is_machine { "qemu" } else { "lxc" }, "set": { "description": "x" }, "delete": ["onboot"] }),
+                GuestStatus::Running,
+            ),
+            ("resize", json!({ "disk": if is_machine { "scsi0" } else { "rootfs" }, "size": "9G" }), GuestStatus::Running),
+            ("backup", json!({ "storage": "local", "notes": "nightly" }), GuestStatus::Running),
+            ("shutdown", json!({ "timeout_s": 60 }), GuestStatus::Stopped),
+            ("snapshot-rollback", json!({ "name": "before" }), GuestStatus::Stopped),
+            ("start", json!({}), GuestStatus::Running),
+            ("stop", json!({}), GuestStatus::Stopped),
+            ("snapshot-delete", json!({ "name": "before" }), GuestStatus::Stopped),
+            ("clone", json!({ "newid": "400", "full": true }), GuestStatus::Stopped),
+        ] {
+            at += 1;
+            let order = meant(&bench, order(number, kind, params, at)).await;
+            let result = bench.order(&order).await.unwrap_or_else(|e| panic!("{number} {kind}: {e:?}"));
+            assert_eq!(result.fault, None, "{number} {kind}");
+            assert_eq!(bench.guest(number).await.status, status, "{number} {kind}");
+            match kind {
+                "backup" => assert!(
+                    result.result["archive"]
+                        .as_str()
+                        .unwrap()
+                        .contains(&format!("vzdump-{}", if is_machine { "qemu-101" } else { "lxc-205" })),
+                    "{result:?}"
+                ),
+                "snapshot-list" => assert_eq!(result.result["snapshots"].as_object().unwrap().keys().collect::<Vec<_>>(), ["before"]),
+                "clone" => assert!(bench.guest(400).await.is_marked && result.result["vmid"] == "400"),
+                _ => {}
+            }
+        }
+        assert_eq!(bench.sim.inspect(|world| world.wrong.clone()), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_alone_are_frozen_reset_and_moved_while_they_run() {
+    let bench = Bench::new(setup(true));
+    for (at, (kind, params, status)) in [
+        ("suspend", json!({}), GuestStatus::Paused),
+        ("resume", json!({}), GuestStatus::Running),
+        ("reset", json!({}), GuestStatus::Running),
+        ("snapshot-create", json!({ "memory": true }), GuestStatus::Running),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let result = bench.order(&order(101, kind, params, u32::try_from(at).unwrap())).await.unwrap();
+        assert_eq!((result.fault, bench.guest(101).await.status), (None, status), "{kind}");
+    }
+    let refused = bench.order(&order(205, "reset", json!({}), 9)).await.unwrap_err();
+    assert!(refused.message.contains("a container has no `reset`"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_is_made_restored_and_destroyed() {
+    let bench = Bench::new(setup(false));
+    let make = order(500, "create", json!({ "type": "qemu", "config": { "name": "new", "scsi0": "local-lvm:1" }, "start": true }), 1);
+    assert_eq!(bench.order(&make).await.unwrap().fault, None);
+    let made = bench.guest(500).await;
+    assert!(made.is_marked && made.status == GuestStatus::Running, "{made:?}");
+    let dumped = bench.order(&order(101, "backup", json!({ "storage": "local" }), 2)).await.unwrap();
+    let archive = dumped.result["archive"].clone();
+    let restored = bench.order(&order(600, "restore", json!({ "type": "qemu", "archive": archive, "unique": true }), 3)).await.unwrap();
+    assert_eq!(restored.fault, None);
+    assert!(bench.guest(600).await.is_marked);
+    let gone =
+        meant(&bench, order(500, "destroy", json!({ "now": true, "stop": true, "backup_first": "local", "snapshot_first": true }), 4))
+            .await;
+    let result = bench.order(&gone).await.unwrap();
+    assert_eq!(result.fault, None, "{result:?}");
+    assert!(!bench.look().await.pve.unwrap().guests.contains_key(&vmid(500)));
+    assert!(result.result["archive"].as_str().unwrap().contains("vzdump-qemu-500"));
+    let kept = meant(&bench, order(101, "destroy", json!({}), 5)).await;
+    assert_eq!(bench.order(&kept).await.unwrap().fault, None);
+    let buried = bench.guest(101).await;
+    let config = &buried.config.as_ref().unwrap().set;
+    assert_eq!((config["name"].as_str(), config["protection"].as_str()), ("deleted-db", "1"));
+    assert!(moorline_common::plan::guest::is_buried(&buried, buried.lasting().unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn mistakes_are_refused_and_change_nothing() {
+    let bench = Bench::new(setup(true).with_guest(Kind::Qemu, 300, false, &[("name", "theirs"), ("memory", "512")]));
+    let exact = |number: u32, kind: &'static str, params: Value| meant(&bench, order(number, kind, params, 1));
+    let wrong = OpOrder {
+        incarnation: Some("vm:6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e:-".to_owned()),
+        ..order(101, "destroy", json!({ "stop": true }), 1)
+    };
+    for (order, code, says) in [
+        (exact(101, "destroy", json!({})).await, Code::PreconditionFailed, "it runs"),
+        (order(101, "destroy", json!({ "stop": true }), 1), Code::BadParams, "which one"),
+        (wrong, Code::IncarnationChanged, "the order is for"),
+        (exact(300, "destroy", json!({})).await, Code::NotOwned, "did not make it"),
+        (exact(101, "snapshot-rollback", json!({ "name": "none" })).await, Code::NotFound, "no snapshot `none`"),
+        (exact(101, "set-config", json!({ "type": "lxc", "set": { "memory": "512" } })).await, Code::PreconditionFailed, "type qemu"),
+        (
+            exact(101, "set-config", json!({ "type": "qemu", "set": { "memory": "1024" }, "digest": "abc" })).await,
+            Code::PreconditionFailed,
+            "was changed",
+        ),
+        (
+            exact(101, "set-config", json!({ "type": "qemu", "set": { "scsi1": "local-lvm:vm-300-disk-0" } })).await,
+            Code::NotOwned,
+            "a disk of guest 300",
+        ),
+        (exact(101, "resize", json!({ "disk": "scsi0", "size": "1G" })).await, Code::OpFailed, "never shrinks"),
+        (exact(999, "start", json!({})).await, Code::NotFound, "no guest 999"),
+        (order(205, "create", json!({ "type": "qemu" }), 1), Code::AlreadyExists, "there already"),
+    ] {
+        let before = bench.changes();
+        let refused = bench.order(&order).await.unwrap_err();
+        assert!(refused.code == code && refused.message.contains(says), "{}: {refused:?}", order.act.kind());
+        assert_eq!(bench.changes(), before);
+    }
+    bench.set_by_hand(101, "protection", "1");
+    let refused = bench.order(&exact(101, "destroy", json!({ "stop": true })).await).await.unwrap_err();
+    assert!(refused.message.contains("protected"), "{refused}");
+    bench.set_by_hand(101, "protection", "0");
+    bench.sim.change(|world| world.setup.ha.insert(101));
+    let refused = bench.order(&exact(101, "destroy", json!({ "stop": true })).await).await.unwrap_err();
+    assert!(refused.message.contains("resource manager"), "{refused}");
+    bench.sim.change(|world| world.setup.ha.clear());
+    bench.set_by_hand(101, "lock", "backup");
+    let refused = bench.order(&exact(101, "stop", json!({})).await).await.unwrap_err();
+    assert!(refused.message.contains("locked (backup)"), "{refused}");
+}
+
+/// Goes on with an operation whose beginning was cut off, as the agent does: by what is found of it.
+async fn goes_on(bench: &Bench, order: &OpOrder, evidence: &Value, task: Option<String>) -> Result<OpResult, String> {
+    let mut task = task;
+    let mut age = Duration::ZERO;
+    for _ in 0..400 {
+        match bench.driver.adopt(order, evidence, task.as_deref(), age).await {
+            Ok(Found::Done(result)) => return Ok(result),
+            Ok(Found::Task(found)) => match bench.driver.resume(order, evidence, &found, Taker::nobody()).await {
+                Ok(Begun::Done(result)) => return Ok(result),
+                Ok(Begun::Task(next)) => task = Some(next),
+                Err(error) if error.kind == DriverErrorKind::Unreachable => task = Some(found),
+                Err(error) => return Err(error.message),
+            },
+            Ok(Found::NotYet(wait)) => {
+                tokio::time::sleep(wait).await;
+                age += wait;
+            }
+            Ok(Found::Absent) => return Err("absent".to_owned()),
+            Ok(other) => return Err(format!("{other:?}")),
+            Err(error) if error.kind == DriverErrorKind::Unreachable => tokio::time::sleep(Duration::from_secs(1)).await,
+            Err(error) => return Err(error.message),
+        }
+    }
+    Err("no end".to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_begun_is_found_again_whatever_was_lost_and_is_never_begun_twice() {
+    let cases = [
+        ("start", json!({}), false, EffectKind::Started),
+        ("stop", json!({}), true, EffectKind::Stopped),
+        ("snapshot-create", json!({}), false, EffectKind::SnapshotMade),
+        ("clone", json!({ "newid": "400" }), false, EffectKind::Cloned),
+        ("set-config", json!({ "type": "qemu", "set": { "description": "x" } }), false, EffectKind::ConfigSet),
+        ("backup", json!({ "storage": "local" }), false, EffectKind::BackedUp),
+    ];
+    for (kind, params, running, effect) in cases {
+        for then in [Wrong::LoseReply, Wrong::StatusAfter(596), Wrong::LoseRequest, Wrong::StatusBefore(596), Wrong::Hang, Wrong::Garbage] {
+            let bench = Bench::new(setup(running));
+            let fault = CallFault { method: Some("POST".to_owned()), path: String::new(), next: Some(1), then: then.clone() };
+            bench.sim.change(|world| world.faults.calls.push(fault));
+            let order = order(101, kind, params.clone(), 7);
+            let evidence = bench.driver.prepare(&order).await.unwrap();
+            let begun = bench.driver.start(&order, &evidence).await;
+            assert!(begun.as_ref().is_err_and(|e| e.kind == DriverErrorKind::Unreachable), "{kind} {then:?}: {begun:?}");
+            let next = Bench::on(bench.sim.clone(), Arc::default());
+            let ended = goes_on(&next, &order, &evidence, None).await;
+            let happened = !matches!(then, Wrong::LoseRequest | Wrong::StatusBefore(_));
+            match ended {
+                Ok(result) => assert!(happened && result.fault.is_none(), "{kind} {then:?}: {result:?}"),
+                Err(why) => assert!(!happened && why == "absent", "{kind} {then:?}: {why}"),
+            }
+            let on = if kind == "clone" { 400 } else { 101 };
+            let times = next.sim.inspect(|world| {
+                let same = |e: &&moorline_pve_sim::world::effects::Effect| {
+                    e.vmid == on && e.kind == effect && (kind != "set-config" || e.what == "description")
+                };
+                world.effects.iter().filter(same).count()
+            });
+            assert_eq!(times, usize::from(happened), "{kind} {then:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_dies_leaves_the_operation_in_doubt() {
+    let bench = Bench::new(setup(false));
+    bench
+        .sim
+        .change(|world| world.faults.worker_dies.push(WorkerFault { task: "qmsnapshot".to_owned(), after_effect: false, next: Some(1) }));
+    let result = bench.order(&order(101, "snapshot-create", json!({}), 1)).await.unwrap();
+    assert_eq!(result.fault.unwrap().code, Code::Indeterminate);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destruction_that_is_cut_off_between_its_stages_goes_on_and_does_nothing_twice() {
+    for path in ["/vzdump$", "/snapshot$", "/status/stop$", "/qemu/101$"] {
+        for then in [Wrong::LoseReply, Wrong::Hang] {
+            let bench = Bench::new(setup(true));
+            let order = meant(
+                &bench,
+                order(101, "destroy", json!({ "now": true, "stop": true, "backup_first": "local", "snapshot_first": true }), 3),
+            )
+            .await;
+            let fault = CallFault { method: None, path: path.to_owned(), next: Some(1), then: then.clone() };
+            let evidence = bench.driver.prepare(&order).await.unwrap();
+            bench.sim.change(|world| {
+                let mut fault = fault.clone();
+                fault.method = Some(if path.ends_with("101$") { "DELETE" } else { "POST" }.to_owned());
+                world.faults.calls.push(fault);
+            });
+            let mut task = None;
+            let mut begun = bench.driver.start(&order, &evidence).await;
+            while let Ok(Begun::Task(next)) = begun {
+                begun = bench.driver.resume(&order, &evidence, &next, Taker::nobody()).await;
+                task = Some(next);
+            }
+            assert!(begun.is_err(), "{path} {then:?}: {begun:?}");
+            let next = Bench::on(bench.sim.clone(), Arc::default());
+            let ended = goes_on(&next, &order, &evidence, task).await;
+            assert_eq!(ended.map(|result| result.fault), Ok(None), "{path} {then:?}");
+            for kind in [EffectKind::BackedUp, EffectKind::SnapshotMade, EffectKind::Stopped, EffectKind::Destroyed] {
+                assert_eq!(next.effects(101, kind), 1, "{path} {then:?} {kind:?}");
+            }
+        }
+    }
+}
