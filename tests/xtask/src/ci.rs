@@ -60,6 +60,9 @@ pub fn test(args: &[String]) -> Result<()> {
     let mut command = cargo();
     command.current_dir(root()?).args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(args);
     command.env("MOORLINE_BIN_DIR", &bins).env("MOORLINE_PYTHON", python).env("MOORLINE_REQUIRE_DOCKER", "1");
+    if let Some(schema) = needs::pve_schema(&root()?) {
+        command.env(needs::PVE_SCHEMA, schema);
+    }
     run(&mut command)
 }
 

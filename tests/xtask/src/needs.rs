@@ -17,6 +17,9 @@ const DOCKERD_START: Duration = Duration::from_secs(60);
 const DOCKERD_STOP: Duration = Duration::from_secs(30);
 const PYTHON_PACKAGES: [&str; 3] = ["grpcio", "grpcio-reflection", "grpcio-health-checking"];
 
+/// Names the description of Proxmox VE's API.
+pub const PVE_SCHEMA: &str = "MOORLINE_PVE_SCHEMA";
+
 /// A `dockerd` that we started; it is stopped, by its id, when this goes.
 pub struct Dockerd(Option<Child>);
 
@@ -37,6 +40,20 @@ impl Drop for Dockerd {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// The description of Proxmox VE's API that its documentation is made of (`pve-apidoc.json`), where there is one: by the environment, or in a
+/// folder `reference` of something beside the checkout. It is not ours to bring along; with it every request of the suite is held to it.
+pub fn pve_schema(root: &Path) -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(PVE_SCHEMA) {
+        return Some(named.into());
+    }
+    let beside = std::fs::read_dir(root.parent()?).ok()?.filter_map(Result::ok);
+    let found = beside.map(|folder| folder.path().join("reference/pve-apidoc.json")).find(|file| file.is_file());
+    if found.is_none() {
+        say(&format!("\nrequests to Proxmox VE are not held to its own description: {PVE_SCHEMA} names none\n"));
+    }
+    found
 }
 
 /// Sees to it that an engine answers; starts one when none does.
