@@ -352,6 +352,6 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 const _: () = assert!(2 * OP_ENVELOPE_MAX + 32 * 1024 <= crate::limits::JOURNAL_LINE_MAX);
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -228,7 +228,7 @@ impl Reference {
             self.fail(format!("{op_id} begins: {why}"));
         }
         let wanted = match paper.statement.kind.as_str() {
-            "stop" | "pause" | "destroy" | "kill" | "suspend" | "set-config" | "snapshot-rollback" => Some(true),
+            "stop" | "pause" | "destroy" | "kill" | "shutdown" | "suspend" | "set-config" | "snapshot-rollback" => Some(true),
             "start" | "restart" | "unpause" | "resume" => Some(false),
             _ => None,
         };

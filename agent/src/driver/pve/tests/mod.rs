@@ -19,6 +19,7 @@ use super::client::{Call, NoReply, Reply, Transport};
 use super::{Client, PveDriver};
 use crate::driver::{Begun, DriverError, Known, OpOrder, OpResult, Ownership, Taker, Tasks};
 
+pub mod machine;
 mod ops;
 mod round_trip;
 mod steps;

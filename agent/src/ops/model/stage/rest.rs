@@ -6,15 +6,15 @@ use moorline_common::id::UnixSeconds;
 use moorline_common::op::State;
 use serde_json::json;
 
-use super::world::World;
 use super::{CLUSTER, Stage, turns};
 use crate::intake::judge::Own;
 use crate::ledger::Ledger;
 use crate::ops::Standing;
+use crate::ops::model::world::World;
 
 impl<W: World> Stage<W> {
     /// All becomes well again; then everything ends, some of it by an operator's word.
-    pub(super) async fn come_to_rest(&mut self) -> Result<(), String> {
+    pub async fn come_to_rest(&mut self) -> Result<(), String> {
         self.machine.unreachable(false);
         self.machine.deafen(0);
         self.machine.delay(0);
@@ -47,7 +47,7 @@ impl<W: World> Stage<W> {
     }
 
     /// Every receipt is there to be sent, until the hub has heard of it.
-    pub(super) fn check_receipts(&self) -> Result<(), String> {
+    pub fn check_receipts(&self) -> Result<(), String> {
         let own = Own::of(&CLUSTER.keys);
         let told = self.agent.as_ref().unwrap().ops.standings(&self.journal, &own, 0).list;
         let ends = self.known().ends();
