@@ -41,6 +41,7 @@ pub struct Server {
 struct Certificate {
     acceptor: TlsAcceptor,
     fingerprint: String,
+    pem: String,
 }
 
 impl Certificate {
@@ -52,7 +53,7 @@ impl Certificate {
         let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_no_client_auth();
         let mut config = config.with_single_cert(vec![made.cert.der().clone()], key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint, pem: made.cert.pem() })
     }
 }
 
@@ -88,6 +89,18 @@ impl Server {
     #[must_use]
     pub fn fingerprint(&self) -> String {
         self.certificate.lock().unwrap_or_else(PoisonError::into_inner).fingerprint.clone()
+    }
+
+    /// Its certificate, which nobody else signed, in PEM.
+    #[must_use]
+    pub fn certificate_pem(&self) -> String {
+        self.certificate.lock().unwrap_or_else(PoisonError::into_inner).pem.clone()
+    }
+
+    /// The cluster behind it.
+    #[must_use]
+    pub fn sim(&self) -> &Sim {
+        &self.sim
     }
 
     /// Takes another certificate, as a host does when it renews its own. Returns the new fingerprint. Connections that are open stay.

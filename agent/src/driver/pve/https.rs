@@ -108,12 +108,27 @@ impl Https {
         if error.is_timeout() {
             return format!("{} did not answer in time", self.base);
         }
-        let mut cause: &dyn std::error::Error = error;
+        let mut cause: &(dyn std::error::Error + 'static) = error;
         while let Some(source) = cause.source() {
             cause = source;
         }
-        format!("{} cannot be reached: {cause}", self.base)
+        match unpinned(cause) {
+            Some(other) => format!("{} {other}", self.base),
+            None => format!("{} cannot be reached: {cause}", self.base),
+        }
     }
+}
+
+/// What [`Pinned`] has against a certificate: rustls shows it to programmers only.
+fn unpinned<'e>(mut cause: &'e (dyn std::error::Error + 'static)) -> Option<&'e Unpinned> {
+    // An error of input and output is no source of the one around it.
+    while let Some(inner) = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        cause = inner;
+    }
+    let rustls::Error::InvalidCertificate(CertificateError::Other(rustls::OtherError(other))) = cause.downcast_ref()? else {
+        return None;
+    };
+    other.downcast_ref()
 }
 
 fn tls(trust: Trust) -> Result<rustls::ClientConfig, Unusable> {
@@ -185,7 +200,7 @@ impl ServerCertVerifier for Pinned {
 
 /// The host shows another certificate.
 #[derive(Debug, thiserror::Error)]
-#[error("its certificate is {0}, which is none of the `fingerprints`; if it was renewed, add that one")]
+#[error("shows a certificate that is none of the `fingerprints`; if it was renewed, add {0}")]
 struct Unpinned(String);
 
 /// A fingerprint as Proxmox VE shows it: `AA:BB:…`.

@@ -19,6 +19,7 @@ use super::client::{Call, NoReply, Reply, Transport};
 use super::{Client, PveDriver};
 use crate::driver::{Begun, DriverError, Known, OpOrder, OpResult, Ownership, Taker, Tasks};
 
+mod https;
 pub mod machine;
 mod ops;
 mod round_trip;
@@ -53,9 +54,9 @@ impl Transport for InProcess {
 }
 
 /// A driver and its host.
-pub struct Bench {
+pub struct Bench<T = InProcess> {
     pub sim: Sim,
-    pub driver: PveDriver<InProcess>,
+    pub driver: PveDriver<T>,
     owned: Ownership,
 }
 
@@ -72,8 +73,15 @@ impl Bench {
 
     /// A driver of a later life, on the same host.
     pub fn on(sim: Sim, known: Arc<Known>) -> Self {
+        Self::over(InProcess(sim.clone()), sim, known)
+    }
+}
+
+impl<T: Transport> Bench<T> {
+    /// A driver that reaches its host so.
+    pub fn over(transport: T, sim: Sim, known: Arc<Known>) -> Self {
         let owned = Ownership { cluster: identity().cluster, host_id: identity().host_id, known };
-        let client = Client::new(InProcess(sim.clone()), "pve-1".to_owned(), TOKEN.to_owned());
+        let client = Client::new(transport, "pve-1".to_owned(), TOKEN.to_owned());
         Self { driver: PveDriver::new(client, owned.clone()), sim, owned }
     }
 
