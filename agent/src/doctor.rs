@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 use serde::Serialize;
 
 use crate::clock::{Clock, Skew};
-use crate::config::Config;
+use crate::config::{Config, DriverKind};
 use crate::db::Db;
 use crate::driver::{Driver, Finding};
 use crate::identity::{Enrolment, StateDir};
@@ -64,8 +64,11 @@ pub async fn examine<D: Driver>(config: &Config, driver: Option<D>) -> Vec<Check
     }
     checks.push(ledger(&config.state));
     checks.push(journal(&config.state.join("journal")));
+    let has_engine = config.driver != DriverKind::None;
     if let Some(driver) = driver {
-        checks.push(engine(&driver).await);
+        if has_engine {
+            checks.push(engine(&driver).await);
+        }
         let findings = tokio::time::timeout(OBSERVE_TIMEOUT, driver.examine()).await.unwrap_or_default();
         checks.extend(findings.into_iter().map(|Finding { name, found }| match found {
             Ok(found) => check(name, Outcome::Ok, found),
@@ -74,7 +77,9 @@ pub async fn examine<D: Driver>(config: &Config, driver: Option<D>) -> Vec<Check
         }));
     }
     checks.extend(registries(config));
-    checks.push(secrets(config));
+    if has_engine {
+        checks.push(secrets(config));
+    }
     checks
 }
 
