@@ -1,14 +1,14 @@
 //! `moorctl status`: every host, what it should have and what it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, HostId, VersionHash};
-use moorline_common::observe::EngineState;
+use moorline_common::id::{Generation, HostId, ResourceId, VersionHash};
+use moorline_common::observe::{EngineState, Observed};
 use moorline_common::statement::{Held, RolledBack, Trial, Trouble};
 use owo_colors::OwoColorize;
 use serde::Serialize;
@@ -67,6 +67,8 @@ struct Row {
     drift: Vec<Drift>,
     /// What an operation keeps unlike the slice, from the verified report.
     held: Vec<Held>,
+    /// Guests that run and have settings that count from their next start on, from the verified report.
+    pending: Vec<Pending>,
     /// What may still come back in the place of its newest slice, from the verified report.
     trial: Option<Trial>,
     /// What came back in its place, and why, from the verified report.
@@ -75,6 +77,20 @@ struct Row {
     /// The generation that a rollout has not given to it yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits_for_generation: Option<u64>,
+}
+
+/// A guest that has to be started anew for some of its settings.
+#[derive(Debug, Serialize)]
+struct Pending {
+    resource: ResourceId,
+    keys: BTreeSet<String>,
+}
+
+fn pending(observed: &Observed) -> Vec<Pending> {
+    let ours = observed.guests().filter(|(_, guest)| guest.owner.is_some());
+    let waiting =
+        ours.map(|(vmid, guest)| Pending { resource: vmid.resource(), keys: guest.pending().into_iter().map(str::to_owned).collect() });
+    waiting.filter(|guest| !guest.keys.is_empty()).collect()
 }
 
 /// Where a host is, in one word.
@@ -259,6 +275,7 @@ fn row(
         troubles: statement.map(|s| s.apply.troubles.clone()).unwrap_or_default(),
         drift: statement.map(|s| s.apply.drift.clone()).unwrap_or_default(),
         held: statement.map(|s| s.apply.held.clone()).unwrap_or_default(),
+        pending: statement.map(|s| pending(&s.observed)).unwrap_or_default(),
         trial: statement.and_then(|s| s.apply.trial.clone()),
         rolled_back: statement.and_then(|s| s.apply.rolled_back.clone()),
         agent_version: host.agent_version.clone(),
@@ -306,7 +323,7 @@ fn table(rows: &[Row], client: &Client) -> String {
     text
 }
 
-/// The state, how many differences an operator has to look at, and what is held.
+/// The state, how many differences an operator has to look at, what is held, and what has to be started anew.
 fn state_cell(row: &Row, word: &str, tone: Tone) -> (String, Tone) {
     let drift = match row.drift.len() {
         0 => String::new(),
@@ -314,9 +331,14 @@ fn state_cell(row: &Row, word: &str, tone: Tone) -> (String, Tone) {
         n => format!(", {n} differences wait"),
     };
     let held = if row.held.is_empty() { String::new() } else { format!(", {} held", row.held.len()) };
+    let pending = match row.pending.len() {
+        0 => String::new(),
+        1 => ", 1 pending reboot".to_owned(),
+        n => format!(", {n} pending reboots"),
+    };
     let trial = if row.trial.is_some() { ", on trial" } else { "" };
-    let is_quiet = drift.is_empty() && (held.is_empty() && trial.is_empty() || tone == Tone::Bad);
-    (format!("{word}{trial}{drift}{held}"), if is_quiet { tone } else { Tone::Warn })
+    let is_quiet = drift.is_empty() && (held.is_empty() && pending.is_empty() && trial.is_empty() || tone == Tone::Bad);
+    (format!("{word}{trial}{drift}{held}{pending}"), if is_quiet { tone } else { Tone::Warn })
 }
 
 /// The generation it has, and the one it should have when that is another.
@@ -336,7 +358,7 @@ fn details(rows: &[Row]) -> String {
     let mut text = String::new();
     let is_told = |r: &&Row| {
         let stands = r.trial.is_some() || r.rolled_back.is_some();
-        r.error.is_some() || stands || !r.troubles.is_empty() || !r.drift.is_empty() || !r.held.is_empty()
+        r.error.is_some() || stands || !r.troubles.is_empty() || !r.drift.is_empty() || !r.held.is_empty() || !r.pending.is_empty()
     };
     for row in rows.iter().filter(is_told) {
         text.push_str(&format!("\n{}\n", row.host.bold()));
@@ -359,6 +381,10 @@ fn details(rows: &[Row]) -> String {
         }
         for held in &row.held {
             text.push_str(&format!("  {}: held by op {}\n", held.resource, held.op_id));
+        }
+        for guest in &row.pending {
+            let keys = guest.keys.iter().map(|key| visible(key)).collect::<Vec<_>>().join(", ");
+            text.push_str(&format!("  {}: pending reboot: {keys} counts from its next start on\n", guest.resource));
         }
     }
     text
@@ -386,10 +412,10 @@ mod tests {
     use crate::revision::tests::host;
     use moorline_common::fault::Code;
     use moorline_common::id::{TopologyId, UnixSeconds};
-    use moorline_common::observe::Observed;
     use moorline_common::sign::{PrivateKey, Signed};
     use moorline_common::statement::{ApplyReport, ObservedReport};
     use moorline_proto::v1 as pb;
+    use serde_json::{Value, json};
 
     fn view() -> HostView {
         let mut view = host(10, "a");
@@ -476,6 +502,23 @@ mod tests {
         assert_eq!(state_cell(&row, "converged", Tone::Good), ("converged, 1 held".to_owned(), Tone::Warn));
         assert_eq!(state_cell(&row, "error", Tone::Bad).1, Tone::Bad);
         assert!(details(&[row]).contains("docker/container/edge-site-1: held by op 0197a2b4-1c3d-7e5f-8a6b-0123456789ab\n"));
+    }
+
+    #[test]
+    fn a_guest_that_has_to_be_started_anew_is_counted_and_named_with_what_waits() {
+        let guest = |status: &str, memory: &str, owner: Value| json!({ "type": "qemu", "status": status, "owner": owner, "config": { "type": "qemu", "set": { "memory": "4096" }, "running": { "memory": memory } } });
+        let ours = json!({ "topology": "edge", "resource": "pve/guest/101", "spec": "x", "base": "" });
+        let guests = json!({
+            "101": guest("running", "8192", ours.clone()), "102": guest("stopped", "8192", ours.clone()), "103": guest("running", "4096", ours),
+            "104": guest("running", "8192", Value::Null),
+        });
+        let pve = serde_json::from_value(json!({ "engine": "ready", "guests": guests })).unwrap();
+        let mut v = view();
+        v.converged = true;
+        let mut row = row(&v, &Ok(None), &revision::empty_hash().unwrap(), None, 0);
+        row.pending = pending(&Observed { pve: Some(pve), ..Observed::default() });
+        assert_eq!(state_cell(&row, "converged", Tone::Good), ("converged, 1 pending reboot".to_owned(), Tone::Warn));
+        assert!(details(&[row]).contains("  pve/guest/101: pending reboot: memory counts from its next start on\n"));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What a Proxmox VE host has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{EngineState, Owner};
-use crate::pve::guest::GuestConfig;
+use crate::pve::guest::{self, GuestConfig};
 use crate::pve::{GuestKind, Vmid, incarnation};
 
 /// The tag of guests that Moorline made.
@@ -83,6 +83,13 @@ impl ObservedGuest {
     #[must_use]
     pub fn lasting(&self) -> Option<&str> {
         self.incarnation.as_deref().map(incarnation::lasting)
+    }
+
+    /// The keys of its config whose values count from its next start on; none of one that is off.
+    #[must_use]
+    pub fn pending(&self) -> BTreeSet<&str> {
+        let config = self.config.as_deref().filter(|_| self.status != GuestStatus::Stopped);
+        config.map(guest::pending).unwrap_or_default()
     }
 }
 

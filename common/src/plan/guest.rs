@@ -162,7 +162,7 @@ fn plan_guest(case: &Case<'_>, draft: &mut Draft) {
         let reason = format!("its config cannot be read: give the agent's token `VM.Audit` on `/vms/{}`", case.vmid);
         return draft.block(&case.resource, Some(Code::PermissionDenied), reason);
     };
-    if plan_config(case, live, config, draft) || plan_power(case, live, draft) || plan_reboot(case, live, config, draft) {
+    if plan_config(case, live, config, draft) || plan_power(case, live, draft) || plan_reboot(case, live, draft) {
         return;
     }
     if live.owner.is_none() {
@@ -337,13 +337,13 @@ fn plan_power(case: &Case<'_>, live: &ObservedGuest, draft: &mut Draft) -> bool 
 }
 
 /// Drafts a start for changes that wait for one, if that may be.
-fn plan_reboot(case: &Case<'_>, live: &ObservedGuest, config: &GuestConfig, draft: &mut Draft) -> bool {
+fn plan_reboot(case: &Case<'_>, live: &ObservedGuest, draft: &mut Draft) -> bool {
     let may = match case.spec.reboot.unwrap_or(Reboot::Never) {
         Reboot::Never => false,
         Reboot::Window => case.scene.given.in_window,
         Reboot::Now => true,
     };
-    let waiting = guest::pending(config);
+    let waiting = live.pending();
     if !may || waiting.is_empty() || live.status != GuestStatus::Running || case.scene.mend(&case.resource).is_some() {
         return false;
     }
@@ -397,7 +397,11 @@ pub(super) fn fields(action: &GuestAction, live: Option<&ObservedGuest>) -> Vec<
     };
     let nothing = GuestConfig { kind: action.kind, set: Config::new(), running: BTreeMap::new() };
     match &action.act {
-        GuestAct::Create { config, .. } => config.keys().map(|key| difference(action.kind, key, config, &nothing)).collect(),
+        GuestAct::Create { from, config, .. } => {
+            let keys = config.keys().map(|key| difference(action.kind, key, config, &nothing));
+            let from = from.as_ref().map(|from| Difference { field: "from".to_owned(), expected: Some(from.to_string()), actual: None });
+            keys.chain(from).collect()
+        }
         GuestAct::Update { change, .. } => {
             let mut wanted = change.set.clone();
             for (key, bytes) in &change.grow {

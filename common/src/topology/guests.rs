@@ -1,6 +1,7 @@
 //! Guests of a Proxmox VE host, as a slice has them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -131,4 +132,25 @@ pub struct GuestSource {
     /// The pool that it is put in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+}
+
+/// As `key=value`, parted by commas.
+impl fmt::Display for GuestSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = |vmid: &Option<Vmid>| vmid.map(|vmid| vmid.to_string());
+        let flag = |flag: Option<bool>| flag.map(|flag| flag.to_string());
+        let pairs = [
+            ("clone", number(&self.clone)),
+            ("full", flag(self.full)),
+            ("snapshot", self.snapshot.clone()),
+            ("ostemplate", self.ostemplate.clone()),
+            ("archive", self.archive.clone()),
+            ("unique", flag(self.unique)),
+            ("iso", self.iso.clone()),
+            ("storage", self.storage.clone()),
+            ("pool", self.pool.clone()),
+        ];
+        let said = pairs.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value?)));
+        f.write_str(&said.collect::<Vec<_>>().join(","))
+    }
 }

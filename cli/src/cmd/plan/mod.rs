@@ -11,8 +11,8 @@ use clap::Args;
 use moorline_common::id::UnixSeconds;
 use moorline_common::maintenance;
 use moorline_common::observe::{EngineState, Observed};
-use moorline_common::plan::lower;
-use moorline_common::plan::{self, Identity};
+use moorline_common::plan::lower::{self, LoweredSpec};
+use moorline_common::plan::{self, Given, Identity};
 use moorline_common::topology::HostSpec;
 
 use self::model::{HostPlan, Outcome, Steps};
@@ -147,6 +147,12 @@ fn plan_host(
     if observed.trimmed {
         notes.push("its report was too large and came cut: the agent, which sees everything, may plan other steps".to_owned());
     }
+    for (vmid, guest) in observed.guests().filter(|(_, guest)| guest.owner.is_some()) {
+        let waiting = guest.pending().into_iter().collect::<Vec<_>>().join(", ");
+        if !waiting.is_empty() {
+            notes.push(format!("{} has a pending reboot: {waiting} counts from its next start on", vmid.resource()));
+        }
+    }
     if let Some(cordon) = &host.cordon {
         notes.push(format!("cordoned by {}: it gets the change when `moorctl host uncordon {}` is said", cordon.by, host.name));
     }
@@ -162,15 +168,22 @@ fn plan_host(
     if let Some(other) = host.target.as_ref().filter(|t| t.topology != identity.topology && t.hash.as_ref() != Some(&empty)) {
         notes.push(format!("it follows topology `{}`: a push is refused until that one is down", other.topology));
     }
-    let plan = if blind { Steps::default() } else { steps(side, observed) };
+    let has_it = change.from.is_some() && report.and_then(|r| r.report.statement().apply.applied.as_ref()) == change.from.as_ref();
+    let plan = if blind { Steps::default() } else { steps(side, observed, has_it) };
     let held = report.map(|r| r.report.statement().apply.held.clone()).unwrap_or_default();
     Ok(HostPlan { report_age_s, notes, held, ..HostPlan::new(change.clone(), plan) })
 }
 
-fn steps(side: &Side<'_>, observed: &Observed) -> Steps {
+/// What its agent does; `has_it`: whether it has applied the newest revision.
+fn steps(side: &Side<'_>, observed: &Observed, has_it: bool) -> Steps {
     let plan = plan::plan(side.identity, side.spec, observed);
-    // Only steps are told by what was wanted before.
-    let before = if plan.steps.is_empty() { None } else { (side.before)() };
-    let before = before.map(|before| lower::lower(side.identity, &before)).unwrap_or_default();
+    if plan.steps.is_empty() {
+        return Steps::of(plan, observed, &LoweredSpec::default());
+    }
+    // What differs is a change, or has drifted: only what was wanted before tells.
+    let before = (side.before)();
+    let applied = before.as_ref().filter(|_| has_it);
+    let plan = plan::plan_given(side.identity, side.spec, observed, Given { applied, ..Given::default() });
+    let before = before.as_ref().map(|before| lower::lower(side.identity, before)).unwrap_or_default();
     Steps::of(plan, observed, &before)
 }

@@ -10,7 +10,7 @@ use moorline_common::canonical::to_canonical;
 use moorline_common::drift::Drift;
 use moorline_common::fault::Code;
 use moorline_common::id::{ClusterId, Generation, ResourceId, TopologyId, sha256_hex};
-use moorline_common::observe::ContainerState;
+use moorline_common::observe::{ContainerState, ObservedPve};
 use moorline_common::plan::fields::FieldChange;
 use moorline_common::plan::lower::LoweredSpec;
 use moorline_common::plan::model::Engine;
@@ -40,12 +40,14 @@ fn change(kind: ChangeKind, spec: &HostSpec) -> HostChange {
 /// What the host of `observed`, which follows `before`, would do for `wanted`.
 fn planned(kind: ChangeKind, wanted: &HostSpec, before: Option<&HostSpec>, observed: Observed) -> HostPlan {
     let view = host(10, "shop-17");
-    let report = ObservedReport { host_id: view.host_id.clone(), taken_at: UnixSeconds(1), observed, apply: ApplyReport::default() };
+    let from = before.map(|before| revision::content_hash(before).unwrap());
+    let apply = ApplyReport { applied: from.clone(), ..ApplyReport::default() };
+    let report = ObservedReport { host_id: view.host_id.clone(), taken_at: UnixSeconds(1), observed, apply };
     let key = PrivateKey::from_seed(&[10; 32]);
     let report = Signed::seal(&report, &[&key]).unwrap().verify_by_host(&key.public()).unwrap();
     let report = Ok(Some(ReportView { report, received_unix_ms: 61_000 }));
     let side = Side { identity: &identity(), host: &view, spec: wanted, before: &|| before.cloned() };
-    plan_host(UnixSeconds(61), &side, &change(kind, wanted), &report).unwrap()
+    plan_host(UnixSeconds(61), &side, &HostChange { from, ..change(kind, wanted) }, &report).unwrap()
 }
 
 /// A host of which nothing is known.
@@ -352,4 +354,57 @@ fn a_rotated_secret_is_told_by_its_name_and_nothing_else() {
     assert_eq!(field("configs.site.conf", "another value", "changed"), "~ config site.conf: changed");
     assert_eq!(field("secrets.db", "-:- 0444", "33:- 0400"), "~ secrets.db: -:- 0444 → 33:- 0400");
     assert_eq!(field("environment.X", "1", "changed"), "~ environment.X: 1 → changed");
+}
+
+fn guests(guests: serde_json::Value) -> HostSpec {
+    spec(json!({ "proxmox": { "guests": guests } }))
+}
+
+/// A host of Proxmox VE on which `wanted` was applied.
+fn settled_guests(wanted: &HostSpec) -> Engine {
+    let mut engine = Engine { pve: Some(ObservedPve { engine: EngineState::Ready, ..ObservedPve::default() }), ..Engine::default() };
+    loop {
+        let plan = plan::plan(&identity(), wanted, &engine.observed());
+        if plan.is_settled() {
+            return engine;
+        }
+        plan.steps.iter().for_each(|step| engine.apply(step).unwrap());
+    }
+}
+
+#[test]
+fn a_guest_is_told_with_what_it_is_made_of_and_one_that_is_gone_is_not_said_to_come_back() {
+    let clone = json!({ "clone": "9000", "full": true, "storage": "local-lvm" });
+    let wanted = guests(json!({ "101": { "type": "qemu", "state": "running", "config": { "name": "db" }, "from": clone } }));
+    let empty = Observed { engine: EngineState::Ready, pve: settled_guests(&guests(json!({}))).observed().pve, ..Observed::default() };
+    let expected = "\
+shop-17 is added (verified report, 60s old)
+  + create pve/guest/101 — does not exist
+      + config.name: db
+      + config.tags: moorline
+      + from: clone=9000,full=true,storage=local-lvm
+1 to create on 1 host
+";
+    let plan = planned(ChangeKind::Added, &wanted, None, empty.clone());
+    assert_eq!(told(&outcome(true, vec![plan])), expected);
+
+    let plan = planned(ChangeKind::Unchanged, &wanted, Some(&wanted), empty);
+    assert!(!plan.has_changes());
+    let expected = "\
+shop-17 has the same content (verified report, 60s old)
+  ≠ pve/guest/101 presence: is missing, should be present
+nothing to push; 1 difference waits for an operator
+";
+    assert_eq!(told(&outcome(false, vec![plan])), expected);
+}
+
+#[test]
+fn what_waits_for_a_guests_next_start_is_told() {
+    let wanted = guests(json!({ "101": { "type": "qemu", "state": "running", "config": { "name": "db", "memory": "4096" } } }));
+    let mut engine = settled_guests(&wanted);
+    let guest = engine.pve.as_mut().unwrap().guests.values_mut().next().unwrap();
+    guest.config.as_mut().unwrap().running.insert("memory".into(), Some("8192".into()));
+    let plan = planned(ChangeKind::Unchanged, &wanted, Some(&wanted), engine.observed());
+    assert_eq!(plan.notes, ["pve/guest/101 has a pending reboot: memory counts from its next start on"]);
+    assert!(!plan.is_quiet() && !plan.has_changes());
 }
