@@ -116,10 +116,17 @@ pub const PVE_POLL_BUSY: Duration = Duration::from_secs(2);
 pub const PVE_POLL_IDLE: Duration = Duration::from_secs(10);
 /// The longest that a task of an operation is waited for; past it an operator must look.
 pub const PVE_OP_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// By then a request that was on its way shows as a task, or never will: longer than the 30 s of the host's own proxies.
-pub const PVE_MARGIN: Duration = Duration::from_secs(45);
+/// So late the call of an operation may leave after that has begun: looking at the guest comes first.
+pub const PVE_ASK_WITHIN: Duration = Duration::from_secs(20);
+/// By then a request that was on its way shows as a task, or never will. It counts from the record of the operation's beginning: longer
+/// than [`OP_START_SLACK`], [`PVE_ASK_WITHIN`] and the 30 s of the host's own proxies together.
+pub const PVE_MARGIN: Duration = Duration::from_secs(60);
 /// How often a call is repeated that found a guest's file held by somebody, and did nothing.
 pub const PVE_BUSY_TRIES: u32 = 5;
+/// How long a look at guests may take beside one at an engine of containers.
+pub const PVE_LOOK_BESIDE: Duration = Duration::from_secs(15);
+/// How long a host that was away may take to say that it is there again.
+pub const PVE_ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// Operations in doubt that are remembered.
 pub const PVE_DOUBTS_MAX: usize = 1024;
 /// How much longer than its own time to stop a guest is waited for.

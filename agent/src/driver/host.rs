@@ -13,8 +13,8 @@ use moorline_common::pve::Vmid;
 use serde_json::Value;
 
 use super::pve::{PveDriver, Transport};
-use super::{Begun, Driver, DriverError, DriverErrorKind, Finding, Found, Known, OpOrder, Ownership, Taker, Tasks, logs, op, pulls};
-use crate::limits::PVE_PARALLELISM;
+use super::{Begun, Driver, DriverError, Finding, Found, Known, OpOrder, Ownership, Taker, Tasks, logs, op, pulls};
+use crate::limits::{PVE_LOOK_BESIDE, PVE_PARALLELISM};
 
 /// See the module.
 pub struct HostDriver<D, T> {
@@ -47,6 +47,20 @@ impl<D: Driver, T: Transport> HostDriver<D, T> {
         self.pve.as_ref().ok_or_else(|| DriverError::no_such_operation(order))
     }
 
+    /// Looks at the guests. Beside an engine they have a part of the time alone, and a host that was away is asked something small first:
+    /// what hangs holds up no container.
+    async fn observe_guests(&self, pve: &PveDriver<T>) -> Result<ObservedPve, DriverError> {
+        if self.engine.is_none() {
+            return pve.observe().await;
+        }
+        let is_away = self.seen.lock().unwrap_or_else(PoisonError::into_inner).pve.engine == EngineState::Unreachable;
+        if is_away {
+            pve.answers().await?;
+        }
+        let looked = tokio::time::timeout(PVE_LOOK_BESIDE, pve.observe()).await;
+        looked.unwrap_or_else(|_| Err(DriverError::no_answer("observing Proxmox VE")))
+    }
+
     /// Puts both looks together.
     fn merged(
         &self,
@@ -59,16 +73,15 @@ impl<D: Driver, T: Transport> HostDriver<D, T> {
             // Nothing at all is known: the caller keeps what it saw last.
             (Some(Err(error)), Err(_)) | (None, Err(error)) => return Err(error),
             (engine, pve) => {
+                // Of one that answers with an error nothing is known now either: what was seen before is shown, and nothing is planned on it.
                 match engine {
                     Some(Ok(observed)) => seen.engine = observed,
-                    Some(Err(error)) => {
-                        (seen.engine.engine, seen.engine.error) = (away(&error, seen.engine.engine), Some(cut(&error.message)));
-                    }
+                    Some(Err(error)) => (seen.engine.engine, seen.engine.error) = (EngineState::Unreachable, Some(cut(&error.message))),
                     None => {}
                 }
                 match pve {
                     Ok(observed) => seen.pve = observed,
-                    Err(error) => (seen.pve.engine, seen.pve.error) = (away(&error, seen.pve.engine), Some(cut(&error.message))),
+                    Err(error) => (seen.pve.engine, seen.pve.error) = (EngineState::Unreachable, Some(cut(&error.message))),
                 }
             }
         }
@@ -79,11 +92,6 @@ impl<D: Driver, T: Transport> HostDriver<D, T> {
         }
         Ok(observed)
     }
-}
-
-fn away(error: &DriverError, before: EngineState) -> EngineState {
-    // One that answers with an error is there, and what it has is not known.
-    if error.kind == DriverErrorKind::Unreachable || before != EngineState::Ready { EngineState::Unreachable } else { before }
 }
 
 impl<D: Driver, T: Transport> Driver for HostDriver<D, T> {
@@ -115,7 +123,7 @@ impl<D: Driver, T: Transport> Driver for HostDriver<D, T> {
         match &self.pve {
             None => engine.await.unwrap_or_else(|| Ok(Observed::default())),
             Some(pve) => {
-                let (engine, pve) = tokio::join!(engine, pve.observe());
+                let (engine, pve) = tokio::join!(engine, self.observe_guests(pve));
                 self.merged(engine, pve)
             }
         }

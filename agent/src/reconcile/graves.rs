@@ -34,7 +34,8 @@ impl Graves {
         let mut due = BTreeMap::new();
         for one in buried {
             match pve.guests.get(&one.vmid) {
-                Some(live) if live.config.is_some() && !is_buried(live, &one.lasting) => {
+                // Who it is may be hidden for now.
+                Some(live) if live.config.is_some() && live.lasting().is_some() && !is_buried(live, &one.lasting) => {
                     self.forget(one.vmid, "it is kept after all").await
                 }
                 // A list without it is no proof, but nothing is lost by forgetting it.

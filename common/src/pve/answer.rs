@@ -59,10 +59,17 @@ impl ApiError {
         Self { kind: kind(status, message), message: cut(message), errors }
     }
 
-    /// What the end of a task says. A task has no status of its own.
+    /// What the end of a task that failed says. A task has no status of its own; what it waited for in vain is no doubt about itself.
     #[must_use]
     pub fn of_task(exitstatus: &str) -> Self {
-        Self::new(500, exitstatus, BTreeMap::new())
+        let error = Self::new(500, exitstatus, BTreeMap::new());
+        if error.kind == ErrorKind::UnknownOutcome { Self { kind: ErrorKind::Failed, ..error } } else { error }
+    }
+
+    /// Nobody knows how it ended, for this reason.
+    #[must_use]
+    pub fn unknown(why: &str) -> Self {
+        Self { kind: ErrorKind::UnknownOutcome, message: cut(why), errors: BTreeMap::new() }
     }
 }
 
@@ -75,11 +82,7 @@ pub fn read(status: u16, reason: &str, body: &[u8]) -> Result<Value, ApiError> {
     let json: Option<Value> = serde_json::from_slice(body).ok();
     if (200..300).contains(&status) {
         let data = json.as_ref().and_then(|answer| answer.get("data")).cloned();
-        return data.ok_or_else(|| ApiError {
-            kind: ErrorKind::UnknownOutcome,
-            message: format!("the host answered {status} with something else than its API does"),
-            errors: BTreeMap::new(),
-        });
+        return data.ok_or_else(|| ApiError::unknown(&format!("the host answered {status} with something else than its API does")));
     }
     let text = |key: &str| json.as_ref().and_then(|answer| answer.get(key)).and_then(Value::as_str).map(str::trim);
     let message = text("message").filter(|text| !text.is_empty()).unwrap_or(reason.trim());
@@ -118,7 +121,7 @@ fn kind(status: u16, message: &str) -> ErrorKind {
         (ErrorKind::NotRunning, &["not running", "is stopped"]),
         (ErrorKind::Exists, &["already exists", "already used", "already in use"]),
         (ErrorKind::NotFound, &["does not exist", "no such", "not found", "unable to find"]),
-        (ErrorKind::UnknownOutcome, &["unexpected status", "got timeout", "timed out"]),
+        (ErrorKind::UnknownOutcome, &["got timeout", "timed out"]),
     ];
     table.iter().find(|(_, words)| says(words)).map_or(ErrorKind::Failed, |(kind, _)| *kind)
 }
@@ -170,9 +173,11 @@ mod tests {
             ("can't remove VM 101 - protection mode enabled", ErrorKind::Protected),
             ("you can't start a vm if it's a template", ErrorKind::Failed),
             ("lvcreate 'pve/vm-101-disk-0' error: insufficient free space", ErrorKind::Failed),
-            ("unexpected status", ErrorKind::UnknownOutcome),
+            ("VM quit/powerdown failed - got timeout", ErrorKind::UnknownOutcome),
         ] {
-            assert_eq!(ApiError::of_task(message).kind, kind, "{message}");
+            assert_eq!(ApiError::new(500, message, BTreeMap::new()).kind, kind, "{message}");
+            let of_task = if kind == ErrorKind::UnknownOutcome { ErrorKind::Failed } else { kind };
+            assert_eq!(ApiError::of_task(message).kind, of_task, "a task that says how it ended has ended so: {message}");
         }
         for status in [502, 504, 595, 596, 597, 599] {
             assert_eq!(ApiError::new(status, "whatever", BTreeMap::new()).kind, ErrorKind::UnknownOutcome);

@@ -1,7 +1,7 @@
 //! Which one of those guests that have borne a number a guest is.
 //!
 //! A virtual machine bears a UUID in its SMBIOS, which stays, and a generation id, which is made anew whenever its content becomes
-//! another one (a rollback, a restore, a clone). A container bears neither: it is told by its root volume and when that was made.
+//! another one (a rollback, a restore, a clone). A container bears neither: it is told by its root volume and when that was made, or by a network card where storages do not tell that.
 //! Source: `PVE::QemuServer`, on `smbios1` and `vmgenid`.
 
 use super::formats;
@@ -26,6 +26,18 @@ pub fn of_container(root: &str, made_s: u64) -> String {
     format!("ct:{root}@{made_s}")
 }
 
+/// The incarnation of a container whose storage does not tell when a volume was made: by its root volume, and the hardware address of its
+/// first network card. One that is made anew gets another address, unless somebody gives it the same.
+#[must_use]
+pub fn of_undated_container(root: &str, config: &Config) -> String {
+    let cards = config.iter().filter(|(key, _)| key.strip_prefix("net").is_some_and(|n| n.parse::<u8>().is_ok()));
+    let first = cards.filter_map(|(_, text)| formats::INTERFACES.read(text, Whose::Theirs).ok()?.get("hwaddr").cloned()).next();
+    let address = first.map(|text| text.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase());
+    format!("ct:{root}@{MAC}{}", address.unwrap_or_default())
+}
+
+/// Before a hardware address, where another container has a time.
+const MAC: &str = "mac-";
 const NONE: &str = "-";
 
 /// What of an incarnation stays as long as the guest is the same one, whatever its content.
@@ -53,7 +65,9 @@ pub fn is_one(kind: GuestKind, text: &str) -> bool {
         }
         GuestKind::Lxc => {
             let parts = text.strip_prefix("ct:").and_then(|rest| rest.rsplit_once('@'));
-            parts.is_some_and(|(root, made)| root.contains(':') && made.parse::<u64>().is_ok())
+            let is_address = |text: &str| text.is_empty() || (text.len() == 12 && text.bytes().all(|b| b.is_ascii_hexdigit()));
+            let is_made = |made: &str| made.strip_prefix(MAC).map_or_else(|| made.parse::<u64>().is_ok(), is_address);
+            parts.is_some_and(|(root, made)| root.contains(':') && is_made(made))
         }
     }
 }
@@ -92,10 +106,16 @@ mod tests {
         let text = of_container("local-lvm:vm-205-disk-0", 1_732_351_234);
         assert_eq!(lasting(&text), text);
         assert!(is_one(GuestKind::Lxc, &text) && !is_one(GuestKind::Qemu, &text));
+        let on_zfs = |net: &str| of_undated_container("local-zfs:subvol-205-disk-0", &config(&[("net0", net.to_owned())]));
+        let undated = on_zfs("name=eth0,bridge=vmbr0,hwaddr=BC:24:11:C3:4D:0B,ip=dhcp");
+        assert_eq!(undated, "ct:local-zfs:subvol-205-disk-0@mac-bc2411c34d0b");
+        assert_ne!(undated, on_zfs("name=eth0,bridge=vmbr0,hwaddr=BC:24:11:C3:4D:0C,ip=dhcp"), "one that was made anew");
+        let without = of_undated_container("local-zfs:subvol-205-disk-0", &Config::new());
+        assert!([&undated, &without].into_iter().all(|text| is_one(GuestKind::Lxc, text) && lasting(text) == text));
         for good in [format!("vm:{UUID}"), format!("vm:{UUID}:{OTHER}"), format!("vm:-:{OTHER}"), format!("vm:{UUID}:-")] {
             assert!(is_one(GuestKind::Qemu, &good), "{good}");
         }
-        for bad in ["", "vm:", "vm:-:-", "101", UUID, "ct:root@soon", "ct:@1"] {
+        for bad in ["", "vm:", "vm:-:-", "101", UUID, "ct:root@soon", "ct:@1", "ct:a:b@mac-xyz"] {
             assert!(!is_one(GuestKind::Qemu, bad) && !is_one(GuestKind::Lxc, bad), "{bad}");
         }
     }

@@ -96,14 +96,17 @@ pub enum TaskEnd {
     Unknown,
 }
 
+/// What a node says of a worker that left no status, or whose log it cannot read. Source: `PVE::Tools::upid_read_status`.
+const NO_END: [&str; 4] = ["unexpected status", "unable to read tail", "unable to extract last line", "unable to open file"];
+
 impl TaskEnd {
     /// The end that `exitstatus` tells.
     #[must_use]
     pub fn of(exitstatus: &str) -> Self {
         match exitstatus.trim() {
             "OK" => Self::Ok,
-            // What a node says of a worker that left no status.
-            "" | "unexpected status" => Self::Unknown,
+            "" => Self::Unknown,
+            text if NO_END.iter().any(|words| text.starts_with(words)) => Self::Unknown,
             text => match text.strip_prefix("WARNINGS: ").and_then(|n| n.parse().ok()) {
                 Some(n) => Self::Warnings(n),
                 None => Self::Failed(text.to_owned()),
@@ -150,7 +153,10 @@ mod tests {
     fn only_ok_and_warnings_are_success_and_a_dead_worker_is_no_failure() {
         assert_eq!(TaskEnd::of("OK"), TaskEnd::Ok);
         assert_eq!(TaskEnd::of("WARNINGS: 2"), TaskEnd::Warnings(2));
-        assert_eq!(TaskEnd::of("unexpected status"), TaskEnd::Unknown);
+        for text in ["", "unexpected status", "unable to read tail (got 0 bytes)", "unable to extract last line"] {
+            assert_eq!(TaskEnd::of(text), TaskEnd::Unknown);
+        }
+        assert_eq!(TaskEnd::of("unable to open file - No such file or directory"), TaskEnd::Unknown);
         assert_eq!(TaskEnd::of("VM is locked (backup)"), TaskEnd::Failed("VM is locked (backup)".to_owned()));
         assert_eq!(TaskEnd::of("WARNINGS: many"), TaskEnd::Failed("WARNINGS: many".to_owned()));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, cut};
 use moorline_common::observe::{BURIED_TAG, GuestStatus};
-use moorline_common::plan::guest::{GuestAct, GuestAction, marker};
+use moorline_common::plan::guest::{GuestAct, GuestAction, marker, note_key};
 use moorline_common::pve::guest::{Config, ConfigChange};
 use moorline_common::pve::keys::{self, Shape};
 use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, value};
@@ -62,7 +62,7 @@ impl<T: Transport> Hands<'_, T> {
     /// The guest's config and its digest, if it is still the one that was planned for, and nobody works on it.
     async fn look(&self) -> Result<(Config, Option<String>), DriverError> {
         let vmid = self.action.vmid;
-        let failed = |e: CallError| e.into_driver(Code::StepFailed, &format!("reading guest {vmid}"));
+        let failed = |e: CallError| failed(e, &format!("reading guest {vmid}"));
         let (config, digest) = read_config(self.client, self.at).await.map_err(failed)?;
         let is = incarnation_of(self.client, self.at, &config).await.map_err(failed)?;
         if is.as_deref().map(incarnation::lasting) != self.action.incarnation.as_deref().map(incarnation::lasting) {
@@ -70,7 +70,7 @@ impl<T: Transport> Hands<'_, T> {
         }
         let is_marked = config.get("tags").is_some_and(|tags| has_tag(tags))
             || config.get("description").map(|text| text.trim_end()) == Some(marker(&self.owned.host_id, vmid).as_str());
-        let is_noted = self.owned.known.owner(&moorline_common::plan::guest::note_key(vmid)).is_some();
+        let is_noted = self.owned.known.owner(&note_key(vmid)).is_some();
         if !is_marked && !is_noted && !self.action.adopted {
             let message = format!("guest {vmid} is not Moorline's");
             return Err(DriverError { kind: DriverErrorKind::Permanent, code: Code::NotOwned, message });
@@ -78,11 +78,15 @@ impl<T: Transport> Hands<'_, T> {
         Ok((config, digest))
     }
 
+    /// How it is now.
+    async fn current(&self) -> Result<Value, DriverError> {
+        let answer = self.client.of_guest(Verb::Get, self.at, &["status", "current"], &Params::new()).await;
+        answer.map_err(|e| failed(e, &format!("asking for guest {}", self.at.vmid)))
+    }
+
     /// Whether it runs.
     async fn status(&self) -> Result<GuestStatus, DriverError> {
-        let answer = self.client.of_guest(Verb::Get, self.at, &["status", "current"], &Params::new()).await;
-        let answer = answer.map_err(|e| e.into_driver(Code::StepFailed, &format!("asking for guest {}", self.at.vmid)))?;
-        Ok(status_of(&answer))
+        Ok(status_of(&self.current().await?))
     }
 
     /// Brings it to run or not to run.
@@ -102,7 +106,7 @@ impl<T: Transport> Hands<'_, T> {
     async fn order(&self, verb: Verb, path: &[&str], asked: &Params, limit: Duration) -> Result<(), DriverError> {
         let what = format!("{} of guest {}", path.join(" "), self.at.vmid);
         let answer = self.client.of_guest(verb, self.at, path, asked).await;
-        let answer = answer.map_err(|e| e.into_driver(Code::StepFailed, &what))?;
+        let answer = answer.map_err(|e| failed(e, &what))?;
         self.finish(&answer, &what, limit).await
     }
 
@@ -115,7 +119,7 @@ impl<T: Transport> Hands<'_, T> {
             let message = format!("{what}: the task {upid} still runs after {} s", limit.as_secs());
             return Err(DriverError { kind: DriverErrorKind::Retryable, code: Code::StepFailed, message: cut(&message) });
         };
-        task::outcome(&ended).map_err(|e| CallError::Api(e).into_driver(Code::StepFailed, what))
+        task::outcome(&ended).map_err(|e| failed(CallError::Api(e), what))
     }
 
     async fn create(&self, from: Option<&GuestSource>, config: &Config, marker: &str) -> Result<(), DriverError> {
@@ -124,6 +128,7 @@ impl<T: Transport> Hands<'_, T> {
         let what = format!("making guest {}", self.at.vmid);
         let answer = match from.clone {
             Some(source) => {
+                self.may_be_cloned(GuestAt { vmid: source, ..self.at }).await?;
                 let asked = clone_params(self.action.kind, self.at.vmid, from, config, marker);
                 self.client.of_guest(Verb::Post, GuestAt { vmid: source, ..self.at }, &["clone"], &asked).await
             }
@@ -132,8 +137,23 @@ impl<T: Transport> Hands<'_, T> {
                 self.client.of_node(Verb::Post, &[self.action.kind.as_str()], &asked).await
             }
         };
-        let answer = answer.map_err(|e| e.into_driver(Code::StepFailed, &what))?;
+        let answer = answer.map_err(|e| failed(e, &what))?;
         self.finish(&answer, &what, PVE_MAKE_TIMEOUT).await
+    }
+
+    /// A clone has all that its source has: of what is neither a template nor Moorline's nobody gets one.
+    async fn may_be_cloned(&self, source: GuestAt) -> Result<(), DriverError> {
+        let what = format!("reading guest {}, of which {} is to be a clone", source.vmid, self.at.vmid);
+        let (config, _) = read_config(self.client, source).await.map_err(|e| failed(e, &what))?;
+        let current = self.client.of_guest(Verb::Get, source, &["status", "current"], &Params::new()).await;
+        let current = current.map_err(|e| failed(e, &what))?;
+        let is_template = lenient::flag(current.get("template"));
+        let is_noted = || self.owned.known.owner(&note_key(source.vmid)).is_some();
+        if is_template || config.get("tags").is_some_and(|tags| has_tag(tags)) || is_noted() {
+            return Ok(());
+        }
+        let message = format!("guest {} is neither a template nor Moorline's: make it a template, or take it over", source.vmid);
+        Err(DriverError { kind: DriverErrorKind::Permanent, code: Code::NotOwned, message })
     }
 
     /// Removes a guest that was destroyed and kept for a while, if it still is that one.
@@ -143,7 +163,11 @@ impl<T: Transport> Hands<'_, T> {
             seen => seen?,
         };
         let is_buried = config.get("tags").is_some_and(|tags| tags.split([';', ',', ' ']).any(|tag| tag == BURIED_TAG));
-        if !is_buried || self.status().await? != GuestStatus::Stopped {
+        let current = self.current().await?;
+        if lenient::flag(current.get("ha").and_then(|ha| ha.get("managed"))) {
+            return Err(conflict(format!("guest {} is kept after all: the cluster's resource manager has it", self.at.vmid)));
+        }
+        if !is_buried || status_of(&current) != GuestStatus::Stopped {
             return Err(conflict(format!("guest {} is kept after all: it runs, or bears the tag `{BURIED_TAG}` no more", self.at.vmid)));
         }
         if config.get("protection").is_some_and(|text| scalar::boolean(text).unwrap_or(false)) {
@@ -241,6 +265,17 @@ pub(super) fn create_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, con
         asked.entry("ide2".to_owned()).or_insert_with(|| format!("{iso},media=cdrom"));
     }
     Ok(asked)
+}
+
+/// What a call's error means for a step. Where a host that answers does not say what has come of it, the next look tells.
+fn failed(error: CallError, what: &str) -> DriverError {
+    let is_answered = matches!(error, CallError::Api(_));
+    match error.into_driver(Code::StepFailed, what) {
+        unknown if is_answered && unknown.kind == DriverErrorKind::Unreachable => {
+            DriverError { kind: DriverErrorKind::Retryable, code: Code::StepFailed, ..unknown }
+        }
+        failed => failed,
+    }
 }
 
 fn conflict(message: String) -> DriverError {

@@ -81,6 +81,9 @@ impl<T: Transport> Run<'_, T> {
                 let mut asked = create_params(make.kind, self.at.vmid, &make.source(), &make.config, &mark(&self.order.op_id))?;
                 let tags = make.config.get("tags").map_or_else(|| TAG.to_owned(), |tags| format!("{tags};{TAG}"));
                 asked.insert("tags".to_owned(), tags.replace([',', ' '], ";"));
+                if let Some(said) = make.config.get("description") {
+                    asked.insert("description".to_owned(), format!("{said}\n{}", mark(&self.order.op_id)));
+                }
                 Ok(Some(Ask { verb: Verb::Post, path: vec![make.kind.as_str().to_owned()], asked }))
             }
             GuestOp::Restore(restore) => Ok(Some(self.restore(restore))),

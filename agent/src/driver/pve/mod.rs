@@ -16,6 +16,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use moorline_common::fault::Code;
 use moorline_common::observe::ObservedPve;
 use moorline_common::op::{Act, GuestOp, Survey as Asked};
 use moorline_common::plan::guest::GuestAction;
@@ -24,7 +25,7 @@ use moorline_common::survey::Survey;
 use serde_json::Value;
 
 use super::{Begun, DriverError, Found, OpOrder, OpResult, Ownership, Taker, Tasks, survey};
-use crate::limits::OBSERVE_TIMEOUT;
+use crate::limits::{OBSERVE_TIMEOUT, PVE_ANSWER_WITHIN};
 
 mod apply;
 mod calls;
@@ -67,6 +68,20 @@ impl<T: Transport> PveDriver<T> {
         observed.unwrap_or_else(|_| Err(DriverError::no_answer("observing Proxmox VE")))
     }
 
+    /// Whether anybody answers soon.
+    ///
+    /// # Errors
+    /// [`DriverError`] when nobody does.
+    pub async fn answers(&self) -> Result<(), DriverError> {
+        const WHAT: &str = "observing Proxmox VE";
+        let nothing = client::Params::new();
+        let asked = self.client.call(client::Verb::Get, &["version"], &nothing);
+        match tokio::time::timeout(PVE_ANSWER_WITHIN, asked).await {
+            Ok(answer) => answer.map(drop).map_err(|e| e.into_driver(Code::EngineUnreachable, WHAT)),
+            Err(_) => Err(DriverError::no_answer(WHAT)),
+        }
+    }
+
     /// Makes a change to a guest so; `tasks` is told of those that it waits for.
     ///
     /// # Errors
@@ -98,7 +113,7 @@ impl<T: Transport> PveDriver<T> {
     /// # Errors
     /// [`DriverError`].
     pub async fn start(&self, order: &OpOrder, evidence: &Value) -> Result<Begun, DriverError> {
-        op::start(&op::run(&self.client, order, guest_op(order)?, evidence)?).await
+        op::start(op::run(&self.client, order, guest_op(order)?, evidence)?).await
     }
 
     /// Tells of guests, to the one who asked alone.
@@ -115,6 +130,7 @@ impl<T: Transport> PveDriver<T> {
     /// # Errors
     /// [`DriverError`].
     pub async fn resume(&self, order: &OpOrder, evidence: &Value, task: &str, taker: Taker) -> Result<Begun, DriverError> {
+        self.doubts.resolved(&order.op_id);
         op::resume(&op::run(&self.client, order, guest_op(order)?, evidence)?, task, taker).await
     }
 

@@ -4,7 +4,7 @@
 //! the config itself is asked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use moorline_common::fault::Code;
@@ -40,9 +40,16 @@ const NO_SETTINGS: [&str; 12] = [
     "pending",
 ];
 
-/// What was seen of guests by their files, to be asked for again when those change.
+/// What was seen of guests by their files, to be asked for again when those change. It is kept as it is read: a look that takes too long
+/// leaves less for the next one.
 #[derive(Default)]
 pub(super) struct Seen(Mutex<BTreeMap<Vmid, Detail>>);
+
+impl Seen {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Vmid, Detail>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// What a guest's file says.
 #[derive(Debug, Clone)]
@@ -65,9 +72,8 @@ pub(super) async fn observe<T: Transport>(client: &Client<T>, owned: &Ownership,
     for (vmid, kind) in task::running(client).await.map_err(failed)? {
         guests.entry(vmid).and_modify(|guest| guest.task = Some(kind));
     }
-    let known = seen.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let details = details(client, &guests, |vmid, guest| matters(owned, vmid, guest), &known).await?;
-    *seen.0.lock().unwrap_or_else(PoisonError::into_inner) = details.clone();
+    let details = details(client, &guests, |vmid, guest| matters(owned, vmid, guest), seen).await?;
+    seen.lock().retain(|vmid, _| details.contains_key(vmid));
     for (vmid, detail) in details {
         guests.entry(vmid).and_modify(|guest| fill(owned, vmid, guest, detail));
     }
@@ -93,7 +99,7 @@ pub(super) async fn survey<T: Transport>(
 ) -> Result<BTreeMap<Vmid, ObservedGuest>, DriverError> {
     let mut guests = all(client).await.map_err(|e| e.into_driver(Code::OpFailed, OBSERVING))?;
     guests.retain(|vmid, _| wanted.is_empty() || wanted.contains(vmid));
-    for (vmid, detail) in details(client, &guests, |_, _| true, &BTreeMap::new()).await? {
+    for (vmid, detail) in details(client, &guests, |_, _| true, &Seen::default()).await? {
         guests.entry(vmid).and_modify(|guest| {
             fill(owned, vmid, guest, detail);
             (guest.snapshots, guest.digest) = (BTreeMap::new(), None);
@@ -122,14 +128,18 @@ async fn details<T: Transport>(
     client: &Client<T>,
     guests: &BTreeMap<Vmid, ObservedGuest>,
     matters: impl Fn(Vmid, &ObservedGuest) -> bool,
-    known: &BTreeMap<Vmid, Detail>,
+    seen: &Seen,
 ) -> Result<BTreeMap<Vmid, Detail>, DriverError> {
     let asked: Vec<(Vmid, GuestKind, GuestStatus)> =
         guests.iter().filter(|(vmid, guest)| matters(**vmid, guest)).map(|(vmid, guest)| (*vmid, guest.kind, guest.status)).collect();
     let read: Vec<(Vmid, Option<Detail>)> = stream::iter(asked)
-        .map(|(vmid, kind, status)| {
-            let before = known.get(&vmid).cloned();
-            async move { Ok::<_, DriverError>((vmid, detail(client, GuestAt { kind, vmid }, status, before).await?)) }
+        .map(|(vmid, kind, status)| async move {
+            let before = seen.lock().get(&vmid).cloned();
+            let read = detail(client, GuestAt { kind, vmid }, status, before).await?;
+            if let Some(read) = &read {
+                seen.lock().insert(vmid, read.clone());
+            }
+            Ok::<_, DriverError>((vmid, read))
         })
         .buffer_unordered(PVE_CALLS_AT_ONCE)
         .try_collect()
@@ -193,39 +203,49 @@ fn fill(owned: &Ownership, vmid: Vmid, guest: &mut ObservedGuest, detail: Detail
     guest.config = Some(Box::new(detail.config));
 }
 
-/// A guest's file; `None` when the token may not read it, or it is gone by now.
+/// A guest's file; `None` when it, or what tells which guest it is, cannot be read, or it is gone by now.
+///
+/// # Errors
+/// [`DriverError`] when the host does not answer at all.
 async fn detail<T: Transport>(
     client: &Client<T>,
     guest: GuestAt,
     status: GuestStatus,
     before: Option<Detail>,
 ) -> Result<Option<Detail>, DriverError> {
-    let failed = |e: CallError| e.into_driver(Code::EngineUnreachable, &format!("reading the config of guest {}", guest.vmid));
-    let (set, digest) = match read_config(client, guest).await {
-        Ok(read) => read,
-        Err(error) if is_hidden(&error) => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
+    match read_detail(client, guest, status, before).await {
+        Ok(detail) => Ok(Some(detail)),
+        // What is wrong with one guest, its storage or the token's rights to it keeps the others from nothing.
+        Err(CallError::Api(error)) => {
+            tracing::debug!(vmid = %guest.vmid, %error, "a guest cannot be read");
+            Ok(None)
+        }
+        Err(error @ CallError::NoReply(_)) => {
+            Err(error.into_driver(Code::EngineUnreachable, &format!("reading the config of guest {}", guest.vmid)))
+        }
+    }
+}
+
+async fn read_detail<T: Transport>(
+    client: &Client<T>,
+    guest: GuestAt,
+    status: GuestStatus,
+    before: Option<Detail>,
+) -> Result<Detail, CallError> {
+    let (set, digest) = read_config(client, guest).await?;
     if let Some(before) = before.filter(|before| before.digest == digest && digest.is_some() && before.status == status) {
-        return Ok(Some(before));
+        return Ok(before);
     }
     let running = match status {
         GuestStatus::Stopped => BTreeMap::new(),
         GuestStatus::Running | GuestStatus::Paused => {
-            match client.of_guest(Verb::Get, guest, &["config"], &params([("current", "1")])).await {
-                Ok(current) => difference(&set, &settings(&current).0),
-                Err(error) if is_hidden(&error) => return Ok(None),
-                Err(error) => return Err(failed(error)),
-            }
+            let current = client.of_guest(Verb::Get, guest, &["config"], &params([("current", "1")])).await?;
+            difference(&set, &settings(&current).0)
         }
     };
-    let snapshots = match client.of_guest(Verb::Get, guest, &["snapshot"], &Params::new()).await {
-        Ok(list) => snapshots(&list),
-        Err(error) if is_hidden(&error) => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let incarnation = incarnation_of(client, guest, &set).await.map_err(failed)?;
-    Ok(Some(Detail { digest, status, config: GuestConfig { kind: guest.kind, set, running }, incarnation, snapshots }))
+    let snapshots = snapshots(&client.of_guest(Verb::Get, guest, &["snapshot"], &Params::new()).await?);
+    let incarnation = incarnation_of(client, guest, &set).await?;
+    Ok(Detail { digest, status, config: GuestConfig { kind: guest.kind, set, running }, incarnation, snapshots })
 }
 
 fn is_hidden(error: &CallError) -> bool {
@@ -264,6 +284,7 @@ pub(super) fn snapshots(list: &Value) -> BTreeMap<String, ObservedSnapshot> {
 }
 
 /// Which one of those a guest is that have borne its number; `None` when the token may not see what tells it.
+/// Storages that do not tell when a volume was made (ZFS, RBD) leave a container's first network card.
 ///
 /// # Errors
 /// [`CallError`] when nobody can say now.
@@ -283,6 +304,8 @@ pub(super) async fn incarnation_of<T: Transport>(client: &Client<T>, guest: Gues
     };
     let volid = format!("{storage}:{name}");
     let found = contents.as_array().into_iter().flatten().find(|entry| lenient::text(entry.get("volid")).as_deref() == Some(&volid));
-    let made = found.and_then(|entry| entry.get("ctime")).and_then(lenient::uint);
-    Ok(made.map(|made| incarnation::of_container(&volid, made)))
+    Ok(found.map(|entry| match entry.get("ctime").and_then(lenient::uint) {
+        Some(made_s) => incarnation::of_container(&volid, made_s),
+        None => incarnation::of_undated_container(&volid, config),
+    }))
 }

@@ -36,7 +36,7 @@ use super::observe::{has_tag, incarnation_of, read_config, snapshots};
 use super::stage::{Run, Stage, stages};
 use super::task;
 use crate::lane::aside;
-use crate::limits::{OP_LOOK, PVE_DOUBTS_MAX, PVE_MARGIN, PVE_OP_TIMEOUT};
+use crate::limits::{OP_LOOK, PVE_ASK_WITHIN, PVE_DOUBTS_MAX, PVE_MARGIN, PVE_OP_TIMEOUT};
 
 /// A guest as it was before an operation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,11 @@ impl Before {
 pub(super) struct Doubts(Mutex<BTreeMap<OpId, Instant>>);
 
 impl Doubts {
+    /// Its task is at hand: what is in doubt later is another doubt.
+    pub(super) fn resolved(&self, op_id: &OpId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(op_id);
+    }
+
     fn since(&self, op_id: &OpId) -> Instant {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let since = *known.entry(op_id.clone()).or_insert_with(Instant::now);
@@ -99,8 +104,29 @@ impl Live {
         says || note.is_some_and(|owner| Some(owner.base.as_str()) == self.incarnation.as_deref().map(incarnation::lasting))
     }
 
-    pub(super) fn flag(&self, key: &str) -> bool {
+    fn flag(&self, key: &str) -> bool {
         self.config.get(key).is_some_and(|text| scalar::boolean(text).unwrap_or(false))
+    }
+
+    /// The guest at `at`.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`ErrorKind::NotFound`] when its node has none.
+    pub(super) async fn read<T: Transport>(client: &Client<T>, at: GuestAt) -> Result<Self, CallError> {
+        let (config, digest) = read_config(client, at).await?;
+        let current = client.of_guest(Verb::Get, at, &["status", "current"], &Params::new()).await?;
+        let incarnation = incarnation_of(client, at, &config).await?;
+        let ha = current.get("ha");
+        Ok(Self {
+            at,
+            status: status_of(&current),
+            digest,
+            incarnation,
+            lock: lenient::text(current.get("lock")),
+            is_ha_managed: lenient::flag(ha.and_then(|ha| ha.get("managed"))),
+            is_template: lenient::flag(current.get("template")),
+            config,
+        })
     }
 }
 
@@ -109,22 +135,11 @@ pub(super) async fn find<T: Transport>(client: &Client<T>, vmid: Vmid) -> Result
     for kind in [GuestKind::Qemu, GuestKind::Lxc] {
         let list = client.of_node(Verb::Get, &[kind.as_str()], &Params::new()).await?;
         let is_it = |entry: &&Value| entry.get("vmid").and_then(lenient::uint) == Some(vmid.get().into());
-        let Some(entry) = list.as_array().into_iter().flatten().find(is_it) else { continue };
-        let at = GuestAt { kind, vmid };
-        let current = client.of_guest(Verb::Get, at, &["status", "current"], &Params::new()).await?;
-        let (config, digest) = read_config(client, at).await?;
-        let incarnation = incarnation_of(client, at, &config).await?;
-        let ha = current.get("ha");
-        return Ok(Some(Live {
-            at,
-            status: status_of(&current),
-            digest,
-            incarnation,
-            lock: lenient::text(current.get("lock")).or_else(|| lenient::text(entry.get("lock"))),
-            is_ha_managed: lenient::flag(ha.and_then(|ha| ha.get("managed"))),
-            is_template: lenient::flag(entry.get("template")),
-            config,
-        }));
+        if let Some(entry) = list.as_array().into_iter().flatten().find(is_it) {
+            let live = Live::read(client, GuestAt { kind, vmid }).await?;
+            let is_template = live.is_template || lenient::flag(entry.get("template"));
+            return Ok(Some(Live { is_template, ..live }));
+        }
     }
     Ok(None)
 }
@@ -253,7 +268,8 @@ fn unfit(op: &GuestOp, live: &Live) -> Option<String> {
     }
 }
 
-fn cannot_go(destroy: &Destroy, live: &Live) -> Option<String> {
+/// Why a guest cannot be destroyed.
+pub(super) fn cannot_go(destroy: &Destroy, live: &Live) -> Option<String> {
     if live.flag("protection") {
         return Some("it is protected: take its `protection` away first, by `set-config` or in the topology".to_owned());
     }
@@ -264,7 +280,8 @@ fn cannot_go(destroy: &Destroy, live: &Live) -> Option<String> {
 }
 
 /// Begins the first stage.
-pub(super) async fn start<T: Transport>(run: &Run<'_, T>) -> Result<Begun, DriverError> {
+pub(super) async fn start<T: Transport>(mut run: Run<'_, T>) -> Result<Begun, DriverError> {
+    run.ask_by = Some(Instant::now() + PVE_ASK_WITHIN);
     run.from(0, false).await
 }
 
@@ -285,10 +302,11 @@ pub(super) async fn resume<T: Transport>(run: &Run<'_, T>, task: &str, taker: Ta
         let words = if code == Code::Indeterminate { format!("the worker of {upid} has died ({})", error.message) } else { error.message };
         return Ok(Begun::Done(OpResult { result, fault: Some(Fault::new(code, words)) }));
     }
-    // A stage of its own has its kind; the operation itself may have any.
-    let done = run.stages.iter().rposition(|stage| stage.task_kinds().contains(&upid.kind.as_str()));
+    let Some(done) = run.stages.iter().rposition(|stage| stage.task_kinds(run.op).contains(&upid.kind.as_str())) else {
+        return Ok(Begun::Done(lost(&format!("{upid} is no task of a `{}`", run.op.kind()))));
+    };
     run.ended(&upid, &ended);
-    run.from(done.map_or(run.stages.len(), |at| at + 1), true).await
+    run.from(done + 1, true).await
 }
 
 /// Looks for evidence. Changes nothing.

@@ -10,13 +10,14 @@ use moorline_common::op::guest::{Backup, CloneTo, Create, Destroy, GuestOp, Rest
 use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::{self, Config, GuestConfig};
 use moorline_common::pve::upid::{TaskEnd, Upid};
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::super::{Begun, DriverError, DriverErrorKind, OpOrder, OpResult};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
 use super::observe::{has_tag, read_config, snapshots};
-use super::op::{Before, Live, find, one};
+use super::op::{Before, Live, cannot_go, one};
 use super::task;
 use crate::limits::{PVE_BUSY_TRIES, PVE_TASK_LOOK};
 
@@ -45,47 +46,10 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// The kinds of the tasks that it begins.
-    pub(super) const fn task_kinds(self) -> &'static [&'static str] {
+    /// The kinds of the tasks that it begins, as a stage of `op`.
+    pub(super) const fn task_kinds(self, op: &GuestOp) -> &'static [&'static str] {
         match self {
-            // Of the operation itself any kind that no other stage has.
-            Stage::Own => &[
-                "qmstart",
-                "vzstart",
-                "qmstop",
-                "vzstop",
-                "qmshutdown",
-                "vzshutdown",
-                "qmreboot",
-                "vzreboot",
-                "qmsuspend",
-                "vzsuspend",
-                "qmpause",
-                "qmresume",
-                "vzresume",
-                "qmreset",
-                "qmconfig",
-                "vzconfig",
-                "resize",
-                "qmsnapshot",
-                "vzsnapshot",
-                "qmdelsnapshot",
-                "vzdelsnapshot",
-                "qmrollback",
-                "vzrollback",
-                "qmclone",
-                "vzclone",
-                "qmcreate",
-                "vzcreate",
-                "vzdump",
-                "qmrestore",
-                "vzrestore",
-                "qmigrate",
-                "vzmigrate",
-                "hastart",
-                "hastop",
-                "hamigrate",
-            ],
+            Stage::Own => own_kinds(op),
             Stage::BackupFirst => &["vzdump"],
             Stage::SnapshotFirst => &["qmsnapshot", "vzsnapshot"],
             Stage::Stop => &["qmstop", "vzstop", "hastop"],
@@ -93,6 +57,31 @@ impl Stage {
             Stage::Remove => &["qmdestroy", "vzdestroy"],
             Stage::Start => &["qmstart", "vzstart", "hastart"],
         }
+    }
+}
+
+/// The kinds of the tasks that an operation's own call begins. A clone bears the number of what it is made of, and others may make
+/// clones of that meanwhile: see [`Run::is_of_this`].
+const fn own_kinds(op: &GuestOp) -> &'static [&'static str] {
+    match op {
+        GuestOp::Start => &["qmstart", "vzstart", "hastart"],
+        GuestOp::Stop => &["qmstop", "vzstop", "hastop"],
+        GuestOp::Shutdown(_) => &["qmshutdown", "vzshutdown", "hastop"],
+        GuestOp::Reboot(_) => &["qmreboot", "vzreboot"],
+        GuestOp::Suspend(_) => &["qmsuspend", "qmpause", "vzsuspend"],
+        GuestOp::Resume => &["qmresume", "vzresume", "qmstart"],
+        GuestOp::Reset => &["qmreset"],
+        GuestOp::SetConfig(_) => &["qmconfig", "vzconfig"],
+        GuestOp::Resize(_) => &["resize"],
+        GuestOp::SnapshotCreate(_) => &["qmsnapshot", "vzsnapshot"],
+        GuestOp::SnapshotDelete(_) => &["qmdelsnapshot", "vzdelsnapshot"],
+        GuestOp::SnapshotRollback(_) => &["qmrollback", "vzrollback"],
+        GuestOp::Clone(_) => &["qmclone", "vzclone"],
+        GuestOp::Create(_) => &["qmcreate", "vzcreate"],
+        GuestOp::Restore(_) => &["qmrestore", "vzrestore"],
+        GuestOp::Backup(_) => &["vzdump"],
+        GuestOp::Migrate(_) => &["qmigrate", "vzmigrate", "hamigrate"],
+        GuestOp::SnapshotList | GuestOp::Destroy(_) => &[],
     }
 }
 
@@ -140,6 +129,8 @@ pub(super) struct Run<'a, T> {
     pub(super) op: &'a GuestOp,
     pub(super) at: GuestAt,
     pub(super) before: Before,
+    /// Until when its first call must have left: who looks for it after a crash counts from its record.
+    pub(super) ask_by: Option<Instant>,
     result: Mutex<Map<String, Value>>,
 }
 
@@ -152,7 +143,7 @@ pub(super) struct Ask {
 
 impl<'a, T: Transport> Run<'a, T> {
     pub(super) fn new(client: &'a Client<T>, order: &'a OpOrder, op: &'a GuestOp, vmid: Vmid, before: Before, stages: Vec<Stage>) -> Self {
-        Self { client, order, stages, op, at: GuestAt { kind: before.kind, vmid }, before, result: Mutex::default() }
+        Self { client, order, stages, op, at: GuestAt { kind: before.kind, vmid }, before, ask_by: None, result: Mutex::default() }
     }
 
     /// Begins the stages from the one at `from` on, until one goes on as a task. `is_late`: the answers of some of them may
@@ -172,13 +163,25 @@ impl<'a, T: Transport> Run<'a, T> {
 
     /// A task of `stage` that was not there before.
     pub(super) async fn new_task(&self, stage: &Stage) -> Result<Option<Upid>, DriverError> {
-        let kinds = stage.task_kinds();
+        let kinds = stage.task_kinds(self.op);
         if kinds.is_empty() {
             return Ok(None);
         }
         let tasks = task::about(self.client, self.at.vmid).await.map_err(|e| self.failed(e))?;
         let mut new = tasks.into_iter().filter(|task| !self.before.tasks.iter().any(|known| known == task.as_str()));
-        Ok(new.find(|task| kinds.contains(&task.kind.as_str()) && self.client.is_me(&task.user)))
+        let found = new.find(|task| kinds.contains(&task.kind.as_str()) && self.client.is_me(&task.user));
+        Ok(if found.is_some() && self.is_of_this(stage).await? { found } else { None })
+    }
+
+    /// Whether a task of the stage's kind is this operation's. Clones of one guest are told apart by what they make.
+    async fn is_of_this(&self, stage: &Stage) -> Result<bool, DriverError> {
+        let (Stage::Own, GuestOp::Clone(to)) = (stage, self.op) else { return Ok(true) };
+        let made = GuestAt { vmid: to.newid, ..self.at };
+        match read_config(self.client, made).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == Some(ErrorKind::NotFound) => Ok(false),
+            Err(error) => Err(self.failed(error)),
+        }
     }
 
     /// Whether a stage that needs no task is done.
@@ -187,6 +190,10 @@ impl<'a, T: Transport> Run<'a, T> {
             (Stage::Own, GuestOp::SetConfig(change)) => {
                 let (config, digest) = read_config(self.client, self.at).await.map_err(|e| self.failed(e))?;
                 Ok(digest != self.before.digest && self.is_met(change, &config))
+            }
+            (Stage::Bury, _) => {
+                let (config, digest) = read_config(self.client, self.at).await.map_err(|e| self.failed(e))?;
+                Ok(digest != self.before.digest && is_buried(&config))
             }
             _ => Ok(false),
         }
@@ -263,16 +270,23 @@ impl<'a, T: Transport> Run<'a, T> {
 
     /// Begins a stage: the task that it goes on as, or nothing when it is done.
     async fn begin(&self, stage: Stage) -> Result<Option<Upid>, DriverError> {
-        let Some(Ask { verb, path, asked }) = self.ask(stage).await? else { return Ok(None) };
-        let path: Vec<&str> = path.iter().map(String::as_str).collect();
         let mut tries = 0;
         let answer = loop {
+            let Some(Ask { verb, path, asked }) = self.ask(stage).await? else { return Ok(None) };
+            if self.ask_by.is_some_and(|by| Instant::now() > by) {
+                let why = "the host took too long to show how the guest is, and was asked for nothing";
+                return Err(self.conflict(DriverErrorKind::Unreachable, why.to_owned()));
+            }
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
             let answer = self.client.of_node(verb, &path, &asked).await;
             match &answer {
-                // Somebody holds the guest's file for a moment, and nothing was done.
-                Err(error) if error.kind() == Some(ErrorKind::Busy) && tries < PVE_BUSY_TRIES => {
+                // Somebody held the guest's file for a moment or changed it, and nothing was done.
+                Err(error) if tries < PVE_BUSY_TRIES && is_passing(stage, error) => {
                     tries += 1;
                     tokio::time::sleep(PVE_TASK_LOOK.ceiling(tries)).await;
+                }
+                Err(error) if stage == Stage::Remove && error.kind() == Some(ErrorKind::NotFound) && self.is_gone().await? => {
+                    return Ok(None);
                 }
                 Err(error) if self.is_so_already(stage, error) => return Ok(None),
                 _ => break answer.map_err(|e| self.failed(e))?,
@@ -284,7 +298,6 @@ impl<'a, T: Transport> Run<'a, T> {
     /// Whether an error says that there is nothing to do.
     fn is_so_already(&self, stage: Stage, error: &CallError) -> bool {
         match (stage, error.kind()) {
-            (Stage::Remove, Some(ErrorKind::NotFound)) => true,
             (Stage::Own, Some(ErrorKind::NotFound)) => matches!(self.op, GuestOp::SnapshotDelete(_)),
             (Stage::Own | Stage::Start, Some(ErrorKind::AlreadyRunning)) => stage == Stage::Start || matches!(self.op, GuestOp::Start),
             (Stage::Own | Stage::Stop, Some(ErrorKind::NotRunning)) => {
@@ -296,13 +309,49 @@ impl<'a, T: Transport> Run<'a, T> {
 
     /// The guest, which must still be the one that was looked at.
     pub(super) async fn live(&self) -> Result<Live, DriverError> {
-        let live = find(self.client, self.at.vmid).await.map_err(|e| self.failed(e))?;
-        let live = live.ok_or_else(|| self.conflict(DriverErrorKind::NotFound, "it is gone".to_owned()))?;
+        let live = Live::read(self.client, self.at).await.map_err(|e| match e.kind() {
+            Some(ErrorKind::NotFound) => self.conflict(DriverErrorKind::NotFound, "it is gone".to_owned()),
+            _ => self.failed(e),
+        })?;
         let lasting = |text: &Option<String>| text.as_deref().map(incarnation::lasting).map(str::to_owned);
         if self.before.incarnation.is_some() && lasting(&live.incarnation) != lasting(&self.before.incarnation) {
             return Err(self.conflict(DriverErrorKind::Conflict, "it is another one than was looked at".to_owned()));
         }
         Ok(live)
+    }
+
+    /// The guest, if nothing has come in the way of its end since that was ordered: what comes first may take hours.
+    async fn live_to_go(&self) -> Result<Live, DriverError> {
+        let live = self.live().await?;
+        let why = if live.incarnation != self.before.incarnation {
+            Some("its content is another one than was ordered to go".to_owned())
+        } else if let GuestOp::Destroy(destroy) = self.op {
+            cannot_go(destroy, &live)
+        } else {
+            None
+        };
+        let runs = || (live.status != GuestStatus::Stopped).then(|| "it runs again".to_owned());
+        match why.or_else(runs) {
+            Some(why) => Err(self.conflict(DriverErrorKind::Conflict, why)),
+            None => Ok(live),
+        }
+    }
+
+    /// Whether the guest is proven to be gone. A list that leaves it out proves nothing; but who may not see a guest hears that before
+    /// anything is said of it.
+    async fn is_gone(&self) -> Result<bool, DriverError> {
+        match read_config(self.client, self.at).await {
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == Some(ErrorKind::NotFound) => {}
+            Err(error) => return Err(self.failed(error)),
+        }
+        let all = self.client.call(Verb::Get, &["cluster", "resources"], &params([("type", "vm")])).await.map_err(|e| self.failed(e))?;
+        let is_it = |entry: &&Value| entry.get("vmid").and_then(lenient::uint) == Some(self.at.vmid.get().into());
+        let node = all.as_array().into_iter().flatten().find(is_it).and_then(|entry| lenient::text(entry.get("node")));
+        match node.filter(|node| node != self.client.node()) {
+            Some(node) => Err(self.conflict(DriverErrorKind::Conflict, format!("it is on the node {node} by now"))),
+            None => Ok(true),
+        }
     }
 
     pub(super) fn conflict(&self, kind: DriverErrorKind, why: String) -> DriverError {
@@ -322,6 +371,8 @@ impl<'a, T: Transport> Run<'a, T> {
     /// The call of a stage; `None` when there is nothing to do.
     async fn ask(&self, stage: Stage) -> Result<Option<Ask>, DriverError> {
         match stage {
+            // Somebody was quicker.
+            Stage::SnapshotFirst | Stage::Stop | Stage::Bury | Stage::Remove if self.is_gone().await? => Ok(None),
             Stage::Own => self.ask_own().await,
             Stage::BackupFirst => {
                 let GuestOp::Destroy(Destroy { backup_first: Some(storage), .. }) = self.op else { return Ok(None) };
@@ -345,16 +396,15 @@ impl<'a, T: Transport> Run<'a, T> {
                 Ok(if is_stopped { None } else { self.guest(Verb::Post, &["status", "stop"], Params::new()) })
             }
             Stage::Bury => self.ask_to_bury().await,
-            Stage::Remove => match find(self.client, self.at.vmid).await.map_err(|e| self.failed(e))? {
-                None => Ok(None),
-                Some(_) => {
-                    self.live().await?;
-                    Ok(self.guest(Verb::Delete, &[], one("purge", "1")))
-                }
-            },
+            Stage::Remove => {
+                self.live_to_go().await?;
+                Ok(self.guest(Verb::Delete, &[], one("purge", "1")))
+            }
             Stage::Mark => self.ask_to_mark().await,
             Stage::Start => {
-                let runs = self.live().await?.status != GuestStatus::Stopped;
+                let live = self.live().await?;
+                self.is_made_by_this(&live.config)?;
+                let runs = live.status != GuestStatus::Stopped;
                 Ok(if runs { None } else { self.guest(Verb::Post, &["status", "start"], Params::new()) })
             }
         }
@@ -362,12 +412,11 @@ impl<'a, T: Transport> Run<'a, T> {
 
     /// Keeps the guest for a while: it never starts by itself, nobody removes it by mistake, and its name is free.
     async fn ask_to_bury(&self) -> Result<Option<Ask>, DriverError> {
-        let live = self.live().await?;
-        let tags = live.config.get("tags").cloned().unwrap_or_default();
-        let is_buried = tags.split(';').any(|tag| tag == BURIED_TAG) && live.flag("protection");
-        if is_buried {
+        if is_buried(&self.live().await?.config) {
             return Ok(None);
         }
+        let live = self.live_to_go().await?;
+        let tags = live.config.get("tags").cloned().unwrap_or_default();
         let key = if self.at.kind == GuestKind::Qemu { "name" } else { "hostname" };
         let name = live.config.get(key).cloned().unwrap_or_else(|| format!("guest-{}", self.at.vmid));
         let name: String = format!("{BURIED_NAME}{name}").chars().take(60).collect();
@@ -377,11 +426,22 @@ impl<'a, T: Transport> Run<'a, T> {
         Ok(self.guest(Verb::Put, &["config"], asked))
     }
 
+    /// Whether a guest with this config is the one that this operation has made. What comes of a backup has the backup's description.
+    fn is_made_by_this(&self, config: &Config) -> Result<(), DriverError> {
+        let says = || config.get("description").is_some_and(|text| text.contains(&mark(&self.order.op_id)));
+        if matches!(self.op, GuestOp::Clone(_) | GuestOp::Create(_)) && !says() {
+            let why = "what it has made is gone, and another guest bears the number".to_owned();
+            return Err(self.conflict(DriverErrorKind::Conflict, why));
+        }
+        Ok(())
+    }
+
     /// Marks a guest that this operation has made.
     async fn ask_to_mark(&self) -> Result<Option<Ask>, DriverError> {
         let vmid = if let GuestOp::Clone(CloneTo { newid, .. }) = self.op { *newid } else { self.at.vmid };
         let at = GuestAt { vmid, ..self.at };
         let (config, digest) = read_config(self.client, at).await.map_err(|e| self.failed(e))?;
+        self.is_made_by_this(&config)?;
         let tags = config.get("tags").cloned().unwrap_or_default();
         if has_tag(&tags) {
             return Ok(None);
@@ -391,6 +451,19 @@ impl<'a, T: Transport> Run<'a, T> {
         asked.extend(digest.map(|digest| ("digest".to_owned(), digest)));
         Ok(self.guest_at(at, Verb::Put, &["config"], asked))
     }
+}
+
+/// Whether a guest is kept for a while after its end.
+fn is_buried(config: &Config) -> bool {
+    let is_tagged = config.get("tags").is_some_and(|tags| tags.split([';', ',', ' ']).any(|tag| tag == BURIED_TAG));
+    is_tagged && config.get("protection").is_some_and(|text| scalar::boolean(text).unwrap_or(false))
+}
+
+/// Whether the same may be asked again at once.
+fn is_passing(stage: Stage, error: &CallError) -> bool {
+    // To mark a guest is right whatever else of it was changed meanwhile.
+    let kind = error.kind();
+    kind == Some(ErrorKind::Busy) || (stage == Stage::Mark && matches!(kind, Some(ErrorKind::Conflict | ErrorKind::Locked)))
 }
 
 /// What an operation leaves in the description of what it makes.

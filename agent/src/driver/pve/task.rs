@@ -2,6 +2,7 @@
 //!
 //! An answer with such a name never means success. Source: the API pages below `/nodes/{node}/tasks`.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use moorline_common::fault::{Code, cut};
@@ -76,9 +77,7 @@ pub async fn wait<T: Transport>(client: &Client<T>, upid: &Upid, limit: Duration
             Ok(Stage::Running) if Instant::now() >= deadline => return Ok(None),
             Ok(Stage::Running) => {}
             Ok(ended) => return Ok(Some(ended)),
-            Err(error) if Instant::now() >= deadline || !is_passing(&error) => {
-                return Err(error.into_driver(Code::OpFailed, &format!("asking for the task {upid}")));
-            }
+            Err(error) if Instant::now() >= deadline || !is_passing(&error) => return Err(unheard(error, upid)),
             Err(_) => {}
         }
         looks = looks.saturating_add(1);
@@ -86,7 +85,13 @@ pub async fn wait<T: Transport>(client: &Client<T>, upid: &Upid, limit: Duration
     }
 }
 
-/// Whether asking again may help.
+/// Nobody says how the task is: it goes on nevertheless.
+fn unheard(error: CallError, upid: &Upid) -> DriverError {
+    let error = error.into_driver(Code::OpFailed, &format!("asking for the task {upid}"));
+    DriverError { kind: DriverErrorKind::Unreachable, ..error }
+}
+
+/// Whether asking again soon may help.
 const fn is_passing(error: &CallError) -> bool {
     match error.kind() {
         None => true,
@@ -100,11 +105,11 @@ async fn tell<T: Transport>(client: &Client<T>, upid: &Upid, from: u64, taker: &
     loop {
         let range = params([("start", told.to_string().as_str()), ("limit", PVE_TASK_LINES.to_string().as_str())]);
         let Ok(answer) = client.of_node(Verb::Get, &["tasks", upid.as_str(), "log"], &range).await else { return told };
-        let lines: Vec<String> = lines(&answer).filter(|(n, _)| *n > told).map(|(_, text)| text).collect();
-        for line in &lines {
+        let lines: Vec<(u64, String)> = lines(&answer).filter(|(n, _)| *n > told).collect();
+        for (n, line) in &lines {
             taker.give(format!("{line}\n").as_bytes(), false).await;
+            told = told.max(*n);
         }
-        told = told.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX));
         if lines.len() < PVE_TASK_LINES {
             return told;
         }
@@ -114,7 +119,7 @@ async fn tell<T: Transport>(client: &Client<T>, upid: &Upid, from: u64, taker: &
 /// The lines of a log with their numbers, from 1. A log without any has one that says so.
 fn lines(answer: &Value) -> impl Iterator<Item = (u64, String)> {
     let line = |line: &Value| {
-        let text = lenient::text(line.get("t"))?;
+        let text = lenient::text(line.get("t")).unwrap_or_default();
         let n = line.get("n").and_then(lenient::uint)?;
         (text != "no content").then_some((n, text))
     };
@@ -123,14 +128,32 @@ fn lines(answer: &Value) -> impl Iterator<Item = (u64, String)> {
 
 /// The last lines of a task's log, for people; none when they cannot be had.
 pub async fn last_lines<T: Transport>(client: &Client<T>, upid: &Upid) -> Vec<String> {
-    let range = params([("limit", "500")]);
-    let Ok(answer) = client.of_node(Verb::Get, &["tasks", upid.as_str(), "log"], &range).await else { return Vec::new() };
-    let all: Vec<String> = lines(&answer).map(|(_, text)| cut(&text)).collect();
-    all.iter().skip(all.len().saturating_sub(LAST_LINES)).cloned().collect()
+    let mut last = VecDeque::with_capacity(LAST_LINES + 1);
+    let mut from = 0;
+    for _ in 0..LOG_PAGES_MAX {
+        let range = params([("start", from.to_string().as_str()), ("limit", PVE_TASK_LINES.to_string().as_str())]);
+        let Ok(answer) = client.of_node(Verb::Get, &["tasks", upid.as_str(), "log"], &range).await else { break };
+        let page: Vec<(u64, String)> = lines(&answer).filter(|(n, _)| *n > from).collect();
+        for (n, text) in &page {
+            from = from.max(*n);
+            if !text.trim().is_empty() {
+                last.push_back(cut(text));
+                while last.len() > LAST_LINES {
+                    last.pop_front();
+                }
+            }
+        }
+        if page.len() < PVE_TASK_LINES {
+            break;
+        }
+    }
+    last.into()
 }
 
 /// So many of a log's last lines are told of a task that has ended.
 const LAST_LINES: usize = 5;
+/// Pages of a log that are read for its end.
+const LOG_PAGES_MAX: usize = 100;
 
 /// What a task's end means for who waited for it.
 ///
@@ -140,8 +163,8 @@ pub fn outcome(stage: &Stage) -> Result<(), ApiError> {
     match stage {
         Stage::Ended(TaskEnd::Ok | TaskEnd::Warnings(_)) => Ok(()),
         Stage::Ended(TaskEnd::Failed(words)) => Err(ApiError::of_task(words)),
-        Stage::Ended(TaskEnd::Unknown) => Err(ApiError::of_task("unexpected status")),
-        Stage::Running | Stage::Unheard => Err(ApiError::of_task("unexpected status: nobody knows how the task ended")),
+        Stage::Ended(TaskEnd::Unknown) => Err(ApiError::unknown("unexpected status")),
+        Stage::Running | Stage::Unheard => Err(ApiError::unknown("its node does not know the task any more")),
     }
 }
 
@@ -159,6 +182,9 @@ pub async fn about<T: Transport>(client: &Client<T>, vmid: Vmid) -> Result<Vec<U
     Ok(tasks)
 }
 
+/// Tasks that run at once, and that are asked for: a host lists 50 when nobody says otherwise.
+const ACTIVE_MAX: &str = "10000";
+
 /// Consoles: they change nothing, and stay open for as long as somebody looks.
 const CONSOLES: [&str; 5] = ["vncproxy", "vncshell", "termproxy", "spiceproxy", "spiceshell"];
 
@@ -167,7 +193,7 @@ const CONSOLES: [&str; 5] = ["vncproxy", "vncshell", "termproxy", "spiceproxy", 
 /// # Errors
 /// [`CallError`].
 pub async fn running<T: Transport>(client: &Client<T>) -> Result<Vec<(Vmid, String)>, CallError> {
-    let answer = client.of_node(Verb::Get, &["tasks"], &params([("source", "active")])).await?;
+    let answer = client.of_node(Verb::Get, &["tasks"], &params([("source", "active"), ("limit", ACTIVE_MAX)])).await?;
     let runs = |task: &&Value| lenient::text(task.get("status")).is_none_or(|status| status == "running" || status == "RUNNING");
     let upid = |task: &Value| lenient::text(task.get("upid"))?.parse::<Upid>().ok();
     let tasks = answer.as_array().into_iter().flatten().filter(runs).filter_map(upid);

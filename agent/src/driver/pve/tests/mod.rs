@@ -11,6 +11,7 @@ use moorline_common::pve::Vmid;
 use moorline_common::topology::HostSpec;
 use moorline_pve_sim::schema::Schema;
 use moorline_pve_sim::setup::{SECRET, TOKEN};
+use moorline_pve_sim::sim::Cut;
 use moorline_pve_sim::world::effects::EffectKind;
 use moorline_pve_sim::{Request, Setup, Sim};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ use super::client::{Call, NoReply, Reply, Transport};
 use super::{Client, PveDriver};
 use crate::driver::{Begun, DriverError, Known, OpOrder, OpResult, Ownership, Taker, Tasks};
 
+mod beside;
+mod doubt;
 mod https;
 pub mod machine;
 mod ops;
@@ -45,7 +48,13 @@ impl Transport for InProcess {
             ..Request::default()
         };
         let lost = |why: &str| Err(NoReply::Lost(why.to_owned()));
-        match tokio::time::timeout(call.limit, self.0.answer(request)).await {
+        let answer = async {
+            match self.0.answer(request).await {
+                Err(Cut::Hangs) => std::future::pending().await,
+                answered => answered,
+            }
+        };
+        match tokio::time::timeout(call.limit, answer).await {
             Ok(Ok(answer)) => Ok(Reply { status: answer.status, reason: answer.reason, body: answer.body }),
             Ok(Err(_)) => lost("the connection was cut"),
             Err(_) => lost("no answer in time"),

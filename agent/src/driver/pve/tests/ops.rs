@@ -8,7 +8,7 @@ use moorline_pve_sim::world::guest::Kind;
 use super::*;
 use crate::driver::{DriverErrorKind, Found};
 
-const MACHINE: &[(&str, &str)] = &[
+pub(super) const MACHINE: &[(&str, &str)] = &[
     ("name", "db"),
     ("memory", "512"),
     ("tags", "moorline"),
@@ -16,7 +16,7 @@ const MACHINE: &[(&str, &str)] = &[
     ("smbios1", "uuid=6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e"),
     ("vmgenid", "0f6a1d6f-7d60-4c8e-8f2a-6e3c4af29b7e"),
 ];
-const CONTAINER: &[(&str, &str)] = &[
+pub(super) const CONTAINER: &[(&str, &str)] = &[
     ("hostname", "cache"),
     ("memory", "256"),
     ("tags", "moorline"),
@@ -25,11 +25,11 @@ const CONTAINER: &[(&str, &str)] = &[
     ("arch", "amd64"),
 ];
 
-fn setup(running: bool) -> Setup {
+pub(super) fn setup(running: bool) -> Setup {
     Setup::two_nodes().with_guest(Kind::Qemu, 101, running, MACHINE).with_guest(Kind::Lxc, 205, running, CONTAINER)
 }
 
-async fn meant(bench: &Bench, mut order: OpOrder) -> OpOrder {
+pub(super) async fn meant(bench: &Bench, mut order: OpOrder) -> OpOrder {
     let guests = bench.look().await.pve.unwrap().guests;
     order.incarnation = Vmid::of(&order.resource).and_then(|vmid| guests.get(&vmid)?.incarnation.clone());
     order
@@ -176,7 +176,7 @@ async fn mistakes_are_refused_and_change_nothing() {
 }
 
 /// Goes on with an operation whose beginning was cut off, as the agent does: by what is found of it.
-async fn goes_on(bench: &Bench, order: &OpOrder, evidence: &Value, task: Option<String>) -> Result<OpResult, String> {
+pub(super) async fn goes_on(bench: &Bench, order: &OpOrder, evidence: &Value, task: Option<String>) -> Result<OpResult, String> {
     let mut task = task;
     let mut age = Duration::ZERO;
     for _ in 0..400 {
