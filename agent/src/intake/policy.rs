@@ -115,8 +115,12 @@ impl Check<'_> {
         if guest.adopt.is_some() {
             self.outside(&note_key(vmid), &who)?;
         }
-        if let Some(other) = privilege::others_disk(guest.kind, vmid, &guest.config) {
+        for other in privilege::others_disks(guest.kind, vmid, &guest.config) {
             self.outside(&note_key(other), &format!("{who}, for a disk of guest {other}"))?;
+        }
+        let archived = guest.from.as_ref().and_then(|from| privilege::archived(from.archive.as_deref()?));
+        if let Some(other) = archived.filter(|other| *other != vmid) {
+            self.outside(&note_key(other), &format!("{who}, for a backup of guest {other}"))?;
         }
         match privilege::asked_for(guest.kind, &guest.config) {
             Some(what) if !self.policy.privileged => denied(&who, &what, "privileged = true"),
@@ -410,6 +414,8 @@ mod tests {
             (json!({ "type": "lxc", "config": { "unprivileged": "0" } }), "privileged = true"),
             (json!({ "type": "qemu", "adopt": "vm:x" }), "`guest/101`"),
             (json!({ "type": "qemu", "config": { "scsi1": "local-lvm:vm-102-disk-0" } }), "`guest/102`"),
+            (json!({ "type": "qemu", "config": { "scsi1": "local-lvm:0,import-from=local-lvm:vm-102-disk-0" } }), "`guest/102`"),
+            (json!({ "type": "qemu", "from": { "archive": "local:backup/vzdump-qemu-102-2026_11_23-10_00_00.vma.zst" } }), "`guest/102`"),
         ] {
             let refused = asks(&Policy::default(), guest.clone()).unwrap_err();
             assert!(refused.contains(remedy), "{guest}: {refused}");

@@ -1,5 +1,8 @@
 //! What of a guest's config reaches past the guest's walls: into the node, its devices and folders, or the disks of other guests.
 
+use std::collections::BTreeSet;
+
+use super::formats;
 use super::guest::Config;
 use super::keys::{self, GuestKind, Shape};
 use super::property::Whose;
@@ -18,7 +21,10 @@ fn asks(kind: GuestKind, key: &str, text: &str) -> bool {
     match (kind, stem) {
         // Devices and folders of the node.
         (GuestKind::Qemu, "hostpci" | "virtiofs") => true,
-        (GuestKind::Qemu, "usb") => !text.split(',').any(|part| matches!(part.trim(), "spice" | "host=spice")),
+        (GuestKind::Qemu, "usb") => formats::USB.read(text, Whose::Ours).is_ok_and(|usb| {
+            let is_spice = usb.get("host").is_some_and(|host| host.eq_ignore_ascii_case("spice"));
+            !is_spice || usb.contains_key("mapping")
+        }),
         // Without a user namespace its root is the node's.
         (GuestKind::Lxc, "unprivileged") => !scalar::boolean(text.trim()).unwrap_or(false),
         (GuestKind::Lxc, "features") => features(text),
@@ -40,13 +46,28 @@ fn volume(kind: GuestKind, key: &str, text: &str) -> Option<Source> {
     }
 }
 
-/// Another guest whose disk `config` names for `vmid`, by the names that Proxmox VE gives to disks.
+/// The other guests whose disks `config` names for `vmid`, as its own or to be copied, by the names that Proxmox VE gives to disks.
 #[must_use]
-pub fn others_disk(kind: GuestKind, vmid: Vmid, config: &Config) -> Option<Vmid> {
-    config.iter().find_map(|(key, text)| match volume(kind, key, text)? {
-        Source::Existing { name, .. } => owner(&name).filter(|owner| *owner != vmid),
-        Source::None | Source::Cdrom | Source::New { .. } | Source::CloudInit { .. } | Source::Path(_) => None,
-    })
+pub fn others_disks(kind: GuestKind, vmid: Vmid, config: &Config) -> BTreeSet<Vmid> {
+    let named = |(key, text): (&String, &String)| {
+        let source = volume(kind, key, text)?;
+        let imported = text.split(',').find_map(|part| part.trim().strip_prefix("import-from=").map(str::to_owned));
+        let used = if let Source::Existing { name, .. } = source { Some(name) } else { None };
+        Some(used.into_iter().chain(imported))
+    };
+    let names = config.iter().filter_map(named).flatten();
+    names.filter_map(|name| owner(name.split_once(':').map_or(name.as_str(), |(_, name)| name))).filter(|owner| *owner != vmid).collect()
+}
+
+/// The guest of which an archive is a backup: `local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst`, `pbs:backup/vm/101/…`.
+#[must_use]
+pub fn archived(archive: &str) -> Option<Vmid> {
+    let parts: Vec<&str> = archive.split(['/', ':']).collect();
+    if let Some(at) = parts.iter().position(|part| matches!(*part, "vm" | "ct")) {
+        return Vmid::parse(parts.get(at + 1)?).ok();
+    }
+    let rest = parts.last()?.strip_prefix("vzdump-")?;
+    Vmid::parse(rest.split('-').nth(1)?).ok()
 }
 
 /// The guest that a disk of this name belongs to: `vm-101-disk-0`, `101/vm-101-disk-0.qcow2`, `base-9000-disk-0/vm-101-disk-0`.
@@ -71,6 +92,8 @@ mod tests {
             (Qemu, "hostpci0", "mapping=gpu"),
             (Qemu, "virtiofs0", "share"),
             (Qemu, "usb0", "host=1-1"),
+            (Qemu, "usb0", "spice,mapping=key"),
+            (Qemu, "usb0", "mapping=key"),
             (Qemu, "ide2", "cdrom"),
             (Lxc, "unprivileged", "0"),
             (Lxc, "features", "nesting=1,keyctl=1"),
@@ -100,10 +123,28 @@ mod tests {
             ("local-lvm:base-9000-disk-0/vm-101-disk-0", None),
             ("local-lvm:vm-101-disk-3,size=8G", None),
             ("local-lvm:8", None),
+            ("local-lvm:0,import-from=local-lvm:vm-102-disk-0", Some("102")),
+            ("local-lvm:0,import-from=local:102/vm-102-disk-0.qcow2", Some("102")),
             ("local:iso/debian.iso", None),
         ] {
-            let found = others_disk(GuestKind::Qemu, own, &config("scsi1", text));
-            assert_eq!(found.map(|vmid| vmid.to_string()).as_deref(), other, "{text}");
+            let found = others_disks(GuestKind::Qemu, own, &config("scsi1", text));
+            assert_eq!(found.iter().map(Vmid::to_string).collect::<Vec<_>>(), other.into_iter().collect::<Vec<_>>(), "{text}");
+        }
+        let mut all = config("scsi1", "local-lvm:vm-102-disk-0");
+        all.extend(config("scsi2", "local-lvm:vm-103-disk-0"));
+        let found = others_disks(GuestKind::Qemu, own, &all);
+        assert_eq!(found.iter().map(Vmid::to_string).collect::<Vec<_>>(), ["102", "103"], "one hides no other");
+    }
+
+    #[test]
+    fn the_guest_of_a_backup_is_told_by_the_archives_name() {
+        for (archive, of) in [
+            ("local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst", Some("101")),
+            ("nas:backup/vzdump-lxc-205-2026_11_23-10_00_00.tar.zst", Some("205")),
+            ("pbs:backup/vm/101/2026-11-23T10:00:00Z", Some("101")),
+            ("local:backup/mine.vma.zst", None),
+        ] {
+            assert_eq!(archived(archive).map(|vmid| vmid.to_string()).as_deref(), of, "{archive}");
         }
     }
 }

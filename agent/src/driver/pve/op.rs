@@ -155,7 +155,7 @@ pub(super) async fn prepare<T: Transport>(
     let failed = |e: CallError| e.into_driver(Code::PreconditionFailed, &format!("looking at guest {vmid}"));
     let live = find(client, vmid).await.map_err(failed)?;
     let tasks = task::about(client, vmid).await.map_err(failed)?.iter().map(Upid::to_string).collect();
-    if let Some(other) = op.config().and_then(|(kind, config)| privilege::others_disk(kind, vmid, config)) {
+    if let Some(other) = op.config().and_then(|(kind, config)| privilege::others_disks(kind, vmid, config).pop_first()) {
         return Err(refused(
             order,
             Code::NotOwned,
