@@ -9,8 +9,12 @@ use crate::driver::Ownership;
 use crate::identity::StateDir;
 
 pub(super) async fn doctor(config: &Config, output: Output) -> anyhow::Result<ExitCode> {
-    let driver = ownership(config).map(|owned| drivers::driver(config, owned, None)).transpose()?;
-    let checks = examine(config, driver).await;
+    let (driver, wrong) = match ownership(config).map(|owned| drivers::driver(config, owned, None)).transpose() {
+        Ok(driver) => (driver, None),
+        Err(wrong) => (None, Some(Check { name: "configuration", outcome: Outcome::Failed, detail: format!("{wrong:#}") })),
+    };
+    let mut checks = examine(config, driver).await;
+    checks.extend(wrong);
     match output {
         Output::Json => say(&serde_json::to_string_pretty(&checks)?),
         Output::Text => checks.iter().for_each(|check| say(&line(check))),

@@ -162,3 +162,20 @@ impl DriverError {
         Self { kind: DriverErrorKind::Permanent, code: Code::UnknownKind, message }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_host_with_both_does_what_either_does_and_every_kind_is_somebodys() {
+        let set = |kinds: &[&'static str]| kinds.iter().copied().collect::<BTreeSet<_>>();
+        let either = &set(KINDS) | &set(GUEST_KINDS);
+        assert_eq!(set(ALL_KINDS), either);
+        // What the agent does by itself needs no driver.
+        let own = set(&["converge", "release", "resolve", "cancel", "time-reset", "confirm"]);
+        assert_eq!(&either | &own, set(Act::KINDS.as_slice()));
+    }
+}
