@@ -95,7 +95,7 @@ pub enum Verb {
     #[command(subcommand)]
     Drift(cmd::drift::DriftVerb),
     /// Order one-shot operations, and see how they ended
-    #[command(subcommand)]
+    #[command(subcommand, after_help = cmd::op::TARGET_NOTE)]
     Op(Box<cmd::op::OpVerb>),
     /// Fetch a host's journal, and check it against what the hub has seen of it
     Journal(cmd::journal::JournalArgs),

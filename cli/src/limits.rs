@@ -42,6 +42,14 @@ pub const LOG_PART_MAX: usize = 64 * 1024;
 pub const OUTPUT_SILENCE: Duration = Duration::from_secs(10);
 /// Bytes of a command's output that are compared with what its receipt has of it, if not all of it came.
 pub const OUTPUT_HEAD_MAX: usize = 64 * 1024;
+/// How long nothing may come of the log of an operation on a guest that has ended, before it is no longer waited for.
+pub const TASK_LOG_SILENCE: Duration = Duration::from_secs(1);
+/// How long the rest of such a log is waited for in all.
+pub const TASK_LOG_TAIL: Duration = Duration::from_secs(5);
+/// Bytes of a line of such a log, before it is shown in pieces.
+pub const TASK_LINE_MAX: usize = 16 * 1024;
+/// Hosts whose reports are looked through for a guest that the named host does not have.
+pub const GUEST_HOSTS_LOOKED: usize = 64;
 /// Orders for one host that are handed in before the first is waited for.
 pub const ORDERS_AT_ONCE: usize = 16;
 /// How long an operation is waited for when nobody says.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use clap::Args;
-use moorline_common::op::{Act, Converge, Exec};
+use moorline_common::op::{Act, Converge, Exec, GuestOp};
 
+use super::guest::act::{ConfigWish, destroy, guest_in, read as read_guest, refuse_on_guest};
 use super::{OnOne, OpVerb};
 use crate::clock;
 use crate::error::Failure;
@@ -58,36 +59,78 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
-fn seconds(span: Duration) -> u32 {
+pub(super) fn seconds(span: Duration) -> u32 {
     u32::try_from(span.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// What is to be ordered, as far as the command line says it.
+#[derive(Debug)]
+pub enum Wish {
+    /// All of it.
+    Act(Act),
+    /// A change of a guest's config, of which the host's report says the rest.
+    Config(ConfigWish),
 }
 
 /// What is ordered, and where.
 ///
 /// # Errors
-/// When the input of a command cannot be read.
-pub fn read(verb: OpVerb) -> Result<(Act, OnOne), Failure> {
-    Ok(match verb {
-        OpVerb::Start(on) => (Act::Start, on),
-        OpVerb::Stop { on, timeout } => (Act::Stop { timeout_s: timeout.map(seconds) }, on),
-        OpVerb::Restart { on, timeout } => (Act::Restart { timeout_s: timeout.map(seconds) }, on),
-        OpVerb::Kill { on, signal } => (Act::Kill { signal: full_name(&signal) }, on),
-        OpVerb::Pause(on) => (Act::Pause, on),
-        OpVerb::Unpause(on) => (Act::Unpause, on),
-        OpVerb::Exec(args) => (Act::Exec(args.command.read()?), args.on),
+/// A usage failure for what does not fit the kind of resource; when the input of a command cannot be read.
+pub fn read(verb: OpVerb) -> Result<(Wish, OnOne), Failure> {
+    let (act, on) = match verb {
+        OpVerb::Start(on) => {
+            let is_guest = guest_in(&on.target)?.is_some();
+            (if is_guest { Act::Guest(GuestOp::Start) } else { Act::Start }, on)
+        }
+        OpVerb::Stop { on, timeout } => (stop(&on.target, timeout)?, on),
+        OpVerb::Restart { on, timeout } => {
+            refuse_on_guest("restart", &on.target, "say `moorctl op reboot`, which lets it end by itself and starts it")?;
+            (Act::Restart { timeout_s: timeout.map(seconds) }, on)
+        }
+        OpVerb::Kill { on, signal } => {
+            refuse_on_guest("kill", &on.target, "say `moorctl op stop`, which cuts its power")?;
+            (Act::Kill { signal: full_name(&signal) }, on)
+        }
+        OpVerb::Pause(on) => {
+            refuse_on_guest("pause", &on.target, "say `moorctl op suspend`, which freezes it")?;
+            (Act::Pause, on)
+        }
+        OpVerb::Unpause(on) => {
+            refuse_on_guest("unpause", &on.target, "say `moorctl op resume`, which lets a frozen one go on")?;
+            (Act::Unpause, on)
+        }
+        OpVerb::Exec(args) => {
+            refuse_on_guest("exec", &args.on.target, "log in to the guest: what runs in it is its own")?;
+            (Act::Exec(args.command.read()?), args.on)
+        }
         OpVerb::Pull(on) => (Act::Pull, on),
-        OpVerb::Destroy { on, volumes } => (Act::Destroy { volumes }, on),
+        OpVerb::Destroy { on, volumes, guest } => (destroy(&on.target, volumes, guest)?, on),
         OpVerb::Prune { on, volumes } => (Act::Prune { volumes }, on.into()),
         OpVerb::Converge(on) => (Act::Converge(Converge::default()), on),
         OpVerb::Release(on) => (Act::Release, on),
         OpVerb::TimeReset(on) => (Act::TimeReset, on.into()),
+        OpVerb::Guest(verb) => return read_guest(verb),
         OpVerb::Cancel { .. }
         | OpVerb::Resolve { .. }
         | OpVerb::Sign { .. }
         | OpVerb::Submit { .. }
         | OpVerb::Ls { .. }
         | OpVerb::Show { .. } => return Err(Failure::local("this verb orders nothing on a resource")),
-    })
+    };
+    Ok((Wish::Act(act), on))
+}
+
+/// Of a container the end by itself, for so long; of a guest the end of its power.
+fn stop(target: &str, timeout: Option<Duration>) -> Result<Act, Failure> {
+    match (guest_in(target)?, timeout) {
+        (None, timeout) => Ok(Act::Stop { timeout_s: timeout.map(seconds) }),
+        (Some(_), None) => Ok(Act::Guest(GuestOp::Stop)),
+        (Some(_), Some(span)) => {
+            let shutdown = format!("moorctl op shutdown {target} --timeout {}s", span.as_secs());
+            let remedy = format!("let it end by itself: `{shutdown}`, with `--force` to cut its power when that is over");
+            Err(Failure::usage("`op stop` cuts the power of a guest at once, and takes no `--timeout`", remedy))
+        }
+    }
 }
 
 /// `term` and `TERM` mean `SIGTERM`.
@@ -139,7 +182,8 @@ mod tests {
     fn act(line: &[&str]) -> (Act, OnOne) {
         let cli = Cli::try_parse_from(["moorctl", "op"].iter().chain(line)).unwrap();
         let Verb::Op(verb) = cli.verb else { panic!("not an operation") };
-        read(*verb).unwrap()
+        let (Wish::Act(act), on) = read(*verb).unwrap() else { panic!("not said in full") };
+        (act, on)
     }
 
     #[test]

@@ -4,12 +4,15 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds};
 use moorline_common::observe::{ContainerState, Observed};
 use moorline_common::op::{Act, Class, OpStatement, Precondition};
+use moorline_common::pve::Vmid;
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::HostBinding;
 use moorline_common::topology::nearest;
 use moorline_common::trust::TrustRoot;
 
 use super::OrderArgs;
+use super::guest::meant::{self, Named};
+use super::guest::words as guest_words;
 use crate::error::Failure;
 use crate::limits::{NAMES_SHOWN, ORDER_BACKDATED_S};
 use crate::signers::Signers;
@@ -23,7 +26,7 @@ pub fn target(text: &str) -> Result<(HostName, Option<&str>), Failure> {
     Ok((HostName::parse(host)?, resource.filter(|r| !r.is_empty())))
 }
 
-/// The resource that `text` means for `act`: `docker/container/NAME`, `container/NAME`, or a bare name.
+/// The resource that `text` means for `act`: `docker/container/NAME`, `container/NAME`, or a bare name; a guest by its number.
 ///
 /// # Errors
 /// A usage failure when it is missing, too much, or none.
@@ -39,6 +42,16 @@ pub fn resource(act: &Act, text: Option<&str>) -> Result<ResourceId, Failure> {
     };
     if on_host {
         return Err(Failure::usage(format!("`op {kind}` is for a whole host"), "write the host's name alone"));
+    }
+    if !matches!(act, Act::Pull)
+        && let Some(named) = meant::named(text)?
+    {
+        return match named {
+            Named::Number(vmid) => Ok(vmid.resource()),
+            Named::Name(name) => {
+                Err(Failure::usage(format!("`guest/{name}` is a guest's name"), "name it by its number, such as pve-1/101"))
+            }
+        };
     }
     let is_short = |kind: &str| text.strip_prefix(kind).is_some_and(|rest| rest.len() > 1 && rest.starts_with('/'));
     let full = if is_short("docker") || is_short("pve") {
@@ -66,6 +79,9 @@ pub fn incarnation(
     wanted: Option<&str>,
     observed: Option<&Observed>,
 ) -> Result<Option<String>, Failure> {
+    if let Some(vmid) = Vmid::of(resource) {
+        return meant::incarnation(act, vmid, wanted, observed);
+    }
     match wanted {
         Some("any") => return Ok(None),
         Some(id) => return Ok(Some(id.to_owned())),
@@ -228,9 +244,12 @@ pub fn lacking(root: &TrustRoot, binding: &HostBinding, envelope: &Envelope) -> 
     }
 }
 
-/// What an order says, for the person who is asked whether to sign it.
+/// What an order says, for the person who is asked whether to sign it; with the name of a guest, if the host's report is at hand.
 #[must_use]
-pub fn words(statement: &OpStatement, class: Class, host: &HostName) -> String {
+pub fn words(statement: &OpStatement, class: Class, host: &HostName, observed: Option<&Observed>) -> String {
+    if let (Some(vmid), Ok(Act::Guest(op))) = (Vmid::of(&statement.resource), statement.act()) {
+        return guest_words::of_order(statement, &op, class, host, meant::find(observed, vmid));
+    }
     let on = if statement.resource.is_host() { String::new() } else { format!(" {}", statement.resource) };
     let which = statement.incarnation.as_ref().map(|id| format!(" ({})", short(id))).unwrap_or_default();
     format!("{}{on}{which} on host {host}, class {class}", statement.kind)

@@ -14,7 +14,9 @@ use crate::render::Ui;
 
 mod act;
 pub mod draft;
+mod guest;
 mod list;
+mod remedy;
 mod saved;
 pub mod streamed;
 pub mod submit;
@@ -24,6 +26,7 @@ pub mod view;
 mod wait;
 
 pub use act::{CommandArgs, ExecArgs};
+pub use guest::GuestVerb;
 
 /// How a command is written down.
 const EXEC_EXAMPLE: &str = "The command stands after `--`: moorctl op exec shop-17/edge-db-1 -- pg_dumpall -U app\n\
@@ -32,17 +35,22 @@ const EXEC_EXAMPLE: &str = "The command stands after `--`: moorctl op exec shop-
 /// What `kill` does and does not hold.
 const KILL_NOTE: &str = "The signal goes to the container's first process. SIGHUP, SIGUSR1, SIGUSR2, SIGWINCH and SIGCONT hold nothing.";
 
+/// How resources are named.
+pub const TARGET_NOTE: &str = "A resource is named behind its host: edge-site-1 or container/edge-site-1, volume/edge_data, network/edge_front, \
+    image/nginx:1.27, and a guest of Proxmox VE by its number, 101 or guest/101, or by its name, guest/db. Bare digits from 100 on are a guest: no container \
+    that Moorline makes is called by digits alone (one that was taken over is container/101).";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum OpVerb {
-    /// Start a container
+    /// Start a container or a guest
     Start(OnOne),
-    /// Stop a container; it is held until other content is pushed or `op release`
+    /// Stop a container, or cut the power of a guest; it is held until other content is pushed or `op release`
     Stop {
         /// Where
         #[command(flatten)]
         on: OnOne,
-        /// How long it may take to end by itself [default: the container's own]
+        /// Of a container: how long it may take to end by itself [default: the container's own]; of a guest see `op shutdown`
         #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
         timeout: Option<Duration>,
     },
@@ -74,7 +82,8 @@ pub enum OpVerb {
     Exec(ExecArgs),
     /// Pull an image
     Pull(OnOne),
-    /// Remove a container or a volume for good; it is held until other content is pushed or `op release`
+    /// Remove a container, a volume or a guest for good; it is held until other content is pushed or `op release`
+    #[command(after_help = guest::DESTROY_NOTE)]
     Destroy {
         /// Where
         #[command(flatten)]
@@ -82,7 +91,13 @@ pub enum OpVerb {
         /// Of a container: its anonymous volumes too
         #[arg(long)]
         volumes: bool,
+        /// What is for guests alone
+        #[command(flatten)]
+        guest: guest::DestroyArgs,
     },
+    /// What is for guests alone
+    #[command(flatten)]
+    Guest(GuestVerb),
     /// Remove what is ours on a host, no longer wanted and not running
     #[command(after_help = "For a whole host, by its name alone: moorctl op prune shop-17")]
     Prune {
@@ -154,7 +169,7 @@ pub enum OpVerb {
 /// One resource, and how it is ordered.
 #[derive(Debug, Clone, Args)]
 pub struct OnOne {
-    /// A host, or a resource on one: shop-17/edge-site-1, shop-17/volume/edge_data, shop-17/image/nginx:1.27
+    /// A host, or a resource on one: shop-17/edge-site-1, shop-17/volume/edge_data, shop-17/image/nginx:1.27, pve-1/101
     #[arg(value_name = "HOST[/RESOURCE]")]
     pub target: String,
     /// How it is ordered
@@ -191,8 +206,8 @@ pub struct OrderArgs {
     /// How long it may wait before it begins [default: 1h, 15m from class R3 on]
     #[arg(long, value_name = "SPAN", value_parser = clock::parse_span)]
     pub expires: Option<Duration>,
-    /// The one that is meant of those that have borne its name: a container's id, or `any` [default: for what disrupts or
-    /// destroys a container, the one in the host's last report]
+    /// The one that is meant of those that have borne its name: a container's id, a guest's incarnation, or `any` [default: for
+    /// what disrupts or destroys a container, and for a guest, the one in the host's last report]
     #[arg(long, value_name = "ID|any")]
     pub incarnation: Option<String>,
     /// Only if the container is in this state when it begins
@@ -287,9 +302,10 @@ pub async fn run(verb: OpVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
         | OpVerb::Prune { .. }
         | OpVerb::Converge(_)
         | OpVerb::Release(_)
-        | OpVerb::TimeReset(_)) => {
-            let (act, on) = act::read(verb)?;
-            submit::on_one(env, ui, act, &on).await
+        | OpVerb::TimeReset(_)
+        | OpVerb::Guest(_)) => {
+            let (wish, on) = act::read(verb)?;
+            submit::on_one(env, ui, wish, &on).await
         }
     }
 }

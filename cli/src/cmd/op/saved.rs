@@ -91,7 +91,7 @@ pub fn sign_by(context: &Context, root: &TrustRoot, ui: &mut Ui, path: &Path) ->
     let needed = root.class_threshold(class);
     let until = clock::rfc3339(statement.expires_at.0.saturating_mul(1000));
     ui.note(&format!("operation {}", statement.op_id));
-    ui.note(&format!("  orders   {}", draft::words(&statement, class, &binding.name)));
+    ui.note(&format!("  orders   {}", draft::words(&statement, class, &binding.name, None)));
     ui.note(&format!("  params   {}", view::readable(statement.params.clone())));
     ui.note(&format!("  reason   {}", crate::render::or_dash(&statement.reason)));
     ui.note(&format!("  key      {}", statement.idempotency_key));
@@ -119,7 +119,7 @@ pub async fn submit(env: &Env, ui: &mut Ui, path: &Path, wait: &OpWait) -> Resul
         return Err(Failure::from(lacks).with_remedy(Saved::more_signers(path)));
     }
     let class = statement.act()?.class(&statement.resource);
-    let words = draft::words(&statement, class, &host.name);
+    let words = draft::words(&statement, class, &host.name, None);
     submit::confirm(ui, class, &words)?;
     ui.note(&format!("{words}: operation {}, key {}", statement.op_id, statement.idempotency_key));
     submit::hand_in(&client, ui, &host, &statement, class, &saved.order, wait).await

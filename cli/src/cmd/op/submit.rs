@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, OpId, ResourceId};
-use moorline_common::op::{Act, Class, OpStatement, Receipt, Stage, State};
+use moorline_common::op::{Act, Class, GuestOp, OpStatement, Receipt, Stage, State};
+use moorline_common::pve::Vmid;
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::HostBinding;
 use serde_json::Value;
 
+use super::act::Wish;
+use super::guest::log::TaskLog;
+use super::guest::meant::{self, Named};
+use super::guest::words as guest_words;
 use super::view::{self, OpView};
 use super::wait::Beside;
-use super::{OnOne, OpWait, OrderArgs, draft, saved, wait};
+use super::{OnOne, OpWait, OrderArgs, draft, remedy, saved, wait};
 use crate::client::{Client, HostView};
 use crate::clock;
 use crate::cmd::Env;
@@ -20,12 +25,58 @@ use crate::render::{Format, Ui, visible};
 use crate::signers::Signers;
 
 /// An operation on one resource.
-pub async fn on_one(env: &Env, ui: &mut Ui, act: Act, on: &OnOne) -> Result<u8, Failure> {
-    let (name, resource) = draft::target(&on.target)?;
-    let resource = draft::resource(&act, resource)?;
+pub async fn on_one(env: &Env, ui: &mut Ui, wish: Wish, on: &OnOne) -> Result<u8, Failure> {
+    let (name, text) = draft::target(&on.target)?;
+    let is_image = matches!(wish, Wish::Act(Act::Pull));
+    let named = text.filter(|_| !is_image).map(meant::named).transpose()?.flatten();
+    if named.is_some() && on.order.if_state.is_some() {
+        let message = "`--if-state` is for containers, and this is a guest of Proxmox VE";
+        return Err(Failure::usage(message, "leave it out: a guest that is not as the operation needs it is refused by its host"));
+    }
+    let by_name = if let Some(Named::Name(name)) = &named { Some(name.as_str()) } else { None };
+    // The number behind a name is known once the report is there: until then any will do.
+    let text = if by_name.is_some() { Some("guest/100") } else { text };
+    let resource = match &wish {
+        Wish::Act(act) => {
+            // What is wrong in itself needs no hub to be told.
+            let resource = draft::resource(act, text)?;
+            Act::read(act.kind(), &act.params(), &resource)?;
+            resource
+        }
+        Wish::Config(_) => draft::resource(&Act::Guest(GuestOp::Start), text)?,
+    };
     let client = env.client(ui).await?;
     let host = client.host(&name).await?;
+    let (act, resource) = match wish {
+        Wish::Act(act) if by_name.is_none() => (act, resource),
+        wish @ (Wish::Act(_) | Wish::Config(_)) => by_report(&client, &host, wish, by_name, resource).await?,
+    };
     order(&client, ui, &host, act, resource, &on.order).await
+}
+
+/// What the host's report says that the command line does not: which guest has a name, or how its config is.
+async fn by_report(
+    client: &Client,
+    host: &HostView,
+    wish: Wish,
+    by_name: Option<&str>,
+    resource: ResourceId,
+) -> Result<(Act, ResourceId), Failure> {
+    let report = client.report(host).await?;
+    let observed = report.as_ref().map(|r| &r.report.statement().observed);
+    let resource = match by_name {
+        Some(name) => meant::by_name(name, observed)?.resource(),
+        None => resource,
+    };
+    let act = match wish {
+        Wish::Act(act) => act,
+        Wish::Config(wish) => match wish.act(&resource, observed) {
+            Ok(act) => act,
+            Err(failure) => return Err(meant::elsewhere(client, host, &resource, failure).await),
+        },
+    };
+    Act::read(act.kind(), &act.params(), &resource)?;
+    Ok((act, resource))
 }
 
 /// An operation about another one, on the same resource.
@@ -78,15 +129,26 @@ pub async fn sign(
     let class = act.class(&resource);
     let report = if act.takes_a_lane() && !resource.is_host() { client.report(host).await? } else { None };
     let observed = report.as_ref().map(|r| &r.report.statement().observed);
-    let incarnation = draft::incarnation(act, &resource, class, args.incarnation.as_deref(), observed)?;
+    let incarnation = match draft::incarnation(act, &resource, class, args.incarnation.as_deref(), observed) {
+        Ok(incarnation) => incarnation,
+        Err(failure) => return Err(meant::elsewhere(client, host, &resource, failure).await),
+    };
     if let (Some(report), Some(id), None) = (&report, &incarnation, &args.incarnation) {
         let age = clock::span_words(report.age_s(clock::now()));
-        ui.note(&format!("meant is container {}, by the host's report of {age} ago", visible(id)));
+        let what = match Vmid::of(&resource) {
+            Some(vmid) => format!("guest {}, {}", meant::title(vmid, meant::find(observed, vmid)), visible(id)),
+            None => format!("container {}", visible(id)),
+        };
+        ui.note(&format!("meant is {what}, by the host's report of {age} ago"));
     }
+    if let Some(doubt) = observed.filter(|_| Vmid::of(&resource).is_some()).and_then(meant::doubt) {
+        ui.warn(&doubt);
+    }
+    let words_of = |statement: &OpStatement| draft::words(statement, class, &host.name, observed);
     let signers = Signers::of(client)?;
     let statement = draft::statement(&client.root, binding, act, (resource, incarnation), args, clock::now())?;
     let sealed = draft::seal(&client.root, binding, &statement, &signers)?;
-    let words = draft::words(&statement, class, &host.name);
+    let words = words_of(&statement);
     confirm(ui, class, &words)?;
     Ok(Order { statement, sealed, class, words })
 }
@@ -174,10 +236,14 @@ pub async fn hand_in(
     envelope: &Envelope,
     waiting: &OpWait,
 ) -> Result<u8, Failure> {
+    let log = TaskLog::open(client, ui, host, statement, waiting).await;
     if give(client, statement, envelope).await? {
         ui.note(&format!("the hub had operation {} already; nothing is done twice", statement.op_id));
     }
-    follow(client, ui, host, statement, class, envelope, waiting).await
+    match log {
+        Some(log) => follow_beside(client, ui, host, (statement, class), envelope, waiting, Beside::Log(Box::new(log))).await,
+        None => follow(client, ui, host, statement, class, envelope, waiting).await,
+    }
 }
 
 /// Waits for the receipt of an order that the hub has, for as long as `waiting` says.
@@ -190,9 +256,21 @@ pub async fn follow(
     envelope: &Envelope,
     waiting: &OpWait,
 ) -> Result<u8, Failure> {
-    let binding = host.require_bound()?;
     let is_pull = statement.kind == "pull";
     let beside = if is_pull { Beside::Pull(wait::Pulled::new(&host.name, statement.resource.name())) } else { Beside::Nothing };
+    follow_beside(client, ui, host, (statement, class), envelope, waiting, beside).await
+}
+
+async fn follow_beside(
+    client: &Client,
+    ui: &mut Ui,
+    host: &HostView,
+    (statement, class): (&OpStatement, Class),
+    envelope: &Envelope,
+    waiting: &OpWait,
+    beside: Beside<'_>,
+) -> Result<u8, Failure> {
+    let binding = host.require_bound()?;
     let mut view = settle(client, ui, host, statement, envelope, waiting.limit(), beside).await?;
     view.facts.class = class.to_string();
     tell(ui, &view, &host.name)?;
@@ -239,96 +317,10 @@ fn not_taken(failure: Failure, statement: &OpStatement) -> Failure {
         );
         return failure.with_remedy(remedy);
     }
-    match Code::parse(failure.code).and_then(|code| remedy(code, statement)) {
+    match Code::parse(failure.code).and_then(|code| remedy::of(code, statement)) {
         Some(remedy) => failure.with_remedy(remedy),
         None => failure,
     }
-}
-
-/// What an operator does about a refused or failed order; `None` where that does not differ from what else the code is about.
-#[expect(clippy::too_many_lines, reason = "a table: each code has its lines")]
-fn remedy(code: Code, statement: &OpStatement) -> Option<String> {
-    let key = &statement.idempotency_key;
-    let anew = format!("then sign it again with --key {key}: with the same key it is done at most once");
-    let aimed = matches!(statement.kind.as_str(), "cancel" | "resolve");
-    let text = match code {
-        Code::Expired => "nothing was done: sign it again, with a longer --expires if the host may be away for long".to_owned(),
-        Code::NotYetValid | Code::ClockUnsound => format!("set the clocks of the host and of this machine, {anew}"),
-        Code::Busy => format!(
-            "wait until others have ended (`moorctl op ls --open`), and resolve those that are indeterminate (`moorctl op resolve`), {anew}"
-        ),
-        Code::DiskFull => format!("free the disk of the agent's state folder, {anew}"),
-        Code::EngineUnreachable => format!("start the engine on the host, {anew}"),
-        Code::RootBehind | Code::Waiting => format!("wait until the host has caught up (`moorctl status`), {anew}"),
-        Code::Quarantined | Code::RecordsBehind => {
-            "run `moorline-agent doctor` on the host, mend the cause, `moorctl host approve NAME`, then sign the order anew".to_owned()
-        }
-        Code::NotOwned => {
-            "operations touch only what Moorline made: act on it on the host itself, or name one of ours (`moorctl get report HOST`)"
-                .to_owned()
-        }
-        Code::PolicyDenied => "let the host's administrator allow it in the agent's local policy file, or leave it".to_owned(),
-        Code::WrongEpoch => {
-            "the host began a new life since: `moorctl host approve NAME` if it asks for it, then sign the order anew".to_owned()
-        }
-        Code::NotFound | Code::TooLate if aimed => {
-            "the operation has ended, or this host never had it: `moorctl op show` tells how it ended".to_owned()
-        }
-        Code::NotFound => "look at what the host has with `moorctl get report HOST`".to_owned(),
-        Code::WrongType | Code::HashMismatch => {
-            "sign it again; if it comes back, compare the versions of moorctl, hub and agents".to_owned()
-        }
-        Code::TooLate
-        | Code::OutsideMaintenance
-        | Code::TooLarge
-        | Code::BadEnvelope
-        | Code::BadSignature
-        | Code::UnknownKey
-        | Code::RevokedKey
-        | Code::ThresholdNotMet
-        | Code::WrongCluster
-        | Code::WrongHost
-        | Code::OutOfScope
-        | Code::DriftMoved
-        | Code::DriftResolved
-        | Code::RootExpired
-        | Code::BadRoot
-        | Code::NoTrustRoot
-        | Code::NotApproved
-        | Code::GenerationRegressed
-        | Code::Equivocation
-        | Code::AlreadyApplied
-        | Code::BadContent
-        | Code::UnknownKind
-        | Code::BadParams
-        | Code::ClassDenied
-        | Code::NonceUsed
-        | Code::Conflict
-        | Code::IncarnationChanged
-        | Code::PreconditionFailed
-        | Code::Cancelled
-        | Code::OpFailed
-        | Code::Indeterminate
-        | Code::StepFailed
-        | Code::EngineTooOld
-        | Code::NotThere
-        | Code::AdoptDiffers
-        | Code::RolledBack
-        | Code::RolloutFailed
-        | Code::FallbackUnusable
-        | Code::ImageUnavailable
-        | Code::DependencyFailed
-        | Code::BaseMoved
-        | Code::SecretsUnreadable
-        | Code::JoinRefused
-        | Code::PermissionDenied
-        | Code::AlreadyExists
-        | Code::InvalidArgument
-        | Code::RenewalConflict
-        | Code::UnsupportedVersion
-        | Code::Internal => return None,
-    };
-    Some(text)
 }
 
 /// What the hub shows is not what the host signed.
@@ -344,6 +336,11 @@ pub fn tell(ui: &mut Ui, view: &OpView, host: &HostName) -> Result<(), Failure> 
         && let Some(receipt) = view.receipt.as_ref().filter(|r| r.kind == "exec" && r.result.get("stdout").is_some())
     {
         return tell_output(ui, receipt, host);
+    }
+    if ui.format == Format::Table
+        && let Some(table) = view.receipt.as_ref().and_then(|receipt| guest_words::snapshots(receipt, clock::now()))
+    {
+        return ui.text(&table);
     }
     ui.result(view, || {
         let facts = &view.facts;
@@ -413,7 +410,7 @@ pub fn judge(view: &OpView, statement: &OpStatement, binding: &HostBinding) -> R
             facts.op_id
         )));
     }
-    Err(match remedy(said, statement) {
+    Err(match remedy::of(said, statement) {
         Some(remedy) => failure.with_remedy(remedy),
         None => failure,
     })

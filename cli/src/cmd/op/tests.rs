@@ -219,3 +219,56 @@ async fn a_saved_order_that_was_changed_is_not_signed() {
     write(&Signed::seal(&order, &[&keys().1]).unwrap().envelope().clone(), &stranger);
     assert_eq!(saved::sign_by(&client.context, &client.root, &mut ui, &path).unwrap_err().code, "unknown_key");
 }
+
+/// A host that reports guests.
+async fn with_guests() -> (Client, std::sync::Arc<std::sync::Mutex<Shown>>, tempfile::TempDir) {
+    let (client, shown, dir) = client().await;
+    write_key(&client.context.dir().join("operator.key"), &keys().1).unwrap();
+    let observed = super::guest::meant::tests::observed();
+    let report =
+        ObservedReport { host_id: HostId::of_key(&host_key().public()), taken_at: UnixSeconds(1), observed, apply: ApplyReport::default() };
+    {
+        let mut shown = shown.lock().unwrap();
+        let heartbeat = Some(pb::Heartbeat::default());
+        shown.hosts = vec![pb::Host { heartbeat, ..shown_host(&binding(1), &keys().1) }];
+        shown.report = Some(Signed::seal(&report, &[&host_key()]).unwrap().envelope().clone());
+    }
+    (client, shown, dir)
+}
+
+#[tokio::test]
+async fn what_destroys_a_guest_is_asked_about_in_plain_words_and_signed_for_the_one_in_the_verified_report() {
+    let (client, _, dir) = with_guests().await;
+    let host = client.hosts(None).await.unwrap().remove(0);
+    let path = dir.path().join("order.json");
+    let args = super::OrderArgs { save: Some(path.clone()), ..draft::tests::args() };
+    let resource = || moorline_common::id::ResourceId::parse("pve/guest/101").unwrap();
+    let destroy = || Act::read("destroy", &json!({ "stop": true }), &resource()).unwrap();
+    let asked = submit::order(&client, &mut Ui::new(Format::Json, false), &host, destroy(), resource(), &args).await.unwrap_err();
+    assert_eq!(asked.code, "needs_confirmation");
+    for says in
+        ["cannot be undone", "destroy guest 101 (`db`) [vm:6e3c4af2:0f6a1d6f] on host shop-17, class R4", "kept for 7d (until about "]
+    {
+        assert!(asked.message.contains(says), "{says}: {}", asked.message);
+    }
+    let mut ui = Ui::new(Format::Json, true);
+    submit::order(&client, &mut ui, &host, destroy(), resource(), &args).await.unwrap();
+    let value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let envelope: moorline_common::sign::Envelope = serde_json::from_value(value["order"].clone()).unwrap();
+    let order = Signed::<OpStatement>::new(envelope).unwrap().peek().unwrap();
+    assert_eq!((order.kind.as_str(), order.params), ("destroy", json!({ "stop": true })));
+    assert!(order.incarnation.unwrap().starts_with("vm:6e3c4af2-"), "in full");
+}
+
+#[tokio::test]
+async fn a_guest_that_the_host_does_not_have_is_looked_for_on_the_others() {
+    let (client, shown, _dir) = with_guests().await;
+    let other = moorline_common::statement::HostBinding { serial: 1, ..crate::revision::tests::host_binding(11, "shop-18") };
+    shown.lock().unwrap().hosts.push(shown_host(&other, &keys().1));
+    // The report is of the first host: the second one has none that verifies.
+    let host = client.hosts(None).await.unwrap().into_iter().find(|h| h.name.as_str() == "shop-18").unwrap();
+    let resource = moorline_common::id::ResourceId::parse("pve/guest/101").unwrap();
+    let missing = moorline_common::fault::Fault::new(Code::NotFound, "it is not here");
+    let failure = super::guest::meant::elsewhere(&client, &host, &resource, missing.into()).await;
+    assert!(failure.remedy.contains("host `shop-17` has a guest 101 (`db`): if that is meant, write shop-17/101"), "{failure:?}");
+}

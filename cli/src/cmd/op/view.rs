@@ -4,12 +4,14 @@ use base64::Engine as _;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{IdempotencyKey, UnixSeconds};
 use moorline_common::op::{OpStatement, Receipt, Stage};
+use moorline_common::pve::Vmid;
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::statement::HostBinding;
 use moorline_common::trust::TrustRoot;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::guest::words;
 use crate::client::ops::{OpFacts, verify_receipt};
 use crate::render::{to_yaml, visible};
 
@@ -124,6 +126,9 @@ pub fn effects(receipt: &Receipt) -> String {
         Some(more) if more > 0 => text.push_str(&format!("  {more} more are left for another `op prune`\n")),
         Some(_) if text.is_empty() => text.push_str("  there was nothing to remove\n"),
         Some(_) | None => {}
+    }
+    if Vmid::of(&receipt.resource).is_some() {
+        text.push_str(&words::of_result(receipt));
     }
     text
 }

@@ -7,6 +7,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, OpId, UnixSeconds};
 use moorline_common::op::{Stage, State};
 
+use super::guest::log::TaskLog;
 use crate::client::Client;
 use crate::client::ops::{OpFacts, OpWatch};
 use crate::clock;
@@ -86,6 +87,9 @@ pub async fn until_settled(
             Ok(()) = tokio::signal::ctrl_c() => break Err(Over::Interrupt),
         }
     };
+    if let (Ok(_), Beside::Log(log)) = (&ended, &mut beside) {
+        log.drain(ui, &bar).await;
+    }
     bar.finish_and_clear();
     ended.map_err(|over| unsettled(&over, op_id, shown.map(|(stage, _)| stage), expires_at, limit))
 }
@@ -98,6 +102,8 @@ pub enum Beside<'a> {
     Nothing,
     /// How far the pull is that it does.
     Pull(Pulled<'a>),
+    /// The log of what it runs as.
+    Log(Box<TaskLog>),
     /// Somebody else tells how it goes: only what it waits for is said here.
     Quiet,
 }
@@ -136,7 +142,7 @@ impl<'a> Pulled<'a> {
     }
 }
 
-/// What becomes of the operation next; meanwhile how far its pull is.
+/// What becomes of the operation next; meanwhile how far its pull is, and what its tasks say.
 async fn next(
     watch: &mut OpWatch,
     client: &Client,
@@ -152,7 +158,20 @@ async fn next(
                     pulled.show(client, ui, bar).await;
                 }
             }
+            lines = lines(beside) => {
+                if let Beside::Log(log) = beside {
+                    log.show(ui, bar, &lines);
+                }
+            }
         }
+    }
+}
+
+/// The next lines of the log beside, if there is one.
+async fn lines(beside: &mut Beside<'_>) -> Vec<String> {
+    match beside {
+        Beside::Log(log) => log.lines().await,
+        Beside::Nothing | Beside::Pull(_) | Beside::Quiet => std::future::pending().await,
     }
 }
 
