@@ -15,6 +15,9 @@ pub const HUB_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 pub const LOGS_MAX: usize = 8;
 /// Commands whose output is sent at once, besides.
 pub const OUTPUTS_MAX: usize = 4;
+/// How long one who takes the log of an operation on a guest may take for a part, before it gets no more of that task's: nobody signed that
+/// it may hold the operation up.
+pub const OUTPUT_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of a log in one message.
 pub const LOG_PART_MAX: usize = 64 * 1024;
 /// Parts of one log under way, at most: all together leave room in the queue to others.

@@ -1,5 +1,7 @@
 //! What containers write, for who asks.
 
+use std::time::Duration;
+
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -33,34 +35,47 @@ pub struct LogPart {
 
 /// Who takes what a command says as it comes.
 #[derive(Debug)]
-pub struct Taker(Option<mpsc::Sender<LogPart>>);
+pub struct Taker {
+    way: Option<mpsc::Sender<LogPart>>,
+    /// How long it may take for a part; for ever when `None`.
+    patience: Option<Duration>,
+}
 
 impl Taker {
-    /// Whoever receives by `way`.
+    /// Whoever receives by `way`, however long that takes.
     #[must_use]
     pub const fn new(way: mpsc::Sender<LogPart>) -> Self {
-        Self(Some(way))
+        Self { way: Some(way), patience: None }
+    }
+
+    /// Whoever receives by `way`, for as long as it takes each part within `patience`.
+    #[must_use]
+    pub const fn within(way: mpsc::Sender<LogPart>, patience: Duration) -> Self {
+        Self { way: Some(way), patience: Some(patience) }
     }
 
     /// Nobody: a command writes on unheeded.
     #[must_use]
     pub const fn nobody() -> Self {
-        Self(None)
+        Self { way: None, patience: None }
     }
 
     /// Whether anybody takes anything.
     #[must_use]
     pub const fn is_somebody(&self) -> bool {
-        self.0.is_some()
+        self.way.is_some()
     }
 
-    /// Gives a part, when there is room for it. Who is gone gets nothing more.
+    /// Gives a part, when there is room for it. Who is gone, or takes too long, gets nothing more.
     pub async fn give(&mut self, data: &[u8], is_stderr: bool) {
-        if let Some(way) = &self.0
-            && !data.is_empty()
-            && way.send(LogPart { data: data.to_vec(), is_stderr }).await.is_err()
-        {
-            self.0 = None;
+        let Some(way) = self.way.as_ref().filter(|_| !data.is_empty()) else { return };
+        let part = LogPart { data: data.to_vec(), is_stderr };
+        let is_given = match self.patience {
+            None => way.send(part).await.is_ok(),
+            Some(patience) => way.send_timeout(part, patience).await.is_ok(),
+        };
+        if !is_given {
+            self.way = None;
         }
     }
 }

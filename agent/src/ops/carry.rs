@@ -86,6 +86,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             Some(entry) => self.carry_on(&op, &turn, &entry).await,
             None => self.begin(&op, &turn, acceptance).await,
         };
+        self.outputs.ended(op.id());
         match result {
             // It was cancelled at the same moment: whoever is first in the journal is right.
             Ok(()) | Err(JournalError::Refused(_)) => {}

@@ -1,7 +1,8 @@
-//! What commands say while they run, on its way to who takes it as it comes.
+//! What commands say while they run, and the tasks of operations on guests, on its way to who takes it as it comes.
 //!
-//! Who wants it says so before the order is handed in, as most commands are over in no time. Only of an order that is signed to be taken
-//! so (`stream`) anybody gets anything.
+//! Who wants it says so before the order is handed in, as most commands are over in no time. Of a command anybody gets anything only if its
+//! order is signed to be taken so (`stream`): who takes it may hold it up. An operation on a guest is held up by nobody: who does not keep
+//! up with the log of a task loses the rest of it.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::driver::logs::{LogPart, LogStream};
 use crate::driver::{DriverError, OpOrder, Taker};
+use crate::limits::OUTPUT_PATIENCE;
 
 /// Who waits for the output of which command. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +35,8 @@ impl Outputs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the output of a command that has not begun. Parts come from when it begins until it has ended.
+    /// Takes the output of a command, or the log of an operation on a guest, that has not begun. Parts come from when it begins until it
+    /// has ended.
     ///
     /// # Errors
     /// [`Code::Busy`] when somebody else takes it already.
@@ -48,11 +51,22 @@ impl Outputs {
         Ok(Taken { outputs: self.clone(), op_id, parts }.map(Ok::<_, DriverError>).boxed())
     }
 
-    /// Who takes what `order` says, if it is signed to be taken as it comes: nobody else is let to hold a command up.
+    /// Who takes what `order` says: of a command, if it is signed to be taken as it comes, as nobody else is let to hold it up; of an
+    /// operation on a guest for each of its tasks anew, until it has [ended](Self::ended).
     pub(super) fn taker(&self, order: &OpOrder) -> Taker {
-        let way = self.lock().remove(&order.op_id);
+        let mut waiting = self.lock();
+        if let Act::Guest(_) = &order.act {
+            let way = waiting.get(&order.op_id).cloned();
+            return way.map_or_else(Taker::nobody, |way| Taker::within(way, OUTPUT_PATIENCE));
+        }
+        let way = waiting.remove(&order.op_id);
         let may_be_held_up = matches!(&order.act, Act::Exec(command) if command.stream);
         way.filter(|_| may_be_held_up).map_or_else(Taker::nobody, Taker::new)
+    }
+
+    /// Nothing more comes of an operation.
+    pub(super) fn ended(&self, op_id: &OpId) {
+        self.lock().remove(op_id);
     }
 }
 
@@ -134,5 +148,50 @@ mod tests {
         let mut taken = outputs.take(op_id()).unwrap();
         assert!(!outputs.taker(&order(false)).is_somebody());
         assert!(taken.next().await.is_none(), "and who asked for it is told at once");
+    }
+
+    fn guest_order() -> OpOrder {
+        let resource = ResourceId::parse("pve/guest/101").unwrap();
+        let act = Act::read("backup", &json!({ "storage": "local" }), &resource).unwrap();
+        OpOrder { resource, act, ..order(false) }
+    }
+
+    #[tokio::test]
+    async fn the_log_of_an_operation_on_a_guest_goes_on_over_all_its_tasks_and_ends_with_it() {
+        let outputs = Outputs::default();
+        let mut taken = outputs.take(op_id()).unwrap();
+        let say = async {
+            for n in 0..3_u8 {
+                let mut taker = outputs.taker(&guest_order());
+                taker.give(&[n], false).await;
+            }
+            outputs.ended(&op_id());
+        };
+        let hear = async {
+            let mut heard = Vec::new();
+            while let Some(part) = taken.next().await {
+                heard.extend(part.unwrap().data);
+            }
+            heard
+        };
+        let ((), heard) = tokio::join!(say, hear);
+        assert_eq!(heard, [0, 1, 2]);
+        assert!(outputs.lock().is_empty() && !outputs.taker(&guest_order()).is_somebody());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_keep_up_with_the_log_of_a_guests_task_holds_nothing_up() {
+        let outputs = Outputs::default();
+        let mut taken = outputs.take(op_id()).unwrap();
+        let mut taker = outputs.taker(&guest_order());
+        let began = tokio::time::Instant::now();
+        for n in 0..9_u8 {
+            taker.give(&[n], false).await;
+        }
+        assert!(!taker.is_somebody() && began.elapsed() <= 2 * OUTPUT_PATIENCE);
+        assert_eq!(taken.next().await.unwrap().unwrap().data, [0]);
+        let mut next = outputs.taker(&guest_order());
+        next.give(b"next", false).await;
+        assert_eq!(taken.next().await.unwrap().unwrap().data, b"next", "the next task is heard again");
     }
 }

@@ -7,6 +7,8 @@ use moorline_common::sign::Signed;
 use serde_json::{Value, json};
 
 use super::{Env, deploy};
+
+mod guests;
 use crate::args::parse_generation;
 use crate::client::{Client, HostView};
 use crate::clock;
@@ -39,6 +41,11 @@ pub enum GetVerb {
         /// The host
         name: String,
     },
+    /// The guests of Proxmox VE on a host, or on all of them, also those that are nobody's
+    Guests {
+        /// The host [default: all]
+        name: Option<String>,
+    },
 }
 
 /// Runs one of them.
@@ -52,6 +59,7 @@ pub async fn run(verb: GetVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
         GetVerb::Slice { name } => slice(&client, ui, &HostName::parse(name)?).await?,
         GetVerb::Host { name } => host(&client, ui, &HostName::parse(name)?).await?,
         GetVerb::Report { name } => report(&client, ui, &HostName::parse(name)?).await?,
+        GetVerb::Guests { name } => guests::list(&client, ui, name).await?,
     }
     Ok(0)
 }
