@@ -65,6 +65,18 @@ async fn a_guest_that_does_not_react_to_being_told_to_stop_is_a_failure_and_no_d
     }
 }
 
+/// Where the host is away everything waits for it; what one call has come to is that guest's affair.
+#[tokio::test(start_paused = true)]
+async fn a_step_of_which_a_host_that_answers_does_not_say_what_it_came_to_stops_no_other() {
+    for (then, kind) in [(Wrong::StatusBefore(596), DriverErrorKind::Retryable), (Wrong::LoseRequest, DriverErrorKind::Unreachable)] {
+        let bench = Bench::new(setup(false));
+        let desired = guests(json!({ "101": { "type": "qemu", "state": "running", "config": { "name": "db" } } }));
+        let plan = bench.plan(&desired, None).await;
+        bench.sim.change(|world| world.faults.calls.push(fault("POST", "/status/start$", 1, then.clone())));
+        assert_eq!(bench.carry_out(&plan.steps[0].action).await.unwrap_err().kind, kind, "{then:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_refused_while_a_task_runs_leaves_its_end_open() {
     for status in [401, 403, 400] {
