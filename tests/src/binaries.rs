@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 /// The environment variable that names the folder with the programs.
 pub const BIN_DIR: &str = "MOORLINE_BIN_DIR";
 
-/// The three programs.
+/// The three programs, and the simulated Proxmox VE.
 #[derive(Debug, Clone)]
 pub struct Binaries {
     /// `moorline-hub`.
@@ -16,6 +16,8 @@ pub struct Binaries {
     pub agent: PathBuf,
     /// `moorctl`.
     pub moorctl: PathBuf,
+    /// `pve-sim`.
+    pub pve_sim: PathBuf,
 }
 
 impl Binaries {
@@ -32,7 +34,7 @@ impl Binaries {
             }
             Ok(path)
         };
-        Ok(Self { hub: one("moorline-hub")?, agent: one("moorline-agent")?, moorctl: one("moorctl")? })
+        Ok(Self { hub: one("moorline-hub")?, agent: one("moorline-agent")?, moorctl: one("moorctl")?, pve_sim: one("pve-sim")? })
     }
 }
 

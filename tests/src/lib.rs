@@ -12,7 +12,7 @@
 //! | [`peer`] | Debian's `docker-compose` once more, loaded once and run for file after file |
 //! | [`own_engine`] | a Docker Engine of our own, to be stopped and started |
 //! | [`image`] | the image that tests and demo run, made without a registry |
-//! | [`pve_sim`] | a simulated Proxmox VE |
+//! | [`pve_sim`], [`pve`] | a simulated Proxmox VE, and one as a process of its own |
 //! | [`registry`] | a registry of our own, with a login |
 //! | [`proxy`] | a recording proxy in front of the engine's socket |
 //! | [`crash`] | killing an agent anywhere, and checking what it did against what the engine saw |
@@ -41,6 +41,7 @@ pub mod own_engine;
 pub mod peer;
 pub mod process;
 pub mod proxy;
+pub mod pve;
 pub mod registry;
 pub mod storm;
 pub mod wait;

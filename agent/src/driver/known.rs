@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use moorline_common::observe::{Observed, Owner};
-use moorline_common::plan::volume_key;
+use moorline_common::plan::{guest, volume_key};
 use moorline_common::pve::Vmid;
 use moorline_common::topology::{DockerSpec, HostSpec};
 
@@ -35,10 +35,12 @@ impl Known {
         self.write().notes.insert(key, owner);
     }
 
-    /// `owner` as it is noted for `key`: what was taken over once stays so.
+    /// `owner` as it is noted for `key`: what was taken over once stays so. An engine gives no id twice; but another guest may bear a number
+    /// by now, which nobody took over.
     #[must_use]
     pub fn heir(&self, key: &str, owner: Owner) -> Owner {
-        let adopted = owner.adopted || self.read().notes.get(key).is_some_and(|before| before.adopted);
+        let is_same = |before: &&Owner| !guest::is_note(key) || before.base == owner.base;
+        let adopted = owner.adopted || self.read().notes.get(key).filter(is_same).is_some_and(|before| before.adopted);
         Owner { adopted, ..owner }
     }
 
@@ -121,5 +123,27 @@ impl Known {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use moorline_common::id::ResourceId;
+
+    use super::*;
+
+    #[test]
+    fn another_guest_of_a_number_inherits_nothing_of_the_one_before_it() {
+        let owner = |base: &str, adopted| Owner {
+            topology: "edge".to_owned(),
+            resource: ResourceId::parse("pve/guest/101").unwrap(),
+            spec: String::new(),
+            base: base.to_owned(),
+            adopted,
+        };
+        let known = Known::default();
+        known.note("guest/101".to_owned(), owner("vm:a", true));
+        assert!(known.heir("guest/101", owner("vm:a", false)).adopted, "what was taken over once stays so");
+        assert!(!known.heir("guest/101", owner("vm:b", false)).adopted);
     }
 }

@@ -15,6 +15,7 @@ use crate::intake::Desired;
 use crate::journal::Journal;
 use crate::ledger::FloorState;
 use crate::limits::CONVERGE_ROUNDS_MAX;
+use crate::reconcile::Notes;
 
 impl<D: Driver, J: Journal> Shared<D, J> {
     /// What the accepted slice wants; nothing once everything was taken down by an operator's word.
@@ -24,6 +25,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             let mut wanted: BTreeSet<ResourceId> = lowered.networks.into_keys().chain(lowered.volumes.into_keys()).collect();
             wanted.extend(lowered.containers.into_keys());
             wanted.extend(lowered.blocked.into_iter().map(|b| b.resource));
+            wanted.extend(desired.spec.guests().map(|(vmid, _)| vmid.resource()));
             return Ok(wanted);
         }
         match self.accepted_floor().await?.map(|floor| floor.state) {
@@ -41,6 +43,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     /// Makes the resource of `op` as the slice says, whatever its policy for drift.
     pub(super) async fn converge(&self, op: &Op, what: Converge) -> Result<OpResult, DriverError> {
         let mend = Mend { resource: op.resource().clone(), fields: what.fields, replaces: !what.in_place };
+        let notes = Notes::new(self.parts.gate.ledger().clone(), self.parts.driver.known());
         let mut steps = 0_u32;
         for _ in 0..CONVERGE_ROUNDS_MAX {
             let desired = match self.desired() {
@@ -73,7 +76,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 let fault = Fault::new(Code::DependencyFailed, format!("it needs {needed}, which is not as the slice says"));
                 return Ok(OpResult { fault: Some(fault), ..OpResult::default() });
             }
-            match self.parts.driver.apply(step).await {
+            let made = async {
+                notes.begin(&step.action).await?;
+                self.parts.driver.apply(step).await?;
+                notes.end(&step.action).await
+            };
+            match made.await {
                 Ok(()) => steps += 1,
                 Err(error) if matches!(error.kind, DriverErrorKind::Conflict | DriverErrorKind::NotFound) => {}
                 Err(error) => return Err(error),

@@ -55,7 +55,7 @@ pub mod work;
 
 use graves::Graves;
 use look::{Look, finished, is_believed, listen};
-use notes::Notes;
+pub(crate) use notes::Notes;
 use record::{Bookkeeping, random};
 use retry::Retries;
 pub use trial::Health;

@@ -15,7 +15,7 @@ const CHANGING: &str = "changing";
 
 /// Keeps ledger and driver in step.
 #[derive(Clone)]
-pub(super) struct Notes {
+pub(crate) struct Notes {
     ledger: Ledger,
     known: Arc<Known>,
 }

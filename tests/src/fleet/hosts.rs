@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{Agent, Drive, Fleet};
 use crate::limits::COMMAND;
 use crate::process::{Output, Process, run, tail};
+use crate::pve::PveHost;
 
 impl Fleet {
     /// Enrols a host by `moorctl host add` and `moorline-agent join`, and starts its agent.
@@ -17,7 +18,7 @@ impl Fleet {
     pub fn add_host(&mut self, name: &str, drive: Drive, labels: &[&str]) -> Result<()> {
         let mut args = vec!["host", "add", name];
         labels.iter().for_each(|label| args.extend(["--label", label]));
-        self.used_engine |= drive != Drive::Sim;
+        self.used_engine |= matches!(drive, Drive::Docker(_));
         let mut adding = self.moorctl_command(&args);
         adding.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut adding = adding.spawn().context("starting moorctl host add")?;
@@ -78,6 +79,7 @@ impl Fleet {
         match drive {
             Drive::Sim => command.args(["--driver", "sim"]),
             Drive::Docker(socket) => command.args(["--driver", "docker", "--docker-socket"]).arg(socket),
+            Drive::Guests => command.args(["--driver", "none"]),
         };
         Ok(command)
     }
@@ -91,6 +93,19 @@ impl Fleet {
         let path = self.root.join("hosts").join(format!("{name}.toml"));
         let old = std::fs::read_to_string(&path).unwrap_or_default();
         std::fs::write(&path, format!("{line}\n{old}"))?;
+        Ok(())
+    }
+
+    /// Connects a host's agent to Proxmox VE; counts from its next start.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn connect_to_proxmox(&self, name: &str, pve: &PveHost) -> Result<()> {
+        let path = self.root.join("hosts").join(format!("{name}.toml"));
+        std::fs::create_dir_all(self.root.join("hosts"))?;
+        let old = std::fs::read_to_string(&path).unwrap_or_default();
+        // Tables come last.
+        std::fs::write(&path, format!("{old}\n{}", pve.config()))?;
         Ok(())
     }
 
@@ -130,7 +145,7 @@ impl Fleet {
 
     /// Adopts a host that has joined by other means, so that its agent can be started.
     pub fn adopt_host(&mut self, name: &str, drive: Drive) {
-        self.used_engine |= drive != Drive::Sim;
+        self.used_engine |= matches!(drive, Drive::Docker(_));
         self.agents.insert(name.to_owned(), Agent { drive, process: None });
     }
 

@@ -37,6 +37,8 @@ pub enum Drive {
     Sim,
     /// The engine behind this socket.
     Docker(PathBuf),
+    /// No engine of containers: guests of Proxmox VE alone.
+    Guests,
 }
 
 struct Agent {
@@ -98,6 +100,12 @@ impl Fleet {
     #[must_use]
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// The programs.
+    #[must_use]
+    pub fn binaries(&self) -> &Binaries {
+        &self.binaries
     }
 
     /// The folder with everything in it.

@@ -25,6 +25,8 @@ mod evil_orders;
 #[cfg(test)]
 mod foreign_client;
 #[cfg(test)]
+mod guests;
+#[cfg(test)]
 mod heal;
 #[cfg(test)]
 mod inbox;

@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 use crate::cmd::{cargo, find, root, run, say, succeeds, target};
 use crate::{needs, tidy};
 
-const PROGRAMS: [&str; 3] = ["moorline-hub", "moorline-agent", "moorctl"];
+const PROGRAMS: [&str; 4] = ["moorline-hub", "moorline-agent", "moorctl", "moorline-pve-sim"];
 
-/// Builds the three programs and the demo in one go; returns the folder that they are in.
+/// Builds the programs and the demo in one go; returns the folder that they are in.
 fn build() -> Result<PathBuf> {
     let mut command = cargo();
     command.current_dir(root()?).args(["build", "--locked", "--bins"]);
