@@ -1,5 +1,5 @@
-//! The guided tour behind `cargo demo`: a hub, an operator and two hosts as real processes, a push, a
-//! container removed by hand, a change, and the way down. Every command that it runs is shown.
+//! The guided tour behind `cargo demo`: a hub, an operator and three hosts as real processes, a push, a
+//! container removed and a guest stopped by hand, a change, operations, and the way down. Every command that it runs is shown.
 //!
 //! It touches nothing on the engine but what it made, and leaves nothing behind.
 
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use moorline_pve_sim::world::hand::Hand;
 
 use crate::engine::{Engine, SOCKET};
 use crate::fleet::{Drive, Fleet, text};
@@ -15,10 +16,13 @@ use crate::image;
 use crate::limits::{APPLY, SOON};
 use crate::operator::Operator;
 use crate::own_engine::OwnEngine;
+use crate::pve::PveHost;
 use crate::wait::wait_for;
 
-/// The hosts of the example topologies.
-const HOSTS: [&str; 2] = ["shop-17", "shop-18"];
+/// The hosts of the example topologies: two with containers, one with guests.
+const HOSTS: [&str; 3] = ["shop-17", "shop-18", "pve-1"];
+/// The guest on the last one.
+const GUEST: u32 = 101;
 const EXAMPLE: &str = "deploy/examples/edge.yaml";
 const EXAMPLE_CHANGED: &str = "deploy/examples/edge-v2.yaml";
 const TOPOLOGY: &str = "edge";
@@ -80,6 +84,7 @@ struct Tour {
     engine: Option<Engine>,
     own: Option<OwnEngine>,
     made_image: bool,
+    pve: PveHost,
     examples: PathBuf,
 }
 
@@ -106,8 +111,10 @@ impl Tour {
             None => say(&format!("Host {} runs on the built-in simulator.", HOSTS[0]))?,
         }
         say(&format!("Host {} runs on the built-in simulator, so that there are two.", HOSTS[1]))?;
+        let pve = PveHost::start(fleet.binaries(), &fleet.root().join("pve"), &serde_json::json!({}))?;
+        say(&format!("Host {} is a Proxmox VE: a simulated one, which answers over HTTPS as the real API does.", HOSTS[2]))?;
         say(&format!("Everything happens in {}.", fleet.root().display()))?;
-        Ok(Self { fleet, engine, own, made_image, examples })
+        Ok(Self { fleet, engine, own, made_image, pve, examples })
     }
 
     fn walk(&mut self) -> Result<()> {
@@ -116,7 +123,9 @@ impl Tour {
         let operator = self.fleet.operator()?;
         self.push(&operator)?;
         self.break_and_heal(&operator)?;
-        self.change(&operator)
+        self.break_guest()?;
+        self.change(&operator)?;
+        self.operations()
     }
 
     fn hub_and_operator(&mut self) -> Result<()> {
@@ -135,13 +144,14 @@ impl Tour {
     }
 
     fn hosts(&mut self) -> Result<()> {
-        chapter("Two hosts. A one-time token lets each join; the operator signs who it is.")?;
+        chapter("Three hosts. A one-time token lets each join; the operator signs who it is.")?;
+        self.fleet.connect_to_proxmox(HOSTS[2], &self.pve)?;
         for (index, name) in HOSTS.iter().enumerate() {
-            let drive = match &self.engine {
-                Some(engine) if index == 0 => Drive::Docker(engine.socket().to_owned()),
-                Some(_) | None => Drive::Sim,
+            let (drive, driver) = match &self.engine {
+                Some(engine) if index == 0 => (Drive::Docker(engine.socket().to_owned()), "docker"),
+                Some(_) | None if index == 2 => (Drive::Guests, "none"),
+                Some(_) | None => (Drive::Sim, "sim"),
             };
-            let driver = if drive == Drive::Sim { "sim" } else { "docker" };
             say(&format!(" $ moorctl host add {name}                        (waits for the join, then signs the binding)"))?;
             say(&format!(" $ moorline-agent --driver {driver} join <token> && moorline-agent --driver {driver} run &"))?;
             self.fleet.add_host(name, drive, &[])?;
@@ -170,7 +180,8 @@ impl Tour {
         self.show(&["push", "-f", EXAMPLE, "--wait"])?;
         self.converged(operator, 1)?;
         self.show(&["status"])?;
-        self.show_containers()
+        self.show_containers()?;
+        self.show(&["get", "guests"])
     }
 
     fn show_containers(&self) -> Result<()> {
@@ -226,6 +237,26 @@ impl Tour {
         Ok((victim, gone.elapsed().as_secs_f64()))
     }
 
+    fn break_guest(&self) -> Result<()> {
+        chapter("A guest's power is cut on its host. Its agent looks, and starts it.")?;
+        say(&format!(" $ qm stop {GUEST}                              (on {})", HOSTS[2]))?;
+        self.pve.by_hand(&Hand::Stop { vmid: GUEST })?;
+        let gone = Instant::now();
+        wait_for(&format!("guest {GUEST} runs again"), SOON, || {
+            Ok(self.pve.guest(GUEST)?.filter(|guest| guest.get("status").is_some_and(|status| status == "running")).map(drop))
+        })?;
+        say(&format!("   guest {GUEST} runs again after {:.1} s.", gone.elapsed().as_secs_f64()))
+    }
+
+    /// What is done once, by an operator's signed word.
+    fn operations(&self) -> Result<()> {
+        chapter("Operations: each is signed for the very guest, done at most once, and answered by the host's own signature.")?;
+        let guest = format!("{}/{GUEST}", HOSTS[2]);
+        self.show(&["--yes", "op", "snapshot", "create", &guest, "before-upgrade"])?;
+        self.show(&["--yes", "op", "backup", &guest, "--storage", "local"])?;
+        self.show(&["op", "ls", HOSTS[2]])
+    }
+
     fn change(&mut self, operator: &Operator) -> Result<()> {
         chapter("A change. First what it would do, then the push of it.")?;
         say(&format!(" $ moorctl plan -f {EXAMPLE_CHANGED}"))?;
@@ -252,6 +283,8 @@ impl Tour {
     fn take_down(&self) -> Result<()> {
         chapter("And down again: a signed empty slice, so nobody else can do it.")?;
         self.show(&["down", TOPOLOGY, "--yes", "--wait"])?;
+        say(&format!("   Guest {GUEST} is told to stop, and stays with its disks: a topology destroys none."))?;
+        self.show(&["get", "guests"])?;
         let Some(engine) = &self.engine else { return Ok(()) };
         let cluster = self.fleet.cluster();
         wait_for("containers and networks are gone", APPLY, || {
@@ -277,9 +310,10 @@ impl Tour {
     }
 
     fn tidy(self) -> Result<()> {
-        let Self { mut fleet, engine, own, made_image, .. } = self;
+        let Self { mut fleet, engine, own, made_image, pve, .. } = self;
         let (cluster, root) = (fleet.cluster().to_owned(), fleet.root().to_owned());
         fleet.end_processes();
+        drop(pve);
         if let Some(engine) = engine {
             engine.clean(&cluster)?;
             if made_image && image::remove(&engine).is_err() {
@@ -300,14 +334,23 @@ impl Tour {
     }
 
     fn leave_running(self) -> Result<()> {
-        let Self { fleet, engine, own, .. } = self;
+        let Self { fleet, engine, own, pve, .. } = self;
         let own = own.and_then(OwnEngine::leave_running);
+        let pve = pve.leave_running();
         let (root, cluster, home) = (fleet.root().to_owned(), fleet.cluster().to_owned(), fleet.home());
         let moorctl = crate::binaries::Binaries::find()?.moorctl;
-        let ids: Vec<String> = fleet.leave_running().iter().chain(&own).map(u32::to_string).collect();
+        let ids: Vec<String> = fleet.leave_running().iter().chain(&own).chain([&pve]).map(u32::to_string).collect();
         chapter("Left running. Lines to try next:")?;
         let line = format!("{} --home {}", shorten(&moorctl), home.display());
-        for verb in ["status -w", "events -f", "get topology edge", "diff edge 1..2", "rollback edge --to 1 --wait", "down edge --wait"] {
+        for verb in [
+            "status -w",
+            "events -f",
+            "get topology edge",
+            "diff edge 1..2",
+            "rollback edge --to 1 --wait",
+            "get guests",
+            "down edge --wait",
+        ] {
             say(&format!("   {line} {verb}"))?;
         }
         say("\nTo end it all:")?;

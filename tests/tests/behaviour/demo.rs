@@ -15,7 +15,17 @@ fn the_demo_shows_push_heal_change_and_re_push_and_leaves_nothing_behind() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
     demo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
     let output = run(demo, b"", COMMAND).unwrap().ok().unwrap();
-    for words in ["moorctl push", "moorctl status", "is back after", "moorctl plan", "pushes again by itself", "moorctl down"] {
+    for words in [
+        "moorctl push",
+        "moorctl status",
+        "is back after",
+        "moorctl plan",
+        "pushes again by itself",
+        "guest 101 runs again after",
+        "1 pending reboot",
+        "backup local:backup/vzdump-qemu-101",
+        "moorctl down",
+    ] {
         assert!(output.stdout.contains(words), "`{words}` is missing in:\n{}", output.stdout);
     }
     let folder = output.stdout.lines().find_map(|l| l.strip_prefix("Everything happens in ")).unwrap().trim_end_matches('.');
