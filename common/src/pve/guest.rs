@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::{self, GuestKind, Shape};
 use super::property::Whose;
 use super::scalar::Wrong;
-use super::value::{self, Normal};
+use super::value::{self, Need};
 
 /// A config: values by their keys, as Proxmox VE writes them.
 pub type Config = BTreeMap<String, String>;
@@ -51,6 +51,21 @@ impl ConfigChange {
         self.set.keys().chain(&self.delete).chain(self.grow.keys()).chain(self.refused.keys()).cloned().collect()
     }
 
+    /// Adds what a key needs.
+    fn add(&mut self, key: &str, need: Need) {
+        let key = key.to_owned();
+        match need {
+            Need::Nothing => {}
+            Need::Set(text) => drop(self.set.insert(key, text)),
+            Need::Delete => drop(self.delete.insert(key)),
+            Need::Grow { bytes, set } => {
+                self.set.extend(set.map(|text| (key.clone(), text)));
+                self.grow.insert(key, bytes);
+            }
+            Need::Refused(why) => drop(self.refused.insert(key, why)),
+        }
+    }
+
     /// Leaves a key as it is.
     pub fn leave(&mut self, key: &str) {
         self.set.remove(key);
@@ -91,40 +106,13 @@ pub fn change(wanted: &Config, applied: Option<&Config>, live: &GuestConfig) -> 
     let mut change = ConfigChange::default();
     for (key, text) in wanted {
         let known = keys::find(live.kind, key).map_err(Wrong::new)?;
-        let has = live.set.get(key).map(String::as_str);
         let is_rewritten = hides(known.shape) && applied.is_some_and(|applied| applied.get(key) != Some(text));
-        if value::is_met(known.shape, text, has)? && !is_rewritten {
-            continue;
-        }
-        if known.is_fixed {
-            let has = has.unwrap_or("nothing");
-            change.refused.insert(key.clone(), format!("it is {has}, and can only be said when the guest is made"));
-            continue;
-        }
-        if let Some(bytes) = larger(known.shape, text, has)? {
-            change.grow.insert(key.clone(), bytes);
-        }
-        if value::normal(known.shape, text, Whose::Ours)?.is_none() {
-            // What holds anyway needs no key.
-            change.delete.insert(key.clone());
-            continue;
-        }
-        match value::written(known.shape, text, has) {
-            Ok(sent) if has.is_some_and(|has| is_same(known.shape, &sent, has)) => {}
-            Ok(sent) => drop(change.set.insert(key.clone(), sent)),
-            Err(why) => drop(change.refused.insert(key.clone(), why.to_string())),
-        }
+        let need = value::need(known, text, live.set.get(key).map(String::as_str))?;
+        change.add(key, if is_rewritten && need == Need::Nothing { Need::Set(text.trim().to_owned()) } else { need });
     }
     let dropped = applied.into_iter().flatten().filter(|(key, _)| !wanted.contains_key(*key) && live.set.contains_key(*key));
-    for (key, _) in dropped {
-        match keys::find(live.kind, key) {
-            Ok(known) if holds_data(known.shape) => {
-                let why = "the file names it no more; taking it out would detach a disk: do that by hand, or name it again";
-                change.refused.insert(key.clone(), why.to_owned());
-            }
-            Ok(known) if !known.is_fixed => drop(change.delete.insert(key.clone())),
-            Ok(_) | Err(_) => {}
-        }
+    for (key, known) in dropped.filter_map(|(key, _)| Some((key, keys::find(live.kind, key).ok()?))) {
+        change.add(key, value::need_of_dropped(known));
     }
     Ok(change)
 }
@@ -143,28 +131,6 @@ pub fn pending(live: &GuestConfig) -> BTreeSet<&str> {
 /// Whether a host does not show what was set.
 const fn hides(shape: Shape) -> bool {
     matches!(shape, Shape::PasswordHash)
-}
-
-const fn holds_data(shape: Shape) -> bool {
-    matches!(shape, Shape::Volume(_))
-}
-
-/// Whether sending `text` where `has` stands would change nothing.
-fn is_same(shape: Shape, text: &str, has: &str) -> bool {
-    let normal = |text| value::normal(shape, text, Whose::Theirs).ok();
-    !hides(shape) && normal(text) == normal(has)
-}
-
-/// The size to which a disk that is there has to grow, in bytes.
-fn larger(shape: Shape, text: &str, has: Option<&str>) -> Result<Option<u64>, Wrong> {
-    let Some(has) = has else { return Ok(None) };
-    let (wanted, has) = (value::normal(shape, text, Whose::Ours)?, value::normal(shape, has, Whose::Theirs)?);
-    Ok(match (wanted, has) {
-        (Some(Normal::Volume(wanted)), Some(Normal::Volume(has))) if wanted.is_the_place_of(&has) && wanted.is_larger_than(&has) => {
-            wanted.size
-        }
-        _ => None,
-    })
 }
 
 #[cfg(test)]

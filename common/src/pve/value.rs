@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-use super::keys::Shape;
+use super::keys::{Key, Shape};
 use super::property::{Format, Props, Whose};
 use super::scalar::{self, Wrong};
 use super::volume::Volume;
@@ -93,24 +93,7 @@ fn pairs(format: &Format, text: &str, whose: Whose) -> Result<Option<Normal>, Wr
 /// # Errors
 /// [`Wrong`] when `wanted` is no value of this shape.
 pub fn is_met(shape: Shape, wanted: &str, live: Option<&str>) -> Result<bool, Wrong> {
-    let wanted = normal(shape, wanted, Whose::Ours)?;
-    let live = match live {
-        Some(text) => normal(shape, text, Whose::Theirs)?,
-        None => None,
-    };
-    Ok(match (shape, wanted, live) {
-        (_, Some(Normal::Any), live) => live.is_some(),
-        // Never shown: whether it is the same is told by what was applied.
-        (Shape::PasswordHash, wanted, live) => wanted.is_some() == live.is_some(),
-        (Shape::Card(_, address), Some(Normal::Props(wanted)), Some(Normal::Props(mut live))) => {
-            if !wanted.contains_key(address) {
-                live.remove(address);
-            }
-            wanted == live
-        }
-        (_, Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) => wanted.is_met_by(&live),
-        (_, wanted, live) => wanted == live,
-    })
+    Ok(Both::read(shape, wanted, live)?.is_met())
 }
 
 /// What to write for `wanted` where `live` is there: with the address that the card has, and never as an allocation where there is a
@@ -119,33 +102,138 @@ pub fn is_met(shape: Shape, wanted: &str, live: Option<&str>) -> Result<bool, Wr
 /// # Errors
 /// [`Wrong`] when `wanted` is no value of this shape, or cannot be written over `live`.
 pub fn written(shape: Shape, wanted: &str, live: Option<&str>) -> Result<String, Wrong> {
-    let normal_form = normal(shape, wanted, Whose::Ours)?;
-    let live = match live {
-        Some(text) => normal(shape, text, Whose::Theirs)?,
-        None => None,
+    Both::read(shape, wanted, live)?.written()
+}
+
+/// What it takes for a key to have a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing: it has it.
+    Nothing,
+    /// To be set to this.
+    Set(String),
+    /// To be taken out: what is wanted holds anyway, or nobody wants anything any more.
+    Delete,
+    /// A disk to be grown; and to be set to this, where its options differ, too.
+    Grow {
+        /// Its size then.
+        bytes: u64,
+        /// What to set it to.
+        set: Option<String>,
+    },
+    /// What cannot be had, with why.
+    Refused(String),
+}
+
+/// What it takes for `known` to be `wanted` where `live` is there.
+///
+/// # Errors
+/// [`Wrong`] when `wanted` is no value of it.
+pub fn need(known: &Key, wanted: &str, live: Option<&str>) -> Result<Need, Wrong> {
+    let both = Both::read(known.shape, wanted, live)?;
+    if both.is_met() {
+        return Ok(Need::Nothing);
+    }
+    if known.is_fixed {
+        let has = live.unwrap_or("nothing");
+        return Ok(Need::Refused(format!("it is {has}, and can only be said when the guest is made")));
+    }
+    if both.wanted.is_none() {
+        return Ok(Need::Delete);
+    }
+    let sent = match both.written() {
+        Ok(sent) => sent,
+        Err(why) => return Ok(Need::Refused(why.to_string())),
     };
-    Ok(match (shape, normal_form) {
-        (Shape::Card(format, address), Some(Normal::Props(mut props))) => {
-            if !props.contains_key(address)
-                && let Some(Normal::Props(live)) = live
-                && let Some(has) = live.get(address)
-            {
-                props.insert(address.to_owned(), has.clone());
-            }
-            format.write(&props)
-        }
-        (Shape::Volume(format), Some(Normal::Volume(volume))) => match live {
-            Some(Normal::Volume(live)) => volume.over(&live)?.write(format),
-            _ => volume.write(format),
+    Ok(match (&both.wanted, &both.live) {
+        (Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) => match wanted.size.filter(|_| wanted.is_larger_than(live)) {
+            Some(bytes) => Need::Grow { bytes, set: (!wanted.has_options_of(live)).then_some(sent) },
+            None => Need::Set(sent),
         },
-        // Not every host takes every spelling: one without needless commas.
-        (Shape::Props(format), Some(Normal::Props(props))) => format.write(&props),
-        (Shape::Tags, Some(Normal::Set(set))) => set.into_iter().collect::<Vec<_>>().join(";"),
-        (Shape::SshKeys, Some(Normal::Text(keys))) => encoded(&keys),
-        (Shape::Bool(_), _) => scalar::flag(scalar::boolean(wanted.trim())?).to_owned(),
-        (Shape::Description, Some(Normal::Text(text))) => text,
-        _ => wanted.trim().to_owned(),
+        _ => Need::Set(sent),
     })
+}
+
+/// What it takes where a topology named `known` and does no more.
+#[must_use]
+pub fn need_of_dropped(known: &Key) -> Need {
+    match known.shape {
+        _ if known.is_fixed => Need::Nothing,
+        Shape::Volume(_) => {
+            let why = "the file names it no more; taking it out would detach a disk: do that by hand, or name it again";
+            Need::Refused(why.to_owned())
+        }
+        Shape::Bool(_)
+        | Shape::Int(..)
+        | Shape::CpuUnits
+        | Shape::Number(..)
+        | Shape::Word(..)
+        | Shape::Text(_)
+        | Shape::DnsName
+        | Shape::Description
+        | Shape::Tags
+        | Shape::SshKeys
+        | Shape::PasswordHash
+        | Shape::Props(_)
+        | Shape::Card(..) => Need::Delete,
+    }
+}
+
+/// A wanted value and the one that is there, each read once.
+struct Both<'a> {
+    shape: Shape,
+    /// The wanted one, as it was given.
+    text: &'a str,
+    wanted: Option<Normal>,
+    live: Option<Normal>,
+}
+
+impl<'a> Both<'a> {
+    fn read(shape: Shape, text: &'a str, live: Option<&str>) -> Result<Self, Wrong> {
+        let wanted = normal(shape, text, Whose::Ours)?;
+        let live = live.map(|live| normal(shape, live, Whose::Theirs)).transpose()?.flatten();
+        Ok(Self { shape, text, wanted, live })
+    }
+
+    fn is_met(&self) -> bool {
+        match (self.shape, &self.wanted, &self.live) {
+            (_, Some(Normal::Any), live) => live.is_some(),
+            // Never shown: whether it is the same is told by what was applied.
+            (Shape::PasswordHash, wanted, live) => wanted.is_some() == live.is_some(),
+            (Shape::Card(_, address), Some(Normal::Props(wanted)), Some(Normal::Props(live))) => {
+                let is_given = |key: &str| key == address && !wanted.contains_key(address);
+                wanted.iter().eq(live.iter().filter(|(key, _)| !is_given(key)))
+            }
+            (_, Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) => wanted.is_met_by(live),
+            (_, wanted, live) => wanted == live,
+        }
+    }
+
+    fn written(&self) -> Result<String, Wrong> {
+        Ok(match (self.shape, &self.wanted) {
+            (Shape::Card(format, address), Some(Normal::Props(wanted))) => {
+                let mut props = wanted.clone();
+                if let Some(Normal::Props(live)) = &self.live
+                    && let Some(has) = live.get(address)
+                {
+                    props.entry(address.to_owned()).or_insert_with(|| has.clone());
+                }
+                format.write(&props)
+            }
+            (Shape::Volume(format), Some(Normal::Volume(volume))) => match &self.live {
+                Some(Normal::Volume(live)) => volume.over(live)?.write(format),
+                Some(_) => return Err(Wrong::new("what is there is no volume that this version of Moorline knows: see to it on the host")),
+                None => volume.write(format),
+            },
+            // Not every host takes every spelling: one without needless commas.
+            (Shape::Props(format), Some(Normal::Props(props))) => format.write(props),
+            (Shape::Tags, Some(Normal::Set(set))) => set.iter().cloned().collect::<Vec<_>>().join(";"),
+            (Shape::SshKeys, Some(Normal::Text(keys))) => encoded(keys),
+            (Shape::Bool(_), _) => scalar::flag(scalar::boolean(self.text.trim())?).to_owned(),
+            (Shape::Description, Some(Normal::Text(text))) => text.clone(),
+            _ => self.text.trim().to_owned(),
+        })
+    }
 }
 
 fn dns_name(text: &str, whose: Whose) -> Result<String, Wrong> {
@@ -332,6 +420,8 @@ mod tests {
         ] {
             assert_eq!(written(shape(kind, key), wanted, live).as_deref(), Ok(sent), "{key}: {wanted} over {live:?}");
         }
+        let strange = written(shape(Qemu, "scsi0"), "local-lvm:8", Some("new words of a host"));
+        assert!(strange.unwrap_err().to_string().contains("no volume that"), "nothing is made in its place");
         let other = written(shape(Qemu, "scsi0"), "local-lvm:vm-1-disk-1", Some("local-lvm:vm-1-disk-0,size=8G"));
         assert!(other.unwrap_err().to_string().contains("another volume"));
     }

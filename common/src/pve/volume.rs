@@ -104,7 +104,9 @@ impl Volume {
         }
     }
 
-    fn has_options_of(&self, live: &Volume) -> bool {
+    /// Whether its options are those of `live`.
+    #[must_use]
+    pub fn has_options_of(&self, live: &Volume) -> bool {
         let given = |key: &str| {
             // The host says by itself what cloud-init's drive is.
             key == "media" && live.source.is_cloud_init() && !self.options.contains_key(key)
