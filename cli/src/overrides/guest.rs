@@ -89,7 +89,8 @@ fn default(shape: Shape) -> Option<String> {
         | Shape::PasswordHash
         | Shape::Props(_)
         | Shape::Volume(_)
-        | Shape::Card(..) => None,
+        | Shape::Card(..)
+        | Shape::Identity(..) => None,
     };
     let is_default = |text: &String| value::normal(shape, text, Whose::Ours).is_ok_and(|normal| normal.is_none());
     // Pairs say it by no pair at all, or by a `0` that stands for the one that is needed, as in `agent: 0`.

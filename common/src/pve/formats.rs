@@ -3,6 +3,7 @@
 //! Source: the API pages `PUT /nodes/{node}/qemu/{vmid}/config` and `PUT /nodes/{node}/lxc/{vmid}/config`.
 
 use super::property::{Field, Format};
+use super::scalar;
 
 const ANY: Field = Field::Text(None);
 const YES: Field = Field::Bool(Some(true));
@@ -311,7 +312,7 @@ pub static SMBIOS: Format = Format {
     bare: None,
     required: &[],
     keys: &[
-        ("uuid", ANY),
+        ("uuid", Field::Checked(scalar::uuid)),
         ("base64", NO),
         ("family", ANY),
         ("manufacturer", ANY),

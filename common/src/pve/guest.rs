@@ -110,9 +110,12 @@ pub fn change(wanted: &Config, applied: Option<&Config>, live: &GuestConfig) -> 
         let need = value::need(known, text, live.set.get(key).map(String::as_str))?;
         change.add(key, if is_rewritten && need == Need::Nothing { Need::Set(text.trim().to_owned()) } else { need });
     }
-    let dropped = applied.into_iter().flatten().filter(|(key, _)| !wanted.contains_key(*key) && live.set.contains_key(*key));
-    for (key, known) in dropped.filter_map(|(key, _)| Some((key, keys::find(live.kind, key).ok()?))) {
-        change.add(key, value::need_of_dropped(known));
+    let dropped = applied.into_iter().flatten().filter(|(key, _)| !wanted.contains_key(*key));
+    for (key, _) in dropped {
+        // What only a host may say was never applied.
+        if let (Ok(known), Some(has)) = (keys::find(live.kind, key), live.set.get(key)) {
+            change.add(key, value::need_of_dropped(known, has));
+        }
     }
     Ok(change)
 }
@@ -173,6 +176,29 @@ mod tests {
         assert!(dropped.is_empty() && dropped.refused.keys().eq(["scsi1"]), "{dropped:?}");
         let new = change(&config(&[("scsi2", "local-lvm:4")]), None, &has).unwrap();
         assert_eq!(new.set, config(&[("scsi2", "local-lvm:4")]));
+    }
+
+    #[test]
+    fn who_a_guest_is_stays_whatever_the_file_says() {
+        const UUID: &str = "uuid=6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e";
+        let has = live(&[("smbios1", &format!("{UUID},serial=1")), ("vmgenid", "0f6a1d6f-7d60-4c8e-8f2a-6e3c4af29b7e")]);
+        let named = config(&[("smbios1", "manufacturer=Shop")]);
+        let sent = config(&[("smbios1", &format!("manufacturer=Shop,{UUID}"))]);
+        assert_eq!(change(&named, None, &has).unwrap(), ConfigChange { set: sent, ..ConfigChange::default() });
+        // Once named and dropped: what was said goes, the id stays; and what only the host says was never ours.
+        let applied = config(&[("smbios1", "serial=1"), ("vmgenid", "1")]);
+        let dropped = change(&Config::new(), Some(&applied), &has).unwrap();
+        assert_eq!(dropped, ConfigChange { set: config(&[("smbios1", UUID)]), ..ConfigChange::default() });
+        let plain = live(&[("smbios1", UUID)]);
+        for (wanted, applied) in [(&Config::new(), Some(&applied)), (&config(&[("smbios1", "")]), None)] {
+            assert_eq!(change(wanted, applied, &plain).unwrap(), ConfigChange::default());
+        }
+        for (other, has) in [("uuid=6E3C4AF2-7D60-4C8E-8F2A-000000000000", &has), (UUID, &live(&[("smbios1", "serial=1")]))] {
+            let refused = change(&config(&[("smbios1", other)]), None, has).unwrap();
+            assert!(refused.is_empty() && refused.refused["smbios1"].contains("`uuid`, which can only be said"), "{refused:?}");
+        }
+        let same = config(&[("smbios1", "serial=1,uuid=6E3C4AF2-7D60-4C8E-8F2A-0F6A1D6F9B7E")]);
+        assert_eq!(change(&same, None, &has).unwrap(), ConfigChange::default());
     }
 
     #[test]

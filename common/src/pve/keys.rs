@@ -57,6 +57,8 @@ pub enum Shape {
     Volume(&'static Format),
     /// A network card: pairs, and an address under this key that a host makes up where none is given.
     Card(&'static Format, &'static str),
+    /// Who the guest is: pairs, of which the one under this key stays from its making on, and is made up where none is given.
+    Identity(&'static Format, &'static str),
 }
 
 /// A key, or a family of them with a number behind.
@@ -143,7 +145,7 @@ static QEMU: &[Key] = &[
     one("searchdomain", ANY),
     many("serial", 4, Shape::Word(&["socket"], None)),
     one("shares", Shape::Int(0, 50_000, Some(1000))),
-    one("smbios1", Shape::Props(&formats::SMBIOS)),
+    one("smbios1", Shape::Identity(&formats::SMBIOS, "uuid")),
     one("sockets", Shape::Int(1, MOST, Some(1))),
     one("sshkeys", Shape::SshKeys),
     one("startdate", Shape::Text(Some("now"))),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::scalar::{self, Wrong};
 
 /// What a format knows of one key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Field {
     /// Yes or no; what it is when it is left out.
     Bool(Option<bool>),
@@ -25,6 +25,8 @@ pub enum Field {
     Mac,
     /// A list with `;` between, in the order that it has.
     List,
+    /// What has a form of its own, which this brings into its normal form.
+    Checked(fn(&str) -> Result<String, Wrong>),
     /// Another name for this key.
     Alias(&'static str),
     /// A word of the first key, with the value of the second: `virtio=MAC` is `model=virtio,macaddr=MAC`.
@@ -125,7 +127,7 @@ impl Format {
             Field::Bool(default) => default.map(|yes| scalar::flag(yes).to_owned()),
             Field::Int(_, _, default) => default.map(|n| n.to_string()),
             Field::Word(_, default) | Field::Text(default) => default.map(str::to_owned),
-            Field::Number | Field::Size | Field::Mac | Field::List | Field::Alias(_) | Field::WordWith(..) => None,
+            Field::Number | Field::Size | Field::Mac | Field::List | Field::Checked(_) | Field::Alias(_) | Field::WordWith(..) => None,
         }
     }
 
@@ -156,6 +158,7 @@ impl Field {
             Field::Size => scalar::size(text).map(|bytes| bytes.to_string()),
             Field::Mac => scalar::mac(text),
             Field::List => Ok(text.split(';').map(str::trim).collect::<Vec<_>>().join(";")),
+            Field::Checked(read) => read(text),
             // Never asked: they are resolved before.
             Field::Alias(_) | Field::WordWith(..) => Ok(text.to_owned()),
         }

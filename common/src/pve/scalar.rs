@@ -96,6 +96,24 @@ pub fn mac(text: &str) -> Result<String, Wrong> {
     Ok(text.to_ascii_uppercase())
 }
 
+/// A UUID, in lower case.
+///
+/// # Errors
+/// [`Wrong`] for what is none.
+pub fn uuid(text: &str) -> Result<String, Wrong> {
+    if is_uuid(text) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(Wrong::new(format!("`{text}` is no UUID, such as 6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e")))
+}
+
+/// Whether a text is a UUID.
+#[must_use]
+pub fn is_uuid(text: &str) -> bool {
+    let groups: Vec<&str> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12]) && groups.iter().all(|g| g.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 const UNITS: [(char, u32); 4] = [('K', 10), ('M', 20), ('G', 30), ('T', 40)];
 
 /// A size in bytes: `8G`, `8192M`, `8589934592`; units are powers of 1024.

@@ -78,7 +78,7 @@ fn read(shape: Shape, text: &str, whose: Whose) -> Result<Option<Normal>, Wrong>
         Shape::SshKeys => ssh_keys(plain, whose)?,
         Shape::PasswordHash => password_hash(plain, whose)?,
         Shape::Props(format) => pairs(format, plain, whose)?,
-        Shape::Card(format, _) => pairs(format, plain, whose)?,
+        Shape::Card(format, _) | Shape::Identity(format, _) => pairs(format, plain, whose)?,
         Shape::Volume(format) => Some(Normal::Volume(Volume::read(format, plain, whose)?)),
     })
 }
@@ -138,27 +138,22 @@ pub fn need(known: &Key, wanted: &str, live: Option<&str>) -> Result<Need, Wrong
         let has = live.unwrap_or("nothing");
         return Ok(Need::Refused(format!("it is {has}, and can only be said when the guest is made")));
     }
+    if let Shape::Identity(_, given) = known.shape {
+        return Ok(both.identity(given));
+    }
     if both.wanted.is_none() {
         return Ok(Need::Delete);
     }
-    let sent = match both.written() {
-        Ok(sent) => sent,
-        Err(why) => return Ok(Need::Refused(why.to_string())),
-    };
-    Ok(match (&both.wanted, &both.live) {
-        (Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) => match wanted.size.filter(|_| wanted.is_larger_than(live)) {
-            Some(bytes) => Need::Grow { bytes, set: (!wanted.has_options_of(live)).then_some(sent) },
-            None => Need::Set(sent),
-        },
-        _ => Need::Set(sent),
-    })
+    Ok(both.set())
 }
 
-/// What it takes where a topology named `known` and does no more.
+/// What it takes where a topology named `known`, which is `live`, and does no more.
 #[must_use]
-pub fn need_of_dropped(known: &Key) -> Need {
+pub fn need_of_dropped(known: &Key, live: &str) -> Need {
     match known.shape {
         _ if known.is_fixed => Need::Nothing,
+        // Nothing wanted is never wrong.
+        Shape::Identity(..) => need(known, "", Some(live)).unwrap_or(Need::Nothing),
         Shape::Volume(_) => {
             let why = "the file names it no more; taking it out would detach a disk: do that by hand, or name it again";
             Need::Refused(why.to_owned())
@@ -200,26 +195,58 @@ impl<'a> Both<'a> {
             (_, Some(Normal::Any), live) => live.is_some(),
             // Never shown: whether it is the same is told by what was applied.
             (Shape::PasswordHash, wanted, live) => wanted.is_some() == live.is_some(),
-            (Shape::Card(_, address), Some(Normal::Props(wanted)), Some(Normal::Props(live))) => {
-                let is_given = |key: &str| key == address && !wanted.contains_key(address);
-                wanted.iter().eq(live.iter().filter(|(key, _)| !is_given(key)))
-            }
+            (Shape::Card(_, given) | Shape::Identity(_, given), wanted, live) => match (pairs_of(wanted), pairs_of(live)) {
+                (Some(wanted), Some(live)) => {
+                    let is_left = |key: &str| key == given && !wanted.contains_key(given);
+                    wanted.iter().eq(live.iter().filter(|(key, _)| !is_left(key)))
+                }
+                _ => false,
+            },
             (_, Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) => wanted.is_met_by(live),
             (_, wanted, live) => wanted == live,
         }
     }
 
+    /// Its needs, if it is who the guest is.
+    fn identity(&self, given: &str) -> Need {
+        let one = |normal| pairs_of(normal).and_then(|pairs: &Props| pairs.get(given));
+        if let Some(wanted) = one(&self.wanted)
+            && Some(wanted) != one(&self.live)
+        {
+            return Need::Refused(staying(given));
+        }
+        match self.written() {
+            // It is never taken out: who the guest is would go with it.
+            Ok(sent) if sent.is_empty() => Need::Nothing,
+            Ok(sent) => Need::Set(sent),
+            Err(why) => Need::Refused(why.to_string()),
+        }
+    }
+
+    /// What to set, and to grow.
+    fn set(&self) -> Need {
+        let sent = match self.written() {
+            Ok(sent) => sent,
+            Err(why) => return Need::Refused(why.to_string()),
+        };
+        if let (Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) = (&self.wanted, &self.live)
+            && let Some(bytes) = wanted.size.filter(|_| wanted.is_larger_than(live))
+        {
+            return Need::Grow { bytes, set: (!wanted.has_options_of(live)).then_some(sent) };
+        }
+        Need::Set(sent)
+    }
+
     fn written(&self) -> Result<String, Wrong> {
-        Ok(match (self.shape, &self.wanted) {
-            (Shape::Card(format, address), Some(Normal::Props(wanted))) => {
-                let mut props = wanted.clone();
-                if let Some(Normal::Props(live)) = &self.live
-                    && let Some(has) = live.get(address)
-                {
-                    props.entry(address.to_owned()).or_insert_with(|| has.clone());
-                }
-                format.write(&props)
+        if let (Shape::Card(format, given) | Shape::Identity(format, given), Some(wanted)) = (self.shape, pairs_of(&self.wanted)) {
+            let (mut props, has) = (wanted.clone(), pairs_of(&self.live).and_then(|live| live.get(given)));
+            let said = has.map(|has| props.entry(given.to_owned()).or_insert_with(|| has.clone()).clone());
+            if matches!(self.shape, Shape::Identity(..)) && said.as_ref() != has {
+                return Err(Wrong::new(staying(given)));
             }
+            return Ok(format.write(&props));
+        }
+        Ok(match (self.shape, &self.wanted) {
             (Shape::Volume(format), Some(Normal::Volume(volume))) => match &self.live {
                 Some(Normal::Volume(live)) => volume.over(live)?.write(format),
                 Some(_) => return Err(Wrong::new("what is there is no volume that this version of Moorline knows: see to it on the host")),
@@ -234,6 +261,20 @@ impl<'a> Both<'a> {
             _ => self.text.trim().to_owned(),
         })
     }
+}
+
+/// The pairs of a value that has nothing else; none at all of one that says what holds anyway.
+fn pairs_of(normal: &Option<Normal>) -> Option<&Props> {
+    static NONE: Props = Props::new();
+    match normal {
+        None => Some(&NONE),
+        Some(Normal::Props(pairs)) => Some(pairs),
+        Some(Normal::Text(_) | Normal::Set(_) | Normal::Volume(_) | Normal::Any) => None,
+    }
+}
+
+fn staying(given: &str) -> String {
+    format!("the guest is known by its `{given}`, which can only be said when it is made: leave it out, or write the one that it has")
 }
 
 fn dns_name(text: &str, whose: Whose) -> Result<String, Wrong> {
@@ -414,6 +455,13 @@ mod tests {
             (Qemu, "scsi0", "local-lvm:16", Some("local-lvm:vm-1-disk-0,size=8G,ssd=1"), "local-lvm:vm-1-disk-0,size=8G"),
             (Qemu, "scsi0", "local-lvm:1.5,ssd=1", None, "local-lvm:1.5,ssd=1"),
             (Qemu, "tags", "B a", Some("c"), "a;b"),
+            (
+                Qemu,
+                "smbios1",
+                "serial=1",
+                Some("uuid=6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e"),
+                "serial=1,uuid=6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e",
+            ),
             (Qemu, "onboot", "yes", None, "1"),
             (Qemu, "sshkeys", "ssh-ed25519 AA+/= a@b", None, "ssh-ed25519%20AA%2B%2F%3D%20a%40b"),
             (Qemu, "memory", " 2048 ", None, "2048"),

@@ -199,7 +199,8 @@ fn setting(kind: GuestKind, key: &str, live: &str) -> Result<String, String> {
         | Shape::SshKeys
         | Shape::Props(_)
         | Shape::Volume(_)
-        | Shape::Card(..) => live.trim_end().to_owned(),
+        | Shape::Card(..)
+        | Shape::Identity(..) => live.trim_end().to_owned(),
     };
     let wrong = check(kind, &Config::from([(key.to_owned(), text.clone())])).err();
     if let Some(why) = wrong.and_then(|mut wrong| wrong.remove(key)) {

@@ -301,7 +301,8 @@ fn text(w: &mut Walker<'_>, key: &str, shape: Shape, node: &Node) -> Option<Fill
         | Shape::Description
         | Shape::PasswordHash
         | Shape::Volume(_)
-        | Shape::Card(..) => (false, None),
+        | Shape::Card(..)
+        | Shape::Identity(..) => (false, None),
     };
     match (&node.value, between) {
         (Value::Scalar { text, kind: Kind::Bool }, _) if is_flag => {

@@ -82,7 +82,8 @@ fn values(key: &Key) -> Value {
         | Shape::Description
         | Shape::PasswordHash
         | Shape::Volume(_)
-        | Shape::Card(..) => scalar,
+        | Shape::Card(..)
+        | Shape::Identity(..) => scalar,
     }
 }
 
@@ -110,6 +111,9 @@ fn about(shape: Shape) -> String {
         Shape::Props(format) => format!("`key=value` with commas between: {}.", format.names()),
         Shape::Volume(format) => {
             format!("A volume: `storage:8` for a new one of 8 GiB, or `storage:name`; then `key=value`: {}.", format.names())
+        }
+        Shape::Identity(format, given) => {
+            format!("`key=value` with commas between: {}. `{given}` can only be said when the guest is made.", format.names())
         }
         Shape::Card(format, _) => format!("A network card: `key=value` with commas between: {}.", format.names()),
     }

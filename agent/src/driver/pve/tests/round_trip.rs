@@ -24,7 +24,7 @@ pub fn spellings(shape: Shape, text: &str) -> Vec<String> {
             let encoded = percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
             vec![text.to_owned(), format!("\n{}\n\n", text.replace('\n', "\n\n")), encoded]
         }
-        Shape::Props(_) | Shape::Card(..) | Shape::Volume(_) => {
+        Shape::Props(_) | Shape::Card(..) | Shape::Identity(..) | Shape::Volume(_) => {
             let mut parts: Vec<String> = text.split(',').map(str::to_owned).collect();
             let plain = parts.join(",");
             // The bare value stays in front: only its key could stand elsewhere.
