@@ -81,7 +81,7 @@ pub static EFI_DISK: Format = Format {
     keys: &[
         ("file", ANY),
         ("volume", Field::Alias("file")),
-        ("size", Field::Size),
+        ("size", Field::OwnSize),
         ("format", IMAGE),
         ("import-from", ANY),
         ("efitype", Field::Word(&["2m", "4m"], Some("2m"))),
@@ -97,7 +97,7 @@ pub static TPM_STATE: Format = Format {
     keys: &[
         ("file", ANY),
         ("volume", Field::Alias("file")),
-        ("size", Field::Size),
+        ("size", Field::OwnSize),
         ("format", IMAGE),
         ("import-from", ANY),
         ("version", Field::Word(&["v1.2", "v2.0"], Some("v1.2"))),

@@ -179,6 +179,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_host_sizes_itself_never_grows() {
+        let has = live(&[
+            ("efidisk0", "local-lvm:vm-101-disk-0,efitype=4m,ms-cert=2023k,pre-enrolled-keys=1,size=4M"),
+            ("tpmstate0", "local-lvm:vm-101-disk-1,size=4M,version=v2.0"),
+        ]);
+        for (efi, tpm) in [
+            ("local-lvm:1,efitype=4m,pre-enrolled-keys=1", "local-lvm:1,version=v2.0"),
+            ("local-lvm:0,efitype=4m,pre-enrolled-keys=1", "local-lvm:vm-101-disk-1,version=v2.0,size=1G"),
+        ] {
+            let wanted = config(&[("efidisk0", efi), ("tpmstate0", tpm)]);
+            assert_eq!(change(&wanted, None, &has).unwrap(), ConfigChange::default(), "{efi} {tpm}");
+        }
+        let other = change(&config(&[("efidisk0", "local-lvm:1,efitype=4m")]), None, &has).unwrap();
+        let sent = config(&[("efidisk0", "local-lvm:vm-101-disk-0,efitype=4m,ms-cert=2023k,size=4M")]);
+        assert_eq!(other, ConfigChange { set: sent, ..ConfigChange::default() });
+    }
+
+    #[test]
     fn who_a_guest_is_stays_whatever_the_file_says() {
         const UUID: &str = "uuid=6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e";
         let has = live(&[("smbios1", &format!("{UUID},serial=1")), ("vmgenid", "0f6a1d6f-7d60-4c8e-8f2a-6e3c4af29b7e")]);

@@ -21,6 +21,8 @@ pub enum Field {
     Text(Option<&'static str>),
     /// A size such as `8G`, in bytes.
     Size,
+    /// The same of what a host makes as large as it needs: a size that an operator writes means nothing.
+    OwnSize,
     /// An address of a network card.
     Mac,
     /// A list with `;` between, in the order that it has.
@@ -114,6 +116,11 @@ impl Format {
         }
     }
 
+    /// Whether a host makes what it says as large as it needs.
+    pub(super) fn has_own_size(&self) -> bool {
+        matches!(self.field("size"), Some(Field::OwnSize))
+    }
+
     /// Its keys, for messages.
     #[must_use]
     pub fn names(&self) -> String {
@@ -127,7 +134,14 @@ impl Format {
             Field::Bool(default) => default.map(|yes| scalar::flag(yes).to_owned()),
             Field::Int(_, _, default) => default.map(|n| n.to_string()),
             Field::Word(_, default) | Field::Text(default) => default.map(str::to_owned),
-            Field::Number | Field::Size | Field::Mac | Field::List | Field::Checked(_) | Field::Alias(_) | Field::WordWith(..) => None,
+            Field::Number
+            | Field::Size
+            | Field::OwnSize
+            | Field::Mac
+            | Field::List
+            | Field::Checked(_)
+            | Field::Alias(_)
+            | Field::WordWith(..) => None,
         }
     }
 
@@ -135,7 +149,7 @@ impl Format {
     #[must_use]
     pub fn write(&self, props: &Props) -> String {
         let shown = |key: &str, value: &str| match self.field(key) {
-            Some(Field::Size) => value.parse().map_or_else(|_| value.to_owned(), scalar::size_text),
+            Some(Field::Size | Field::OwnSize) => value.parse().map_or_else(|_| value.to_owned(), scalar::size_text),
             _ => value.to_owned(),
         };
         let bare = self.bare.and_then(|key| Some(shown(key, props.get(key)?)));
@@ -155,7 +169,7 @@ impl Field {
             Field::Word(words, _) => scalar::word(text, words),
             Field::Text(_) if text.is_empty() => Err(Wrong::new("it is empty")),
             Field::Text(_) => Ok(text.to_owned()),
-            Field::Size => scalar::size(text).map(|bytes| bytes.to_string()),
+            Field::Size | Field::OwnSize => scalar::size(text).map(|bytes| bytes.to_string()),
             Field::Mac => scalar::mac(text),
             Field::List => Ok(text.split(';').map(str::trim).collect::<Vec<_>>().join(";")),
             Field::Checked(read) => read(text),

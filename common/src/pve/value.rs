@@ -454,6 +454,7 @@ mod tests {
             ),
             (Qemu, "scsi0", "local-lvm:16", Some("local-lvm:vm-1-disk-0,size=8G,ssd=1"), "local-lvm:vm-1-disk-0,size=8G"),
             (Qemu, "scsi0", "local-lvm:1.5,ssd=1", None, "local-lvm:1.5,ssd=1"),
+            (Qemu, "efidisk0", "local-lvm:1,efitype=4m", None, "local-lvm:1,efitype=4m"),
             (Qemu, "tags", "B a", Some("c"), "a;b"),
             (
                 Qemu,

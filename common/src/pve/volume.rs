@@ -8,7 +8,7 @@ use super::scalar::{self, Wrong};
 pub struct Volume {
     /// What it is.
     pub source: Source,
-    /// Its size in bytes, if it is said.
+    /// Its size in bytes, if it is said and means something.
     pub size: Option<u64>,
     /// Everything else.
     pub options: Props,
@@ -25,6 +25,8 @@ pub enum Source {
     New {
         /// Where.
         storage: String,
+        /// How large, in bytes.
+        bytes: u64,
     },
     /// The drive of cloud-init, on this storage.
     CloudInit {
@@ -45,7 +47,7 @@ pub enum Source {
 impl Source {
     fn storage(&self) -> Option<&str> {
         match self {
-            Source::New { storage } | Source::CloudInit { storage } | Source::Existing { storage, .. } => Some(storage),
+            Source::New { storage, .. } | Source::CloudInit { storage } | Source::Existing { storage, .. } => Some(storage),
             Source::None | Source::Cdrom | Source::Path(_) => None,
         }
     }
@@ -72,11 +74,14 @@ impl Volume {
         let mut options = format.read(text, whose)?;
         let named = format.bare.and_then(|key| options.remove(key)).ok_or_else(|| Wrong::new("it names no volume"))?;
         let said = options.remove("size").and_then(|bytes| bytes.parse().ok());
-        let (source, allocates) = source(&named, whose)?;
-        if allocates.is_some() && said.is_some() && whose == Whose::Ours {
+        let source = source(&named, whose)?;
+        let allocated = if let Source::New { bytes, .. } = &source { Some(*bytes) } else { None };
+        if allocated.is_some() && said.is_some() && whose == Whose::Ours {
             return Err(Wrong::new(format!("`{named}` says its size already: leave `size` out")));
         }
-        Ok(Self { source, size: allocates.or(said), options })
+        // Whatever is allocated for firmware, the host makes it as large as that is.
+        let is_sized = whose == Whose::Theirs || !format.has_own_size();
+        Ok(Self { source, size: allocated.or(said).filter(|_| is_sized), options })
     }
 
     /// Whether a host that has `live` has this one: on the same storage, at least as large (a disk never shrinks), with the same options.
@@ -89,7 +94,9 @@ impl Volume {
     #[must_use]
     pub fn is_the_place_of(&self, live: &Volume) -> bool {
         match (&self.source, &live.source) {
-            (Source::New { storage }, Source::Existing { .. }) => live.source.storage() == Some(storage) && !live.source.is_cloud_init(),
+            (Source::New { storage, .. }, Source::Existing { .. }) => {
+                live.source.storage() == Some(storage) && !live.source.is_cloud_init()
+            }
             (Source::CloudInit { storage }, _) => live.source.storage() == Some(storage) && live.source.is_cloud_init(),
             (wanted, has) => wanted == has,
         }
@@ -108,8 +115,9 @@ impl Volume {
     #[must_use]
     pub fn has_options_of(&self, live: &Volume) -> bool {
         let given = |key: &str| {
-            // The host says by itself what cloud-init's drive is.
-            key == "media" && live.source.is_cloud_init() && !self.options.contains_key(key)
+            // The host says by itself what cloud-init's drive is, and whose certificates it put into the firmware's variables.
+            let is_said = key == CERTIFICATES || (key == "media" && live.source.is_cloud_init());
+            is_said && !self.options.contains_key(key)
         };
         let wanted = self.options.iter().filter(|(key, _)| !is_for_making(key));
         let has = live.options.iter().filter(|(key, _)| !given(key) && !is_for_making(key));
@@ -126,6 +134,9 @@ impl Volume {
         }
         let mut options = self.options.clone();
         options.retain(|key, _| !is_for_making(key));
+        if let Some(has) = live.options.get(CERTIFICATES) {
+            options.entry(CERTIFICATES.to_owned()).or_insert_with(|| has.clone());
+        }
         Ok(Self { source: live.source.clone(), size: live.size, options })
     }
 
@@ -137,7 +148,7 @@ impl Volume {
             Source::None => "none".to_owned(),
             Source::Cdrom => "cdrom".to_owned(),
             // In GiB.
-            Source::New { storage } => format!("{storage}:{}", gib(self.size.unwrap_or_default())),
+            Source::New { storage, bytes } => format!("{storage}:{}", gib(*bytes)),
             Source::CloudInit { storage } => format!("{storage}:cloudinit"),
             Source::Existing { storage, name } => format!("{storage}:{name}"),
             Source::Path(path) => path.clone(),
@@ -150,24 +161,27 @@ impl Volume {
     }
 }
 
+/// What a host notes of the firmware's variables that it made. Source: `PVE::QemuServer::OVMF::create_efidisk`.
+const CERTIFICATES: &str = "ms-cert";
+
 /// What says how a volume is made: afterwards its name tells, or nothing does.
 fn is_for_making(key: &str) -> bool {
     matches!(key, "format" | "import-from")
 }
 
-/// What a value names, and the size in bytes that it allocates.
-fn source(named: &str, whose: Whose) -> Result<(Source, Option<u64>), Wrong> {
+/// What a value names.
+fn source(named: &str, whose: Whose) -> Result<Source, Wrong> {
     if named == "none" {
-        return Ok((Source::None, None));
+        return Ok(Source::None);
     }
     if named == "cdrom" {
-        return Ok((Source::Cdrom, None));
+        return Ok(Source::Cdrom);
     }
     if named.starts_with('/') {
         if whose == Whose::Ours {
             return Err(Wrong::new(format!("`{named}` is of the host itself: only root there may attach it, and no API token")));
         }
-        return Ok((Source::Path(named.to_owned()), None));
+        return Ok(Source::Path(named.to_owned()));
     }
     let wrong = || Wrong::new(format!("`{named}` is no volume: write `storage:8` for a new one of 8 GiB, or `storage:name`"));
     let (storage, name) = named.split_once(':').ok_or_else(wrong)?;
@@ -178,13 +192,13 @@ fn source(named: &str, whose: Whose) -> Result<(Source, Option<u64>), Wrong> {
     }
     let storage = storage.to_owned();
     if name == "cloudinit" {
-        return Ok((Source::CloudInit { storage }, None));
+        return Ok(Source::CloudInit { storage });
     }
     if name.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
         let bytes = scalar::size(&format!("{name}G")).map_err(|_| wrong())?;
-        return Ok((Source::New { storage }, Some(bytes)));
+        return Ok(Source::New { storage, bytes });
     }
-    Ok((Source::Existing { storage, name: name.to_owned() }, None))
+    Ok(Source::Existing { storage, name: name.to_owned() })
 }
 
 /// Bytes in GiB, exactly.

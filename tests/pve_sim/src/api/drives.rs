@@ -43,6 +43,10 @@ pub(crate) fn make_drive(
         ("tpmstate0", None) => 4 << 20,
         (_, None) => wish.bytes,
     };
+    if key == "efidisk0" && import.is_none() && drive.rest.get("pre-enrolled-keys").is_some_and(|yes| yes == "1") {
+        // What it enrolled, it notes. Source: `PVE::QemuServer::OVMF::create_efidisk`.
+        drive.rest.insert("ms-cert".to_owned(), "2023k".to_owned());
+    }
     let format = drive.rest.remove("format");
     let volid = make_volume(world, vmid, kind, &storage, bytes, format.as_deref(), None)?;
     drive.file = volid;

@@ -2,6 +2,7 @@
 
 use moorline_common::pve::GuestKind;
 use moorline_common::pve::keys::{self, Shape};
+use moorline_pve_sim::world::effects::EffectKind;
 
 use super::*;
 
@@ -146,6 +147,10 @@ fn shape(kind: GuestKind, key: &str) -> Shape {
     keys::find(kind, key).unwrap().shape
 }
 
+fn has_grown(bench: &Bench) -> bool {
+    bench.sim.inspect(|world| world.effects.iter().any(|effect| effect.kind == EffectKind::VolumeGrown))
+}
+
 #[test]
 fn every_key_has_a_value_here() {
     for (kind, values) in [(GuestKind::Qemu, QEMU), (GuestKind::Lxc, LXC)] {
@@ -173,6 +178,7 @@ async fn every_key_is_no_difference_in_whichever_spelling_it_was_written_or_is_w
                     guests(json!({ "101": guest(kind, &config) }))
                 };
                 bench.settle(&wanted(written), None).await;
+                assert!(!has_grown(&bench), "{key}: {written:?}: what was just made was grown");
                 for spelling in &all {
                     for applied in [None, Some(&wanted(written))] {
                         let plan = bench.plan(&wanted(spelling), applied).await;
@@ -223,6 +229,7 @@ async fn after_any_config_was_applied_nothing_is_left_to_do() {
         let bench = Bench::new(Setup::default());
         let desired = guests(Value::Object(all));
         bench.settle(&desired, None).await;
+        assert!(!has_grown(&bench), "what was just made was grown");
         assert_eq!(bench.plan(&desired, Some(&desired)).await, Plan::default());
         assert_eq!(bench.sim.inspect(|world| world.wrong.clone()), Vec::<String>::new());
     }
