@@ -179,6 +179,18 @@ mod tests {
     }
 
     #[test]
+    fn what_every_container_has_is_set_to_its_default_and_never_taken_out() {
+        let has = GuestConfig {
+            kind: GuestKind::Lxc,
+            ..live(&[("memory", "2048"), ("swap", "1024"), ("rootfs", "local-lvm:vm-1-disk-0,size=4G")])
+        };
+        let found = change(&config(&[("memory", "512"), ("swap", "512")]), None, &has).unwrap();
+        assert_eq!((found.set, found.delete), (config(&[("memory", "512")]), BTreeSet::from(["swap".to_owned()])));
+        let applied = config(&[("memory", "2048"), ("rootfs", "local-lvm:4")]);
+        assert_eq!(change(&Config::new(), Some(&applied), &has).unwrap(), ConfigChange::default(), "what is named no more stays as it is");
+    }
+
+    #[test]
     fn what_a_host_sizes_itself_never_grows() {
         let has = live(&[
             ("efidisk0", "local-lvm:vm-101-disk-0,efitype=4m,ms-cert=2023k,pre-enrolled-keys=1,size=4M"),

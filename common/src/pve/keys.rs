@@ -72,18 +72,24 @@ pub struct Key {
     pub shape: Shape,
     /// Whether it can only be said when the guest is made.
     pub is_fixed: bool,
+    /// Whether every guest has it: a host never takes it out.
+    pub is_required: bool,
 }
 
 const fn one(name: &'static str, shape: Shape) -> Key {
-    Key { name, count: None, shape, is_fixed: false }
+    Key { name, count: None, shape, is_fixed: false, is_required: false }
 }
 
 const fn many(name: &'static str, count: u16, shape: Shape) -> Key {
-    Key { name, count: Some(count), shape, is_fixed: false }
+    Key { count: Some(count), ..one(name, shape) }
 }
 
 const fn fixed(name: &'static str, shape: Shape) -> Key {
-    Key { name, count: None, shape, is_fixed: true }
+    Key { is_fixed: true, ..one(name, shape) }
+}
+
+const fn required(name: &'static str, shape: Shape) -> Key {
+    Key { is_required: true, ..one(name, shape) }
 }
 
 const YES: Shape = Shape::Bool(Some(true));
@@ -175,7 +181,7 @@ static LXC: &[Key] = &[
     one("entrypoint", Shape::Text(Some("/sbin/init"))),
     one("features", Shape::Props(&formats::FEATURES)),
     one("hostname", Shape::DnsName),
-    one("memory", Shape::Int(16, MOST, Some(512))),
+    required("memory", Shape::Int(16, MOST, Some(512))),
     many("mp", 256, Shape::Volume(&formats::MOUNT)),
     one("nameserver", ANY),
     many("net", 32, Shape::Card(&formats::INTERFACES, "hwaddr")),
@@ -188,7 +194,7 @@ static LXC: &[Key] = &[
         ),
     ),
     one("protection", NO),
-    one("rootfs", Shape::Volume(&formats::MOUNT)),
+    required("rootfs", Shape::Volume(&formats::MOUNT)),
     one("searchdomain", ANY),
     one("startup", Shape::Props(&formats::STARTUP)),
     one("swap", Shape::Int(0, MOST, Some(512))),

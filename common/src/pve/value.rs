@@ -141,17 +141,14 @@ pub fn need(known: &Key, wanted: &str, live: Option<&str>) -> Result<Need, Wrong
     if let Shape::Identity(_, given) = known.shape {
         return Ok(both.identity(given));
     }
-    if both.wanted.is_none() {
-        return Ok(Need::Delete);
-    }
-    Ok(both.set())
+    Ok(if both.wanted.is_none() && !known.is_required { Need::Delete } else { both.set() })
 }
 
 /// What it takes where a topology named `known`, which is `live`, and does no more.
 #[must_use]
 pub fn need_of_dropped(known: &Key, live: &str) -> Need {
     match known.shape {
-        _ if known.is_fixed => Need::Nothing,
+        _ if known.is_fixed || known.is_required => Need::Nothing,
         // Nothing wanted is never wrong.
         Shape::Identity(..) => need(known, "", Some(live)).unwrap_or(Need::Nothing),
         Shape::Volume(_) => {
