@@ -240,6 +240,10 @@ mod tests {
         let container = GuestConfig { kind: GuestKind::Lxc, ..live(&[("unprivileged", "1")]) };
         let fixed = change(&config(&[("unprivileged", "0")]), None, &container).unwrap();
         assert!(fixed.is_empty() && fixed.refused["unprivileged"].contains("when the guest is made"));
+        // A host keeps no line for a privileged one.
+        let privileged = GuestConfig { kind: GuestKind::Lxc, ..live(&[("hostname", "cache")]) };
+        assert_eq!(change(&config(&[("unprivileged", "0")]), None, &privileged).unwrap(), ConfigChange::default());
+        assert!(change(&config(&[("unprivileged", "1")]), None, &privileged).unwrap().refused.contains_key("unprivileged"));
     }
 
     #[test]

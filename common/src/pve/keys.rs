@@ -201,7 +201,8 @@ static LXC: &[Key] = &[
     one("tags", Shape::Tags),
     one("timezone", ANY),
     one("tty", Shape::Int(0, 6, Some(2))),
-    fixed("unprivileged", Shape::Bool(None)),
+    // Of a config that is there: the call that makes one has another default.
+    fixed("unprivileged", NO),
 ];
 
 /// Why a key of Proxmox VE's own is none of a topology's.

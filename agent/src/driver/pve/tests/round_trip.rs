@@ -128,10 +128,11 @@ pub const LXC: &[(&str, &str)] = &[
     ("tags", "a;b"),
     ("timezone", "host"),
     ("tty", "1"),
+    ("unprivileged", "0"),
 ];
 
 /// Said when a container is made, or by its template; and what needs devices or folders that a host maps.
-const APART: [&str; 6] = ["arch", "ostype", "unprivileged", "entrypoint", "hostpci", "virtiofs"];
+const APART: [&str; 5] = ["arch", "ostype", "entrypoint", "hostpci", "virtiofs"];
 
 fn guest(kind: GuestKind, config: &Value) -> Value {
     match kind {
@@ -220,6 +221,10 @@ async fn after_any_config_was_applied_nothing_is_left_to_do() {
                     let spellings = spellings(shape(kind, key), text);
                     config.insert((*key).to_owned(), Value::from(spellings[dice.throw(spellings.len())].clone()));
                 }
+            }
+            if config.contains_key("unprivileged") {
+                // Only root may set any of a privileged container.
+                config.remove("features");
             }
             if config.contains_key("mp0") {
                 config.insert("rootfs".to_owned(), json!("local-lvm:4"));
