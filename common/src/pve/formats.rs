@@ -276,9 +276,9 @@ pub static MACHINE: Format = Format {
     bare: Some("type"),
     required: &[],
     keys: &[
-        ("type", ANY),
+        ("type", Field::Machine),
         ("viommu", Field::Word(&["intel", "virtio"], None)),
-        ("aw-bits", Field::Number),
+        ("aw-bits", Field::Int(32, 64, None)),
         ("enable-s3", FLAG),
         ("enable-s4", FLAG),
     ],

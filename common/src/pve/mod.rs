@@ -9,6 +9,7 @@ pub mod guest;
 pub mod incarnation;
 pub mod keys;
 pub mod lenient;
+mod machine;
 pub mod privilege;
 pub mod property;
 pub mod scalar;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::machine;
 use super::scalar::{self, Wrong};
 
 /// What a format knows of one key.
@@ -29,6 +30,8 @@ pub enum Field {
     List,
     /// What has a form of its own, which this brings into its normal form.
     Checked(fn(&str) -> Result<String, Wrong>),
+    /// A type of machine: one without a version is any version of its family, which hosts choose.
+    Machine,
     /// Another name for this key.
     Alias(&'static str),
     /// A word of the first key, with the value of the second: `virtio=MAC` is `model=virtio,macaddr=MAC`.
@@ -140,9 +143,35 @@ impl Format {
             | Field::Mac
             | Field::List
             | Field::Checked(_)
+            | Field::Machine
             | Field::Alias(_)
             | Field::WordWith(..) => None,
         }
+    }
+
+    /// Whether a host that has `live` has what is wanted, but for `but`, which counts only where it is wanted.
+    #[must_use]
+    pub fn is_met(&self, wanted: &Props, live: &Props, but: Option<&str>) -> bool {
+        let is_left = |key: &str| Some(key) == but && !wanted.contains_key(key);
+        wanted.keys().chain(live.keys()).filter(|key| !is_left(key)).all(|key| self.covers(key, wanted.get(key), live.get(key)))
+    }
+
+    fn covers(&self, key: &str, wanted: Option<&String>, live: Option<&String>) -> bool {
+        match self.field(key) {
+            Some(Field::Machine) => machine::covers(wanted.map(String::as_str), live.map(String::as_str)),
+            _ => wanted == live,
+        }
+    }
+
+    /// What is wanted, with what a host that has `live` chose where it was left to it.
+    pub(super) fn chosen(&self, wanted: &Props, live: &Props) -> Props {
+        let mut props = wanted.clone();
+        for (key, has) in live {
+            if matches!(self.field(key), Some(Field::Machine)) && self.covers(key, wanted.get(key), Some(has)) {
+                props.insert(key.clone(), has.clone());
+            }
+        }
+        props
     }
 
     /// `props` as a host takes them: the bare value first, sizes with their units.
@@ -173,6 +202,7 @@ impl Field {
             Field::Mac => scalar::mac(text),
             Field::List => Ok(text.split(';').map(str::trim).collect::<Vec<_>>().join(";")),
             Field::Checked(read) => read(text),
+            Field::Machine => machine::read(text),
             // Never asked: they are resolved before.
             Field::Alias(_) | Field::WordWith(..) => Ok(text.to_owned()),
         }

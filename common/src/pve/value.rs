@@ -192,11 +192,12 @@ impl<'a> Both<'a> {
             (_, Some(Normal::Any), live) => live.is_some(),
             // Never shown: whether it is the same is told by what was applied.
             (Shape::PasswordHash, wanted, live) => wanted.is_some() == live.is_some(),
-            (Shape::Card(_, given) | Shape::Identity(_, given), wanted, live) => match (pairs_of(wanted), pairs_of(live)) {
-                (Some(wanted), Some(live)) => {
-                    let is_left = |key: &str| key == given && !wanted.contains_key(given);
-                    wanted.iter().eq(live.iter().filter(|(key, _)| !is_left(key)))
-                }
+            (Shape::Card(format, given) | Shape::Identity(format, given), wanted, live) => match (pairs_of(wanted), pairs_of(live)) {
+                (Some(wanted), Some(live)) => format.is_met(wanted, live, Some(given)),
+                _ => false,
+            },
+            (Shape::Props(format), wanted, live) => match (pairs_of(wanted), pairs_of(live)) {
+                (Some(wanted), Some(live)) => format.is_met(wanted, live, None),
                 _ => false,
             },
             (_, Some(Normal::Volume(wanted)), Some(Normal::Volume(live))) => wanted.is_met_by(live),
@@ -250,7 +251,9 @@ impl<'a> Both<'a> {
                 None => volume.write(format),
             },
             // Not every host takes every spelling: one without needless commas.
-            (Shape::Props(format), Some(Normal::Props(props))) => format.write(props),
+            (Shape::Props(format), Some(Normal::Props(wanted))) => {
+                format.write(&pairs_of(&self.live).map_or_else(|| wanted.clone(), |live| format.chosen(wanted, live)))
+            }
             (Shape::Tags, Some(Normal::Set(set))) => set.iter().cloned().collect::<Vec<_>>().join(";"),
             (Shape::SshKeys, Some(Normal::Text(keys))) => encoded(keys),
             (Shape::Bool(_), _) => scalar::flag(scalar::boolean(self.text.trim())?).to_owned(),
@@ -401,6 +404,13 @@ mod tests {
             // Cgroup version 2 has no more.
             (Lxc, "cpuunits", "50000", Some("10000")),
             (Lxc, "features", "nesting=1,fuse=0", Some("nesting=1")),
+            // Machine.pm: the version of a Windows guest is pinned when it is made.
+            (Qemu, "machine", "q35", Some("pc-q35-9.0")),
+            (Qemu, "machine", "type=q35,viommu=intel", Some("pc-q35-9.2+pve1,viommu=intel")),
+            (Qemu, "machine", "pc", Some("pc-i440fx-9.2+pve1")),
+            (Qemu, "machine", "pc", None),
+            (Qemu, "machine", "viommu=virtio", Some("pc-i440fx-8.1,viommu=virtio")),
+            (Qemu, "machine", "virt", Some("virt-9.0")),
         ] {
             assert_eq!(is_met(shape(kind, key), wanted, live), Ok(true), "{key}: {wanted} and {live:?}");
         }
@@ -424,6 +434,12 @@ mod tests {
             (Qemu, "cipassword", "$6$salt$hash", None),
             (Qemu, "agent", "1", Some("1,fstrim_cloned_disks=1")),
             (Lxc, "memory", "1024", Some("new words of a host")),
+            (Qemu, "machine", "q35", Some("pc-i440fx-9.0")),
+            (Qemu, "machine", "q35", None),
+            (Qemu, "machine", "pc", Some("q35")),
+            (Qemu, "machine", "pc-q35-9.0", Some("pc-q35-9.1")),
+            (Qemu, "machine", "q35,viommu=intel", Some("pc-q35-9.0")),
+            (Qemu, "machine", "q35", Some("new words of a host")),
         ] {
             assert_eq!(is_met(shape(kind, key), wanted, live), Ok(false), "{key}: {wanted} and {live:?}");
         }
@@ -453,6 +469,9 @@ mod tests {
             (Qemu, "scsi0", "local-lvm:1.5,ssd=1", None, "local-lvm:1.5,ssd=1"),
             (Qemu, "efidisk0", "local-lvm:1,efitype=4m", None, "local-lvm:1,efitype=4m"),
             (Qemu, "tags", "B a", Some("c"), "a;b"),
+            (Qemu, "machine", "q35,viommu=intel", Some("pc-q35-9.0"), "pc-q35-9.0,viommu=intel"),
+            (Qemu, "machine", "viommu=intel", Some("pc-i440fx-9.0"), "pc-i440fx-9.0,viommu=intel"),
+            (Qemu, "machine", "q35,viommu=intel", Some("pc-i440fx-9.0"), "q35,viommu=intel"),
             (
                 Qemu,
                 "smbios1",
@@ -481,6 +500,8 @@ mod tests {
             (Qemu, "onboot", "maybe", "neither yes nor no"),
             (Qemu, "ostype", "windows", "win11"),
             (Qemu, "name", "a_b", "as in DNS"),
+            (Qemu, "machine", "foo", "no type of machine"),
+            (Qemu, "machine", "pc-q35-", "no type of machine"),
             (Qemu, "tags", "a!;b", "`a!` is no tag"),
             (Qemu, "scsi0", "/dev/sda", "only root"),
             (Qemu, "scsi0", "8", "storage:8"),

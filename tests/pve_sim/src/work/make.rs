@@ -126,9 +126,7 @@ impl World {
             guest.conf.entry("smbios1".to_owned()).or_insert_with(|| format!("uuid={uuid}"));
             guest.conf.entry("vmgenid".to_owned()).or_insert(generation);
             guest.conf.insert("meta".to_owned(), format!("creation-qemu=9.2.0,ctime={now_s}"));
-            if guest.conf.get("ostype").is_some_and(|os| os.starts_with('w')) {
-                guest.conf.entry("machine".to_owned()).or_insert_with(|| "pc-i440fx-9.2+pve1".to_owned());
-            }
+            guest.pin_machine();
             if let Some(tags) = tags {
                 guest.conf.insert("tags".to_owned(), tags);
             }

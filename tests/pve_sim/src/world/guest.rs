@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::normal::{drive, text};
+use crate::normal::{drive, property, text};
 
 /// A config, or a section of one.
 pub type Config = BTreeMap<String, String>;
@@ -120,6 +120,22 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// A machine with Windows gets the version of what it runs on, unless one was named. Source: `windows_get_pinned_machine_version`.
+    pub fn pin_machine(&mut self) {
+        if !self.conf.get("ostype").is_some_and(|os| os.starts_with('w')) {
+            return;
+        }
+        let mut all = property::map(self.conf.get("machine").map_or("", String::as_str), "type");
+        let kind = all.remove("type").unwrap_or_else(|| "pc".to_owned());
+        let pinned = match kind.as_str() {
+            "pc" => "pc-i440fx-9.2+pve1",
+            "q35" => "pc-q35-9.2+pve1",
+            "virt" => "virt-9.2+pve1",
+            other => other,
+        };
+        self.conf.insert("machine".to_owned(), property::print(pinned, &[], &all));
+    }
+
     /// Whether it runs, paused or not.
     #[must_use]
     pub fn is_running(&self) -> bool {

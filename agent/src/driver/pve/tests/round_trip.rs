@@ -193,6 +193,21 @@ async fn every_key_is_no_difference_in_whichever_spelling_it_was_written_or_is_w
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_machine_whose_version_its_host_chose_is_as_it_was_wanted_and_keeps_it() {
+    let wanted = |machine: &str| guests(json!({ "101": { "type": "qemu", "config": { "ostype": "win11", "machine": machine } } }));
+    for (machine, pinned) in [("q35", "pc-q35-9.2+pve1"), ("pc", "pc-i440fx-9.2+pve1"), ("pc-q35-8.1", "pc-q35-8.1")] {
+        let bench = Bench::new(Setup::default());
+        bench.settle(&wanted(machine), None).await;
+        let has = || bench.sim.inspect(|world| world.guests[&101].conf["machine"].clone());
+        assert_eq!(has(), pinned);
+        assert!(bench.plan(&wanted(machine), Some(&wanted(machine))).await.is_settled(), "{machine}");
+        let more = format!("{machine},viommu=intel");
+        bench.settle(&wanted(&more), Some(&wanted(machine))).await;
+        assert_eq!(has(), format!("{pinned},viommu=intel"));
+    }
+}
+
 /// Random numbers that are the same each time.
 struct Dice(u64);
 
