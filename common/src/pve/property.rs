@@ -174,9 +174,12 @@ impl Format {
         props
     }
 
-    /// `props` as a host takes them: the bare value first, sizes with their units.
+    /// `props` as a host takes them: the bare value first, sizes with their units, and what it needs also where that holds anyway.
     #[must_use]
     pub fn write(&self, props: &Props) -> String {
+        let missing = self.required.iter().filter(|key| !props.contains_key(**key));
+        let needed = missing.filter_map(|key| Some(((*key).to_owned(), self.default(key)?)));
+        let props: Props = props.clone().into_iter().chain(needed).collect();
         let shown = |key: &str, value: &str| match self.field(key) {
             Some(Field::Size | Field::OwnSize) => value.parse().map_or_else(|_| value.to_owned(), scalar::size_text),
             _ => value.to_owned(),
@@ -261,6 +264,18 @@ mod tests {
         }
         assert_eq!(DISK.write(&disk), "local-lvm:vm-1-disk-0,size=8G");
         assert_eq!(NET.write(&same), "virtio,bridge=vmbr0,firewall=1,macaddr=BC:24:11:00:00:0A");
+    }
+
+    #[test]
+    fn what_a_host_needs_is_written_also_where_it_holds_anyway() {
+        let agent = Format {
+            bare: Some("enabled"),
+            required: &["enabled"],
+            keys: &[("enabled", Field::Bool(Some(false))), ("fstrim_cloned_disks", Field::Bool(Some(false)))],
+        };
+        let read = agent.read("fstrim_cloned_disks=1,enabled=0", Whose::Ours).unwrap();
+        assert_eq!(read, props(&[("fstrim_cloned_disks", "1")]));
+        assert_eq!(agent.write(&read), "0,fstrim_cloned_disks=1");
     }
 
     #[test]

@@ -480,6 +480,7 @@ mod tests {
                 "serial=1,uuid=6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e",
             ),
             (Qemu, "onboot", "yes", None, "1"),
+            (Qemu, "agent", "enabled=0,fstrim_cloned_disks=1", None, "0,fstrim_cloned_disks=1"),
             (Qemu, "sshkeys", "ssh-ed25519 AA+/= a@b", None, "ssh-ed25519%20AA%2B%2F%3D%20a%40b"),
             (Qemu, "memory", " 2048 ", None, "2048"),
         ] {

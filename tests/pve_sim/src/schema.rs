@@ -371,11 +371,13 @@ mod tests {
         let schema = Schema::parse(&std::fs::read(path).unwrap()).unwrap();
         for (kind, example) in [(GuestKind::Qemu, QEMU), (GuestKind::Lxc, LXC)] {
             for (key, known) in keys::all(kind) {
-                let wanted = example.iter().find(|(name, _)| *name == key).map(|(_, text)| *text);
-                let wanted = wanted.unwrap_or_else(|| panic!("{key} has no example"));
-                let sent = value::written(known.shape, wanted, None).unwrap();
-                let path = format!("/nodes/pve-1/{}/101/config", kind.as_str());
-                assert_eq!(schema.check("PUT", &path, &[(key.clone(), sent)]), Ok(()), "{key}");
+                let wanted: Vec<&str> = example.iter().filter(|(name, _)| *name == key).map(|(_, text)| *text).collect();
+                assert!(!wanted.is_empty(), "{key} has no example");
+                for wanted in wanted {
+                    let sent = value::written(known.shape, wanted, None).unwrap();
+                    let path = format!("/nodes/pve-1/{}/101/config", kind.as_str());
+                    assert_eq!(schema.check("PUT", &path, &[(key.clone(), sent)]), Ok(()), "{key}");
+                }
             }
         }
     }
@@ -384,6 +386,7 @@ mod tests {
         ("acpi", "no"),
         ("affinity", "0-3"),
         ("agent", "enabled=yes,fstrim_cloned_disks=1"),
+        ("agent", "enabled=0,fstrim_cloned_disks=1"),
         ("allow-ksm", "0"),
         ("arch", "x86_64"),
         ("audio0", "driver=none,device=AC97"),

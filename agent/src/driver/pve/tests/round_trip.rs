@@ -43,6 +43,7 @@ pub fn spellings(shape: Shape, text: &str) -> Vec<String> {
 pub const QEMU: &[(&str, &str)] = &[
     ("acpi", "0"),
     ("agent", "enabled=1,fstrim_cloned_disks=1,type=virtio"),
+    ("agent", "enabled=0,fstrim_cloned_disks=1"),
     ("allow-ksm", "0"),
     ("audio0", "device=AC97,driver=none"),
     ("autostart", "1"),
