@@ -179,6 +179,37 @@ mod tests {
     }
 
     #[test]
+    fn discs_are_put_in_and_taken_out_as_the_file_says_and_disks_never_become_discs() {
+        let has = live(&[
+            ("ide0", "local-lvm:vm-101-disk-0,size=8G"),
+            ("ide2", "local:iso/a.iso,media=cdrom,size=600M"),
+            ("ide3", "local-lvm:vm-101-cloudinit,media=cdrom,size=4M"),
+        ]);
+        for (key, wanted, sent) in [
+            ("ide2", "none,media=cdrom", "none,media=cdrom"),
+            ("ide2", "local:iso/b.iso,media=cdrom", "local:iso/b.iso,media=cdrom"),
+            ("ide2", "local-lvm:cloudinit", "local-lvm:cloudinit"),
+            ("ide3", "none", "none,media=cdrom"),
+        ] {
+            let found = change(&config(&[(key, wanted)]), None, &has).unwrap();
+            assert_eq!(found, ConfigChange { set: config(&[(key, sent)]), ..ConfigChange::default() }, "{wanted}");
+        }
+        for met in ["local:iso/a.iso,media=cdrom", "local:iso/a.iso,media=cdrom,size=700M"] {
+            assert_eq!(change(&config(&[("ide2", met)]), None, &has).unwrap(), ConfigChange::default(), "{met}");
+        }
+        let others =
+            [("ide2", "local:8"), ("ide2", "local:iso/a.iso"), ("ide3", "local-lvm:4"), ("ide0", "none"), ("ide0", "local-lvm:cloudinit")];
+        for (key, other) in others {
+            let found = change(&config(&[(key, other)]), None, &has).unwrap();
+            assert!(found.is_empty() && found.refused[key].contains("another volume"), "{key} {other}: {found:?}");
+        }
+        let applied = config(&[("ide0", "local-lvm:8"), ("ide2", "local:iso/a.iso,media=cdrom"), ("ide3", "local-lvm:cloudinit")]);
+        let dropped = change(&Config::new(), Some(&applied), &has).unwrap();
+        assert_eq!(dropped.delete, BTreeSet::from(["ide2".to_owned(), "ide3".to_owned()]));
+        assert!(dropped.refused.keys().eq(["ide0"]) && dropped.set.is_empty(), "{dropped:?}");
+    }
+
+    #[test]
     fn what_every_container_has_is_set_to_its_default_and_never_taken_out() {
         let has = GuestConfig {
             kind: GuestKind::Lxc,

@@ -119,6 +119,11 @@ impl Format {
         }
     }
 
+    /// Whether it knows a key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.field(key).is_some()
+    }
+
     /// Whether a host makes what it says as large as it needs.
     pub(super) fn has_own_size(&self) -> bool {
         matches!(self.field("size"), Some(Field::OwnSize))

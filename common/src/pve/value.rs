@@ -151,6 +151,8 @@ pub fn need_of_dropped(known: &Key, live: &str) -> Need {
         _ if known.is_fixed || known.is_required => Need::Nothing,
         // Nothing wanted is never wrong.
         Shape::Identity(..) => need(known, "", Some(live)).unwrap_or(Need::Nothing),
+        // What a disc holds is not the guest's.
+        Shape::Volume(format) if Volume::read(format, live, Whose::Theirs).is_ok_and(|live| live.is_disc()) => Need::Delete,
         Shape::Volume(_) => {
             let why = "the file names it no more; taking it out would detach a disk: do that by hand, or name it again";
             Need::Refused(why.to_owned())
@@ -508,6 +510,8 @@ mod tests {
             (Qemu, "scsi0", "8", "storage:8"),
             (Qemu, "scsi0", "local-lvm:8,size=8G", "leave `size` out"),
             (Qemu, "net0", "bridge=vmbr0", "`model` is missing"),
+            (Qemu, "ide2", "local:8,media=cdrom", "is one that is there"),
+            (Lxc, "rootfs", "none", "name a volume"),
             (Qemu, "cipassword", "secret", "openssl passwd -6"),
             (Qemu, "sshkeys", "AAAA", "no public key"),
             (Qemu, "cpulimit", "128.5", "at most 128"),

@@ -75,6 +75,17 @@ impl Volume {
         let named = format.bare.and_then(|key| options.remove(key)).ok_or_else(|| Wrong::new("it names no volume"))?;
         let said = options.remove("size").and_then(|bytes| bytes.parse().ok());
         let source = source(&named, whose)?;
+        if matches!(source, Source::None | Source::Cdrom) {
+            if !format.has(MEDIA) {
+                return Err(Wrong::new(format!("`{named}` is for drives of virtual machines: name a volume")));
+            }
+            // A host says so by itself. Source: `PVE::QemuServer::cleanup_drive_path`.
+            options.entry(MEDIA.to_owned()).or_insert_with(|| CDROM.to_owned());
+        }
+        let is_disc = options.get(MEDIA).is_some_and(|media| media == CDROM);
+        if is_disc && matches!(source, Source::New { .. }) && whose == Whose::Ours {
+            return Err(Wrong::new(format!("`{named}` makes a disk, and a disc is one that is there: `storage:iso/name.iso`, or `none`")));
+        }
         let allocated = if let Source::New { bytes, .. } = &source { Some(*bytes) } else { None };
         if allocated.is_some() && said.is_some() && whose == Whose::Ours {
             return Err(Wrong::new(format!("`{named}` says its size already: leave `size` out")));
@@ -90,13 +101,19 @@ impl Volume {
         self.is_the_place_of(live) && !self.is_larger_than(live) && self.has_options_of(live)
     }
 
-    /// Whether `live` is what this one names, or was made for it.
+    /// Whether it is a disc, which holds no data of the guest's: a medium in a drive, an empty drive, or what cloud-init is told by.
     #[must_use]
-    pub fn is_the_place_of(&self, live: &Volume) -> bool {
+    pub fn is_disc(&self) -> bool {
+        self.source.is_cloud_init() || self.options.get(MEDIA).is_some_and(|media| media == CDROM)
+    }
+
+    /// Whether `live` is what this one names, or was made for it.
+    fn is_the_place_of(&self, live: &Volume) -> bool {
+        if self.is_disc() != live.is_disc() {
+            return false;
+        }
         match (&self.source, &live.source) {
-            (Source::New { storage, .. }, Source::Existing { .. }) => {
-                live.source.storage() == Some(storage) && !live.source.is_cloud_init()
-            }
+            (Source::New { storage, .. }, Source::Existing { .. }) => live.source.storage() == Some(storage),
             (Source::CloudInit { storage }, _) => live.source.storage() == Some(storage) && live.source.is_cloud_init(),
             (wanted, has) => wanted == has,
         }
@@ -106,7 +123,7 @@ impl Volume {
     #[must_use]
     pub fn is_larger_than(&self, live: &Volume) -> bool {
         match (self.size, live.size) {
-            (Some(wanted), Some(has)) => wanted > has && !live.source.is_cloud_init(),
+            (Some(wanted), Some(has)) => wanted > has && !live.is_disc(),
             _ => false,
         }
     }
@@ -116,7 +133,7 @@ impl Volume {
     pub fn has_options_of(&self, live: &Volume) -> bool {
         let given = |key: &str| {
             // The host says by itself what cloud-init's drive is, and whose certificates it put into the firmware's variables.
-            let is_said = key == CERTIFICATES || (key == "media" && live.source.is_cloud_init());
+            let is_said = key == CERTIFICATES || (key == MEDIA && live.source.is_cloud_init());
             is_said && !self.options.contains_key(key)
         };
         let wanted = self.options.iter().filter(|(key, _)| !is_for_making(key));
@@ -124,12 +141,16 @@ impl Volume {
         wanted.eq(has)
     }
 
-    /// This one, written where `live` is: the volume that is there with the wanted options.
+    /// This one, written where `live` is: the volume that is there with the wanted options; of discs the wanted one.
     ///
     /// # Errors
     /// [`Wrong`] when another volume is meant: taking its place would leave data behind.
     pub fn over(&self, live: &Volume) -> Result<Self, Wrong> {
-        if !self.is_the_place_of(live) {
+        let is_there = self.is_the_place_of(live);
+        if !is_there && self.is_disc() && live.is_disc() {
+            return Ok(self.clone());
+        }
+        if !is_there {
             return Err(Wrong::new("another volume is there: attach the wanted one under a key of its own, and move the data by hand"));
         }
         let mut options = self.options.clone();
@@ -160,6 +181,9 @@ impl Volume {
         format.write(&props)
     }
 }
+
+const MEDIA: &str = "media";
+const CDROM: &str = "cdrom";
 
 /// What a host notes of the firmware's variables that it made. Source: `PVE::QemuServer::OVMF::create_efidisk`.
 const CERTIFICATES: &str = "ms-cert";

@@ -149,6 +149,9 @@ fn shape(kind: GuestKind, key: &str) -> Shape {
     keys::find(kind, key).unwrap().shape
 }
 
+/// A disc that is there from the start.
+const DISC: &str = "local:iso/debian-12.7.0-amd64-netinst.iso,media=cdrom";
+
 fn has_grown(bench: &Bench) -> bool {
     bench.sim.inspect(|world| world.effects.iter().any(|effect| effect.kind == EffectKind::VolumeGrown))
 }
@@ -207,6 +210,24 @@ async fn a_machine_whose_version_its_host_chose_is_as_it_was_wanted_and_keeps_it
         bench.settle(&wanted(&more), Some(&wanted(machine))).await;
         assert_eq!(has(), format!("{pinned},viommu=intel"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn discs_of_a_machine_that_runs_are_changed_put_back_and_taken_out() {
+    let wanted = |config: Value| guests(json!({ "101": { "type": "qemu", "state": "running", "config": config } }));
+    let (disc, empty) = (json!({ "ide2": DISC }), json!({ "ide2": "none,media=cdrom" }));
+    let bench = Bench::new(Setup::default());
+    let has = || bench.sim.inspect(|world| world.guests[&101].conf.get("ide2").cloned()).unwrap_or_default();
+    bench.settle(&wanted(disc.clone()), None).await;
+    assert!(has().starts_with(DISC), "{}", has());
+    bench.settle(&wanted(empty.clone()), Some(&wanted(disc.clone()))).await;
+    assert_eq!(has(), "none,media=cdrom");
+    // As if it were ejected by hand: it is put back.
+    bench.settle(&wanted(disc.clone()), Some(&wanted(disc.clone()))).await;
+    assert!(has().starts_with(DISC), "{}", has());
+    bench.settle(&wanted(json!({})), Some(&wanted(disc))).await;
+    let waits = bench.sim.inspect(|world| world.guests[&101].pending_deletes().contains_key("ide2"));
+    assert!(waits || has().is_empty(), "{}", has());
 }
 
 /// Random numbers that are the same each time.
