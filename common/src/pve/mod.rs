@@ -13,6 +13,7 @@ mod machine;
 pub mod privilege;
 pub mod property;
 pub mod scalar;
+pub mod tags;
 pub mod upid;
 pub mod value;
 mod vmid;

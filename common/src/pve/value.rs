@@ -10,6 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::keys::{Key, Shape};
 use super::property::{Format, Props, Whose};
 use super::scalar::{self, Wrong};
+use super::tags;
 use super::volume::Volume;
 
 /// The normal form of a value.
@@ -74,7 +75,7 @@ fn read(shape: Shape, text: &str, whose: Whose) -> Result<Option<Normal>, Wrong>
             // A host writes neither of them down.
             (!text.is_empty() && text != "0").then(|| Normal::Text(text.to_owned()))
         }
-        Shape::Tags => tags(plain, whose)?,
+        Shape::Tags => tag_set(plain, whose)?,
         Shape::SshKeys => ssh_keys(plain, whose)?,
         Shape::PasswordHash => password_hash(plain, whose)?,
         Shape::Props(format) => pairs(format, plain, whose)?,
@@ -256,7 +257,7 @@ impl<'a> Both<'a> {
             (Shape::Props(format), Some(Normal::Props(wanted))) => {
                 format.write(&pairs_of(&self.live).map_or_else(|| wanted.clone(), |live| format.chosen(wanted, live)))
             }
-            (Shape::Tags, Some(Normal::Set(set))) => set.iter().cloned().collect::<Vec<_>>().join(";"),
+            (Shape::Tags, _) => tags::joined(tags::words(self.text)),
             (Shape::SshKeys, Some(Normal::Text(keys))) => encoded(keys),
             (Shape::Bool(_), _) => scalar::flag(scalar::boolean(self.text.trim())?).to_owned(),
             (Shape::Description, Some(Normal::Text(text))) => text.clone(),
@@ -290,12 +291,10 @@ fn dns_name(text: &str, whose: Whose) -> Result<String, Wrong> {
     Ok(text.to_owned())
 }
 
-/// Tags are split at `,`, `;` and white space, and kept without their case, in any order.
-/// Source: `PVE::GuestHelpers::get_unique_tags`.
-fn tags(text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
-    let words = text.split([',', ';', ' ', '\t', '\n']).filter(|word| !word.is_empty());
+/// Tags mean the same in any order and case.
+fn tag_set(text: &str, whose: Whose) -> Result<Option<Normal>, Wrong> {
     let mut set = BTreeSet::new();
-    for word in words {
+    for word in tags::words(text) {
         let head = word.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
         let rest = word.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'+' | b'.'));
         if whose == Whose::Ours && !(head && rest) {
@@ -470,7 +469,8 @@ mod tests {
             (Qemu, "scsi0", "local-lvm:16", Some("local-lvm:vm-1-disk-0,size=8G,ssd=1"), "local-lvm:vm-1-disk-0,size=8G"),
             (Qemu, "scsi0", "local-lvm:1.5,ssd=1", None, "local-lvm:1.5,ssd=1"),
             (Qemu, "efidisk0", "local-lvm:1,efitype=4m", None, "local-lvm:1,efitype=4m"),
-            (Qemu, "tags", "B a", Some("c"), "a;b"),
+            (Qemu, "tags", "Prod, a prod", Some("c"), "Prod;a"),
+            (Qemu, "tags", "Prod;moorline", Some("Prod"), "Prod;moorline"),
             (Qemu, "machine", "q35,viommu=intel", Some("pc-q35-9.0"), "pc-q35-9.0,viommu=intel"),
             (Qemu, "machine", "viommu=intel", Some("pc-i440fx-9.0"), "pc-i440fx-9.0,viommu=intel"),
             (Qemu, "machine", "q35,viommu=intel", Some("pc-i440fx-9.0"), "q35,viommu=intel"),

@@ -13,7 +13,7 @@ use crate::id::{HostName, TopologyId};
 use crate::observe::{GuestStatus, ObservedGuest};
 use crate::pve::guest::{Config, GuestConfig, check};
 use crate::pve::keys::{self, Shape};
-use crate::pve::{GuestKind, Vmid, incarnation, value};
+use crate::pve::{GuestKind, Vmid, incarnation, tags, value};
 
 /// What is taken over.
 #[derive(Debug)]
@@ -187,7 +187,7 @@ fn setting(kind: GuestKind, key: &str, live: &str) -> Result<String, String> {
     let text = match shape {
         Shape::PasswordHash => return Err("no host shows it; a hash that is named is set".to_owned()),
         // Named, a rollback would be undone in this one point.
-        Shape::Tags => own_tags(live),
+        Shape::Tags => tags::joined(tags::words(live)),
         Shape::Bool(_)
         | Shape::Int(..)
         | Shape::CpuUnits
@@ -210,11 +210,6 @@ fn setting(kind: GuestKind, key: &str, live: &str) -> Result<String, String> {
         Ok(true) => Ok(text),
         Ok(false) | Err(_) => Err("its value means nothing to this version of Moorline".to_owned()),
     }
-}
-
-/// Tags with `;` between.
-fn own_tags(live: &str) -> String {
-    live.split([',', ';', ' ']).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(";")
 }
 
 /// A comment, on one line whatever a host says.

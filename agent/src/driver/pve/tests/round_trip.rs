@@ -213,6 +213,15 @@ async fn a_machine_whose_version_its_host_chose_is_as_it_was_wanted_and_keeps_it
 }
 
 #[tokio::test(start_paused = true)]
+async fn tags_keep_their_case_where_the_cluster_does() {
+    let wanted = |tags: &str| guests(json!({ "101": { "type": "qemu", "config": { "tags": tags } } }));
+    let bench = Bench::new(Setup { case_sensitive_tags: true, ..Setup::default() });
+    bench.settle(&wanted("Prod"), None).await;
+    bench.settle(&wanted("Prod web"), Some(&wanted("Prod"))).await;
+    assert_eq!(bench.sim.inspect(|world| world.guests[&101].conf["tags"].clone()), "Prod;moorline;web");
+}
+
+#[tokio::test(start_paused = true)]
 async fn discs_of_a_machine_that_runs_are_changed_put_back_and_taken_out() {
     let wanted = |config: Value| guests(json!({ "101": { "type": "qemu", "state": "running", "config": config } }));
     let (disc, empty) = (json!({ "ide2": DISC }), json!({ "ide2": "none,media=cdrom" }));
