@@ -244,7 +244,7 @@ impl Act {
     /// [`Code::UnknownKind`] or [`Code::BadParams`].
     pub fn read(kind: &str, params: &Value, resource: &ResourceId) -> Result<Self, Fault> {
         if resource.kind() == pve::RESOURCE && !matches!(kind, "converge" | "release" | "cancel" | "resolve") {
-            return GuestOp::read(kind, params).map(Act::Guest);
+            return GuestOp::read(kind, params, resource).map(Act::Guest);
         }
         let act = match kind {
             "start" => params_of::<Nothing>(kind, params).map(|_| Act::Start)?,

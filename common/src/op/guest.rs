@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use super::act::{Nothing, params_of, written};
 use super::{Class, HoldEffect};
 use crate::fault::{Code, Fault};
-use crate::id::Generation;
+use crate::id::{Generation, ResourceId};
 use crate::pve::guest::{self, Config};
-use crate::pve::{GuestKind, privilege, scalar};
+use crate::pve::{GuestKind, Vmid, names, privilege, scalar};
 
 mod params;
 
@@ -22,8 +22,10 @@ pub use params::{
 pub const STOP_MAX_S: u32 = 3600;
 /// The most bytes of a text that an operator gives.
 const TEXT_MAX: usize = 1024;
-/// The longest name of a snapshot. Source: the API page `POST …/snapshot`.
-const SNAPSHOT_NAME_MAX: usize = 40;
+/// The most bytes of a backup's notes: of the 1024 that the API takes some are for the operation's own mark.
+const NOTES_MAX: usize = 960;
+/// What a host fills in in a backup's notes. Source: the API page `POST …/vzdump`.
+const NOTE_VARIABLES: [&str; 4] = ["cluster", "guestname", "node", "vmid"];
 /// How long a guest that was destroyed is kept when nobody says otherwise, in seconds: a week.
 pub const PURGE_AFTER_S: u32 = 7 * 24 * 3600;
 /// The longest that it is kept.
@@ -73,11 +75,11 @@ pub enum GuestOp {
 }
 
 impl GuestOp {
-    /// Reads kind and parameters.
+    /// Reads kind and parameters of an operation on `resource`.
     ///
     /// # Errors
     /// [`Code::UnknownKind`] or [`Code::BadParams`].
-    pub fn read(kind: &str, params: &Value) -> Result<Self, Fault> {
+    pub fn read(kind: &str, params: &Value, resource: &ResourceId) -> Result<Self, Fault> {
         let op = match kind {
             "start" => none(kind, params, GuestOp::Start)?,
             "stop" => none(kind, params, GuestOp::Stop)?,
@@ -102,12 +104,12 @@ impl GuestOp {
                 return Err(Fault::new(Code::UnknownKind, format!("there is no operation `{}` on guests", crate::fault::cut(other))));
             }
         };
-        op.check().map_err(|why| Fault::new(Code::BadParams, format!("`{kind}`: {why}")))?;
+        op.check(Vmid::of(resource)).map_err(|why| Fault::new(Code::BadParams, format!("`{kind}`: {why}")))?;
         Ok(op)
     }
 
     /// What is wrong with its parameters.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, on: Option<Vmid>) -> Result<(), String> {
         match self {
             GuestOp::Start | GuestOp::Stop | GuestOp::Suspend(_) | GuestOp::Resume | GuestOp::Reset | GuestOp::SnapshotList => Ok(()),
             GuestOp::Shutdown(stop) | GuestOp::Reboot(stop) => match stop.timeout_s {
@@ -116,32 +118,16 @@ impl GuestOp {
                 Some(_) | None => Ok(()),
             },
             GuestOp::SetConfig(change) => change.check(),
-            GuestOp::Resize(Resize { disk, size }) => {
-                let is_disk = disk.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) && disk.len() <= 16 && !disk.is_empty();
-                scalar::size(size).map_err(|e| e.to_string())?;
-                if is_disk { Ok(()) } else { Err(format!("`{disk}` is no disk, such as scsi0")) }
-            }
+            GuestOp::Resize(resize) => resize.check(),
             GuestOp::SnapshotCreate(SnapshotCreate { name, description, .. }) => {
-                name.as_deref().map_or(Ok(()), snapshot)?;
-                text("description", description.as_deref())
+                named("name", name.as_deref(), names::snapshot)?;
+                text("description", description.as_deref(), TEXT_MAX)
             }
             GuestOp::SnapshotDelete(SnapshotDelete { name, .. }) | GuestOp::SnapshotRollback(SnapshotRollback { name, .. }) => {
-                snapshot(name)
+                named("name", Some(name), names::snapshot)
             }
-            GuestOp::Clone(to) => {
-                to.snapshot.as_deref().map_or(Ok(()), snapshot)?;
-                [("name", &to.name), ("storage", &to.storage), ("pool", &to.pool)]
-                    .iter()
-                    .try_for_each(|(what, is)| word(what, is.as_deref()))
-            }
-            GuestOp::Create(make) => {
-                if (make.kind == GuestKind::Lxc) != make.ostemplate.is_some() {
-                    return Err("a container has an `ostemplate`, and a virtual machine has none".to_owned());
-                }
-                all_right(make.kind, &make.config)?;
-                let words = [("ostemplate", &make.ostemplate), ("storage", &make.storage), ("pool", &make.pool)];
-                words.iter().try_for_each(|(what, is)| word(what, is.as_deref()))
-            }
+            GuestOp::Clone(to) => to.check(on),
+            GuestOp::Create(make) => make.check(),
             GuestOp::Destroy(destroy) => {
                 if destroy.now && destroy.purge_after_s.is_some() {
                     return Err("`now` and `purge_after_s` exclude each other".to_owned());
@@ -149,21 +135,21 @@ impl GuestOp {
                 if destroy.purge_after_s.is_some_and(|s| s > PURGE_AFTER_MAX_S) {
                     return Err(format!("`purge_after_s` is at most {PURGE_AFTER_MAX_S}"));
                 }
-                word("backup_first", destroy.backup_first.as_deref())
+                named("backup_first", destroy.backup_first.as_deref(), names::storage)
             }
             GuestOp::Backup(backup) => {
-                word("storage", Some(&backup.storage))?;
-                text("notes", backup.notes.as_deref())
+                named("storage", Some(&backup.storage), names::storage)?;
+                backup.notes.as_deref().map_or(Ok(()), notes)
             }
             GuestOp::Restore(restore) => {
-                word("archive", Some(&restore.archive))?;
-                word("storage", restore.storage.as_deref())
+                named("archive", Some(&restore.archive), |text| names::volume(text, "backup"))?;
+                named("storage", restore.storage.as_deref(), names::storage)
             }
             GuestOp::Migrate(to) => {
                 if !crate::pve::upid::is_node(&to.target) {
                     return Err(format!("`{}` is no name of a node", crate::fault::cut(&to.target)));
                 }
-                word("target_storage", to.target_storage.as_deref())
+                named("target_storage", to.target_storage.as_deref(), names::storage)
             }
         }
     }
@@ -327,35 +313,41 @@ fn all_right(kind: GuestKind, config: &Config) -> Result<(), String> {
     })
 }
 
-/// A name that a snapshot can have. Source: the format `pve-configid` of the API.
-fn snapshot(name: &str) -> Result<(), String> {
-    let is_plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-    let begins = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
-    if !is_plain || !begins || name.len() < 2 || name.len() > SNAPSHOT_NAME_MAX {
-        let name = crate::fault::cut(name);
-        return Err(format!(
-            "`{name}` is no name of a snapshot: a letter, then letters, digits, `_` and `-`, 2 to {SNAPSHOT_NAME_MAX} in all"
-        ));
-    }
-    if matches!(name, "current" | "pending") {
-        return Err(format!("`{name}` is no name that a snapshot can have: Proxmox VE calls something else so"));
-    }
-    Ok(())
+/// Checks the name that a parameter is.
+fn named(what: &str, name: Option<&str>, check: impl FnOnce(&str) -> Result<(), scalar::Wrong>) -> Result<(), String> {
+    name.map_or(Ok(()), check).map_err(|wrong| format!("`{what}`: {wrong}"))
 }
 
-fn word(what: &str, text: Option<&str>) -> Result<(), String> {
-    let is_word = |text: &str| !text.is_empty() && text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic());
-    if text.is_none_or(is_word) { Ok(()) } else { Err(format!("`{what}` is no name")) }
+fn text(what: &str, text: Option<&str>, most: usize) -> Result<(), String> {
+    if text.is_none_or(|text| text.len() <= most) { Ok(()) } else { Err(format!("`{what}` has at most {most} bytes")) }
 }
 
-fn text(what: &str, text: Option<&str>) -> Result<(), String> {
-    if text.is_none_or(|text| text.len() <= TEXT_MAX) { Ok(()) } else { Err(format!("`{what}` has at most {TEXT_MAX} bytes")) }
+/// Checks a backup's notes, which are a template. Source: `PVE::VZDump::verify_notes_template`.
+fn notes(notes: &str) -> Result<(), String> {
+    text("notes", Some(notes), NOTES_MAX)?;
+    if notes.chars().any(|c| c.is_control() || c == '\\') {
+        return Err("`notes` are one line, without backslashes: Proxmox VE reads them as a template".to_owned());
+    }
+    let variables = notes.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0));
+    let is_strange = |name: &&str| !NOTE_VARIABLES.contains(name) && !name.contains(|c: char| c.is_whitespace() || matches!(c, '{' | '}'));
+    match variables.into_iter().find(is_strange) {
+        Some(strange) => Err(format!(
+            "`notes`: `{{{{{}}}}}` is nothing that Proxmox VE fills in: it is one of {}",
+            crate::fault::cut(strange),
+            NOTE_VARIABLES.join(", ")
+        )),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::OpId;
+
+    fn read(kind: &str, params: &Value) -> Result<GuestOp, Fault> {
+        GuestOp::read(kind, params, &Vmid::parse("101").unwrap().resource())
+    }
 
     #[test]
     fn each_kind_has_its_class_and_is_read_back_as_it_was_written() {
@@ -381,11 +373,13 @@ mod tests {
             ("create", json!({ "type": "lxc", "ostemplate": "local:vztmpl/d.tar.zst", "config": { "hostname": "a" } }), Class::R2),
             ("destroy", json!({ "stop": true, "backup_first": "local" }), Class::R4),
             ("backup", json!({ "storage": "local", "mode": "suspend" }), Class::R2),
+            ("backup", json!({ "storage": "local", "notes": "{{guestname}} on {{node}}, before { }" }), Class::R2),
+            ("resize", json!({ "disk": "mp0", "size": "32G" }), Class::R3),
             ("restore", json!({ "type": "qemu", "archive": archive }), Class::R2),
             ("restore", json!({ "type": "qemu", "archive": archive, "over": true }), Class::R3),
             ("migrate", json!({ "target": "pve-2", "online": true }), Class::R3),
         ] {
-            let op = GuestOp::read(kind, &params).unwrap();
+            let op = read(kind, &params).unwrap();
             assert_eq!((op.kind(), op.params(), op.class()), (kind, params, class));
             assert!(crate::op::Act::KINDS.contains(&kind));
         }
@@ -411,8 +405,34 @@ mod tests {
             ("create", json!({ "type": "lxc" }), "ostemplate"),
             ("destroy", json!({ "now": true, "purge_after_s": 5 }), "exclude"),
             ("migrate", json!({ "target": "a/b" }), "no name of a node"),
+            ("migrate", json!({ "target": "pve-2", "target_storage": "a/b" }), "no storage's name"),
+            ("clone", json!({ "newid": "101" }), "its own number"),
+            ("clone", json!({ "newid": "102", "name": "a_b" }), "`name`: `a_b` is no name as in DNS"),
+            ("clone", json!({ "newid": "102", "storage": "a!" }), "no storage's name"),
+            ("clone", json!({ "newid": "102", "pool": "a b" }), "no pool's name"),
+            ("clone", json!({ "newid": "102", "full": false, "storage": "local" }), "where those are"),
+            ("clone", json!({ "newid": "102", "snapshot": "current" }), "something else"),
+            ("restore", json!({ "type": "qemu", "archive": "/var/lib/vz/dump/a.vma" }), "STORAGE:backup/NAME"),
+            ("restore", json!({ "type": "qemu", "archive": "local:iso/a.iso" }), "STORAGE:backup/NAME"),
+            ("resize", json!({ "disk": "net0", "size": "32G" }), "no disk"),
+            ("resize", json!({ "disk": "scsi31", "size": "32G" }), "no disk"),
+            ("set-config", json!({ "type": "lxc", "delete": ["memory"] }), "never taken out"),
+            ("set-config", json!({ "type": "lxc", "delete": ["rootfs"] }), "never taken out"),
+            ("set-config", json!({ "type": "lxc", "delete": ["unprivileged"] }), "when the guest is made"),
+            ("set-config", json!({ "type": "lxc", "set": { "unprivileged": "0" } }), "when the guest is made"),
+            ("set-config", json!({ "type": "qemu", "delete": ["smbios1"] }), "never taken out"),
+            ("set-config", json!({ "type": "qemu", "delete": ["vmgenid"] }), "no key that"),
+            ("set-config", json!({ "type": "qemu", "delete": ["onboot"], "digest": "x" }), "40 hex digits"),
+            ("create", json!({ "type": "lxc", "ostemplate": "local:iso/d.iso" }), "STORAGE:vztmpl/NAME"),
+            ("create", json!({ "type": "qemu", "storage": "a/b" }), "no storage's name"),
+            ("destroy", json!({ "backup_first": "a b" }), "no storage's name"),
+            ("backup", json!({ "storage": "a b" }), "no storage's name"),
+            ("backup", json!({ "storage": "local", "notes": "a\nb" }), "one line"),
+            ("backup", json!({ "storage": "local", "notes": "a\\b" }), "backslashes"),
+            ("backup", json!({ "storage": "local", "notes": "of {{name}}" }), "`{{name}}` is nothing"),
+            ("backup", json!({ "storage": "local", "notes": "a".repeat(961) }), "at most 960"),
         ] {
-            let fault = GuestOp::read(kind, &params).unwrap_err();
+            let fault = read(kind, &params).unwrap_err();
             assert!(fault.message.contains(says), "{kind} {params}: {fault}");
         }
     }
@@ -421,7 +441,7 @@ mod tests {
     fn a_snapshot_of_its_own_bears_the_whole_id_of_its_operation() {
         let op_id = OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap();
         let name = SnapshotCreate::default().name(&op_id);
-        assert_eq!(snapshot(&name), Ok(()));
-        assert!(name.ends_with(op_id.as_str()) && name.len() <= SNAPSHOT_NAME_MAX);
+        assert_eq!(names::snapshot(&name), Ok(()));
+        assert!(name.ends_with(op_id.as_str()));
     }
 }

@@ -76,6 +76,14 @@ pub struct Key {
     pub is_required: bool,
 }
 
+impl Key {
+    /// Whether a guest keeps it, whatever its value.
+    #[must_use]
+    pub const fn stays(&self) -> bool {
+        self.is_required || matches!(self.shape, Shape::Identity(..))
+    }
+}
+
 const fn one(name: &'static str, shape: Shape) -> Key {
     Key { name, count: None, shape, is_fixed: false, is_required: false }
 }

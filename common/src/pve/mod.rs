@@ -10,6 +10,7 @@ pub mod incarnation;
 pub mod keys;
 pub mod lenient;
 mod machine;
+pub mod names;
 pub mod privilege;
 pub mod property;
 pub mod scalar;

@@ -10,8 +10,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::keys::{Key, Shape};
 use super::property::{Format, Props, Whose};
 use super::scalar::{self, Wrong};
-use super::tags;
 use super::volume::Volume;
+use super::{names, tags};
 
 /// The normal form of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +68,12 @@ fn read(shape: Shape, text: &str, whose: Whose) -> Result<Option<Normal>, Wrong>
             }
             (!plain.is_empty()).then(|| but_for(plain.to_owned(), default)).flatten()
         }
-        Shape::DnsName => Some(Normal::Text(dns_name(plain, whose)?)),
+        Shape::DnsName => {
+            if whose == Whose::Ours {
+                names::dns(plain)?;
+            }
+            Some(Normal::Text(plain.to_owned()))
+        }
         Shape::Description => {
             let text = text.replace("\r\n", "\n").replace('\r', "\n");
             let text = text.trim_end();
@@ -278,17 +283,6 @@ fn pairs_of(normal: &Option<Normal>) -> Option<&Props> {
 
 fn staying(given: &str) -> String {
     format!("the guest is known by its `{given}`, which can only be said when it is made: leave it out, or write the one that it has")
-}
-
-fn dns_name(text: &str, whose: Whose) -> Result<String, Wrong> {
-    let is_label = |label: &str| {
-        let is_inner = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        !label.is_empty() && label.len() <= 63 && is_inner && !label.starts_with('-') && !label.ends_with('-')
-    };
-    if whose == Whose::Ours && (text.len() > 255 || !text.split('.').all(is_label)) {
-        return Err(Wrong::new(format!("`{text}` is no name as in DNS: letters, digits and inner hyphens, with dots between")));
-    }
-    Ok(text.to_owned())
 }
 
 /// Tags mean the same in any order and case.

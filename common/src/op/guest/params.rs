@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PURGE_AFTER_S, SNAPSHOT_NAME_MAX, all_right};
+use super::{PURGE_AFTER_S, all_right, named};
 use crate::id::OpId;
 use crate::pve::guest::Config;
-use crate::pve::{GuestKind, Vmid};
+use crate::pve::keys::{self, Shape};
+use crate::pve::{GuestKind, Vmid, names, scalar};
 use crate::topology::GuestSource;
 
 /// The most keys of one `set-config`.
 const KEYS_MAX: usize = 64;
+/// The most digits of a config's digest. Source: the API page `PUT …/config`.
+const DIGEST_MAX: usize = 40;
 
 /// How it is told to stop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,12 +297,61 @@ impl SetConfig {
         if let Some(both) = self.delete.iter().find(|key| self.set.contains_key(*key)) {
             return Err(format!("`{both}` is set and taken out"));
         }
-        if let Some(key) = self.delete.iter().find(|key| crate::pve::keys::find(self.kind, key).is_err()) {
-            return Err(format!("`{key}` is no key that can be taken out"));
+        for key in &self.delete {
+            match keys::find(self.kind, key) {
+                Err(_) => return Err(format!("`{key}` is no key that can be taken out")),
+                Ok(known) if known.is_fixed => return Err(fixed(key)),
+                Ok(known) if known.stays() => return Err(format!("`{key}` is never taken out: give it another value")),
+                Ok(_) => {}
+            }
         }
-        if self.digest.as_ref().is_some_and(|digest| digest.len() > SNAPSHOT_NAME_MAX || !digest.bytes().all(|b| b.is_ascii_hexdigit())) {
-            return Err("`digest` is none: it has at most 40 hex digits".to_owned());
+        if let Some(key) = self.set.keys().find(|key| keys::find(self.kind, key).is_ok_and(|known| known.is_fixed)) {
+            return Err(fixed(key));
+        }
+        if self.digest.as_ref().is_some_and(|digest| digest.len() > DIGEST_MAX || !digest.bytes().all(|b| b.is_ascii_hexdigit())) {
+            return Err(format!("`digest` is none: it has at most {DIGEST_MAX} hex digits"));
         }
         all_right(self.kind, &self.set)
+    }
+}
+
+fn fixed(key: &str) -> String {
+    format!("`{key}` can only be said when the guest is made")
+}
+
+impl Resize {
+    pub(super) fn check(&self) -> Result<(), String> {
+        let is_disk = |kind| keys::find(kind, &self.disk).is_ok_and(|known| matches!(known.shape, Shape::Volume(_)));
+        if !is_disk(GuestKind::Qemu) && !is_disk(GuestKind::Lxc) {
+            return Err(format!("`{}` is no disk, such as scsi0", crate::fault::cut(&self.disk)));
+        }
+        scalar::size(&self.size).map(drop).map_err(|wrong| wrong.to_string())
+    }
+}
+
+impl CloneTo {
+    pub(super) fn check(&self, of: Option<Vmid>) -> Result<(), String> {
+        if of == Some(self.newid) {
+            return Err("`newid` is its own number: a clone is another guest".to_owned());
+        }
+        if self.full == Some(false) && self.storage.is_some() {
+            return Err("a clone that shares the disks of its template has them where those are: leave `storage` out".to_owned());
+        }
+        named("snapshot", self.snapshot.as_deref(), names::snapshot)?;
+        named("name", self.name.as_deref(), names::dns)?;
+        named("storage", self.storage.as_deref(), names::storage)?;
+        named("pool", self.pool.as_deref(), names::pool)
+    }
+}
+
+impl Create {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if (self.kind == GuestKind::Lxc) != self.ostemplate.is_some() {
+            return Err("a container has an `ostemplate`, and a virtual machine has none".to_owned());
+        }
+        all_right(self.kind, &self.config)?;
+        named("ostemplate", self.ostemplate.as_deref(), |text| names::volume(text, "vztmpl"))?;
+        named("storage", self.storage.as_deref(), names::storage)?;
+        named("pool", self.pool.as_deref(), names::pool)
     }
 }

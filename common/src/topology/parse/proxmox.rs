@@ -12,7 +12,7 @@ use super::walk::{Fields, Filled, Walker};
 use super::{Hydrated, drift, service};
 use crate::pve::guest::{self, Config};
 use crate::pve::keys::{self as settings, Shape};
-use crate::pve::{GuestKind, Vmid, incarnation, scalar};
+use crate::pve::{GuestKind, Vmid, incarnation, names, scalar};
 
 /// The longest that a guest may take to stop, in seconds.
 const SHUTDOWN_MAX_S: u64 = 3600;
@@ -143,10 +143,11 @@ fn source(w: &mut Walker<'_>, kind: GuestKind, vmid: Vmid, node: &Node) -> Optio
         }
     }
     let word = |check: fn(&str) -> Result<String, Why>| move |w: &mut Walker<'_>, n: &Node| w.checked(n, check);
+    let name = |check: fn(&str) -> Result<(), scalar::Wrong>| move |w: &mut Walker<'_>, n: &Node| w.checked(n, |text| a_name(text, check));
     Some(GuestSource {
         clone: w.get(&fields, "clone", |w, n| cloned(w, vmid, n)),
         full: w.get(&fields, "full", Walker::truth),
-        snapshot: w.get(&fields, "snapshot", word(snapshot)),
+        snapshot: w.get(&fields, "snapshot", name(names::snapshot)),
         ostemplate: w.get(
             &fields,
             "ostemplate",
@@ -159,8 +160,8 @@ fn source(w: &mut Walker<'_>, kind: GuestKind, vmid: Vmid, node: &Node) -> Optio
         ),
         unique: w.get(&fields, "unique", Walker::truth),
         iso: w.get(&fields, "iso", word(|text| volume(text, "iso", "local:iso/debian-12.iso"))),
-        storage: w.get(&fields, "storage", word(storage)),
-        pool: w.get(&fields, "pool", word(pool)),
+        storage: w.get(&fields, "storage", name(names::storage)),
+        pool: w.get(&fields, "pool", name(names::pool)),
     })
 }
 
@@ -199,47 +200,13 @@ fn cloned(w: &mut Walker<'_>, vmid: Vmid, node: &Node) -> Option<Vmid> {
     })
 }
 
-/// A volume of the kind `content` on a storage. Source: `PVE::Storage::Plugin::parse_volname`.
+/// A volume of the kind `content` on a storage.
 fn volume(text: &str, content: &str, example: &str) -> Result<String, Why> {
-    let rest = text.split_once(':').filter(|(place, _)| storage(place).is_ok()).map(|(_, rest)| rest);
-    let name = rest.and_then(|rest| rest.strip_prefix(content)?.strip_prefix('/')).unwrap_or_default();
-    if name.is_empty() || text.chars().any(|c| c.is_whitespace() || c.is_control()) || name.split('/').any(|part| part == "..") {
-        return Err(
-            Why::new(format!("`{}` is no such volume: it is `STORAGE:{content}/NAME`", shorten(text))).help(format!("as in `{example}`"))
-        );
-    }
-    Ok(text.to_owned())
+    a_name(text, |text| names::volume(text, content)).map_err(|why| why.help(format!("as in `{example}`")))
 }
 
-/// The name of a storage. Source: the format `pve-storage-id` of the API.
-fn storage(text: &str) -> Result<String, Why> {
-    let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    let is_one = text.len() > 1
-        && text.bytes().all(is_inner)
-        && text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && text.bytes().next_back().is_some_and(|b| b.is_ascii_alphanumeric());
-    let wrong =
-        || Why::new(format!("`{}` is no storage's name: letters, digits, `-`, `_` and `.`, beginning with a letter", shorten(text)));
-    if is_one { Ok(text.to_owned()) } else { Err(wrong()) }
-}
-
-/// The name of a snapshot. Source: the format `pve-configid` of the API.
-fn snapshot(text: &str) -> Result<String, Why> {
-    let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-    let is_one =
-        (2..=40).contains(&text.len()) && text.bytes().all(is_inner) && text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic());
-    let wrong =
-        || Why::new(format!("`{}` is no snapshot's name: 2 to 40 letters, digits, `-` and `_`, beginning with a letter", shorten(text)));
-    if is_one { Ok(text.to_owned()) } else { Err(wrong()) }
-}
-
-/// The name of a pool. Source: the format `pve-poolid` of the API.
-fn pool(text: &str) -> Result<String, Why> {
-    let is_part = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    let is_one = text.split('/').all(is_part) && text.split('/').count() <= 3;
-    let wrong =
-        || Why::new(format!("`{}` is no pool's name: letters, digits, `-`, `_` and `.`, and `/` between up to three", shorten(text)));
-    if is_one { Ok(text.to_owned()) } else { Err(wrong()) }
+fn a_name(text: &str, check: impl FnOnce(&str) -> Result<(), scalar::Wrong>) -> Result<String, Why> {
+    check(text).map(|()| text.to_owned()).map_err(|wrong| Why::new(wrong.to_string()))
 }
 
 fn config(w: &mut Walker<'_>, kind: GuestKind, node: &Node) -> Config {
