@@ -424,6 +424,11 @@ mod tests {
             ("set-config", json!({ "type": "qemu", "delete": ["vmgenid"] }), "no key that"),
             ("set-config", json!({ "type": "qemu", "delete": ["onboot"], "digest": "x" }), "40 hex digits"),
             ("create", json!({ "type": "lxc", "ostemplate": "local:iso/d.iso" }), "STORAGE:vztmpl/NAME"),
+            (
+                "create",
+                json!({ "type": "lxc", "ostemplate": "local:vztmpl/d.tar.zst", "config": { "mp0": "local-lvm:8,mp=/srv" } }),
+                "needs `rootfs`",
+            ),
             ("create", json!({ "type": "qemu", "storage": "a/b" }), "no storage's name"),
             ("destroy", json!({ "backup_first": "a b" }), "no storage's name"),
             ("backup", json!({ "storage": "a b" }), "no storage's name"),

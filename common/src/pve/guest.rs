@@ -97,6 +97,15 @@ pub fn check(kind: GuestKind, config: &Config) -> Result<(), BTreeMap<String, St
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
+/// The mount point of a new container whose root is not named, though that is made by itself only where no volume is.
+/// Source: `PVE::API2::LXC::create_vm`.
+#[must_use]
+pub fn rootless(kind: GuestKind, config: &Config) -> Option<&str> {
+    let is_mount = |key: &&String| key.strip_prefix("mp").is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let mount = config.keys().find(is_mount).filter(|_| kind == GuestKind::Lxc && !config.contains_key("rootfs"));
+    mount.map(String::as_str)
+}
+
 /// What has to change so that `live` has what `wanted` says. What only `applied`, the config that was applied last, names is taken out;
 /// what neither names is not managed.
 ///

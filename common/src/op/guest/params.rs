@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{PURGE_AFTER_S, all_right, named};
 use crate::id::OpId;
-use crate::pve::guest::Config;
+use crate::pve::guest::{Config, rootless};
 use crate::pve::keys::{self, Shape};
 use crate::pve::{GuestKind, Vmid, names, scalar};
 use crate::topology::GuestSource;
@@ -350,6 +350,11 @@ impl Create {
             return Err("a container has an `ostemplate`, and a virtual machine has none".to_owned());
         }
         all_right(self.kind, &self.config)?;
+        if let Some(mount) = rootless(self.kind, &self.config) {
+            return Err(format!(
+                "`{mount}` needs `rootfs` beside it: Proxmox VE makes a root by itself only where no other volume is named"
+            ));
+        }
         named("ostemplate", self.ostemplate.as_deref(), |text| names::volume(text, "vztmpl"))?;
         named("storage", self.storage.as_deref(), names::storage)?;
         named("pool", self.pool.as_deref(), names::pool)

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::problem::Problem;
 use super::super::{GuestSpec, HostSpec, Reboot};
 use super::Places;
+use crate::pve::guest::rootless;
 use crate::pve::keys::{self, Shape};
 use crate::pve::property::Whose;
 use crate::pve::{GuestKind, Vmid};
@@ -57,6 +58,14 @@ fn making(vmid: Vmid, guest: &GuestSpec, places: &mut Places<'_>) {
             let message = format!("the disc of `iso` is put in `ide2`, and the config of guest {vmid} has something else there");
             let help = "give what stands there another key, or leave `iso` out";
             places.report(&format!("{}.config.ide2", mark(vmid)), |p| Problem { message, ..p }.help(help));
+        }
+        (Some(from), None) if from.ostemplate.is_some() => {
+            let Some(mount) = rootless(guest.kind, &guest.config) else { return };
+            let message = format!(
+                "guest {vmid} has `{mount}` and no `rootfs`: Proxmox VE makes a root by itself only where no other volume is named"
+            );
+            let help = "name the root, too: `rootfs: \"local-lvm:8\"`";
+            places.report(&format!("{}.config.{mount}", mark(vmid)), |p| Problem { message, ..p }.help(help));
         }
         (Some(_) | None, None) | (None, Some(_)) => {}
     }
