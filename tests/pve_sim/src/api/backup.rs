@@ -5,6 +5,7 @@
 use serde_json::{Value, json};
 
 use super::{Call, Fail, Outcome};
+use crate::setup::StorageKind;
 use crate::work::{Backup, Work};
 use crate::world::World;
 use crate::world::access::is_root;
@@ -111,11 +112,14 @@ fn sees(world: &World, who: &str, storage: &str, volume: &Volume) -> bool {
     }
 }
 
-fn item(storage: &str, name: &str, volume: &Volume) -> Value {
+fn item(storage: &Storage, name: &str, volume: &Volume) -> Value {
     let mut item =
-        json!({ "volid": format!("{storage}:{name}"), "content": volume.content, "format": volume.format, "size": volume.bytes });
+        json!({ "volid": format!("{}:{name}", storage.name), "content": volume.content, "format": volume.format, "size": volume.bytes });
     let Some(object) = item.as_object_mut() else { return item };
-    object.insert("ctime".to_owned(), json!(volume.ctime_s));
+    // ZFS does not tell when a volume was made. Source: `list_images` in `PVE::Storage::ZFSPoolPlugin`.
+    if storage.kind != StorageKind::ZfsPool {
+        object.insert("ctime".to_owned(), json!(volume.ctime_s));
+    }
     if let Some(vmid) = volume.vmid {
         object.insert("vmid".to_owned(), json!(vmid));
     }
@@ -150,7 +154,7 @@ pub(crate) fn content(world: &mut World, call: &Call) -> Outcome {
             && (vmid.is_none() || volume.vmid == vmid)
             && sees(world, &call.who, &storage.name, volume)
     });
-    let all: Vec<Value> = all.map(|(name, volume)| item(&storage.name, name, volume)).collect();
+    let all: Vec<Value> = all.map(|(name, volume)| item(storage, name, volume)).collect();
     Ok(Value::Array(all))
 }
 
@@ -176,7 +180,8 @@ pub(crate) fn volume(world: &mut World, call: &Call) -> Outcome {
     if !sees(world, &call.who, &storage, volume) {
         return Err(Fail::denied(&format!("/storage/{storage}, Datastore.AllocateSpace")));
     }
-    let mut item = item(&storage, &name, volume);
+    let Some(known) = world.storages.get(&storage) else { return Err(Fail::die(format!("storage '{storage}' does not exist"))) };
+    let mut item = item(known, &name, volume);
     if let Some(object) = item.as_object_mut() {
         object.insert("path".to_owned(), json!(format!("/var/lib/vz/{name}")));
     }

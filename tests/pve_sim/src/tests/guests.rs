@@ -111,6 +111,18 @@ async fn on_zfs_only_the_latest_snapshot_can_be_gone_back_to() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn when_a_volume_was_made_is_told_by_every_storage_but_zfs() {
+    for (storage, tells) in [("tank", false), ("local-lvm", true)] {
+        let client = machine(storage).await;
+        let asked = [("vmid", "205"), ("ostemplate", CONTAINER_TEMPLATE), ("rootfs", &format!("{storage}:1"))];
+        client.done("POST", "/nodes/pve-1/lxc", &asked).await;
+        let list = client.get(&format!("/nodes/pve-1/storage/{storage}/content")).await;
+        let volumes: Vec<_> = list.as_array().unwrap().iter().filter(|volume| !volume["vmid"].is_null()).collect();
+        assert!(volumes.len() >= 2 && volumes.iter().all(|volume| volume.get("ctime").is_some() == tells), "{list}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_number_is_given_once_and_asking_for_the_next_one_reserves_nothing() {
     let client = machine("local-lvm").await;
     assert_eq!((client.get("/cluster/nextid").await, client.get("/cluster/nextid").await), (json!("100"), json!("100")));
