@@ -130,7 +130,7 @@ mod tests {
 
     fn container(image: String, is_ours: bool) -> ObservedContainer {
         let resource = ResourceId::parse("docker/container/edge-web-1").unwrap();
-        let owner = Owner { topology: "edge".to_owned(), resource, spec: String::new(), base: String::new(), adopted: false };
+        let owner = Owner { topology: "edge".to_owned(), resource, spec: String::new(), base: String::new(), adopted: false, hidden: None };
         let config = ContainerConfig { user: "x".repeat(600), ..ContainerConfig::default() };
         ObservedContainer { image, owner: is_ours.then_some(owner), config: is_ours.then(|| Box::new(config)), ..Default::default() }
     }

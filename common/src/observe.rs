@@ -111,6 +111,9 @@ pub struct Owner {
     /// Whether it was made otherwise and taken over as it was.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
+    /// Of a guest: the hash of what was written into it last and its host does not show.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<String>,
 }
 
 /// A network on the engine. Only `id` and `owner: None` are filled for one that is not ours.

@@ -140,6 +140,7 @@ mod tests {
             spec: String::new(),
             base: base.to_owned(),
             adopted,
+            hidden: None,
         };
         let known = Known::default();
         known.note("guest/101".to_owned(), owner("vm:a", true));

@@ -76,8 +76,14 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         self.has_slice(op).await?;
         let order = self.order(op).await.map_err(Refused::by)?;
         let hold = match op.order.act.hold(Generation(0)) {
-            Some(HoldEffect::Place(_)) => op.order.act.hold(self.generation().await.map_err(Refused::ForNow)?),
-            other @ (Some(HoldEffect::Lift) | None) => other,
+            Some(HoldEffect::Place(_) | HoldEffect::PlacePower(_)) => {
+                match op.order.act.hold(self.generation().await.map_err(Refused::ForNow)?) {
+                    // What differs in more than its power still does once it is stopped.
+                    Some(HoldEffect::PlacePower(now)) if self.differs(op).await.map_err(Refused::ForNow)? => Some(HoldEffect::Place(now)),
+                    placed => placed,
+                }
+            }
+            other @ (Some(HoldEffect::Lift | HoldEffect::LiftPower) | None) => other,
         };
         if is_own(&op.order.act) {
             return Ok(Begin { order, evidence: Value::Null, hold, since: Since::now() });
@@ -188,6 +194,12 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let ledger = self.parts.gate.ledger().clone();
         let standing = blocking(move || ledger.standing()).await.map_err(|e| Fault::new(Code::Internal, e.to_string()))?;
         Ok(standing.generation)
+    }
+
+    /// Whether an operation left the resource unlike its slice in more than whether it runs.
+    async fn differs(&self, op: &Op) -> Result<bool, Fault> {
+        let since = self.accepted_floor().await?.map_or(Generation(0), |floor| floor.content_since);
+        Ok(self.parts.journal.read(|book| book.hold(op.resource().as_str(), since).is_some_and(|hold| !hold.is_power)))
     }
 
     pub(super) async fn accepted_floor(&self) -> Result<Option<Floor>, Fault> {

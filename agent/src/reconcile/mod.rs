@@ -26,6 +26,7 @@ use moorline_common::id::{Generation, ResourceId, UnixSeconds};
 use moorline_common::maintenance;
 use moorline_common::observe::{ContainerState, EngineState, Observed};
 use moorline_common::plan::{Blocked, Fields, Given, Plan, Step, guest, plan_given, volume_key};
+use moorline_common::pve::Vmid;
 use moorline_common::topology::Policy;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
@@ -332,6 +333,9 @@ impl<D: Driver, J: Journal> Reconciler<D, J> {
         let due = self.graves.due(&observed).await;
         let plan = self.desired.clone().map(|d| {
             let left = self.left_fields(&d);
+            // Who names a guest that was destroyed wants it back, unless it is held as the operation left it.
+            let is_wanted = |vmid: &Vmid| d.spec.guests().any(|(named, _)| named == *vmid) && !self.is_held(&d, &vmid.resource());
+            let due = due.iter().filter(|(vmid, _)| !is_wanted(vmid)).map(|(vmid, lasting)| (*vmid, lasting.clone())).collect();
             let mut plan = plan_given(&d.identity, &d.spec, &observed, Given { due: Some(&due), ..self.given(&d, &left) });
             plan.steps.retain(|step| step.action.ends_an_operation() || !self.is_held(&d, &step.resource));
             plan.drift.retain(|drift| !doubtful.contains(&drift.resource) && !self.is_held(&d, &drift.resource));

@@ -114,6 +114,7 @@ mod tests {
             spec: String::new(),
             base: String::new(),
             adopted: false,
+            hidden: None,
         };
         let names = ["db", "edge-db-1", "edge-web-1", "edge-web-2", "edge-web-old-1"];
         let owners = names.map(owner);

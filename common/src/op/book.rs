@@ -103,6 +103,9 @@ pub struct Hold {
     pub op_id: String,
     /// The newest generation when it began: it stands for as long as that one's content is wanted.
     pub generation: Generation,
+    /// Whether the resource differs in nothing but whether it runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_power: bool,
 }
 
 /// One line of a checkpoint.
@@ -199,13 +202,17 @@ impl Book {
         }
         if record.state == State::Succeeded {
             match effect {
-                Some(HoldEffect::Place(generation)) => {
-                    self.holds.insert(record.resource.clone(), Hold { op_id: record.op_id.clone(), generation });
-                }
+                Some(HoldEffect::Place(generation)) => self.place(record, generation, false),
+                Some(HoldEffect::PlacePower(generation)) => self.place(record, generation, true),
                 Some(HoldEffect::Lift) => drop(self.holds.remove(&record.resource)),
+                Some(HoldEffect::LiftPower) => self.holds.retain(|resource, hold| *resource != record.resource || !hold.is_power),
                 None => {}
             }
         }
+    }
+
+    fn place(&mut self, record: &Record, generation: Generation, is_power: bool) {
+        self.holds.insert(record.resource.clone(), Hold { op_id: record.op_id.clone(), generation, is_power });
     }
 
     fn check(&self, record: &Record, entry: Option<&OpEntry>) -> Result<(), BookError> {

@@ -104,12 +104,19 @@ impl GuestOp {
                 return Err(Fault::new(Code::UnknownKind, format!("there is no operation `{}` on guests", crate::fault::cut(other))));
             }
         };
-        op.check(Vmid::of(resource)).map_err(|why| Fault::new(Code::BadParams, format!("`{kind}`: {why}")))?;
+        op.check(Vmid::of(resource))?;
         Ok(op)
     }
 
-    /// What is wrong with its parameters.
-    fn check(&self, on: Option<Vmid>) -> Result<(), String> {
+    /// Checks its parameters, for the guest `on`, if that is known.
+    ///
+    /// # Errors
+    /// [`Code::BadParams`].
+    pub fn check(&self, on: Option<Vmid>) -> Result<(), Fault> {
+        self.try_check(on).map_err(|why| Fault::new(Code::BadParams, format!("`{}`: {why}", self.kind())))
+    }
+
+    fn try_check(&self, on: Option<Vmid>) -> Result<(), String> {
         match self {
             GuestOp::Start | GuestOp::Stop | GuestOp::Suspend(_) | GuestOp::Resume | GuestOp::Reset | GuestOp::SnapshotList => Ok(()),
             GuestOp::Shutdown(stop) | GuestOp::Reboot(stop) => match stop.timeout_s {
@@ -244,16 +251,14 @@ impl GuestOp {
     #[must_use]
     pub const fn hold(&self, generation: Generation) -> Option<HoldEffect> {
         match self {
-            GuestOp::Stop
-            | GuestOp::Shutdown(_)
-            | GuestOp::Suspend(_)
-            | GuestOp::SetConfig(_)
+            GuestOp::Stop | GuestOp::Shutdown(_) | GuestOp::Suspend(_) => Some(HoldEffect::PlacePower(generation)),
+            GuestOp::SetConfig(_)
             | GuestOp::Resize(_)
             | GuestOp::SnapshotRollback(_)
             | GuestOp::Restore(_)
             | GuestOp::Destroy(_)
             | GuestOp::Migrate(_) => Some(HoldEffect::Place(generation)),
-            GuestOp::Start | GuestOp::Resume => Some(HoldEffect::Lift),
+            GuestOp::Start | GuestOp::Resume => Some(HoldEffect::LiftPower),
             GuestOp::Reboot(_)
             | GuestOp::Reset
             | GuestOp::SnapshotCreate(_)

@@ -77,8 +77,12 @@ pub enum HoldEffect {
     /// The resource is left unlike its slice: reconcile leaves it alone until a generation after this one, and of other content, is
     /// accepted.
     Place(Generation),
+    /// The same of what differs in nothing but whether it runs.
+    PlacePower(Generation),
     /// Reconcile may have it again.
     Lift,
+    /// The same, unless it differs in more than whether it runs.
+    LiftPower,
 }
 
 impl Record {

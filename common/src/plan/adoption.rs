@@ -145,6 +145,7 @@ mod tests {
                 spec: String::new(),
                 base: String::new(),
                 adopted: false,
+                hidden: None,
             };
             engine.networks.values_mut().for_each(|live| live.owner = Some(other.clone()));
             engine.volumes.values_mut().for_each(|live| live.owner = Some(other.clone()));

@@ -341,6 +341,7 @@ pub fn owner_of(labels: &BTreeMap<String, String>) -> Option<Owner> {
         spec: labels.get(LABEL_SPEC)?.clone(),
         base: labels.get(LABEL_BASE).cloned().unwrap_or_default(),
         adopted: false,
+        hidden: None,
     })
 }
 

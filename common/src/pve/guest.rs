@@ -107,15 +107,23 @@ pub fn rootless(kind: GuestKind, config: &Config) -> Option<&str> {
 }
 
 /// What has to change so that `live` has what `wanted` says. What only `applied`, the config that was applied last, names is taken out;
-/// what neither names is not managed.
+/// what neither names is not managed. What a host does not show counts as met.
 ///
 /// # Errors
 /// [`Wrong`] when `wanted` is no config; see [`check`].
 pub fn change(wanted: &Config, applied: Option<&Config>, live: &GuestConfig) -> Result<ConfigChange, Wrong> {
+    change_given(wanted, applied, live, true)
+}
+
+/// As [`change`]; `is_written`: whether what a host does not show is known to be as wanted.
+///
+/// # Errors
+/// As [`change`].
+pub fn change_given(wanted: &Config, applied: Option<&Config>, live: &GuestConfig, is_written: bool) -> Result<ConfigChange, Wrong> {
     let mut change = ConfigChange::default();
     for (key, text) in wanted {
         let known = keys::find(live.kind, key).map_err(Wrong::new)?;
-        let is_rewritten = hides(known.shape) && applied.is_some_and(|applied| applied.get(key) != Some(text));
+        let is_rewritten = hides(known.shape) && !is_written;
         let need = value::need(known, text, live.set.get(key).map(String::as_str))?;
         change.add(key, if is_rewritten && need == Need::Nothing { Need::Set(text.trim().to_owned()) } else { need });
     }
@@ -263,7 +271,9 @@ mod tests {
         for (wanted, applied) in [(&Config::new(), Some(&applied)), (&config(&[("smbios1", "")]), None)] {
             assert_eq!(change(wanted, applied, &plain).unwrap(), ConfigChange::default());
         }
-        for (other, has) in [("uuid=6E3C4AF2-7D60-4C8E-8F2A-000000000000", &has), (UUID, &live(&[("smbios1", "serial=1")]))] {
+        let nameless = live(&[("smbios1", "serial=1")]);
+        assert_eq!(change(&Config::new(), Some(&applied), &nameless).unwrap(), ConfigChange::default(), "it is never taken out");
+        for (other, has) in [("uuid=6E3C4AF2-7D60-4C8E-8F2A-000000000000", &has), (UUID, &nameless)] {
             let refused = change(&config(&[("smbios1", other)]), None, has).unwrap();
             assert!(refused.is_empty() && refused.refused["smbios1"].contains("`uuid`, which can only be said"), "{refused:?}");
         }
@@ -276,7 +286,7 @@ mod tests {
         let has = live(&[("cipassword", "**********")]);
         let wanted = config(&[("cipassword", "$6$salt$new")]);
         assert!(change(&wanted, Some(&wanted), &has).unwrap().is_empty());
-        assert_eq!(change(&wanted, Some(&config(&[("cipassword", "$6$salt$old")])), &has).unwrap().set, wanted);
+        assert_eq!(change_given(&wanted, Some(&wanted), &has, false).unwrap().set, wanted, "whatever the host shows");
         let container = GuestConfig { kind: GuestKind::Lxc, ..live(&[("unprivileged", "1")]) };
         let fixed = change(&config(&[("unprivileged", "0")]), None, &container).unwrap();
         assert!(fixed.is_empty() && fixed.refused["unprivileged"].contains("when the guest is made"));

@@ -4,17 +4,17 @@
 use std::time::Duration;
 
 use moorline_common::fault::{Code, cut};
-use moorline_common::observe::{BURIED_TAG, GuestStatus};
+use moorline_common::observe::{BURIED_TAG, GuestStatus, TAG};
 use moorline_common::plan::guest::{GuestAct, GuestAction, marker, note_key};
 use moorline_common::pve::guest::{Config, ConfigChange};
 use moorline_common::pve::keys::{self, Shape};
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, value};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, tags, value};
 use moorline_common::topology::GuestSource;
 use serde_json::Value;
 
 use super::super::{DriverError, DriverErrorKind, Ownership, Taker, Tasks};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
-use super::observe::{has_tag, incarnation_of, read_config};
+use super::observe::{incarnation_of, read_config};
 use super::task;
 use crate::lane::aside;
 use crate::limits::{PVE_MAKE_TIMEOUT, PVE_STOP_MARGIN, PVE_TASK_TIMEOUT};
@@ -68,7 +68,7 @@ impl<T: Transport> Hands<'_, T> {
         if is.as_deref().map(incarnation::lasting) != self.action.incarnation.as_deref().map(incarnation::lasting) {
             return Err(conflict(format!("guest {vmid} is another one than was looked at")));
         }
-        let is_marked = config.get("tags").is_some_and(|tags| has_tag(tags))
+        let is_marked = config.get("tags").is_some_and(|text| tags::has(text, TAG))
             || config.get("description").map(|text| text.trim_end()) == Some(marker(&self.owned.host_id, vmid).as_str());
         let is_noted = self.owned.known.owner(&note_key(vmid)).is_some();
         if !is_marked && !is_noted && !self.action.adopted {
@@ -149,7 +149,7 @@ impl<T: Transport> Hands<'_, T> {
         let current = current.map_err(|e| failed(e, &what))?;
         let is_template = lenient::flag(current.get("template"));
         let is_noted = || self.owned.known.owner(&note_key(source.vmid)).is_some();
-        if is_template || config.get("tags").is_some_and(|tags| has_tag(tags)) || is_noted() {
+        if is_template || config.get("tags").is_some_and(|text| tags::has(text, TAG)) || is_noted() {
             return Ok(());
         }
         let message = format!("guest {} is neither a template nor Moorline's: make it a template, or take it over", source.vmid);
@@ -162,7 +162,7 @@ impl<T: Transport> Hands<'_, T> {
             Err(error) if error.kind == DriverErrorKind::NotFound => return Ok(()),
             seen => seen?,
         };
-        let is_buried = config.get("tags").is_some_and(|tags| tags.split([';', ',', ' ']).any(|tag| tag == BURIED_TAG));
+        let is_buried = config.get("tags").is_some_and(|text| tags::has(text, BURIED_TAG));
         let current = self.current().await?;
         if lenient::flag(current.get("ha").and_then(|ha| ha.get("managed"))) {
             return Err(conflict(format!("guest {} is kept after all: the cluster's resource manager has it", self.at.vmid)));

@@ -5,7 +5,7 @@ use moorline_common::op::guest::{Backup, BackupMode, CloneTo, GuestOp, Migrate, 
 use moorline_common::pve::keys::{self, Shape};
 use moorline_common::pve::property::Whose;
 use moorline_common::pve::value::{self, Normal};
-use moorline_common::pve::{GuestKind, scalar};
+use moorline_common::pve::{GuestKind, scalar, tags};
 use serde_json::json;
 
 use super::super::{DriverError, DriverErrorKind};
@@ -79,8 +79,7 @@ impl<T: Transport> Run<'_, T> {
             GuestOp::Clone(to) => Ok(self.guest(Verb::Post, &["clone"], self.clone_params(to))),
             GuestOp::Create(make) => {
                 let mut asked = create_params(make.kind, self.at.vmid, &make.source(), &make.config, &mark(&self.order.op_id))?;
-                let tags = make.config.get("tags").map_or_else(|| TAG.to_owned(), |tags| format!("{tags};{TAG}"));
-                asked.insert("tags".to_owned(), tags.replace([',', ' '], ";"));
+                asked.insert("tags".to_owned(), tags::with(make.config.get("tags").map_or("", String::as_str), TAG));
                 if let Some(said) = make.config.get("description") {
                     asked.insert("description".to_owned(), format!("{said}\n{}", mark(&self.order.op_id)));
                 }

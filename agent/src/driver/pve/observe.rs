@@ -16,7 +16,7 @@ use moorline_common::pve::keys::{self, Shape};
 use moorline_common::pve::property::Whose;
 use moorline_common::pve::value::{self, Normal};
 use moorline_common::pve::volume::Source;
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, tags};
 use serde_json::Value;
 
 use super::super::{DriverError, Ownership};
@@ -167,7 +167,7 @@ fn listed(kind: GuestKind, entry: &Value) -> Option<(Vmid, ObservedGuest)> {
         name: text("name"),
         status,
         owner: None,
-        is_marked: text("tags").is_some_and(|tags| has_tag(&tags)),
+        is_marked: text("tags").is_some_and(|text| tags::has(&text, TAG)),
         incarnation: None,
         is_template: lenient::flag(entry.get("template")),
         lock: text("lock"),
@@ -178,10 +178,6 @@ fn listed(kind: GuestKind, entry: &Value) -> Option<(Vmid, ObservedGuest)> {
         digest: None,
     };
     Some((vmid, guest))
-}
-
-pub(super) fn has_tag(tags: &str) -> bool {
-    tags.split([';', ',', ' ']).any(|tag| tag.eq_ignore_ascii_case(TAG))
 }
 
 /// The guests that the cluster's resource manager starts and stops, as far as the token may see.

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::OpId;
-use moorline_common::observe::GuestStatus;
+use moorline_common::observe::{GuestStatus, TAG};
 use moorline_common::op::guest::{Destroy, GuestOp};
 use moorline_common::plan::guest::note_key;
 use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::Config;
 use moorline_common::pve::upid::Upid;
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, privilege, scalar};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, privilege, scalar, tags};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use super::super::{Begun, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership, Taker};
 use super::apply::status_of;
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
-use super::observe::{has_tag, incarnation_of, read_config, snapshots};
+use super::observe::{incarnation_of, read_config, snapshots};
 use super::stage::{Run, Stage, stages};
 use super::task;
 use crate::lane::aside;
@@ -99,7 +99,7 @@ pub(super) struct Live {
 impl Live {
     /// Whether it says of itself that Moorline made it, or is noted as taken over.
     fn is_ours(&self, owned: &Ownership) -> bool {
-        let says = self.config.get("tags").is_some_and(|tags| has_tag(tags));
+        let says = self.config.get("tags").is_some_and(|text| tags::has(text, TAG));
         let note = owned.known.owner(&note_key(self.at.vmid));
         says || note.is_some_and(|owner| Some(owner.base.as_str()) == self.incarnation.as_deref().map(incarnation::lasting))
     }

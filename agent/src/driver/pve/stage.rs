@@ -10,13 +10,13 @@ use moorline_common::op::guest::{Backup, CloneTo, Create, Destroy, GuestOp, Rest
 use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::{self, Config, GuestConfig};
 use moorline_common::pve::upid::{TaskEnd, Upid};
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, tags};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::super::{Begun, DriverError, DriverErrorKind, OpOrder, OpResult};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
-use super::observe::{has_tag, read_config, snapshots};
+use super::observe::{read_config, snapshots};
 use super::op::{Before, Live, cannot_go, one};
 use super::task;
 use crate::limits::{PVE_BUSY_TRIES, PVE_TASK_LOOK};
@@ -416,11 +416,11 @@ impl<'a, T: Transport> Run<'a, T> {
             return Ok(None);
         }
         let live = self.live_to_go().await?;
-        let tags = live.config.get("tags").cloned().unwrap_or_default();
+        let said = live.config.get("tags").map_or("", String::as_str);
         let key = if self.at.kind == GuestKind::Qemu { "name" } else { "hostname" };
         let name = live.config.get(key).cloned().unwrap_or_else(|| format!("guest-{}", self.at.vmid));
         let name: String = format!("{BURIED_NAME}{name}").chars().take(60).collect();
-        let tags = if tags.is_empty() { format!("{TAG};{BURIED_TAG}") } else { format!("{tags};{BURIED_TAG}") };
+        let tags = tags::with(&tags::with(said, TAG), BURIED_TAG);
         let mut asked = params([(key, name.trim_end_matches(['-', '.'])), ("tags", tags.as_str()), ("protection", "1"), ("onboot", "0")]);
         asked.extend(live.digest.map(|digest| ("digest".to_owned(), digest)));
         Ok(self.guest(Verb::Put, &["config"], asked))
@@ -442,12 +442,11 @@ impl<'a, T: Transport> Run<'a, T> {
         let at = GuestAt { vmid, ..self.at };
         let (config, digest) = read_config(self.client, at).await.map_err(|e| self.failed(e))?;
         self.is_made_by_this(&config)?;
-        let tags = config.get("tags").cloned().unwrap_or_default();
-        if has_tag(&tags) {
+        let said = config.get("tags").map_or("", String::as_str);
+        if tags::has(said, TAG) {
             return Ok(None);
         }
-        let tags = if tags.is_empty() { TAG.to_owned() } else { format!("{tags};{TAG}") };
-        let mut asked = one("tags", &tags);
+        let mut asked = one("tags", &tags::with(said, TAG));
         asked.extend(digest.map(|digest| ("digest".to_owned(), digest)));
         Ok(self.guest_at(at, Verb::Put, &["config"], asked))
     }
@@ -455,7 +454,7 @@ impl<'a, T: Transport> Run<'a, T> {
 
 /// Whether a guest is kept for a while after its end.
 fn is_buried(config: &Config) -> bool {
-    let is_tagged = config.get("tags").is_some_and(|tags| tags.split([';', ',', ' ']).any(|tag| tag == BURIED_TAG));
+    let is_tagged = config.get("tags").is_some_and(|text| tags::has(text, BURIED_TAG));
     is_tagged && config.get("protection").is_some_and(|text| scalar::boolean(text).unwrap_or(false))
 }
 

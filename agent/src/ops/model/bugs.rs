@@ -61,7 +61,7 @@ fn script(bug: &str) -> Vec<Step> {
         "hold for a generation" => vec![Sign(STOP), Pass(5), Slice(false), Pass(40)],
         "newest first" => vec![Unreachable(true), Sign(RESTART), Sign(STOP), Sign(RESTART), Turns(100), Unreachable(false), Pass(40)],
         "any order after a start" => {
-            vec![Unreachable(true), Sign(RESTART), Sign(STOP), Turns(100), Crash(5), Turns(100), Unreachable(false), Pass(40)]
+            vec![Unreachable(true), Sign(RESTART), Sign(STOP), Turns(200), Crash(5), Turns(200), Unreachable(false), Pass(40)]
         }
         "no barrier" => vec![
             Unreachable(true),
@@ -116,8 +116,8 @@ fn outdated(turns: u8) -> Vec<Step> {
 
 fn scripts(bug: &str) -> Vec<Vec<Step>> {
     match bug {
-        "no recheck" => (10..90).step_by(5).map(outdated).collect(),
-        "doubt frees the lane" => (10..90).step_by(5).map(forgotten).collect(),
+        "no recheck" => (10..160).step_by(5).map(outdated).collect(),
+        "doubt frees the lane" => (10..160).step_by(5).map(forgotten).collect(),
         bug => vec![script(bug)],
     }
 }
@@ -138,7 +138,7 @@ fn each_planted_bug_is_caught() {
 fn each_planted_bug_is_caught_on_guests() {
     // No operation is on all guests of a host at once: there is nothing that a barrier is needed for.
     let bugs = BUGS.into_iter().filter(|bug| *bug != "no barrier");
-    let missed: Vec<&str> = bugs.filter(|bug| !notices::<Host>(bug, 40)).collect();
+    let missed: Vec<&str> = bugs.filter(|bug| !notices::<Host>(bug, 60)).collect();
     assert_eq!(missed, Vec::<&str>::new(), "nothing notices these");
 }
 

@@ -235,10 +235,10 @@ impl Reference {
         let hold = entry.started.as_ref().and_then(|s| s.hold);
         let fits = match (wanted, hold) {
             // One that was accepted meanwhile may have come a moment later.
-            (Some(true), Some(HoldEffect::Place(Generation(g)))) => {
+            (Some(true), Some(HoldEffect::Place(Generation(g)) | HoldEffect::PlacePower(Generation(g)))) => {
                 g <= self.generation && g >= self.before.iter().map(|b| b.generation).min().unwrap_or(self.generation)
             }
-            (Some(false), Some(HoldEffect::Lift)) | (None, None) => true,
+            (Some(false), Some(HoldEffect::Lift | HoldEffect::LiftPower)) | (None, None) => true,
             _ => false,
         };
         // What begins again keeps what it was to be.
@@ -262,13 +262,21 @@ impl Reference {
         self.journal.look(|records| {
             let mut effects: BTreeMap<&str, HoldEffect> = BTreeMap::new();
             let mut hold: Option<(String, u64)> = None;
+            // Whether more of it differs than whether it runs.
+            let mut differs = false;
             for record in records.iter().filter(|r| r.resource == resource.as_str() && !r.acknowledged) {
                 match (record.state, record.hold) {
                     (State::Started, Some(effect)) => drop(effects.insert(&record.op_id, effect)),
-                    (State::Started, None) if record.kind == "converge" => hold = None,
+                    (State::Started, None) if record.kind == "converge" => (hold, differs) = (None, false),
                     (State::Succeeded, _) => match effects.get(record.op_id.as_str()) {
-                        Some(HoldEffect::Place(generation)) => hold = Some((record.op_id.clone(), generation.0)),
-                        Some(HoldEffect::Lift) => hold = None,
+                        Some(HoldEffect::Place(generation)) => {
+                            (hold, differs) = (Some((record.op_id.clone(), generation.0)), true);
+                        }
+                        Some(HoldEffect::PlacePower(generation)) => {
+                            (hold, differs) = (Some((record.op_id.clone(), generation.0)), false);
+                        }
+                        Some(HoldEffect::LiftPower) if differs => {}
+                        Some(HoldEffect::Lift | HoldEffect::LiftPower) => (hold, differs) = (None, false),
                         None => {}
                     },
                     _ => {}

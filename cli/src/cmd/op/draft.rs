@@ -318,6 +318,7 @@ pub(super) mod tests {
                 spec: String::new(),
                 base: String::new(),
                 adopted: false,
+                hidden: None,
             })
         };
         let container =

@@ -144,6 +144,7 @@ fn report(shown: &mut Shown) {
         spec: String::new(),
         base: String::new(),
         adopted: false,
+        hidden: None,
     };
     let container = moorline_common::observe::ObservedContainer { id: "c".repeat(64), owner: Some(owner), ..Default::default() };
     let mut observed = moorline_common::observe::Observed::default();

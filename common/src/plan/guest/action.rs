@@ -27,6 +27,9 @@ pub struct GuestAction {
     /// Whether it was made otherwise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
+    /// See [`Owner::hidden`]: what it is afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<String>,
     /// What is done.
     pub act: GuestAct,
 }
@@ -133,6 +136,7 @@ impl GuestAction {
             spec: self.spec.clone(),
             base: lasting.to_owned(),
             adopted: self.adopted,
+            hidden: self.hidden.clone(),
         };
         Some((note_key(self.vmid), owner))
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{Engine, ModelError};
 use crate::observe::{GuestStatus, ObservedGuest, TAG};
-use crate::plan::guest::{GuestAct, GuestAction, note_key};
+use crate::plan::guest::{GuestAct, GuestAction, MAKING, note_key};
 use crate::pve::guest::{Config, ConfigChange, GuestConfig};
-use crate::pve::{GuestKind, Vmid, incarnation};
+use crate::pve::{GuestKind, Vmid, incarnation, tags};
 
 impl Engine {
     /// Makes a change to a guest so.
@@ -123,7 +123,8 @@ fn update(live: &mut ObservedGuest, change: &ConfigChange) {
             *text = grown(text);
         }
     }
-    live.is_marked = config.set.get("tags").is_some_and(|tags| tags.split([';', ',', ' ']).any(|tag| tag == TAG));
+    let is_being_made = config.set.get("description").is_some_and(|text| text.starts_with(MAKING));
+    live.is_marked = is_being_made || config.set.get("tags").is_some_and(|text| tags::has(text, TAG));
     live.name = config.set.get("name").or_else(|| config.set.get("hostname")).cloned();
     let text: Vec<String> = config.set.iter().map(|(key, text)| format!("{key}: {text}")).collect();
     live.digest = Some(crate::id::sha256_hex(text.join("\n").as_bytes()));

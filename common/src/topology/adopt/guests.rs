@@ -278,7 +278,14 @@ mod tests {
         let mut guests = guests.clone();
         for (vmid, guest) in &mut guests {
             let base = guest.lasting().unwrap_or_default().to_owned();
-            guest.owner = Some(Owner { topology: "shop".to_owned(), resource: vmid.resource(), spec: String::new(), base, adopted: true });
+            guest.owner = Some(Owner {
+                topology: "shop".to_owned(),
+                resource: vmid.resource(),
+                spec: String::new(),
+                base,
+                adopted: true,
+                hidden: None,
+            });
         }
         guests
     }

@@ -53,6 +53,7 @@ async fn a_guest_that_does_not_react_to_being_told_to_stop_is_a_failure_and_no_d
         spec: String::new(),
         incarnation: bench.guest(101).await.incarnation,
         adopted: true,
+        hidden: None,
         act: GuestAct::Shutdown { timeout_s: 5, force: false },
     };
     let error = bench.driver.apply(&stop, Tasks::nobody()).await.unwrap_err();
@@ -256,6 +257,7 @@ async fn only_what_still_is_what_was_destroyed_is_removed_when_its_time_is_over(
             spec: String::new(),
             incarnation: bench.guest(101).await.incarnation,
             adopted: false,
+            hidden: None,
             act: GuestAct::Purge,
         };
         (bench, purge)

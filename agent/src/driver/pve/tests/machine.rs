@@ -10,6 +10,7 @@ use moorline_common::observe::Observed;
 use moorline_common::plan::Step;
 use moorline_pve_sim::setup::{SECRET, TOKEN};
 use moorline_pve_sim::world::effects::EffectKind;
+use moorline_pve_sim::world::faults::WorkerFault;
 use moorline_pve_sim::{Request, Setup, Sim};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -161,7 +162,11 @@ impl World for Host {
         self.lock().boot += 1;
     }
 
-    fn forget(&self) {}
+    /// The next worker dies, and nobody knows how far it came.
+    fn forget(&self) {
+        let fault = WorkerFault { task: ".*".to_owned(), after_effect: false, next: Some(1) };
+        self.sim.change(|world| world.faults.worker_dies = vec![fault]);
+    }
 
     fn order(draft: &Draft, number: usize) -> (&'static str, String, Value) {
         let guest = format!("pve/guest/{}", 101 + u32::from(draft.resource % 2));

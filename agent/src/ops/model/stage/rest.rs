@@ -9,8 +9,12 @@ use serde_json::json;
 use super::{CLUSTER, Stage, turns};
 use crate::intake::judge::Own;
 use crate::ledger::Ledger;
+use crate::limits::PVE_MARGIN;
 use crate::ops::Standing;
 use crate::ops::model::world::World;
+
+/// By then it is proven of everything whether it happened.
+const REST: Duration = Duration::from_secs(PVE_MARGIN.as_secs() + 15);
 
 impl<W: World> Stage<W> {
     /// All becomes well again; then everything ends, some of it by an operator's word.
@@ -27,7 +31,7 @@ impl<W: World> Stage<W> {
         self.ahead = floor.saturating_sub(self.now());
         self.clocks.set_wall(UnixSeconds(self.now()));
         for _ in 0..self.signed.len() + 4 {
-            tokio::time::sleep(Duration::from_secs(50)).await;
+            tokio::time::sleep(REST).await;
             turns(200).await;
             self.known().before.clear();
             let open: Vec<(String, State)> =

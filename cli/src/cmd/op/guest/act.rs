@@ -110,8 +110,7 @@ fn set_config(args: SetConfigArgs) -> Result<(Wish, OnOne), Failure> {
     // What is wrong in itself needs no report to be told.
     if let Some(kind) = kind {
         let change = SetConfig { set: wish.set.clone(), delete: wish.delete.clone(), digest: wish.digest.clone(), kind };
-        let op = GuestOp::SetConfig(change);
-        GuestOp::read(op.kind(), &op.params())?;
+        GuestOp::SetConfig(change).check(None)?;
     }
     Ok((Wish::Config(wish), on.into()))
 }

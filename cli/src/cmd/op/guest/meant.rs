@@ -307,8 +307,14 @@ pub(in crate::cmd::op) mod tests {
 
     /// A host with a machine of a topology's, a marked container, a stranger, and a stranger's template.
     pub(in crate::cmd::op) fn observed() -> Observed {
-        let owner =
-            Owner { topology: "edge".to_owned(), resource: vmid(101).resource(), spec: String::new(), base: String::new(), adopted: false };
+        let owner = Owner {
+            topology: "edge".to_owned(),
+            resource: vmid(101).resource(),
+            spec: String::new(),
+            base: String::new(),
+            adopted: false,
+            hidden: None,
+        };
         let db = ObservedGuest {
             owner: Some(owner),
             incarnation: Some(MACHINE.to_owned()),

@@ -229,7 +229,7 @@ mod tests {
     const NOW: UnixSeconds = UnixSeconds(1_700_000_000);
 
     fn said(kind: &str, params: &Value) -> String {
-        does(&GuestOp::read(kind, params).unwrap(), NOW)
+        does(&GuestOp::read(kind, params, &ResourceId::parse("pve/guest/101").unwrap()).unwrap(), NOW)
     }
 
     #[test]
