@@ -7,7 +7,7 @@ use moorline_common::plan::guest::CONFIG;
 use moorline_common::pve::guest::{Config, check};
 use moorline_common::pve::keys::{self, Shape};
 use moorline_common::pve::property::Whose;
-use moorline_common::pve::{GuestKind, Vmid, value};
+use moorline_common::pve::{GuestKind, Vmid, tags, value};
 use moorline_common::topology::{Entry, GuestSpec, HostSpec};
 use serde_json::{Value, json};
 
@@ -63,7 +63,7 @@ fn setting(kind: GuestKind, key: &str, actual: &str) -> Result<Word, Failure> {
     if actual.contains("… sha256:") {
         return Err(unsayable("the value is too long to be taken over from a report", "edit the topology file by hand and push it"));
     }
-    let text = if matches!(shape, Shape::Tags) { own_tags(actual) } else { actual.to_owned() };
+    let text = if matches!(shape, Shape::Tags) { tags::without(actual, TAG) } else { actual.to_owned() };
     if let Err(wrong) = check(kind, &Config::from([(key.to_owned(), text.clone())])) {
         let why = wrong.get(key).cloned().unwrap_or_default();
         return Err(unsayable(format!("the host's `{key}` cannot stand in a topology: {why}"), BY_HAND));
@@ -95,12 +95,6 @@ fn default(shape: Shape) -> Option<String> {
     let is_default = |text: &String| value::normal(shape, text, Whose::Ours).is_ok_and(|normal| normal.is_none());
     // Pairs say it by no pair at all, or by a `0` that stands for the one that is needed, as in `agent: 0`.
     said.into_iter().chain([String::new(), "0".to_owned()]).find(is_default)
-}
-
-/// Tags without the one that Moorline adds by itself.
-fn own_tags(tags: &str) -> String {
-    let words = tags.split([',', ';', ' ']).filter(|word| !word.is_empty() && *word != TAG);
-    words.collect::<Vec<_>>().join(";")
 }
 
 /// What has to be written into the part `target` of a file, of which the host has `others`, too, so that `over` holds.

@@ -3,7 +3,7 @@
 //! Source: the API pages `PUT /nodes/{node}/qemu/{vmid}/config` and `PUT /nodes/{node}/lxc/{vmid}/config`.
 
 use super::property::{Field, Format};
-use super::scalar;
+use super::{forms, scalar};
 
 const ANY: Field = Field::Text(None);
 const YES: Field = Field::Bool(Some(true));
@@ -41,11 +41,11 @@ pub static DRIVE: Format = Format {
         ("ssd", FLAG),
         ("queues", Field::Int(2, i64::MAX, None)),
         ("import-from", ANY),
-        ("serial", ANY),
-        ("model", ANY),
-        ("vendor", ANY),
-        ("product", ANY),
-        ("wwn", ANY),
+        ("serial", Field::Checked(forms::disk_serial)),
+        ("model", Field::Checked(forms::disk_model)),
+        ("vendor", Field::Checked(forms::disk_vendor)),
+        ("product", Field::Checked(forms::disk_product)),
+        ("wwn", Field::Checked(forms::world_wide_name)),
         ("bps", COUNT),
         ("bps_rd", COUNT),
         ("bps_wr", COUNT),
@@ -98,16 +98,32 @@ pub static TPM_STATE: Format = Format {
         ("file", ANY),
         ("volume", Field::Alias("file")),
         ("size", Field::OwnSize),
-        ("format", IMAGE),
+        ("format", Field::Word(&["raw", "qcow2", "vmdk"], None)),
         ("import-from", ANY),
         ("version", Field::Word(&["v1.2", "v2.0"], Some("v1.2"))),
     ],
 };
 
-/// `rootfs` and `mp[n]` of containers.
-pub static MOUNT: Format = Format {
+/// `rootfs` of containers.
+pub static ROOT: Format = Format {
     bare: Some("volume"),
     required: &["volume"],
+    keys: &[
+        ("volume", ANY),
+        ("size", Field::Size),
+        ("acl", FLAG),
+        ("mountoptions", Field::Checked(forms::mount_options)),
+        ("quota", FLAG),
+        ("replicate", YES),
+        ("ro", FLAG),
+        ("shared", NO),
+    ],
+};
+
+/// `mp[n]` of containers.
+pub static MOUNT: Format = Format {
+    bare: Some("volume"),
+    required: &["volume", "mp"],
     keys: &[
         ("volume", ANY),
         ("mp", ANY),
@@ -115,7 +131,7 @@ pub static MOUNT: Format = Format {
         ("acl", FLAG),
         ("backup", FLAG),
         ("keepattrs", NO),
-        ("mountoptions", Field::List),
+        ("mountoptions", Field::Checked(forms::mount_options)),
         ("quota", FLAG),
         ("replicate", YES),
         ("ro", FLAG),
@@ -167,14 +183,14 @@ pub static CARDS: Format = Format {
         ("ne2k_isa", CARD),
         ("ne2k_pci", CARD),
         ("pcnet", CARD),
-        ("bridge", ANY),
+        ("bridge", Field::Checked(forms::interface)),
         ("firewall", FLAG),
         ("link_down", FLAG),
         ("mtu", Field::Int(1, 65_520, None)),
         ("queues", Field::Int(0, 64, None)),
         ("rate", Field::Number),
         ("tag", Field::Int(1, 4094, None)),
-        ("trunks", Field::List),
+        ("trunks", Field::Checked(forms::ranges)),
     ],
 };
 
@@ -183,21 +199,21 @@ pub static INTERFACES: Format = Format {
     bare: None,
     required: &["name"],
     keys: &[
-        ("name", ANY),
+        ("name", Field::Checked(forms::interface)),
         ("type", Field::Word(&["veth"], Some("veth"))),
         ("hwaddr", Field::Mac),
-        ("bridge", ANY),
+        ("bridge", Field::Checked(forms::interface)),
         ("firewall", FLAG),
         ("link_down", FLAG),
         ("host-managed", FLAG),
-        ("ip", ANY),
-        ("ip6", ANY),
-        ("gw", ANY),
-        ("gw6", ANY),
+        ("ip", Field::Checked(forms::ipv4)),
+        ("ip6", Field::Checked(forms::ipv6)),
+        ("gw", Field::Checked(forms::gateway4)),
+        ("gw6", Field::Checked(forms::gateway6)),
         ("mtu", Field::Int(64, 65_535, None)),
         ("rate", Field::Number),
         ("tag", Field::Int(1, 4094, None)),
-        ("trunks", Field::List),
+        ("trunks", Field::Checked(forms::numbers)),
     ],
 };
 
@@ -253,7 +269,7 @@ pub static HOST_PCI: Format = Format {
     required: &[],
     keys: &[
         ("host", Field::List),
-        ("mapping", ANY),
+        ("mapping", Field::Checked(forms::config_id)),
         ("driver", Field::Word(&["vfio", "keep"], Some("vfio"))),
         ("device-id", ANY),
         ("vendor-id", ANY),
@@ -269,7 +285,16 @@ pub static HOST_PCI: Format = Format {
 };
 
 /// `ipconfig[n]`, for cloud-init.
-pub static IP_CONFIG: Format = Format { bare: None, required: &[], keys: &[("ip", ANY), ("gw", ANY), ("ip6", ANY), ("gw6", ANY)] };
+pub static IP_CONFIG: Format = Format {
+    bare: None,
+    required: &[],
+    keys: &[
+        ("ip", Field::Checked(forms::ipv4)),
+        ("gw", Field::Checked(forms::gateway4)),
+        ("ip6", Field::Checked(forms::ipv6)),
+        ("gw6", Field::Checked(forms::gateway6)),
+    ],
+};
 
 /// `machine`.
 pub static MACHINE: Format = Format {
@@ -289,8 +314,8 @@ pub static NUMA: Format = Format {
     bare: None,
     required: &["cpus"],
     keys: &[
-        ("cpus", Field::List),
-        ("hostnodes", Field::List),
+        ("cpus", Field::Checked(forms::ranges)),
+        ("hostnodes", Field::Checked(forms::ranges)),
         ("memory", Field::Number),
         ("policy", Field::Word(&["preferred", "bind", "interleave"], None)),
     ],
@@ -314,12 +339,12 @@ pub static SMBIOS: Format = Format {
     keys: &[
         ("uuid", Field::Checked(scalar::uuid)),
         ("base64", NO),
-        ("family", ANY),
-        ("manufacturer", ANY),
-        ("product", ANY),
-        ("serial", ANY),
-        ("sku", ANY),
-        ("version", ANY),
+        ("family", Field::Checked(forms::base64)),
+        ("manufacturer", Field::Checked(forms::base64)),
+        ("product", Field::Checked(forms::base64)),
+        ("serial", Field::Checked(forms::base64)),
+        ("sku", Field::Checked(forms::base64)),
+        ("version", Field::Checked(forms::base64)),
     ],
 };
 
@@ -327,7 +352,11 @@ pub static SMBIOS: Format = Format {
 pub static STARTUP: Format = Format { bare: Some("order"), required: &[], keys: &[("order", COUNT), ("up", COUNT), ("down", COUNT)] };
 
 /// `usb[n]`.
-pub static USB: Format = Format { bare: Some("host"), required: &[], keys: &[("host", ANY), ("mapping", ANY), ("usb3", NO)] };
+pub static USB: Format = Format {
+    bare: Some("host"),
+    required: &[],
+    keys: &[("host", Field::Checked(forms::usb_device)), ("mapping", Field::Checked(forms::config_id)), ("usb3", NO)],
+};
 
 /// `vga`.
 pub static DISPLAY: Format = Format {
@@ -366,7 +395,7 @@ pub static SHARED_FOLDER: Format = Format {
     bare: Some("dirid"),
     required: &["dirid"],
     keys: &[
-        ("dirid", ANY),
+        ("dirid", Field::Checked(forms::config_id)),
         ("cache", Field::Word(&["auto", "always", "metadata", "never"], Some("auto"))),
         ("direct-io", NO),
         ("expose-acl", NO),
@@ -388,5 +417,12 @@ pub static WATCHDOG: Format = Format {
 pub static FEATURES: Format = Format {
     bare: None,
     required: &[],
-    keys: &[("nesting", NO), ("fuse", NO), ("keyctl", NO), ("mknod", NO), ("force_rw_sys", NO), ("mount", Field::List)],
+    keys: &[
+        ("nesting", NO),
+        ("fuse", NO),
+        ("keyctl", NO),
+        ("mknod", NO),
+        ("force_rw_sys", NO),
+        ("mount", Field::Checked(forms::file_systems)),
+    ],
 };

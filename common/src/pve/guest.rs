@@ -88,7 +88,7 @@ impl ConfigChange {
 pub fn check(kind: GuestKind, config: &Config) -> Result<(), BTreeMap<String, String>> {
     let wrong = config.iter().filter_map(|(key, text)| {
         let why = match keys::find(kind, key) {
-            Ok(known) => value::normal(known.shape, text, Whose::Ours).err()?.to_string(),
+            Ok(known) => value::check(known, text).err()?.to_string(),
             Err(why) => why,
         };
         Some((key.clone(), why))

@@ -2,8 +2,9 @@
 //!
 //! Source: the API pages `PUT /nodes/{node}/qemu/{vmid}/config` and `PUT /nodes/{node}/lxc/{vmid}/config`.
 
-use super::formats;
 use super::property::Format;
+use super::scalar::Wrong;
+use super::{formats, forms};
 
 /// What kind of guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -74,9 +75,21 @@ pub struct Key {
     pub is_fixed: bool,
     /// Whether every guest has it: a host never takes it out.
     pub is_required: bool,
+    /// Pairs of its format that it has not.
+    pub lacks: &'static [&'static str],
+    /// What else its values have to be.
+    pub form: fn(&str) -> Result<(), Wrong>,
 }
 
 impl Key {
+    const fn lacking(self, lacks: &'static [&'static str]) -> Self {
+        Self { lacks, ..self }
+    }
+
+    const fn formed(self, form: fn(&str) -> Result<(), Wrong>) -> Self {
+        Self { form, ..self }
+    }
+
     /// Whether a guest keeps it, whatever its value.
     #[must_use]
     pub const fn stays(&self) -> bool {
@@ -85,7 +98,7 @@ impl Key {
 }
 
 const fn one(name: &'static str, shape: Shape) -> Key {
-    Key { name, count: None, shape, is_fixed: false, is_required: false }
+    Key { name, count: None, shape, is_fixed: false, is_required: false, lacks: &[], form: forms::any }
 }
 
 const fn many(name: &'static str, count: u16, shape: Shape) -> Key {
@@ -122,15 +135,24 @@ static QEMU: &[Key] = &[
     one("cores", Shape::Int(1, MOST, Some(1))),
     one("cpu", Shape::Props(&formats::CPU)),
     one("cpulimit", Shape::Number(128, Some("0"))),
-    one("cpuunits", Shape::CpuUnits),
+    one("cpuunits", Shape::CpuUnits).formed(forms::machine_share),
     one("description", Shape::Description),
     one("efidisk0", Shape::Volume(&formats::EFI_DISK)),
     one("freeze", Shape::Bool(Some(false))),
     many("hostpci", 16, Shape::Props(&formats::HOST_PCI)),
-    one("hotplug", Shape::Text(Some("network,disk,usb"))),
-    many("ide", 4, Shape::Volume(&formats::DRIVE)),
+    one("hotplug", Shape::Text(Some("network,disk,usb"))).formed(forms::hotplug),
+    many("ide", 4, Shape::Volume(&formats::DRIVE)).lacking(&["iothread", "ro", "queues", "product", "vendor", "scsiblock"]),
     many("ipconfig", 32, Shape::Props(&formats::IP_CONFIG)),
-    one("keyboard", ANY),
+    one(
+        "keyboard",
+        Shape::Word(
+            &[
+                "de", "de-ch", "da", "en-gb", "en-us", "es", "fi", "fr", "fr-be", "fr-ca", "fr-ch", "hu", "is", "it", "ja", "lt", "mk",
+                "nl", "no", "pl", "pt", "pt-br", "sv", "sl", "tr",
+            ],
+            None,
+        ),
+    ),
     one("kvm", YES),
     one("localtime", Shape::Bool(None)),
     one("machine", Shape::Props(&formats::MACHINE)),
@@ -153,8 +175,8 @@ static QEMU: &[Key] = &[
     one("protection", NO),
     one("reboot", YES),
     one("rng0", Shape::Props(&formats::RANDOM)),
-    many("sata", 6, Shape::Volume(&formats::DRIVE)),
-    many("scsi", 31, Shape::Volume(&formats::DRIVE)),
+    many("sata", 6, Shape::Volume(&formats::DRIVE)).lacking(&["model", "iothread", "ro", "queues", "product", "vendor", "scsiblock"]),
+    many("scsi", 31, Shape::Volume(&formats::DRIVE)).lacking(&["model"]),
     one("scsihw", Shape::Word(&["lsi", "lsi53c810", "virtio-scsi-pci", "virtio-scsi-single", "megasas", "pvscsi"], Some("lsi"))),
     one("searchdomain", ANY),
     many("serial", 4, Shape::Word(&["socket"], None)),
@@ -162,7 +184,7 @@ static QEMU: &[Key] = &[
     one("smbios1", Shape::Identity(&formats::SMBIOS, "uuid")),
     one("sockets", Shape::Int(1, MOST, Some(1))),
     one("sshkeys", Shape::SshKeys),
-    one("startdate", Shape::Text(Some("now"))),
+    one("startdate", Shape::Text(Some("now"))).formed(forms::start_date),
     one("startup", Shape::Props(&formats::STARTUP)),
     one("tablet", YES),
     one("tags", Shape::Tags),
@@ -171,9 +193,9 @@ static QEMU: &[Key] = &[
     many("usb", 14, Shape::Props(&formats::USB)),
     one("vcpus", Shape::Int(1, MOST, None)),
     one("vga", Shape::Props(&formats::DISPLAY)),
-    many("virtio", 16, Shape::Volume(&formats::DRIVE)),
+    many("virtio", 16, Shape::Volume(&formats::DRIVE)).lacking(&["model", "queues", "product", "vendor", "scsiblock", "ssd", "wwn"]),
     many("virtiofs", 10, Shape::Props(&formats::SHARED_FOLDER)),
-    one("vmstatestorage", ANY),
+    one("vmstatestorage", ANY).formed(forms::storage),
     one("watchdog", Shape::Props(&formats::WATCHDOG)),
 ];
 
@@ -183,15 +205,15 @@ static LXC: &[Key] = &[
     one("console", YES),
     one("cores", Shape::Int(1, 8192, None)),
     one("cpulimit", Shape::Number(8192, Some("0"))),
-    one("cpuunits", Shape::CpuUnits),
+    one("cpuunits", Shape::CpuUnits).formed(forms::container_share),
     one("debug", NO),
     one("description", Shape::Description),
-    one("entrypoint", Shape::Text(Some("/sbin/init"))),
+    one("entrypoint", Shape::Text(Some("/sbin/init"))).formed(forms::command),
     one("features", Shape::Props(&formats::FEATURES)),
     one("hostname", Shape::DnsName),
     required("memory", Shape::Int(16, MOST, Some(512))),
     many("mp", 256, Shape::Volume(&formats::MOUNT)),
-    one("nameserver", ANY),
+    one("nameserver", ANY).formed(forms::name_servers),
     many("net", 32, Shape::Card(&formats::INTERFACES, "hwaddr")),
     one("onboot", NO),
     fixed(
@@ -202,8 +224,8 @@ static LXC: &[Key] = &[
         ),
     ),
     one("protection", NO),
-    required("rootfs", Shape::Volume(&formats::MOUNT)),
-    one("searchdomain", ANY),
+    required("rootfs", Shape::Volume(&formats::ROOT)),
+    one("searchdomain", ANY).formed(forms::domains),
     one("startup", Shape::Props(&formats::STARTUP)),
     one("swap", Shape::Int(0, MOST, Some(512))),
     one("tags", Shape::Tags),

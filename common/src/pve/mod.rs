@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod formats;
+mod forms;
 pub mod guest;
 pub mod incarnation;
 pub mod keys;

@@ -94,6 +94,45 @@ fn pairs(format: &Format, text: &str, whose: Whose) -> Result<Option<Normal>, Wr
     Ok((!props.is_empty()).then_some(Normal::Props(props)))
 }
 
+/// The most characters of a description. Source: the API pages.
+const DESCRIPTION_MAX: usize = 8192;
+/// The most characters of who a machine is.
+const IDENTITY_MAX: usize = 512;
+
+/// Checks an operator's value of `known`.
+///
+/// # Errors
+/// [`Wrong`], with what is wrong.
+pub fn check(known: &Key, text: &str) -> Result<(), Wrong> {
+    let read = normal(known.shape, text, Whose::Ours)?;
+    (known.form)(text.trim())?;
+    let most = match known.shape {
+        Shape::Description => DESCRIPTION_MAX,
+        Shape::Identity(..) => IDENTITY_MAX,
+        Shape::Bool(_)
+        | Shape::Int(..)
+        | Shape::CpuUnits
+        | Shape::Number(..)
+        | Shape::Word(..)
+        | Shape::Text(_)
+        | Shape::DnsName
+        | Shape::Tags
+        | Shape::SshKeys
+        | Shape::PasswordHash
+        | Shape::Props(_)
+        | Shape::Volume(_)
+        | Shape::Card(..) => usize::MAX,
+    };
+    if text.chars().count() > most {
+        return Err(Wrong::new(format!("it is too long: it has at most {most} characters")));
+    }
+    let Some(Normal::Volume(volume)) = read else { return Ok(()) };
+    match volume.options.keys().find(|key| known.lacks.contains(&key.as_str())) {
+        Some(key) => Err(Wrong::new(format!("`{key}` is nothing that `{}` has", known.name))),
+        None => Ok(()),
+    }
+}
+
 /// Whether a host that has `live` has what is wanted. `None` stands for a key that is not there.
 ///
 /// # Errors
@@ -506,6 +545,27 @@ mod tests {
             (Qemu, "net0", "bridge=vmbr0", "`model` is missing"),
             (Qemu, "ide2", "local:8,media=cdrom", "is one that is there"),
             (Lxc, "rootfs", "none", "name a volume"),
+            (Lxc, "mp0", "local-lvm:8", "`mp` is missing"),
+            (Lxc, "rootfs", "local-lvm:8,backup=1", "`backup` is no key"),
+            (Qemu, "scsi0", "local-lvm:32,import-from=local:import/a.qcow2", "write `local-lvm:0`"),
+            (Qemu, "scsi0", "local-lvm:vm-1-disk-0,import-from=local:import/a.qcow2", "a new disk"),
+            (Qemu, "scsi0", "local-lvm:8,wwn=1", "world wide name"),
+            (Qemu, "virtio0", "local-lvm:8,ssd=1", "`ssd` is nothing that `virtio` has"),
+            (Qemu, "cpuunits", "0", "1 to 262144"),
+            (Qemu, "cpuunits", "999999", "1 to 262144"),
+            (Lxc, "cpuunits", "500001", "0 to 500000"),
+            (Qemu, "keyboard", "xx", "en-us"),
+            (Qemu, "startdate", "tomorrow", "no start date"),
+            (Qemu, "startdate", "26-1-1", "no start date"),
+            (Qemu, "hotplug", "disc", "plugged"),
+            (Qemu, "smbios1", "uuid=foo", "no UUID"),
+            (Qemu, "smbios1", "manufacturer=A & B", "base64"),
+            (Qemu, "vmstatestorage", "a/b", "no storage's name"),
+            (Qemu, "ipconfig0", "ip=10.0.0.2", "10.0.0.2/24"),
+            (Qemu, "usb0", "mouse", "no device"),
+            (Lxc, "net0", "name=eth0,gw=there", "no address"),
+            (Lxc, "nameserver", "10.0.0.1 dns", "`dns` is no address"),
+            (Lxc, "searchdomain", "a_b", "no domain"),
             (Qemu, "cipassword", "secret", "openssl passwd -6"),
             (Qemu, "sshkeys", "AAAA", "no public key"),
             (Qemu, "cpulimit", "128.5", "at most 128"),
@@ -513,8 +573,26 @@ mod tests {
             (Qemu, "serial0", "/dev/ttyS0", "socket"),
             (Lxc, "memory", "8", "at least 16"),
         ] {
-            let wrong = normal(shape(kind, key), wanted, Whose::Ours).unwrap_err().to_string();
+            let wrong = check(keys::find(kind, key).unwrap(), wanted).unwrap_err().to_string();
             assert!(wrong.contains(says), "{key}: {wanted}: {wrong}");
+        }
+        let description = keys::find(Qemu, "description").unwrap();
+        assert_eq!(check(description, &"ä".repeat(8192)), Ok(()));
+        assert!(check(description, &"ä".repeat(8193)).unwrap_err().to_string().contains("at most 8192"));
+        for (kind, key, good) in [
+            (Qemu, "startdate", "2026-1-3T10:00:00"),
+            (Qemu, "startdate", "now"),
+            (Qemu, "cpuunits", "262144"),
+            (Lxc, "cpuunits", "0"),
+            (Qemu, "usb0", "0x1234:ABCD,usb3=1"),
+            (Qemu, "usb1", "1-2.3"),
+            (Qemu, "smbios1", "manufacturer=QSAmIEI=,base64=1"),
+            (Qemu, "hotplug", "0"),
+            (Qemu, "ipconfig0", "ip=10.0.0.2/24,gw=10.0.0.1,ip6=auto"),
+            (Lxc, "net0", "name=eth0,ip=manual,ip6=fd00::2/64,gw6=fe80::1"),
+            (Lxc, "nameserver", "fe80::1%eth0 10.0.0.1"),
+        ] {
+            assert_eq!(check(keys::find(kind, key).unwrap(), good), Ok(()), "{key}: {good}");
         }
     }
 }

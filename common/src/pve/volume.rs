@@ -1,5 +1,6 @@
 //! Disks of guests: which volume, how large, and with which options.
 
+use super::names;
 use super::property::{Format, Props, Whose};
 use super::scalar::{self, Wrong};
 
@@ -89,6 +90,17 @@ impl Volume {
         let allocated = if let Source::New { bytes, .. } = &source { Some(*bytes) } else { None };
         if allocated.is_some() && said.is_some() && whose == Whose::Ours {
             return Err(Wrong::new(format!("`{named}` says its size already: leave `size` out")));
+        }
+        if whose == Whose::Ours && options.contains_key(IMPORT) {
+            match &source {
+                Source::New { bytes: 0, .. } => {}
+                Source::New { storage, .. } => {
+                    return Err(Wrong::new(format!("a disk that is imported is as large as what it is made of: write `{storage}:0`")));
+                }
+                Source::None | Source::Cdrom | Source::CloudInit { .. } | Source::Existing { .. } | Source::Path(_) => {
+                    return Err(Wrong::new(format!("`{IMPORT}` is for a new disk: write `storage:0`")));
+                }
+            }
         }
         // Whatever is allocated for firmware, the host makes it as large as that is.
         let is_sized = whose == Whose::Theirs || !format.has_own_size();
@@ -184,13 +196,14 @@ impl Volume {
 
 const MEDIA: &str = "media";
 const CDROM: &str = "cdrom";
+const IMPORT: &str = "import-from";
 
 /// What a host notes of the firmware's variables that it made. Source: `PVE::QemuServer::OVMF::create_efidisk`.
 const CERTIFICATES: &str = "ms-cert";
 
 /// What says how a volume is made: afterwards its name tells, or nothing does.
 fn is_for_making(key: &str) -> bool {
-    matches!(key, "format" | "import-from")
+    matches!(key, "format" | IMPORT)
 }
 
 /// What a value names.
@@ -209,9 +222,7 @@ fn source(named: &str, whose: Whose) -> Result<Source, Wrong> {
     }
     let wrong = || Wrong::new(format!("`{named}` is no volume: write `storage:8` for a new one of 8 GiB, or `storage:name`"));
     let (storage, name) = named.split_once(':').ok_or_else(wrong)?;
-    let is_storage = storage.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
-        && storage.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if !is_storage || name.is_empty() {
+    if names::storage(storage).is_err() || name.is_empty() {
         return Err(wrong());
     }
     let storage = storage.to_owned();

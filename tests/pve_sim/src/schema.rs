@@ -382,6 +382,99 @@ mod tests {
         }
     }
 
+    /// Values that somebody could write for a key: of any kind, and with every pair of its format so.
+    fn made_up(shape: moorline_common::pve::keys::Shape, example: &str) -> Vec<String> {
+        use moorline_common::pve::keys::Shape;
+        let words = [
+            "",
+            "0",
+            "1",
+            "-1",
+            "2",
+            "1.5",
+            "16",
+            "64",
+            "300000",
+            "99999999999",
+            "yes",
+            "foo",
+            "a b",
+            "a,b",
+            "a;b",
+            "a_b",
+            "ä",
+            "=",
+            "+",
+            "none",
+            "now",
+            "2026-11-23",
+            "26-1-1",
+            "q35",
+            "pc-q35-9",
+            "virt-9.0",
+            "dhcp",
+            "10.0.0.2",
+            "10.0.0.2/24",
+            "fe80::1",
+            "0x1",
+            "0x0123456789abcdef",
+            "1-2",
+            "1-2;3",
+            "nodev;noexec",
+            "cdrom",
+            "/dev/sda",
+            "local:8",
+            "local:a",
+            "l:8",
+            "spice",
+            "1234:abcd",
+            "BC:24:11:00:00:0A",
+            "01:24:11:00:00:0A",
+            "6e3c4af2-7d60-4c8e-8f2a-0f6a1d6f9b7e",
+            "8G",
+            "8g",
+        ];
+        let words: Vec<String> =
+            words.iter().map(|word| (*word).to_owned()).chain([17, 41, 61, 600, 9000].map(|n| "x".repeat(n))).collect();
+        let (Shape::Props(format) | Shape::Volume(format) | Shape::Card(format, _) | Shape::Identity(format, _)) = shape else {
+            return words;
+        };
+        let with = |(key, _): &(&str, _)| {
+            let rest: Vec<&str> = example.split(',').filter(|part| !part.starts_with(&format!("{key}="))).collect();
+            words.iter().map(|word| format!("{},{key}={word}", rest.join(","))).collect::<Vec<_>>()
+        };
+        words.iter().cloned().chain(format.keys.iter().flat_map(with)).collect()
+    }
+
+    /// The official description, where it is given: what it refuses of values made up is refused before anything is sent.
+    #[test]
+    fn what_is_taken_of_values_made_up_the_official_description_takes() {
+        use moorline_common::pve::keys::{self, GuestKind};
+        use moorline_common::pve::value;
+        let Some(path) = std::env::var_os("MOORLINE_PVE_SCHEMA") else {
+            return println!("skipped: MOORLINE_PVE_SCHEMA names no apidoc.json");
+        };
+        let schema = Schema::parse(&std::fs::read(path).unwrap()).unwrap();
+        let (mut wrong, mut refused) = (Vec::new(), 0);
+        for (kind, example) in [(GuestKind::Qemu, QEMU), (GuestKind::Lxc, LXC)] {
+            let call = format!("/nodes/pve-1/{}/101/config", kind.as_str());
+            for (key, known) in keys::all(kind) {
+                let (_, example) = example.iter().find(|(name, _)| *name == key).unwrap();
+                for text in made_up(known.shape, example) {
+                    let taken = value::check(known, &text).and_then(|()| value::written(known.shape, &text, None));
+                    match taken.map(|sent| (schema.check("PUT", &call, &[(key.clone(), sent.clone())]), sent)) {
+                        Err(_) => refused += usize::from(schema.check("PUT", &call, &[(key.clone(), text)]).is_err()),
+                        // Nothing is sent then.
+                        Ok((_, sent)) if sent.is_empty() => {}
+                        Ok((Err(why), _)) => wrong.push(why.concat()),
+                        Ok((Ok(()), _)) => {}
+                    }
+                }
+            }
+        }
+        assert!(wrong.is_empty() && refused > 1000, "{refused} were refused, and these should have been:\n{}", wrong.join("\n"));
+    }
+
     const QEMU: &[(&str, &str)] = &[
         ("acpi", "no"),
         ("affinity", "0-3"),

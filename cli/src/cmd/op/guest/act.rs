@@ -324,8 +324,8 @@ mod tests {
             (&["reset", "h/99"], "such as pve-1/101"),
             (&["reset", "h/guest/99"], "such as pve-1/101"),
             (&["create", "h/guest/db", "--type", "qemu"], "the number"),
-            (&["restore", "h/102", "--archive", "a:backup/x.vma"], "--type qemu"),
-            (&["restore", "h/102", "--archive", "a:backup/vzdump-lxc-1.tar", "--type", "qemu"], "--type lxc"),
+            (&["restore", "h/102", "--archive", "nas:backup/x.vma"], "--type qemu"),
+            (&["restore", "h/102", "--archive", "nas:backup/vzdump-lxc-1.tar", "--type", "qemu"], "--type lxc"),
             (&["set-config", "h/101", "memory=1", "memory=2"], "once"),
         ] {
             let failure = wish(line).unwrap_err();
@@ -354,9 +354,9 @@ mod tests {
                 json!({ "newid": "300", "full": false, "name": "x" }),
             ),
             (
-                &["create", "h/205", "--type", "lxc", "--ostemplate", "l:vztmpl/d.tar.zst", "--config", "hostname=a", "--start"],
+                &["create", "h/205", "--type", "lxc", "--ostemplate", "local:vztmpl/d.tar.zst", "--config", "hostname=a", "--start"],
                 "create",
-                json!({ "type": "lxc", "config": { "hostname": "a" }, "ostemplate": "l:vztmpl/d.tar.zst", "start": true }),
+                json!({ "type": "lxc", "config": { "hostname": "a" }, "ostemplate": "local:vztmpl/d.tar.zst", "start": true }),
             ),
             (&["backup", "h/101", "--storage", "pbs", "--mode", "stop"], "backup", json!({ "storage": "pbs", "mode": "stop" })),
             (&["restore", "h/102", "--archive", archive], "restore", json!({ "type": "qemu", "archive": archive })),

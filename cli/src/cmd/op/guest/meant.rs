@@ -363,7 +363,7 @@ pub(in crate::cmd::op) mod tests {
 
     #[test]
     fn what_loses_what_a_guest_holds_is_for_the_very_one_that_was_seen() {
-        let archive = json!({ "type": "qemu", "archive": "a:backup/vzdump-qemu-1.vma", "over": true });
+        let archive = json!({ "type": "qemu", "archive": "nas:backup/vzdump-qemu-1.vma", "over": true });
         for (kind, params) in [
             ("destroy", json!({})),
             ("snapshot-delete", json!({ "name": "old" })),
@@ -401,10 +401,10 @@ pub(in crate::cmd::op) mod tests {
         assert_eq!(pick("create", &create, 300, None).unwrap(), None);
         assert!(pick("create", &create, 101, None).unwrap_err().is(Code::AlreadyExists));
         assert_eq!(pick("create", &create, 300, Some(MACHINE)).unwrap_err().exit, 64);
-        let restore = json!({ "type": "qemu", "archive": "a:backup/vzdump-qemu-1.vma" });
+        let restore = json!({ "type": "qemu", "archive": "nas:backup/vzdump-qemu-1.vma" });
         assert!(pick("restore", &restore, 900, None).unwrap_err().remedy.contains("--over"));
         assert!(pick("clone", &json!({ "newid": "205" }), 101, None).unwrap_err().is(Code::AlreadyExists));
-        let other = json!({ "type": "lxc", "archive": "a:backup/vzdump-lxc-1.tar", "over": true });
+        let other = json!({ "type": "lxc", "archive": "nas:backup/vzdump-lxc-1.tar", "over": true });
         assert!(pick("restore", &other, 101, None).unwrap_err().message.contains("holds a container"));
         assert!(pick("migrate", &json!({ "target": "pve-1" }), 101, None).unwrap_err().message.contains("already"));
         assert!(pick("migrate", &json!({ "target": "pve-2" }), 101, None).is_ok());

@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn each_operation_that_disrupts_or_loses_says_so() {
-        let archive = "a:backup/vzdump-qemu-1.vma";
+        let archive = "nas:backup/vzdump-qemu-1.vma";
         for (kind, params, says) in [
             ("stop", json!({}), "power is cut"),
             ("reset", json!({}), "is lost"),
