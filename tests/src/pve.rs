@@ -119,13 +119,17 @@ impl PveHost {
     /// # Errors
     /// When the host does not answer.
     pub fn effects(&self, vmid: u32, kind: &str) -> Result<usize> {
-        let all = self.send(Verb::Get, "/sim/effects", None)?;
-        Ok(all
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|effect| effect.get("vmid") == Some(&vmid.into()) && effect.get("kind") == Some(&kind.into()))
-            .count())
+        let all = self.all_effects()?;
+        let is_it = |effect: &&Value| effect.get("vmid") == Some(&vmid.into()) && effect.get("kind") == Some(&kind.into());
+        Ok(all.iter().filter(is_it).count())
+    }
+
+    /// All that happened to guests by the API, oldest first.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub fn all_effects(&self) -> Result<Vec<Value>> {
+        Ok(self.send(Verb::Get, "/sim/effects", None)?.as_array().cloned().unwrap_or_default())
     }
 
     /// Requests that were not as the API's own description says.

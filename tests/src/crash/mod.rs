@@ -8,10 +8,12 @@
 //! | [`records`] | the host's journal, as `moorline-agent journal export` gives it |
 //! | [`check`] | what must hold between the three |
 //! | [`stories`] | for each crash point a story that passes it |
+//! | [`guests`] | the same on a host of Proxmox VE |
 //! | [`rounds`] | random stories, for as long as asked |
 
 pub mod check;
 pub mod events;
+pub mod guests;
 pub mod orders;
 pub mod records;
 pub mod rounds;

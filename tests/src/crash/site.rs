@@ -20,6 +20,7 @@ use crate::fleet::{Drive, Fleet};
 use crate::image;
 use crate::limits::{APPLY, SETTLE, SOON};
 use crate::operator::Operator;
+use crate::pve::PveHost;
 use crate::wait::wait_until;
 
 /// The site's host.
@@ -68,6 +69,17 @@ impl Site {
     /// As [`Self::on_docker`].
     pub fn on_sim(name: &str) -> Result<Self> {
         Self::with(Fleet::start(name)?, Drive::Sim, None)
+    }
+
+    /// A site on a simulated Proxmox VE.
+    ///
+    /// # Errors
+    /// As [`Self::on_docker`].
+    pub fn on_guests(name: &str) -> Result<(Self, PveHost)> {
+        let fleet = Fleet::start(name)?;
+        let pve = PveHost::start(fleet.binaries(), &fleet.root().join("pve"), &json!({}))?;
+        fleet.connect_to_proxmox(HOST, &pve)?;
+        Ok((Self::with(fleet, Drive::Guests, None)?, pve))
     }
 
     fn with(mut fleet: Fleet, drive: Drive, real: Option<(Engine, Watcher)>) -> Result<Self> {

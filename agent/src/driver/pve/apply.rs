@@ -106,6 +106,7 @@ impl<T: Transport> Hands<'_, T> {
     async fn order(&self, verb: Verb, path: &[&str], asked: &Params, limit: Duration) -> Result<(), DriverError> {
         let what = format!("{} of guest {}", path.join(" "), self.at.vmid);
         let answer = self.client.of_guest(verb, self.at, path, asked).await;
+        crate::crash::point("pve.step.asked");
         let answer = answer.map_err(|e| failed(e, &what))?;
         self.finish(&answer, &what, limit).await
     }
@@ -137,6 +138,7 @@ impl<T: Transport> Hands<'_, T> {
                 self.client.of_node(Verb::Post, &[self.action.kind.as_str()], &asked).await
             }
         };
+        crate::crash::point("pve.step.asked");
         let answer = answer.map_err(|e| failed(e, &what))?;
         self.finish(&answer, &what, PVE_MAKE_TIMEOUT).await
     }

@@ -279,6 +279,7 @@ impl<'a, T: Transport> Run<'a, T> {
             }
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
             let answer = self.client.of_node(verb, &path, &asked).await;
+            crate::crash::point("pve.op.asked");
             match &answer {
                 // Somebody held the guest's file for a moment or changed it, and nothing was done.
                 Err(error) if tries < PVE_BUSY_TRIES && is_passing(stage, error) => {
