@@ -62,6 +62,12 @@ impl PveHost {
         Ok(Self { process, runtime, line, url, fingerprint, token_file })
     }
 
+    /// Where it listens, as `host:port`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("https://")
+    }
+
     /// What an agent's configuration says of it.
     #[must_use]
     pub fn config(&self) -> String {

@@ -1,4 +1,4 @@
-//! What the tests need besides Rust: a Docker Engine, a static busybox, strace, faketime, docker-registry, docker-compose, Python with grpcio. On Debian as root it is
+//! What the tests need besides Rust: a Docker Engine, a static busybox, strace, faketime, docker-registry, docker-compose, Python with grpcio and proxmoxer. On Debian as root it is
 //! installed; elsewhere it is asked for.
 
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,9 @@ use crate::cmd::{find, run, say, succeeds, target};
 const SOCKET: &str = "/var/run/docker.sock";
 const DOCKERD_START: Duration = Duration::from_secs(60);
 const DOCKERD_STOP: Duration = Duration::from_secs(30);
-const PYTHON_PACKAGES: [&str; 3] = ["grpcio", "grpcio-reflection", "grpcio-health-checking"];
+const PYTHON_PACKAGES: [&str; 5] = ["grpcio", "grpcio-reflection", "grpcio-health-checking", "proxmoxer", "requests"];
+/// What they are to Python.
+const PYTHON_MODULES: &str = "import grpc, grpc_reflection, grpc_health, proxmoxer, requests";
 
 /// Names the description of Proxmox VE's API.
 pub const PVE_SCHEMA: &str = "MOORLINE_PVE_SCHEMA";
@@ -132,7 +134,7 @@ pub fn programs() -> Result<()> {
     ])
 }
 
-/// A Python with grpcio, in a folder of its own under `target/`. Returns the interpreter.
+/// A Python with the packages that the tests need, in a folder of its own under `target/`. Returns the interpreter.
 pub fn python() -> Result<PathBuf> {
     let folder = target()?.join("python");
     let interpreter = folder.join("bin/python");
@@ -151,11 +153,11 @@ pub fn python() -> Result<PathBuf> {
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(PYTHON_PACKAGES);
     run(&mut pip).with_context(|| format!("the Python packages {} are needed", PYTHON_PACKAGES.join(", ")))?;
     if !imports(&interpreter) {
-        bail!("{} cannot import grpc after its installation", interpreter.display());
+        bail!("{}: `{PYTHON_MODULES}` fails after their installation", interpreter.display());
     }
     Ok(interpreter)
 }
 
 fn imports(interpreter: &Path) -> bool {
-    interpreter.is_file() && succeeds(Command::new(interpreter).args(["-c", "import grpc, grpc_reflection, grpc_health"]))
+    interpreter.is_file() && succeeds(Command::new(interpreter).args(["-c", PYTHON_MODULES]))
 }
