@@ -105,15 +105,14 @@ impl<T: Transport> Hands<'_, T> {
     /// Makes a call, and waits for the task that it may begin.
     async fn order(&self, verb: Verb, path: &[&str], asked: &Params, limit: Duration) -> Result<(), DriverError> {
         let what = format!("{} of guest {}", path.join(" "), self.at.vmid);
-        let answer = self.client.of_guest(verb, self.at, path, asked).await;
-        crate::crash::point("pve.step.asked");
-        let answer = answer.map_err(|e| failed(e, &what))?;
-        self.finish(&answer, &what, limit).await
+        self.finish(self.client.of_guest(verb, self.at, path, asked).await, &what, limit).await
     }
 
     /// Waits for the task in an answer.
-    async fn finish(&self, answer: &Value, what: &str, limit: Duration) -> Result<(), DriverError> {
-        let Some(upid) = task::of_answer(answer, what)? else { return Ok(()) };
+    async fn finish(&self, answer: Result<Value, CallError>, what: &str, limit: Duration) -> Result<(), DriverError> {
+        crate::crash::point("pve.step.asked");
+        let answer = answer.map_err(|e| failed(e, what))?;
+        let Some(upid) = task::of_answer(&answer, what)? else { return Ok(()) };
         self.tasks.begun(upid.as_str()).await;
         let ended = aside(task::wait(self.client, &upid, limit, Taker::nobody())).await?;
         let Some(ended) = ended else {
@@ -138,9 +137,7 @@ impl<T: Transport> Hands<'_, T> {
                 self.client.of_node(Verb::Post, &[self.action.kind.as_str()], &asked).await
             }
         };
-        crate::crash::point("pve.step.asked");
-        let answer = answer.map_err(|e| failed(e, &what))?;
-        self.finish(&answer, &what, PVE_MAKE_TIMEOUT).await
+        self.finish(answer, &what, PVE_MAKE_TIMEOUT).await
     }
 
     /// A clone has all that its source has: of what is neither a template nor Moorline's nobody gets one.
