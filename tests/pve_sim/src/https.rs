@@ -173,6 +173,7 @@ async fn respond(
         csrf: request.headers().get("csrfpreventiontoken").and_then(|value| value.to_str().ok()).map(str::to_owned),
         content_type: header(http::header::CONTENT_TYPE),
         body: Vec::new(),
+        on_behalf: String::new(),
     };
     let body = http_body_util::Limited::new(request.into_body(), BODY_MAX).collect().await;
     let Ok(body) = body else { return Ok(response(&Answer::plain(413, "request entity too large"))) };

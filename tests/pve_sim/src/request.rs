@@ -25,6 +25,8 @@ pub struct Request {
     pub content_type: Option<String>,
     /// The body.
     pub body: Vec<u8>,
+    /// For whom it is made, by the word of a caller in the same process: what comes of it bears the name.
+    pub on_behalf: String,
 }
 
 impl Request {

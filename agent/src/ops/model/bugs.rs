@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::world::World;
-use super::{Draft, Step, explore, run};
+use super::{Draft, Step, explore_steps, run};
 use crate::driver::pve::tests::machine::Host;
 use crate::driver::sim::memory::Machine;
 use crate::plant::plant;
@@ -125,7 +125,7 @@ fn scripts(bug: &str) -> Vec<Vec<Step>> {
 fn notices<W: World>(bug: &'static str, cases: u32) -> bool {
     let _planted = plant(bug);
     let played = |play: &dyn Fn() -> Result<(), String>| !matches!(catch_unwind(AssertUnwindSafe(play)), Ok(Ok(())));
-    scripts(bug).iter().any(|steps| played(&|| run::<W>(steps))) || played(&|| explore::<W>(1, cases, false))
+    scripts(bug).iter().any(|steps| played(&|| run::<W>(steps))) || played(&|| explore_steps::<W>(1, cases, 0))
 }
 
 #[test]

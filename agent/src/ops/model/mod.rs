@@ -3,6 +3,8 @@
 //!
 //! `MOORLINE_MODEL_SEED=N` runs the cases of one seed, which a failure names.
 
+use std::fmt::Debug;
+
 use proptest::prelude::*;
 use proptest::test_runner::{
     Config as ProptestConfig, FailurePersistence, FileFailurePersistence, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner,
@@ -12,6 +14,7 @@ use crate::driver::pve::tests::machine::Host;
 use crate::driver::sim::memory::Machine;
 
 mod bugs;
+mod fleet;
 mod reference;
 mod stage;
 mod steps;
@@ -43,47 +46,66 @@ async fn play<W: World>(steps: &[Step]) -> Result<(), String> {
     stage.check_receipts()
 }
 
-fn run<W: World>(steps: &[Step]) -> Result<(), String> {
+/// By a clock that no one waits for.
+fn in_a_runtime(played: impl Future<Output = Result<(), String>>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(play::<W>(steps))
+    runtime.block_on(played)
+}
+
+fn run<W: World>(steps: &[Step]) -> Result<(), String> {
+    in_a_runtime(play::<W>(steps))
 }
 
 fn persistence() -> Box<dyn FailurePersistence> {
     Box::new(FileFailurePersistence::WithSource("regressions"))
 }
 
-/// Runs `cases` cases of `seed`.
-fn explore<W: World>(seed: u64, cases: u32, persist: bool) -> Result<(), String> {
+/// Runs `cases` cases of `seed`, each a list of what happens. One that fails is made smaller in so many `shrinks`, and kept if there are any.
+fn explore<S: Strategy<Value = Vec<T>>, T: Debug>(
+    seed: u64,
+    cases: u32,
+    shrinks: u32,
+    lists: S,
+    run: impl Fn(&[T]) -> Result<(), String>,
+) -> Result<(), String> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = ProptestConfig {
         cases,
-        max_shrink_iters: if persist { 400 } else { 0 },
+        max_shrink_iters: shrinks,
         source_file: Some(file!()),
-        failure_persistence: persist.then(persistence),
+        failure_persistence: (shrinks > 0).then(persistence),
         ..ProptestConfig::default()
     };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let explored = runner.run(&prop::collection::vec(any_step(), 1..60), |steps| run::<W>(&steps).map_err(TestCaseError::fail));
-    explored.map_err(|error| match error {
-        TestError::Fail(why, steps) => {
-            let steps: Vec<String> = steps.iter().map(|step| format!("{step:?}")).collect();
-            format!("seed {seed}: {why}\n{}", steps.join("\n"))
+    runner.run(&lists, |list| run(&list).map_err(TestCaseError::fail)).map_err(|error| match error {
+        TestError::Fail(why, list) => {
+            let list: Vec<String> = list.iter().map(|what| format!("{what:?}")).collect();
+            format!("seed {seed}: {why}\n{}", list.join("\n"))
         }
         TestError::Abort(why) => format!("seed {seed}: {why}"),
     })
 }
 
-/// Some of the cases: the tests of a program run side by side.
-fn part<W: World>(seed: u64, cases: u32) {
-    // The same cases each time; `MOORLINE_MODEL_SEED=random` tries others.
+/// Any steps.
+fn explore_steps<W: World>(seed: u64, cases: u32, shrinks: u32) -> Result<(), String> {
+    explore(seed, cases, shrinks, prop::collection::vec(any_step(), 1..60), run::<W>)
+}
+
+/// The same cases each time; `MOORLINE_MODEL_SEED=random` tries others.
+fn asked_for(seed: u64) -> u64 {
     let seed = match std::env::var("MOORLINE_MODEL_SEED").as_deref() {
         Ok("random") => getrandom::u64().unwrap(),
         Ok(seed) => seed.parse().unwrap(),
         Err(_) => seed,
     };
     println!("MOORLINE_MODEL_SEED={seed}");
-    if let Err(why) = explore::<W>(seed, cases, true) {
+    seed
+}
+
+/// Some of the cases: the tests of a program run side by side.
+fn part<W: World>(seed: u64, cases: u32) {
+    if let Err(why) = explore_steps::<W>(asked_for(seed), cases, 400) {
         panic!("{why}");
     }
 }

@@ -105,6 +105,14 @@ impl<W: World> Stage<W> {
         self.reference.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn machine(&self) -> &W {
+        &self.machine
+    }
+
+    pub fn journal(&self) -> &MemoryJournal {
+        &self.journal
+    }
+
     /// The time that the operators go by.
     fn now(&self) -> u64 {
         BEGINNING + self.begin.elapsed().as_secs() + self.ahead

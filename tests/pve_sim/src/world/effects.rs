@@ -15,6 +15,8 @@ pub struct Effect {
     pub what: String,
     /// The task that did it, or `request 12`, or empty.
     pub cause: String,
+    /// For whom that was, see [`Request::on_behalf`](crate::Request::on_behalf).
+    pub on_behalf: String,
     /// Who did.
     pub by: By,
 }

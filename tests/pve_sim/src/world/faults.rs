@@ -1,6 +1,7 @@
 //! What goes wrong, when it is switched on.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,7 @@ impl Faults {
     /// What goes wrong with a call; counts it.
     pub fn take(&mut self, method: &str, path: &str) -> Vec<Wrong> {
         let mut found = Vec::new();
+        self.calls.retain(|fault| fault.next != Some(0));
         for fault in &mut self.calls {
             let is_method = fault.method.as_ref().is_none_or(|word| word == method);
             if is_method && matches(&fault.path, path) && count(&mut fault.next) {
@@ -190,9 +192,16 @@ fn count(next: &mut Option<u32>) -> bool {
     }
 }
 
+/// Patterns that were read: every call is held to some.
+static READ: LazyLock<Mutex<BTreeMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+
 /// A pattern that cannot be read matches nothing.
 fn matches(pattern: &str, text: &str) -> bool {
-    Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
+    let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+    if !read.contains_key(pattern) {
+        read.insert(pattern.to_owned(), Regex::new(pattern).ok());
+    }
+    read.get(pattern).is_some_and(|regex| regex.as_ref().is_some_and(|regex| regex.is_match(text)))
 }
 
 fn matches_all(pattern: &str, text: &str) -> bool {

@@ -63,7 +63,7 @@ impl World {
     /// When there is no such guest, or nothing to do it to.
     pub fn hand(&mut self, now_ms: u64, hand: &Hand) -> Result<(), String> {
         self.settle(now_ms);
-        let cause = self.enter(Cause { text: "hand".to_owned(), by: By::Hand });
+        let cause = self.enter(Cause { text: "hand".to_owned(), on_behalf: String::new(), by: By::Hand });
         let done = self.do_by_hand(hand);
         self.leave(cause);
         done

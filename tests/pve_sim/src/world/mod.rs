@@ -130,6 +130,7 @@ struct Planned {
 #[derive(Debug, Clone)]
 pub(crate) struct Cause {
     pub text: String,
+    pub on_behalf: String,
     pub by: By,
 }
 
@@ -142,7 +143,7 @@ enum Due {
 }
 
 fn nobody() -> Cause {
-    Cause { text: String::new(), by: By::Itself }
+    Cause { text: String::new(), on_behalf: String::new(), by: By::Itself }
 }
 
 /// What becomes of a call.
@@ -288,7 +289,7 @@ impl World {
     }
 
     fn perform(&mut self, number: u64, request: &Request, until_ms: u64) -> Reply {
-        let cause = self.enter(Cause { text: format!("request {number}"), by: By::Api });
+        let cause = self.enter(Cause { text: format!("request {number}"), on_behalf: request.on_behalf.clone(), by: By::Api });
         let result = api::serve(self, number, request);
         self.leave(cause);
         let is_old = self.setup.old_errors;

@@ -30,6 +30,8 @@ pub struct Task {
     pub id: String,
     /// Who asked for it, with a token's name.
     pub user: String,
+    /// For whom the call was made that began it, see [`Request::on_behalf`](crate::Request::on_behalf).
+    pub on_behalf: String,
     /// When it began, in milliseconds since 1970.
     pub started_ms: u64,
     /// What it is to do.
@@ -129,6 +131,7 @@ impl World {
             kind: kind.to_owned(),
             id: id.to_owned(),
             user: user.to_owned(),
+            on_behalf: self.cause.on_behalf.clone(),
             started_ms: self.now_ms,
             work,
             state: TaskState::Waits { at_ms: self.now_ms, until_ms: self.now_ms.saturating_add(FLOCK_MS) },
@@ -190,7 +193,7 @@ impl World {
         let Some(task) = self.tasks.get(&number) else { return };
         let (work, kind) = (task.work.clone(), task.kind.clone());
         let usual = self.faults.takes(&kind).unwrap_or_else(|| self.setup.task_takes(&kind));
-        let cause = self.enter(Cause { text: task.upid.clone(), by: By::Api });
+        let cause = self.enter(Cause { text: task.upid.clone(), on_behalf: task.on_behalf.clone(), by: By::Api });
         let begun = self.begin_work(&work, number);
         self.leave(cause);
         let now = self.now_ms;
@@ -228,7 +231,7 @@ impl World {
     fn finish(&mut self, number: u64) {
         let Some(task) = self.tasks.get(&number) else { return };
         let (work, doom, dies) = (task.work.clone(), task.doom.clone(), task.dies);
-        let cause = self.enter(Cause { text: task.upid.clone(), by: By::Api });
+        let cause = self.enter(Cause { text: task.upid.clone(), on_behalf: task.on_behalf.clone(), by: By::Api });
         let result = match (dies, doom) {
             (Some(false), _) => Ok(()),
             (Some(true) | None, Some(words)) => {
@@ -302,6 +305,7 @@ impl World {
             kind,
             what: what.to_owned(),
             cause: self.cause.text.clone(),
+            on_behalf: self.cause.on_behalf.clone(),
             by: self.cause.by,
         };
         self.effects.push(effect);

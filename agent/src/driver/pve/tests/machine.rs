@@ -8,7 +8,8 @@ use std::time::Duration;
 use moorline_common::id::ResourceId;
 use moorline_common::observe::Observed;
 use moorline_common::plan::Step;
-use moorline_pve_sim::setup::{SECRET, TOKEN};
+use moorline_pve_sim::setup::{CONTAINER_TEMPLATE, SECRET, TOKEN};
+use moorline_pve_sim::sim::Cut;
 use moorline_pve_sim::world::effects::EffectKind;
 use moorline_pve_sim::world::faults::WorkerFault;
 use moorline_pve_sim::{Request, Setup, Sim};
@@ -29,10 +30,10 @@ const LATE: Duration = Duration::from_secs(20);
 
 type Watcher = Box<dyn FnMut(Event) + Send>;
 
-/// See the module.
+/// See the module; with so many guests.
 #[derive(Clone)]
-pub struct Host {
-    sim: Sim,
+pub struct Host<const GUESTS: u8 = 2> {
+    pub sim: Sim,
     inner: Arc<Mutex<Inner>>,
     events: Arc<Notify>,
 }
@@ -47,8 +48,6 @@ struct Inner {
     slow: u32,
     working: BTreeMap<ResourceId, String>,
     seen: Option<Watcher>,
-    /// Which operation made a call, or began a task: its id and kind.
-    causes: BTreeMap<String, (String, String)>,
     /// Effects that were looked at.
     looked: usize,
     /// Operations and causes that were told of.
@@ -56,10 +55,21 @@ struct Inner {
 }
 
 tokio::task_local! {
+    /// For which operation calls are made: its id and kind.
     static ORDER: (String, String);
 }
 
-impl Host {
+/// The number of a guest.
+fn number_of(guest: u8) -> u32 {
+    101 + u32::from(guest)
+}
+
+/// Every fourth guest is a container.
+fn is_container(guest: u8) -> bool {
+    guest % 4 == 3
+}
+
+impl<const GUESTS: u8> Host<GUESTS> {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,18 +86,18 @@ impl Host {
         let new = self.sim.inspect(|world| world.effects.get(from..).unwrap_or_default().to_vec());
         self.lock().looked += new.len();
         for effect in new {
-            let Some((op_id, kind)) = self.lock().causes.get(&effect.cause).cloned() else { continue };
+            let Some((op_id, kind)) = effect.on_behalf.split_once(' ') else { continue };
             // What is made is marked afterwards.
             if kind == "clone" && effect.kind != EffectKind::Cloned {
                 continue;
             }
-            if self.lock().told.insert((op_id.clone(), effect.cause)) {
-                self.tell(Event::Effect(op_id));
+            if self.lock().told.insert((op_id.to_owned(), effect.cause)) {
+                self.tell(Event::Effect(op_id.to_owned()));
             }
         }
     }
 
-    fn enter(&self, resource: &ResourceId, who: &str) -> AtWork {
+    fn enter(&self, resource: &ResourceId, who: &str) -> AtWork<GUESTS> {
         let mut inner = self.lock();
         let other = inner.working.insert(resource.clone(), who.to_owned());
         let life = inner.life;
@@ -99,13 +109,13 @@ impl Host {
     }
 }
 
-struct AtWork {
-    host: Host,
+struct AtWork<const GUESTS: u8> {
+    host: Host<GUESTS>,
     life: u64,
     resource: ResourceId,
 }
 
-impl Drop for AtWork {
+impl<const GUESTS: u8> Drop for AtWork<GUESTS> {
     fn drop(&mut self) {
         let mut inner = self.host.lock();
         if inner.life == self.life {
@@ -114,14 +124,14 @@ impl Drop for AtWork {
     }
 }
 
-impl World for Host {
-    type Line = PveLine;
+impl<const GUESTS: u8> World for Host<GUESTS> {
+    type Line = PveLine<GUESTS>;
 
     fn new() -> Self {
         Self { sim: Sim::new(Setup::default()), inner: Arc::default(), events: Arc::default() }
     }
 
-    fn line(&self) -> PveLine {
+    fn line(&self) -> PveLine<GUESTS> {
         World::hang_up(self);
         let (life, known) = (self.lock().life, Arc::<Known>::default());
         let owned = Ownership { cluster: identity().cluster, host_id: identity().host_id, known };
@@ -169,7 +179,7 @@ impl World for Host {
     }
 
     fn order(draft: &Draft, number: usize) -> (&'static str, String, Value) {
-        let guest = format!("pve/guest/{}", 101 + u32::from(draft.resource % 2));
+        let guest = draft.resource % GUESTS;
         let (kind, params) = match draft.kind {
             0 | 1 => ("reboot", json!({ "timeout_s": 60 })),
             2 | 3 => ("stop", json!({})),
@@ -178,7 +188,10 @@ impl World for Host {
             6 => ("suspend", json!({})),
             7 => ("resume", json!({})),
             8 | 9 => ("snapshot-create", json!({})),
-            10 => ("set-config", json!({ "type": "qemu", "set": { "description": format!("number {number}") } })),
+            10 => {
+                let kind = if is_container(guest) { "lxc" } else { "qemu" };
+                ("set-config", json!({ "type": kind, "set": { "description": format!("number {number}") } }))
+            }
             11 => ("clone", json!({ "newid": (1000 + number).to_string() })),
             12 => ("backup", json!({ "storage": "local" })),
             13 => ("reset", json!({})),
@@ -186,22 +199,31 @@ impl World for Host {
             14 => ("converge", json!({})),
             _ => ("release", json!({})),
         };
-        (kind, guest, params)
+        (kind, format!("pve/guest/{}", number_of(guest)), params)
     }
 
     fn content(contents: u64) -> Value {
-        let guest = |name: &str| json!({ "type": "qemu", "state": "running", "config": { "name": name, "scsi0": "local-lvm:1", "tags": format!("v{}", contents % 3) } });
-        json!({ "proxmox": { "guests": { "101": guest("db"), "102": guest("web") } } })
+        let wanted = |guest: u8| {
+            let tags = format!("v{}", contents % 3);
+            if is_container(guest) {
+                let config = json!({ "hostname": format!("g{guest}"), "rootfs": "local-lvm:1", "tags": tags });
+                json!({ "type": "lxc", "state": "running", "from": { "ostemplate": CONTAINER_TEMPLATE }, "config": config })
+            } else {
+                json!({ "type": "qemu", "state": "running", "config": { "name": format!("g{guest}"), "scsi0": "local-lvm:1", "tags": tags } })
+            }
+        };
+        let guests: BTreeMap<String, Value> = (0..GUESTS).map(|guest| (number_of(guest).to_string(), wanted(guest))).collect();
+        json!({ "proxmox": { "guests": guests } })
     }
 }
 
 /// An agent's way to the host.
-struct Way {
-    host: Host,
+struct Way<const GUESTS: u8> {
+    host: Host<GUESTS>,
     life: u64,
 }
 
-impl Way {
+impl<const GUESTS: u8> Way<GUESTS> {
     async fn alive(&self) {
         if self.host.lock().life != self.life {
             std::future::pending::<()>().await;
@@ -217,7 +239,7 @@ impl Way {
     }
 }
 
-impl Transport for Way {
+impl<const GUESTS: u8> Transport for Way<GUESTS> {
     async fn send(&self, call: Call) -> Result<Reply, NoReply> {
         self.turns().await;
         let changes = call.verb != Verb::Get;
@@ -228,56 +250,52 @@ impl Transport for Way {
             authorization: Some(format!("PVEAPIToken={TOKEN}={SECRET}")),
             content_type: call.form.as_ref().map(|_| "application/x-www-form-urlencoded".to_owned()),
             body: call.form.unwrap_or_default().into_bytes(),
+            on_behalf: order.as_ref().map(|(op_id, kind)| format!("{op_id} {kind}")).unwrap_or_default(),
             ..Request::default()
         };
         let lost = || Err(NoReply::Lost("nobody answers".to_owned()));
-        let is_late = changes && order.is_some() && std::mem::take(&mut self.host.lock().late) > 0;
+        let is_late = changes && !request.on_behalf.is_empty() && std::mem::take(&mut self.host.lock().late) > 0;
         if is_late {
             let (host, boot) = (self.host.clone(), self.host.lock().boot);
             tokio::spawn(async move {
                 tokio::time::sleep(LATE).await;
                 // What was on its way when the machine ended is lost.
                 if host.lock().boot == boot {
-                    ask(&host, request, order).await;
+                    drop(host.sim.answer(request).await);
                     host.look();
                     host.events.notify_one();
                 }
             });
             return lost();
         }
-        let answer = ask(&self.host, request, order).await;
+        let answer = async {
+            match self.host.sim.answer(request).await {
+                Err(Cut::Hangs) => std::future::pending().await,
+                answered => answered,
+            }
+        };
+        let answer = tokio::time::timeout(call.limit, answer).await;
         self.host.look();
         self.turns().await;
         if changes && self.host.lock().deaf > 0 {
             self.host.lock().deaf -= 1;
             return lost();
         }
-        answer.map_or_else(lost, Ok)
+        match answer {
+            Ok(Ok(answer)) => Ok(Reply { status: answer.status, reason: answer.reason, body: answer.body }),
+            Ok(Err(_)) | Err(_) => lost(),
+        }
     }
-}
-
-/// Makes a call, and notes for whom.
-async fn ask(host: &Host, request: Request, order: Option<(String, String)>) -> Option<Reply> {
-    if let Some(order) = order.clone() {
-        // Nobody else has a turn before the call is made.
-        let number = host.sim.inspect(|world| world.requests.len());
-        host.lock().causes.insert(format!("request {number}"), order);
-    }
-    let answer = host.sim.answer(request).await.ok()?;
-    if let (Some(order), Some(task)) = (order, answer.read().as_str()) {
-        host.lock().causes.insert(task.to_owned(), order);
-    }
-    Some(Reply { status: answer.status, reason: answer.reason, body: answer.body })
 }
 
 /// An agent's driver of the host.
-pub struct PveLine {
-    host: Host,
+pub struct PveLine<const GUESTS: u8> {
+    host: Host<GUESTS>,
     life: u64,
-    driver: HostDriver<Line, Way>,
+    driver: HostDriver<Line, Way<GUESTS>>,
 }
 
-impl PveLine {
+impl<const GUESTS: u8> PveLine<GUESTS> {
     async fn alive(&self) {
         if self.host.lock().life != self.life {
             std::future::pending::<()>().await;
@@ -285,7 +303,7 @@ impl PveLine {
     }
 }
 
-impl Driver for PveLine {
+impl<const GUESTS: u8> Driver for PveLine<GUESTS> {
     fn name(&self) -> &'static str {
         "pve"
     }
