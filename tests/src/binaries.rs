@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 pub const BIN_DIR: &str = "MOORLINE_BIN_DIR";
 
 /// The three programs, and the simulated Proxmox VE.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Binaries {
     /// `moorline-hub`.
     pub hub: PathBuf,

@@ -62,6 +62,23 @@ impl PveHost {
         Ok(Self { process, runtime, line, url, fingerprint, token_file })
     }
 
+    /// Another line to it, as an agent's.
+    ///
+    /// # Errors
+    /// When none can be made.
+    pub fn line(&self) -> Result<Https> {
+        let pin = parse_fingerprint(&self.fingerprint).context("pve-sim's fingerprint is none")?;
+        Ok(Https::new(&self.url, &format!("{TOKEN}={SECRET}"), Trust::Pins(vec![pin]))?)
+    }
+
+    /// How many calls of its API there were.
+    ///
+    /// # Errors
+    /// When the host does not answer.
+    pub fn requests(&self) -> Result<usize> {
+        Ok(self.send(Verb::Get, "/sim/requests", None)?.as_array().map_or(0, Vec::len))
+    }
+
     /// Where it listens, as `host:port`.
     #[must_use]
     pub fn address(&self) -> &str {

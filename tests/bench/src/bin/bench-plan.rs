@@ -9,11 +9,12 @@ use clap::Parser;
 use moorline_bench::apply::scene::Scene;
 use moorline_bench::fleet;
 use moorline_bench::plan::command::Programs;
-use moorline_bench::plan::{Row, command, heal, planner, print};
+use moorline_bench::plan::{Row, command, guests, heal, planner, print};
+use moorline_tests::binaries::Binaries;
 use moorline_tests::engine::Engine;
 use moorline_tests::image;
 
-/// Measures the planner, `moorctl plan` for a fleet, and how soon a dead container runs again.
+/// Measures the planner, a look at many guests, `moorctl plan` for a fleet, and how soon a dead container runs again.
 #[derive(Parser)]
 struct Args {
     /// Rounds; medians of fewer than 5 say little.
@@ -23,7 +24,7 @@ struct Args {
     #[arg(long, default_value_t = 1000)]
     hosts: usize,
     /// Measure only these.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Planner, Part::Command, Part::Heal])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Planner, Part::Guests, Part::Command, Part::Heal])]
     only: Vec<Part>,
     /// The hub's program.
     #[arg(long, default_value = "target/release/moorline-hub")]
@@ -31,6 +32,9 @@ struct Args {
     /// The operator's tool.
     #[arg(long, default_value = "target/release/moorctl")]
     moorctl: PathBuf,
+    /// The simulated Proxmox VE.
+    #[arg(long, default_value = "target/release/pve-sim")]
+    pve_sim: PathBuf,
     /// The engine's socket.
     #[arg(long, default_value = moorline_tests::engine::SOCKET)]
     socket: PathBuf,
@@ -40,6 +44,8 @@ struct Args {
 enum Part {
     /// The planner alone.
     Planner,
+    /// A host with 500 guests.
+    Guests,
     /// `moorctl plan`.
     Command,
     /// Killed containers.
@@ -65,6 +71,10 @@ fn run(args: &Args) -> Result<()> {
     };
     if args.only.contains(&Part::Planner) {
         show(&planner::measure(args.rounds, 500)?)?;
+    }
+    if args.only.contains(&Part::Guests) {
+        let binaries = Binaries { pve_sim: args.pve_sim.clone(), ..Binaries::default() };
+        show(&guests::measure(&binaries, args.rounds, 500)?)?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if args.only.contains(&Part::Command) {

@@ -2,6 +2,7 @@
 //!
 //! - [`scene`]: a host's twenty resources, and a fleet of hosts that have them.
 //! - [`planner`]: the planner alone, on one core.
+//! - [`guests`]: a look at many guests of Proxmox VE, and the planner on them.
 //! - [`command`]: `moorctl plan` as an operator runs it, beside the bare download of the same reports.
 //! - [`heal`]: from the death of a container to its start, beside a client that starts it at the engine's word.
 
@@ -12,6 +13,7 @@ use anyhow::{Context as _, Result};
 use crate::apply::table::{Spread, spread};
 
 pub mod command;
+pub mod guests;
 pub mod heal;
 pub mod planner;
 pub mod scene;
