@@ -299,7 +299,11 @@ pub(super) async fn resume<T: Transport>(run: &Run<'_, T>, task: &str, taker: Ta
         let log = task::last_lines(run.client, &upid).await;
         let result = serde_json::json!({ "task": upid.as_str(), "log": log });
         let code = if error.kind == ErrorKind::UnknownOutcome { Code::Indeterminate } else { Code::OpFailed };
-        let words = if code == Code::Indeterminate { format!("the worker of {upid} has died ({})", error.message) } else { error.message };
+        let words = if code == Code::Indeterminate {
+            format!("the worker of {upid} has died ({})", error.message)
+        } else {
+            format!("{}{}", run.in_part().await, error.message)
+        };
         return Ok(Begun::Done(OpResult { result, fault: Some(Fault::new(code, words)) }));
     }
     let Some(done) = run.stages.iter().rposition(|stage| stage.task_kinds(run.op).contains(&upid.kind.as_str())) else {

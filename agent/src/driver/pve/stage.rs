@@ -280,20 +280,35 @@ impl<'a, T: Transport> Run<'a, T> {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();
             let answer = self.client.of_node(verb, &path, &asked).await;
             crate::crash::point("pve.op.asked");
-            match &answer {
+            match answer {
+                Ok(answer) => break answer,
                 // Somebody held the guest's file for a moment or changed it, and nothing was done.
-                Err(error) if tries < PVE_BUSY_TRIES && is_passing(stage, error) => {
+                Err(error) if tries < PVE_BUSY_TRIES && is_passing(stage, &error) => {
                     tries += 1;
                     tokio::time::sleep(PVE_TASK_LOOK.ceiling(tries)).await;
                 }
                 Err(error) if stage == Stage::Remove && error.kind() == Some(ErrorKind::NotFound) && self.is_gone().await? => {
                     return Ok(None);
                 }
-                Err(error) if self.is_so_already(stage, error) => return Ok(None),
-                _ => break answer.map_err(|e| self.failed(e))?,
+                Err(error) if self.is_so_already(stage, &error) => return Ok(None),
+                Err(error) => {
+                    let failed = self.failed(error);
+                    return Err(DriverError { message: cut(&format!("{}{}", self.in_part().await, failed.message)), ..failed });
+                }
             }
         };
         task::of_answer(&answer, &format!("`{}` on {}", self.op.kind(), self.order.resource))
+    }
+
+    /// What to say of a write that has failed: a host notes all that it was told, and fails over what cannot be taken at once.
+    pub(super) async fn in_part(&self) -> &'static str {
+        let GuestOp::SetConfig(_) = self.op else { return "" };
+        match read_config(self.client, self.at).await {
+            Ok((_, digest)) if digest != self.before.digest => {
+                "some of it is written nevertheless, and takes effect now or at the guest's next start: "
+            }
+            Ok(_) | Err(_) => "",
+        }
     }
 
     /// Whether an error says that there is nothing to do.

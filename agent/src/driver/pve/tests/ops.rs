@@ -250,6 +250,25 @@ async fn a_worker_that_dies_leaves_the_operation_in_doubt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_write_that_failed_in_part_is_not_told_as_one_that_did_nothing() {
+    for (number, set, is_noted) in [
+        (205, json!({ "type": "lxc", "set": { "hostname": "other", "mp0": "local-lvm:1,mp=/data" } }), true),
+        (101, json!({ "type": "qemu", "set": { "name": "other", "scsi1": "local-lvm:1" } }), true),
+        (101, json!({ "type": "qemu", "set": { "scsi1": "local-lvm:1" } }), false),
+    ] {
+        let bench = Bench::new(setup(true));
+        bench.sim.change(|world| world.faults.storage_full = ["local-lvm".to_owned()].into());
+        let file = || bench.sim.inspect(|world| world.guests[&number].file());
+        let before = file();
+        let why = match bench.order(&order(number, "set-config", set, 1)).await {
+            Ok(result) => result.fault.unwrap().message,
+            Err(error) => error.message,
+        };
+        assert_eq!((why.contains("some of it is written nevertheless"), file() != before), (is_noted, is_noted), "{why}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_destruction_that_is_cut_off_between_its_stages_goes_on_and_does_nothing_twice() {
     for path in ["/vzdump$", "/snapshot$", "/status/stop$", "/qemu/101$"] {
         for then in [Wrong::LoseReply, Wrong::Hang] {
