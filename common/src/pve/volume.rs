@@ -233,7 +233,18 @@ fn source(named: &str, whose: Whose) -> Result<Source, Wrong> {
         let bytes = scalar::size(&format!("{name}G")).map_err(|_| wrong())?;
         return Ok(Source::New { storage, bytes });
     }
+    if whose == Whose::Ours && is_a_size(name) {
+        return Err(Wrong::new(format!("`{name}` is no size of a new volume: that is in GiB and without a unit, such as `{storage}:8`")));
+    }
     Ok(Source::Existing { storage, name: name.to_owned() })
+}
+
+/// Whether a volume's name was meant as a size: digits, with a sign or a unit.
+fn is_a_size(name: &str) -> bool {
+    let digits = name.trim_start_matches(['-', '+']);
+    let unit = digits.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').trim().to_ascii_lowercase();
+    let is_unit = matches!(unit.trim_end_matches('b').trim_end_matches('i'), "" | "k" | "m" | "g" | "t" | "p");
+    digits.starts_with(|c: char| c.is_ascii_digit()) && is_unit
 }
 
 /// Bytes in GiB, exactly.
