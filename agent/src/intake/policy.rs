@@ -119,7 +119,7 @@ impl Check<'_> {
             self.outside(&note_key(other), &format!("{who}, for a disk of guest {other}"))?;
         }
         let archived = guest.from.as_ref().and_then(|from| privilege::archived(from.archive.as_deref()?));
-        if let Some(other) = archived.filter(|other| *other != vmid) {
+        if let Some((_, other)) = archived.filter(|(_, other)| *other != vmid) {
             self.outside(&note_key(other), &format!("{who}, for a backup of guest {other}"))?;
         }
         match privilege::asked_for(guest.kind, &guest.config) {

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault, cut};
+use moorline_common::observe::Owner;
 use moorline_common::op::{Act, GuestOp, State};
+use moorline_common::plan::guest::{may_change_hidden, note_key};
 use moorline_common::pve::{Vmid, incarnation};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -13,10 +15,11 @@ use super::call::{Begin, Refused, Since, failed, is_own, may_mend};
 use super::carry::started;
 use super::{Op, Shared};
 use crate::clock::Clock;
-use crate::db::blocking;
+use crate::db::{DbError, blocking};
 use crate::driver::{Begun, Driver, DriverErrorKind, Found, OpResult};
 use crate::journal::{Entry, Journal, JournalError};
 use crate::lane::{Seat, Turn};
+use crate::ledger::Ledger;
 use crate::ledger::buried::Buried;
 use crate::limits::EVIDENCE_LOOKS;
 use crate::plant::planted;
@@ -235,6 +238,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Records how it ended.
     pub(super) async fn end(&self, op: &Op, result: OpResult) -> Result<(), JournalError> {
+        self.forget_hidden(op).await?;
         if let Some(fault) = result.fault.as_ref().filter(|f| f.code == Code::Indeterminate) {
             return self.lose(op, &fault.message).await;
         }
@@ -266,20 +270,37 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         let (Some(kept_s), Some(vmid)) = (destroy.kept_s(), Vmid::of(op.resource())) else { return Ok(()) };
         let Some(incarnation) = &op.order.statement.incarnation else { return Ok(()) };
         let (lasting, op_id) = (incarnation::lasting(incarnation).to_owned(), op.id().clone());
+        // It is stopped and protected already: it waits until that is noted, or for the next start.
+        self.write(move |ledger| {
+            let purge_at = ledger.time_floor()?.now(&Clock.boot()).plus(kept_s.into());
+            ledger.bury(&Buried { vmid, lasting: lasting.clone(), op_id: op_id.clone(), purge_at })
+        })
+        .await
+    }
+
+    /// What a host does not show is compared with what was written last, which this may have changed.
+    async fn forget_hidden(&self, op: &Op) -> Result<(), JournalError> {
+        let Act::Guest(act) = &op.order.act else { return Ok(()) };
+        let Some(vmid) = Vmid::of(op.resource()).filter(|_| may_change_hidden(act)) else { return Ok(()) };
+        let (key, known) = (note_key(vmid), self.parts.driver.known());
+        let Some(owner) = known.owner(&key).filter(|owner| owner.hidden.is_some()) else { return Ok(()) };
+        let owner = Owner { hidden: None, ..owner };
+        let (name, noted) = (key.clone(), owner.clone());
+        self.write(move |ledger| ledger.note(&name, &noted)).await?;
+        known.note(key, owner);
+        Ok(())
+    }
+
+    /// Writes into the ledger, for as long as that takes.
+    async fn write(&self, write: impl Fn(&Ledger) -> Result<(), DbError> + Clone + Send + 'static) -> Result<(), JournalError> {
         let mut failures = 0_u32;
         loop {
-            let (ledger, boot) = (self.parts.gate.ledger().clone(), Clock.boot());
-            let (lasting, op_id) = (lasting.clone(), op_id.clone());
-            let noted = blocking(move || {
-                let purge_at = ledger.time_floor()?.now(&boot).plus(kept_s.into());
-                ledger.bury(&Buried { vmid, lasting, op_id, purge_at })
-            });
-            match noted.await {
+            let (ledger, write) = (self.parts.gate.ledger().clone(), write.clone());
+            match blocking(move || write(&ledger)).await {
                 Ok(()) => return Ok(()),
-                // It is stopped and protected already: it waits until that is noted, or for the next start.
                 Err(error) if self.stopping.is_cancelled() => return Err(JournalError::Failed(error.to_string())),
                 Err(error) => {
-                    tracing::error!(%error, "the ledger does not take when a guest goes");
+                    tracing::error!(%error, "the ledger does not take what an operation has done");
                     failures = failures.saturating_add(1);
                     self.back_off(failures).await;
                 }

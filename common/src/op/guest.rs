@@ -108,6 +108,12 @@ impl GuestOp {
         Ok(op)
     }
 
+    /// Whether it leaves a guest as it is, and works on anybody's: a template is there to be copied.
+    #[must_use]
+    pub fn only_looks(&self, is_template: bool) -> bool {
+        matches!(self, GuestOp::SnapshotList) || (is_template && matches!(self, GuestOp::Clone(_)))
+    }
+
     /// Checks its parameters, for the guest `on`, if that is known.
     ///
     /// # Errors

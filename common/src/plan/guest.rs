@@ -25,6 +25,7 @@ mod tests;
 
 pub use action::{GuestAct, GuestAction};
 pub(super) use config::fields;
+pub use config::may_change_hidden;
 use config::plan_config;
 use power::{is_suspended, plan_power, plan_reboot, plan_removed};
 pub use purge::is_buried;
@@ -196,7 +197,8 @@ fn plan_guest(case: &Case<'_>, draft: &mut Draft) {
 /// What keeps the agent from knowing a guest.
 fn unreadable(vmid: Vmid) -> String {
     format!(
-        "its config, or the storage of its root volume, cannot be read: give the agent's token `VM.Audit` on `/vms/{vmid}`, and          `Datastore.Audit` on the storage"
+        "its config, or the storage of its root volume, cannot be read: give the agent's token `VM.Audit` on `/vms/{vmid}`, and \
+         `Datastore.Audit` on the storage"
     )
 }
 

@@ -7,7 +7,7 @@ use super::guest::Config;
 use super::keys::{self, GuestKind, Shape};
 use super::property::Whose;
 use super::value::{self, Normal};
-use super::volume::Source;
+use super::volume::{IMPORT, Source, Volume};
 use super::{Vmid, scalar};
 
 /// The first thing in `config` that makes a guest more of its node than guests are, in words.
@@ -28,7 +28,7 @@ fn asks(kind: GuestKind, key: &str, text: &str) -> bool {
         // Without a user namespace its root is the node's.
         (GuestKind::Lxc, "unprivileged") => !scalar::boolean(text.trim()).unwrap_or(false),
         (GuestKind::Lxc, "features") => features(text),
-        (_, _) => volume(kind, key, text).is_some_and(|source| matches!(source, Source::Cdrom | Source::Path(_))),
+        (_, _) => volume(kind, key, text).is_some_and(|volume| matches!(volume.source, Source::Cdrom | Source::Path(_))),
     }
 }
 
@@ -38,10 +38,10 @@ fn features(text: &str) -> bool {
     parts.map(|part| part.split_once('=').unwrap_or((part, "1"))).any(|(key, value)| key != "nesting" && value != "0")
 }
 
-fn volume(kind: GuestKind, key: &str, text: &str) -> Option<Source> {
+fn volume(kind: GuestKind, key: &str, text: &str) -> Option<Volume> {
     let shape = keys::find(kind, key).ok().map(|known| known.shape).filter(|shape| matches!(shape, Shape::Volume(_)))?;
     match value::normal(shape, text, Whose::Ours) {
-        Ok(Some(Normal::Volume(volume))) => Some(volume.source),
+        Ok(Some(Normal::Volume(volume))) => Some(volume),
         Ok(_) | Err(_) => None,
     }
 }
@@ -50,24 +50,35 @@ fn volume(kind: GuestKind, key: &str, text: &str) -> Option<Source> {
 #[must_use]
 pub fn others_disks(kind: GuestKind, vmid: Vmid, config: &Config) -> BTreeSet<Vmid> {
     let named = |(key, text): (&String, &String)| {
-        let source = volume(kind, key, text)?;
-        let imported = text.split(',').find_map(|part| part.trim().strip_prefix("import-from=").map(str::to_owned));
+        let Volume { source, mut options, .. } = volume(kind, key, text)?;
         let used = if let Source::Existing { name, .. } = source { Some(name) } else { None };
-        Some(used.into_iter().chain(imported))
+        Some(used.into_iter().chain(options.remove(IMPORT)))
     };
     let names = config.iter().filter_map(named).flatten();
     names.filter_map(|name| owner(name.split_once(':').map_or(name.as_str(), |(_, name)| name))).filter(|owner| *owner != vmid).collect()
 }
 
-/// The guest of which an archive is a backup: `local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst`, `pbs:backup/vm/101/…`.
+/// The guest of which an archive is a backup, by its name: `local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst`, or on a backup
+/// server `pbs:backup/vm/101/…`.
+///
+/// Source: `parse_volname` of `PVE::Storage::Plugin` and `PVE::Storage::PBSPlugin`.
 #[must_use]
-pub fn archived(archive: &str) -> Option<Vmid> {
-    let parts: Vec<&str> = archive.split(['/', ':']).collect();
-    if let Some(at) = parts.iter().position(|part| matches!(*part, "vm" | "ct")) {
-        return Vmid::parse(parts.get(at + 1)?).ok();
-    }
-    let rest = parts.last()?.strip_prefix("vzdump-")?;
-    Vmid::parse(rest.split('-').nth(1)?).ok()
+pub fn archived(archive: &str) -> Option<(GuestKind, Vmid)> {
+    let path = archive.split_once(':').map_or(archive, |(_, path)| path);
+    let path = path.strip_prefix("backup/").unwrap_or(path);
+    let (word, rest) = match path.split_once('/') {
+        Some((word @ ("vm" | "ct"), rest)) => (word, rest.split('/').next()?),
+        Some(_) | None => {
+            let (word, rest) = path.rsplit('/').next()?.strip_prefix("vzdump-")?.split_once('-')?;
+            (word, rest.split('-').next()?)
+        }
+    };
+    let kind = match word {
+        "vm" | "qemu" => GuestKind::Qemu,
+        "ct" | "lxc" => GuestKind::Lxc,
+        _ => return None,
+    };
+    Some((kind, Vmid::parse(rest).ok()?))
 }
 
 /// The guest that a disk of this name belongs to: `vm-101-disk-0`, `101/vm-101-disk-0.qcow2`, `base-9000-disk-0/vm-101-disk-0`.
@@ -125,6 +136,7 @@ mod tests {
             ("local-lvm:8", None),
             ("local-lvm:0,import-from=local-lvm:vm-102-disk-0", Some("102")),
             ("local-lvm:0,import-from=local:102/vm-102-disk-0.qcow2", Some("102")),
+            ("local-lvm:0, import-from = local-lvm:vm-102-disk-0", Some("102")),
             ("local:iso/debian.iso", None),
         ] {
             let found = others_disks(GuestKind::Qemu, own, &config("scsi1", text));
@@ -139,12 +151,17 @@ mod tests {
     #[test]
     fn the_guest_of_a_backup_is_told_by_the_archives_name() {
         for (archive, of) in [
-            ("local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst", Some("101")),
-            ("nas:backup/vzdump-lxc-205-2026_11_23-10_00_00.tar.zst", Some("205")),
-            ("pbs:backup/vm/101/2026-11-23T10:00:00Z", Some("101")),
+            ("local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst", Some((GuestKind::Qemu, "101"))),
+            ("nas:backup/vzdump-lxc-205-2026_11_23-10_00_00.tar.zst", Some((GuestKind::Lxc, "205"))),
+            ("pbs:backup/vm/101/2026-11-23T10:00:00Z", Some((GuestKind::Qemu, "101"))),
+            ("pbs:backup/ct/205/2026-11-23T10:00:00Z", Some((GuestKind::Lxc, "205"))),
+            // A storage may bear any name.
+            ("vm:backup/vzdump-qemu-102-2026_11_23-10_00_00.vma.zst", Some((GuestKind::Qemu, "102"))),
+            ("ct:backup/ct/102/2026-11-23T10:00:00Z", Some((GuestKind::Lxc, "102"))),
             ("local:backup/mine.vma.zst", None),
         ] {
-            assert_eq!(archived(archive).map(|vmid| vmid.to_string()).as_deref(), of, "{archive}");
+            let found = archived(archive).map(|(kind, vmid)| (kind, vmid.to_string()));
+            assert_eq!(found.as_ref().map(|(kind, vmid)| (*kind, vmid.as_str())), of, "{archive}");
         }
     }
 }

@@ -196,7 +196,8 @@ impl Volume {
 
 const MEDIA: &str = "media";
 const CDROM: &str = "cdrom";
-const IMPORT: &str = "import-from";
+/// What a new disk is a copy of.
+pub(super) const IMPORT: &str = "import-from";
 
 /// What a host notes of the firmware's variables that it made. Source: `PVE::QemuServer::OVMF::create_efidisk`.
 const CERTIFICATES: &str = "ms-cert";

@@ -218,7 +218,6 @@ impl GuestSite {
         let mut backups: BTreeMap<String, usize> = BTreeMap::new();
         for order in self.site.given().iter().skip(from).filter(|order| self.site.outcome(&order.id) == "succeeded") {
             let vmid = order.wish.resource.rsplit('/').next().unwrap_or_default();
-            // Snapshots bear the beginning and the end of their order's id.
             let times = match order.wish.kind {
                 "snapshot-create" => count(vmid, "snapshot-made", &|name| is_of(name, &order.id)),
                 "clone" => count(order.wish.params.get("newid").and_then(Value::as_str).unwrap_or_default(), "cloned", &|_| true),

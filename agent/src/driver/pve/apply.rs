@@ -8,13 +8,15 @@ use moorline_common::observe::{BURIED_TAG, GuestStatus, TAG};
 use moorline_common::plan::guest::{GuestAct, GuestAction, marker, note_key};
 use moorline_common::pve::guest::{Config, ConfigChange};
 use moorline_common::pve::keys::{self, Shape};
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, tags, value};
+use moorline_common::pve::{GuestKind, incarnation, lenient, scalar, tags};
 use moorline_common::topology::GuestSource;
 use serde_json::Value;
 
 use super::super::{DriverError, DriverErrorKind, Ownership, Taker, Tasks};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
-use super::observe::{incarnation_of, read_config};
+use super::forms::{clone_params, create_params, name_key, resized};
+use super::observe::{incarnation_of, is_on, read_config, status_of};
+use super::op::Live;
 use super::task;
 use crate::lane::aside;
 use crate::limits::{PVE_MAKE_TIMEOUT, PVE_STOP_MARGIN, PVE_TASK_TIMEOUT};
@@ -129,7 +131,8 @@ impl<T: Transport> Hands<'_, T> {
         let answer = match from.clone {
             Some(source) => {
                 self.may_be_cloned(GuestAt { vmid: source, ..self.at }).await?;
-                let asked = clone_params(self.action.kind, self.at.vmid, from, config, marker);
+                let asked =
+                    clone_params(self.action.kind, self.at.vmid, config.get(name_key(self.action.kind)).map(String::as_str), from, marker);
                 self.client.of_guest(Verb::Post, GuestAt { vmid: source, ..self.at }, &["clone"], &asked).await
             }
             None => {
@@ -143,12 +146,8 @@ impl<T: Transport> Hands<'_, T> {
     /// A clone has all that its source has: of what is neither a template nor Moorline's nobody gets one.
     async fn may_be_cloned(&self, source: GuestAt) -> Result<(), DriverError> {
         let what = format!("reading guest {}, of which {} is to be a clone", source.vmid, self.at.vmid);
-        let (config, _) = read_config(self.client, source).await.map_err(|e| failed(e, &what))?;
-        let current = self.client.of_guest(Verb::Get, source, &["status", "current"], &Params::new()).await;
-        let current = current.map_err(|e| failed(e, &what))?;
-        let is_template = lenient::flag(current.get("template"));
-        let is_noted = || self.owned.known.owner(&note_key(source.vmid)).is_some();
-        if is_template || config.get("tags").is_some_and(|text| tags::has(text, TAG)) || is_noted() {
+        let source_is = Live::read(self.client, source).await.map_err(|e| failed(e, &what))?;
+        if source_is.is_template || source_is.is_ours(self.owned) {
             return Ok(());
         }
         let message = format!("guest {} is neither a template nor Moorline's: make it a template, or take it over", source.vmid);
@@ -169,7 +168,7 @@ impl<T: Transport> Hands<'_, T> {
         if !is_buried || status_of(&current) != GuestStatus::Stopped {
             return Err(conflict(format!("guest {} is kept after all: it runs, or bears the tag `{BURIED_TAG}` no more", self.at.vmid)));
         }
-        if config.get("protection").is_some_and(|text| scalar::boolean(text).unwrap_or(false)) {
+        if is_on(&config, "protection") {
             let mut asked = params([("protection", "0")]);
             asked.extend(digest.map(|digest| ("digest".to_owned(), digest)));
             self.order(Verb::Put, &["config"], &asked, PVE_TASK_TIMEOUT).await?;
@@ -199,71 +198,12 @@ impl<T: Transport> Hands<'_, T> {
     }
 }
 
-/// A size that a resize takes: whole units alone.
-pub(super) fn resized(bytes: u64) -> String {
-    scalar::size_text(bytes.next_multiple_of(1 << 10))
-}
-
 /// How a config is written: what may take long (a disk is made, a card is plugged) goes by a task where there is one.
 fn config_verb(kind: GuestKind, change: &ConfigChange) -> Verb {
     let takes_long =
         |key: &String| keys::find(GuestKind::Qemu, key).is_ok_and(|known| matches!(known.shape, Shape::Volume(_) | Shape::Card(..)));
     let is_long = change.set.keys().chain(&change.delete).any(takes_long);
     if kind == GuestKind::Qemu && is_long { Verb::Post } else { Verb::Put }
-}
-
-/// Whether a guest runs, by its status.
-pub(super) fn status_of(answer: &Value) -> GuestStatus {
-    let text = |key: &str| lenient::text(answer.get(key)).unwrap_or_default();
-    match (text("status").as_str(), text("qmpstatus").as_str()) {
-        ("running", "paused" | "suspended" | "prelaunch") | ("paused" | "suspended", _) => GuestStatus::Paused,
-        ("running", _) => GuestStatus::Running,
-        (_, _) => GuestStatus::Stopped,
-    }
-}
-
-fn clone_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, config: &Config, marker: &str) -> Params {
-    let mut asked = params([("newid", vmid.to_string().as_str()), ("description", marker)]);
-    let (key, name) = match kind {
-        GuestKind::Qemu => ("name", config.get("name")),
-        GuestKind::Lxc => ("hostname", config.get("hostname")),
-    };
-    asked.extend(name.map(|name| (key.to_owned(), name.clone())));
-    asked.extend(from.full.map(|full| ("full".to_owned(), scalar::flag(full).to_owned())));
-    asked.extend(from.snapshot.iter().map(|name| ("snapname".to_owned(), name.clone())));
-    asked.extend(from.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
-    asked.extend(from.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));
-    asked
-}
-
-/// What makes a guest that is no clone. Of a restored one everything but what it says of itself comes from the backup, and is changed
-/// afterwards.
-pub(super) fn create_params(kind: GuestKind, vmid: Vmid, from: &GuestSource, config: &Config, marker: &str) -> Result<Params, DriverError> {
-    let mut asked = params([("vmid", vmid.to_string().as_str()), ("description", marker)]);
-    asked.extend(from.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
-    asked.extend(from.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));
-    if let Some(archive) = &from.archive {
-        match kind {
-            GuestKind::Qemu => drop(asked.insert("archive".to_owned(), archive.clone())),
-            GuestKind::Lxc => asked.extend([("ostemplate".to_owned(), archive.clone()), ("restore".to_owned(), "1".to_owned())]),
-        }
-        asked.extend(from.unique.map(|unique| ("unique".to_owned(), scalar::flag(unique).to_owned())));
-        return Ok(asked);
-    }
-    for (key, text) in config.iter().filter(|(key, _)| *key != "description") {
-        let wrong =
-            |why: String| DriverError { kind: DriverErrorKind::Permanent, code: Code::BadContent, message: cut(&format!("{key}: {why}")) };
-        let known = keys::find(kind, key).map_err(wrong)?;
-        let written = value::written(known.shape, text, None).map_err(|e| wrong(e.to_string()))?;
-        if !written.is_empty() {
-            asked.insert(key.clone(), written);
-        }
-    }
-    asked.extend(from.ostemplate.iter().map(|template| ("ostemplate".to_owned(), template.clone())));
-    if let Some(iso) = &from.iso {
-        asked.entry("ide2".to_owned()).or_insert_with(|| format!("{iso},media=cdrom"));
-    }
-    Ok(asked)
 }
 
 /// What a call's error means for a step. Where a host that answers does not say what has come of it, the next look tells.

@@ -1,19 +1,19 @@
 //! The calls of operations on guests, with what each is asked for.
 
 use moorline_common::observe::{GuestStatus, TAG};
-use moorline_common::op::guest::{Backup, BackupMode, CloneTo, GuestOp, Migrate, Resize, Restore, SetConfig, Stop};
+use moorline_common::op::guest::{Backup, BackupMode, GuestOp, Migrate, Resize, Restore, SetConfig, Stop};
 use moorline_common::pve::keys::{self, Shape};
 use moorline_common::pve::property::Whose;
-use moorline_common::pve::value::{self, Normal};
+use moorline_common::pve::value::{self, Need, Normal};
 use moorline_common::pve::{GuestKind, scalar, tags};
 use serde_json::json;
 
 use super::super::{DriverError, DriverErrorKind};
-use super::apply::{create_params, resized};
 use super::client::{Params, Transport, Verb, params};
+use super::forms::{clone_params, create_params, resized, source_params};
 use super::observe::snapshots;
 use super::op::one;
-use super::stage::{Ask, Run, mark};
+use super::run::{Ask, Run, mark};
 
 impl<T: Transport> Run<'_, T> {
     pub(super) fn dump(&self, backup: &Backup) -> Option<Ask> {
@@ -76,7 +76,10 @@ impl<T: Transport> Run<'_, T> {
                 self.note("snapshots", json!(snapshots(&list)));
                 Ok(None)
             }
-            GuestOp::Clone(to) => Ok(self.guest(Verb::Post, &["clone"], self.clone_params(to))),
+            GuestOp::Clone(to) => {
+                let asked = clone_params(self.at.kind, to.newid, to.name.as_deref(), &to.source(), &mark(&self.order.op_id));
+                Ok(self.guest(Verb::Post, &["clone"], asked))
+            }
             GuestOp::Create(make) => {
                 let mut asked = create_params(make.kind, self.at.vmid, &make.source(), &make.config, &mark(&self.order.op_id))?;
                 asked.insert("tags".to_owned(), tags::with(make.config.get("tags").map_or("", String::as_str), TAG));
@@ -99,8 +102,13 @@ impl<T: Transport> Run<'_, T> {
         for (key, text) in &change.set {
             let known = keys::find(self.at.kind, key).map_err(|why| self.conflict(DriverErrorKind::Permanent, format!("{key}: {why}")))?;
             let has = live.config.get(key).map(String::as_str);
+            let wrong = |why: String| self.conflict(DriverErrorKind::Permanent, format!("{key}: {why}"));
+            if let Ok(Need::Grow { bytes, .. }) = value::need(&known, text, has) {
+                let size = scalar::size_text(bytes);
+                return Err(wrong(format!("it is smaller than {size}, and a disk grows by an operation of its own: order `resize`")));
+            }
             let sent = value::written(known.shape, text, has);
-            asked.insert(key.clone(), sent.map_err(|e| self.conflict(DriverErrorKind::Permanent, format!("{key}: {e}")))?);
+            asked.insert(key.clone(), sent.map_err(|e| wrong(e.to_string()))?);
         }
         let delete: Vec<&str> = change.delete.iter().filter(|key| live.config.contains_key(*key)).map(String::as_str).collect();
         if !delete.is_empty() {
@@ -136,28 +144,9 @@ impl<T: Transport> Run<'_, T> {
         }
     }
 
-    fn clone_params(&self, to: &CloneTo) -> Params {
-        let mut asked = params([("newid", to.newid.to_string().as_str()), ("description", mark(&self.order.op_id).as_str())]);
-        let key = if self.at.kind == GuestKind::Qemu { "name" } else { "hostname" };
-        asked.extend(to.name.iter().map(|name| (key.to_owned(), name.clone())));
-        asked.extend(to.full.map(|full| ("full".to_owned(), scalar::flag(full).to_owned())));
-        asked.extend(to.snapshot.iter().map(|name| ("snapname".to_owned(), name.clone())));
-        asked.extend(to.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
-        asked.extend(to.pool.iter().map(|pool| ("pool".to_owned(), pool.clone())));
-        asked
-    }
-
     fn restore(&self, restore: &Restore) -> Ask {
-        let mut asked = one("vmid", &self.at.vmid.to_string());
-        match restore.kind {
-            GuestKind::Qemu => drop(asked.insert("archive".to_owned(), restore.archive.clone())),
-            GuestKind::Lxc => {
-                asked.extend([("ostemplate".to_owned(), restore.archive.clone()), ("restore".to_owned(), "1".to_owned())]);
-            }
-        }
-        asked.extend(restore.storage.iter().map(|storage| ("storage".to_owned(), storage.clone())));
-        let flags = [("unique", restore.unique), ("force", restore.over)];
-        asked.extend(flags.into_iter().filter(|(_, yes)| *yes).map(|(key, _)| (key.to_owned(), "1".to_owned())));
+        let mut asked = source_params(restore.kind, self.at.vmid, &restore.source());
+        asked.extend(restore.over.then(|| ("force".to_owned(), "1".to_owned())));
         Ask { verb: Verb::Post, path: vec![restore.kind.as_str().to_owned()], asked }
     }
 

@@ -31,10 +31,12 @@ mod apply;
 mod calls;
 pub mod client;
 mod doctor;
+mod forms;
 pub mod https;
 mod observe;
 mod op;
 mod poll;
+mod run;
 mod stage;
 mod task;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use moorline_common::pve::keys::{self, Shape};
 use moorline_common::pve::property::Whose;
 use moorline_common::pve::value::{self, Normal};
 use moorline_common::pve::volume::Source;
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, tags};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, scalar, tags};
 use serde_json::Value;
 
 use super::super::{DriverError, Ownership};
@@ -152,20 +152,29 @@ fn matters(owned: &Ownership, vmid: Vmid, guest: &ObservedGuest) -> bool {
     guest.is_marked || owned.known.owner(&note_key(vmid)).is_some() || owned.known.is_wanted(vmid)
 }
 
+/// Whether a config says yes to `key`.
+pub(super) fn is_on(config: &Config, key: &str) -> bool {
+    config.get(key).is_some_and(|text| scalar::boolean(text).unwrap_or(false))
+}
+
+/// Whether a guest runs, by its status.
+pub(super) fn status_of(answer: &Value) -> GuestStatus {
+    let text = |key: &str| lenient::text(answer.get(key)).unwrap_or_default();
+    match (text("status").as_str(), text("qmpstatus").as_str()) {
+        ("running", "paused" | "suspended" | "prelaunch") | ("paused" | "suspended", _) => GuestStatus::Paused,
+        ("running", _) => GuestStatus::Running,
+        (_, _) => GuestStatus::Stopped,
+    }
+}
+
 /// A guest as its node lists it.
 fn listed(kind: GuestKind, entry: &Value) -> Option<(Vmid, ObservedGuest)> {
     let vmid = Vmid::parse(&lenient::uint(entry.get("vmid")?)?.to_string()).ok()?;
     let text = |key: &str| lenient::text(entry.get(key));
-    let status = match (text("status").as_deref(), text("qmpstatus").as_deref()) {
-        (Some("running"), Some("paused" | "suspended" | "prelaunch")) => GuestStatus::Paused,
-        (Some("running"), _) => GuestStatus::Running,
-        (Some("paused" | "suspended"), _) => GuestStatus::Paused,
-        (_, _) => GuestStatus::Stopped,
-    };
     let guest = ObservedGuest {
         kind,
         name: text("name"),
-        status,
+        status: status_of(entry),
         owner: None,
         is_marked: text("tags").is_some_and(|text| tags::has(&text, TAG)),
         incarnation: None,
@@ -230,7 +239,12 @@ async fn read_detail<T: Transport>(
 ) -> Result<Detail, CallError> {
     let (set, digest) = read_config(client, guest).await?;
     if let Some(before) = before.filter(|before| before.digest == digest && digest.is_some() && before.status == status) {
-        return Ok(before);
+        // The right to see which one it is may have been given since.
+        let incarnation = match before.incarnation {
+            Some(incarnation) => Some(incarnation),
+            None => incarnation_of(client, guest, &set).await?,
+        };
+        return Ok(Detail { incarnation, ..before });
     }
     let running = match status {
         GuestStatus::Stopped => BTreeMap::new(),

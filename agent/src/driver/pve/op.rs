@@ -24,16 +24,16 @@ use moorline_common::plan::guest::note_key;
 use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::Config;
 use moorline_common::pve::upid::Upid;
-use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, privilege, scalar, tags};
+use moorline_common::pve::{GuestKind, Vmid, incarnation, lenient, privilege, tags};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::{Begun, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership, Taker};
-use super::apply::status_of;
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
-use super::observe::{incarnation_of, read_config, snapshots};
-use super::stage::{Run, Stage, stages};
+use super::observe::{incarnation_of, is_on, read_config, snapshots, status_of};
+use super::run::Run;
+use super::stage::{Stage, stages};
 use super::task;
 use crate::lane::aside;
 use crate::limits::{OP_LOOK, PVE_ASK_WITHIN, PVE_DOUBTS_MAX, PVE_MARGIN, PVE_OP_TIMEOUT};
@@ -98,14 +98,10 @@ pub(super) struct Live {
 
 impl Live {
     /// Whether it says of itself that Moorline made it, or is noted as taken over.
-    fn is_ours(&self, owned: &Ownership) -> bool {
+    pub(super) fn is_ours(&self, owned: &Ownership) -> bool {
         let says = self.config.get("tags").is_some_and(|text| tags::has(text, TAG));
         let note = owned.known.owner(&note_key(self.at.vmid));
         says || note.is_some_and(|owner| Some(owner.base.as_str()) == self.incarnation.as_deref().map(incarnation::lasting))
-    }
-
-    fn flag(&self, key: &str) -> bool {
-        self.config.get(key).is_some_and(|text| scalar::boolean(text).unwrap_or(false))
     }
 
     /// The guest at `at`.
@@ -162,6 +158,16 @@ pub(super) async fn prepare<T: Transport>(
             format!("it names a disk of guest {other}; only a topology may, where the host's policy does"),
         ));
     }
+    if let GuestOp::Restore(restore) = op
+        && let Some((_, other)) = privilege::archived(&restore.archive).filter(|(_, other)| *other != vmid)
+        && !find(client, other).await.map_err(failed)?.is_some_and(|guest| guest.is_ours(owned))
+    {
+        return Err(refused(
+            order,
+            Code::NotOwned,
+            format!("the backup is of guest {other}, which is not Moorline's here; only a topology may, where the host's policy does"),
+        ));
+    }
     if let Some(kind) = op.makes() {
         return match live {
             Some(_) => Err(refused(order, Code::AlreadyExists, format!("a guest {vmid} is there already"))),
@@ -200,7 +206,7 @@ fn written(before: &Before) -> Value {
 
 /// Whether the operation can begin on the guest that is there.
 fn admit(owned: &Ownership, order: &OpOrder, op: &GuestOp, live: &Live) -> Result<(), DriverError> {
-    let only_looks = matches!(op, GuestOp::SnapshotList) || (matches!(op, GuestOp::Clone(_)) && live.is_template);
+    let only_looks = op.only_looks(live.is_template);
     if !live.is_ours(owned) && !only_looks {
         return Err(refused(order, Code::NotOwned, "Moorline did not make it; `moorctl import proxmox` takes it over".to_owned()));
     }
@@ -252,7 +258,7 @@ fn unfit(op: &GuestOp, live: &Live) -> Option<String> {
         GuestOp::SnapshotCreate(make) if make.memory => only(is_machine && runs, "only a machine that runs has memory to keep"),
         GuestOp::Destroy(destroy) => cannot_go(destroy, live),
         GuestOp::Restore(_) if runs => Some("it runs: stop it first".to_owned()),
-        GuestOp::Restore(_) if live.flag("protection") => Some("it is protected: take its `protection` away first".to_owned()),
+        GuestOp::Restore(_) if is_on(&live.config, "protection") => Some("it is protected: take its `protection` away first".to_owned()),
         GuestOp::Stop
         | GuestOp::Shutdown(_)
         | GuestOp::Resize(_)
@@ -270,7 +276,7 @@ fn unfit(op: &GuestOp, live: &Live) -> Option<String> {
 
 /// Why a guest cannot be destroyed.
 pub(super) fn cannot_go(destroy: &Destroy, live: &Live) -> Option<String> {
-    if live.flag("protection") {
+    if is_on(&live.config, "protection") {
         return Some("it is protected: take its `protection` away first, by `set-config` or in the topology".to_owned());
     }
     if live.is_ha_managed {
@@ -302,7 +308,7 @@ pub(super) async fn resume<T: Transport>(run: &Run<'_, T>, task: &str, taker: Ta
         let words = if code == Code::Indeterminate {
             format!("the worker of {upid} has died ({})", error.message)
         } else {
-            format!("{}{}", run.in_part().await, error.message)
+            format!("{}{}", run.in_part(run.before.digest.as_deref()).await, error.message)
         };
         return Ok(Begun::Done(OpResult { result, fault: Some(Fault::new(code, words)) }));
     }

@@ -133,7 +133,8 @@ fn plan_host(
     let blind = observed.engine == EngineState::Unreachable
         && observed.networks.is_empty()
         && observed.volumes.is_empty()
-        && observed.containers.is_empty();
+        && observed.containers.is_empty()
+        && observed.guests().next().is_none();
     if report.is_none() {
         notes.push("no report yet: planned for an empty host".to_owned());
     } else if blind {
@@ -169,15 +170,17 @@ fn plan_host(
         notes.push(format!("it follows topology `{}`: a push is refused until that one is down", other.topology));
     }
     let has_it = change.from.is_some() && report.and_then(|r| r.report.statement().apply.applied.as_ref()) == change.from.as_ref();
-    let plan = if blind { Steps::default() } else { steps(side, observed, has_it) };
+    let plan = if blind { Steps::default() } else { steps(side, observed, has_it, change.change) };
     let held = report.map(|r| r.report.statement().apply.held.clone()).unwrap_or_default();
     Ok(HostPlan { report_age_s, notes, held, ..HostPlan::new(change.clone(), plan) })
 }
 
 /// What its agent does; `has_it`: whether it has applied the newest revision.
-fn steps(side: &Side<'_>, observed: &Observed, has_it: bool) -> Steps {
+fn steps(side: &Side<'_>, observed: &Observed, has_it: bool, change: ChangeKind) -> Steps {
     let plan = plan::plan(side.identity, side.spec, observed);
-    if plan.steps.is_empty() {
+    // What is wanted of a guest no more is told by what was wanted before alone.
+    let may_drop = change != ChangeKind::Unchanged && observed.guests().next().is_some();
+    if plan.steps.is_empty() && !may_drop {
         return Steps::of(plan, observed, &LoweredSpec::default());
     }
     // What differs is a change, or has drifted: only what was wanted before tells.

@@ -139,6 +139,20 @@ pub struct CloneTo {
     pub pool: Option<String>,
 }
 
+impl CloneTo {
+    /// How it is made of its source, whose number is the operation's own.
+    #[must_use]
+    pub fn source(&self) -> GuestSource {
+        GuestSource {
+            full: self.full,
+            snapshot: self.snapshot.clone(),
+            storage: self.storage.clone(),
+            pool: self.pool.clone(),
+            ..GuestSource::default()
+        }
+    }
+}
+
 /// A guest to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -267,6 +281,19 @@ pub struct Restore {
     /// Whether it is started.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub start: bool,
+}
+
+impl Restore {
+    /// What it is made of.
+    #[must_use]
+    pub fn source(&self) -> GuestSource {
+        GuestSource {
+            archive: Some(self.archive.clone()),
+            unique: self.unique.then_some(true),
+            storage: self.storage.clone(),
+            ..GuestSource::default()
+        }
+    }
 }
 
 /// Where a guest goes.

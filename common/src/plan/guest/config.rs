@@ -10,6 +10,7 @@ use crate::canonical::version_hash;
 use crate::drift::shown;
 use crate::fault::Code;
 use crate::observe::{BURIED_TAG, ObservedGuest, TAG};
+use crate::op::guest::GuestOp;
 use crate::pve::guest::{self, Config, GuestConfig};
 use crate::pve::keys::{self, Shape};
 use crate::pve::{GuestKind, tags};
@@ -71,6 +72,31 @@ pub(super) fn hidden(spec: &GuestSpec) -> Option<String> {
 /// Whether `act` writes them.
 pub(super) fn writes_hidden(spec: &GuestSpec, act: &GuestAct) -> bool {
     if let GuestAct::Update { change, .. } = act { change.set.keys().any(|key| is_hidden(spec.kind, key)) } else { false }
+}
+
+/// Whether an operation may leave other values than were written last, of those that hosts do not show.
+#[must_use]
+pub fn may_change_hidden(op: &GuestOp) -> bool {
+    match op {
+        GuestOp::SetConfig(change) => change.set.keys().chain(&change.delete).any(|key| is_hidden(change.kind, key)),
+        GuestOp::SnapshotRollback(_) | GuestOp::Restore(_) => true,
+        GuestOp::Start
+        | GuestOp::Stop
+        | GuestOp::Shutdown(_)
+        | GuestOp::Reboot(_)
+        | GuestOp::Suspend(_)
+        | GuestOp::Resume
+        | GuestOp::Reset
+        | GuestOp::Resize(_)
+        | GuestOp::SnapshotCreate(_)
+        | GuestOp::SnapshotDelete(_)
+        | GuestOp::SnapshotList
+        | GuestOp::Clone(_)
+        | GuestOp::Create(_)
+        | GuestOp::Destroy(_)
+        | GuestOp::Backup(_)
+        | GuestOp::Migrate(_) => false,
+    }
 }
 
 fn is_hidden(kind: GuestKind, key: &str) -> bool {

@@ -10,7 +10,7 @@ use moorline_common::op::guest::{
 };
 use moorline_common::op::{Act, GuestOp};
 use moorline_common::pve::guest::Config;
-use moorline_common::pve::{GuestKind, Vmid};
+use moorline_common::pve::{GuestKind, Vmid, privilege};
 
 use super::meant::{self, Named};
 use super::{CloneArgs, CreateArgs, DestroyArgs, GuestVerb, OnGuest, RestoreArgs, SetConfigArgs, SnapshotVerb, kind_words};
@@ -139,7 +139,7 @@ fn create(args: CreateArgs) -> Result<(GuestOp, OnGuest), Failure> {
 
 fn restore(args: RestoreArgs) -> Result<(GuestOp, OnGuest), Failure> {
     let RestoreArgs { on, archive, kind, storage, unique, over, start } = args;
-    let kind = match (kind, kind_of_archive(&archive)) {
+    let kind = match (kind, privilege::archived(&archive).map(|(kind, _)| kind)) {
         (Some(said), Some(is)) if said != is => {
             let message = format!("the backup `{archive}` is of a {} by its name", kind_words(is));
             return Err(Failure::usage(message, format!("leave `--type` out, or write `--type {}`", is.as_str())));
@@ -151,19 +151,6 @@ fn restore(args: RestoreArgs) -> Result<(GuestOp, OnGuest), Failure> {
         }
     };
     Ok((GuestOp::Restore(Restore { kind, archive, storage, unique, over, start }), on))
-}
-
-/// What kind of guest a backup is of, by its name: `vzdump-qemu-…`, or `backup/vm/…` on a backup server.
-fn kind_of_archive(volid: &str) -> Option<GuestKind> {
-    let file = volid.rsplit(['/', ':']).next().unwrap_or_default();
-    let path = volid.split_once(':').map_or(volid, |(_, path)| path);
-    if file.starts_with("vzdump-qemu-") || path.starts_with("backup/vm/") {
-        Some(GuestKind::Qemu)
-    } else if file.starts_with("vzdump-lxc-") || path.starts_with("backup/ct/") {
-        Some(GuestKind::Lxc)
-    } else {
-        None
-    }
 }
 
 /// The guest that `target` names.

@@ -117,8 +117,7 @@ pub fn incarnation(act: &Act, vmid: Vmid, wanted: Option<&str>, observed: Option
         let or = if needed { "" } else { ", or, for one that is newer than the report, add `--incarnation any`" };
         return Err(missing(vmid, observed, or));
     };
-    let only_looks = matches!(op, GuestOp::SnapshotList) || (matches!(op, GuestOp::Clone(_)) && guest.is_template);
-    if !only_looks {
+    if !op.only_looks(guest.is_template) {
         require_ours(vmid, guest)?;
     }
     fits(op, vmid, guest, pve)?;

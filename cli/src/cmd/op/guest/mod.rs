@@ -64,7 +64,7 @@ pub enum GuestVerb {
     /// Change the config of a guest; it is held until other content is pushed or `op release`
     #[command(after_help = CONFIG_EXAMPLE)]
     SetConfig(SetConfigArgs),
-    /// Grow a disk of a guest; it never shrinks again
+    /// Grow a disk of a guest, which never shrinks again; it is held until other content is pushed or `op release`
     Resize {
         /// Where
         #[command(flatten)]
@@ -105,11 +105,11 @@ pub enum GuestVerb {
         #[arg(long)]
         protected: bool,
     },
-    /// Make a guest from a backup, or bring one back to it
+    /// Make a guest from a backup, or bring one back to it; it is held until other content is pushed or `op release`
     #[command(after_help = "The number is the one that the guest gets: moorctl op restore pve-1/101 --archive \
         local:backup/vzdump-qemu-101-2026_11_23-10_00_00.vma.zst --over")]
     Restore(RestoreArgs),
-    /// Bring a guest to another node of its cluster
+    /// Bring a guest to another node of its cluster; it is held until other content is pushed or `op release`
     Migrate {
         /// Where
         #[command(flatten)]
