@@ -103,7 +103,7 @@ impl<T: Transport> Run<'_, T> {
             let known = keys::find(self.at.kind, key).map_err(|why| self.conflict(DriverErrorKind::Permanent, format!("{key}: {why}")))?;
             let has = live.config.get(key).map(String::as_str);
             let wrong = |why: String| self.conflict(DriverErrorKind::Permanent, format!("{key}: {why}"));
-            if let Ok(Need::Grow { bytes, .. }) = value::need(&known, text, has) {
+            if let Ok(Need::Grow { bytes, .. }) = value::need(known, text, has) {
                 let size = scalar::size_text(bytes);
                 return Err(wrong(format!("it is smaller than {size}, and a disk grows by an operation of its own: order `resize`")));
             }

@@ -40,10 +40,11 @@ pub async fn on_one(env: &Env, ui: &mut Ui, wish: Wish, on: &OnOne) -> Result<u8
         Wish::Act(act) => {
             // What is wrong in itself needs no hub to be told.
             let resource = draft::resource(act, text)?;
-            match act {
-                // Of which guest it is comes later.
-                Act::Guest(op) if by_name.is_some() => op.check(None)?,
-                act => drop(Act::read(act.kind(), &act.params(), &resource)?),
+            if let (Act::Guest(op), Some(_)) = (act, by_name) {
+                // On which guest it is comes later.
+                op.check(None)?;
+            } else {
+                Act::read(act.kind(), &act.params(), &resource)?;
             }
             resource
         }

@@ -2,9 +2,11 @@
 
 use moorline_common::fault::Code;
 use moorline_common::observe::GuestStatus;
-use moorline_pve_sim::world::faults::{CallFault, WorkerFault, Wrong};
+use moorline_common::pve::GuestKind;
+use moorline_pve_sim::world::faults::{CallFault, TaskFails, WorkerFault, Wrong};
 use moorline_pve_sim::world::guest::Kind;
 
+use super::super::client::{GuestAt, Verb, params};
 use super::*;
 use crate::driver::{DriverErrorKind, Found};
 
@@ -155,6 +157,7 @@ async fn mistakes_are_refused_and_change_nothing() {
             "a disk of guest 300",
         ),
         (exact(101, "resize", json!({ "disk": "scsi0", "size": "1G" })).await, Code::OpFailed, "never shrinks"),
+        (exact(101, "set-config", json!({ "type": "qemu", "set": { "scsi0": "local-lvm:16" } })).await, Code::OpFailed, "order `resize`"),
         (exact(999, "start", json!({})).await, Code::NotFound, "no guest 999"),
         (order(205, "create", json!({ "type": "qemu" }), 1), Code::AlreadyExists, "there already"),
         (order(600, "restore", archive(300), 1), Code::NotOwned, "of guest 300, which is not Moorline's"),
@@ -303,4 +306,68 @@ async fn a_destruction_that_is_cut_off_between_its_stages_goes_on_and_does_nothi
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_is_brought_back_over_itself_and_started() {
+    let bench = Bench::new(setup(true));
+    let dumped = bench.order(&order(205, "backup", json!({ "storage": "local" }), 1)).await.unwrap();
+    assert_eq!(bench.order(&order(205, "stop", json!({}), 2)).await.unwrap().fault, None);
+    let before = bench.guest(205).await.incarnation;
+    // What is made later is another one.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let over = json!({ "type": "lxc", "archive": dumped.result["archive"], "storage": "local-lvm", "over": true, "start": true });
+    let result = bench.order(&meant(&bench, order(205, "restore", over, 3)).await).await.unwrap();
+    assert_eq!(result.fault, None);
+    let is = bench.guest(205).await;
+    assert!(is.status == GuestStatus::Running && is.is_marked && is.incarnation != before, "{is:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_password_that_was_not_written_is_not_told_as_written_for_what_somebody_else_changed() {
+    let config = [MACHINE, &[("cipassword", "$6$salt$old")]].concat();
+    let bench = Bench::new(Setup::default().with_guest(Kind::Qemu, 101, false, &config));
+    let order = order(101, "set-config", json!({ "type": "qemu", "set": { "cipassword": "$6$salt$new" } }), 1);
+    let evidence = bench.driver.prepare(&order).await.unwrap();
+    let lost = CallFault { method: Some("POST".to_owned()), path: String::new(), next: Some(1), then: Wrong::LoseRequest };
+    bench.sim.change(|world| world.faults.calls.push(lost));
+    assert!(bench.driver.start(&order, &evidence).await.is_err());
+    bench.set_by_hand(101, "description", "by hand");
+    assert_eq!(goes_on(&bench, &order, &evidence, None).await, Err("absent".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clone_is_told_from_another_of_the_same_source() {
+    // It goes well, and the other does not; or the other way round.
+    for fails in ["another", "own"] {
+        let bench = Bench::new(setup(false));
+        let own = order(101, "clone", json!({ "newid": "400" }), 1);
+        let evidence = bench.driver.prepare(&own).await.unwrap();
+        let lost = CallFault { method: Some("POST".to_owned()), path: String::new(), next: Some(1), then: Wrong::LoseReply };
+        let fail = || TaskFails { task: "qmclone".to_owned(), words: "no space left".to_owned(), next: Some(1) };
+        bench.sim.change(|world| {
+            world.faults.calls.push(lost);
+            world.faults.task_fails.extend((fails == "own").then(fail));
+        });
+        assert!(bench.driver.start(&own, &evidence).await.is_err());
+        bench.sim.change(|world| world.faults.task_fails.extend((fails == "another").then(fail)));
+        let source = GuestAt { kind: GuestKind::Qemu, vmid: vmid(101) };
+        let asked = params([("newid", "500")]);
+        assert!(bench.driver.client.of_guest(Verb::Post, source, &["clone"], &asked).await.is_ok());
+        match goes_on(&bench, &own, &evidence, None).await {
+            Ok(result) => assert!(fails == "another" && result.fault.is_none() && bench.guest(400).await.is_marked, "{result:?}"),
+            // Nothing is left of it.
+            Err(why) => assert!(fails == "own" && why == "absent", "{why}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn which_container_it_is_is_seen_as_soon_as_the_token_may() {
+    let bench = Bench::new(setup(true));
+    let hidden = CallFault { method: None, path: "/storage/local-lvm/content".to_owned(), next: None, then: Wrong::StatusBefore(403) };
+    bench.sim.change(|world| world.faults.calls.push(hidden));
+    assert_eq!(bench.guest(205).await.incarnation, None);
+    bench.sim.change(|world| world.faults.calls.clear());
+    assert!(bench.guest(205).await.incarnation.is_some());
 }
