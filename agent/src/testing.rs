@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use moorline_common::canonical::version_hash;
@@ -218,7 +218,8 @@ impl Driver for FakeDriver {
     }
 
     fn capabilities(&self) -> &'static [&'static str] {
-        KINDS
+        static ALL: LazyLock<Vec<&'static str>> = LazyLock::new(|| [KINDS, &["set-config"]].concat());
+        &ALL
     }
 
     async fn prepare(&self, order: &OpOrder) -> Result<Value, DriverError> {

@@ -1,5 +1,9 @@
 //! Orders that wait for their turn and have it; what they hold.
 
+use moorline_common::observe::Owner;
+use moorline_common::plan::guest::note_key;
+use moorline_common::pve::Vmid;
+
 use super::*;
 
 #[tokio::test]
@@ -270,4 +274,25 @@ async fn what_waits_for_a_wrong_clock_waits_no_longer_than_its_time() {
     bench.reached(&prune, State::Cancelled).await;
     assert_eq!(bench.receipt(&prune).fault.unwrap().code, Code::ClockUnsound);
     bench.reached(&behind, State::Succeeded).await;
+}
+
+#[tokio::test]
+async fn a_password_that_an_operation_may_have_changed_counts_as_not_written() {
+    let bench = Bench::new().await;
+    let ledger = crate::ledger::Ledger::new(bench.db.clone());
+    let vmid = Vmid::parse("101").unwrap();
+    let key = note_key(vmid);
+    let hidden = Some("the hash of what was written".to_owned());
+    let owner =
+        Owner { topology: "edge".to_owned(), resource: vmid.resource(), spec: String::new(), base: String::new(), adopted: false, hidden };
+    let set = |key: &'static str, text: &'static str| json!({ "type": "qemu", "set": { key: text } });
+    for (params, is_kept) in [(set("onboot", "1"), true), (set("cipassword", "$6$salt$hash"), false)] {
+        ledger.note(&key, &owner).unwrap();
+        bench.driver.known().note(key.clone(), owner.clone());
+        let id = bench.accepted("set-config", "pve/guest/101", |o| o.params = params).await;
+        bench.reached(&id, State::Succeeded).await;
+        let noted = ledger.notes().unwrap().into_iter().find(|(name, _)| *name == key).unwrap().1;
+        assert_eq!(bench.driver.known().owner(&key), Some(noted.clone()));
+        assert_eq!(noted.hidden.is_some(), is_kept);
+    }
 }

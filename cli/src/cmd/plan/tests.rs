@@ -408,3 +408,17 @@ fn what_waits_for_a_guests_next_start_is_told() {
     assert_eq!(plan.notes, ["pve/guest/101 has a pending reboot: memory counts from its next start on"]);
     assert!(!plan.is_quiet() && !plan.has_changes());
 }
+
+#[test]
+fn what_a_guest_or_a_key_that_left_the_file_comes_to_is_told() {
+    let guest = |config: serde_json::Value| json!({ "type": "qemu", "state": "running", "config": config });
+    let before = guests(json!({ "101": guest(json!({ "name": "db", "onboot": "1" })) }));
+    // A host of Proxmox VE alone has no Docker, and is seen all the same.
+    let observed = || Observed { engine: EngineState::Unreachable, ..settled_guests(&before).observed() };
+    for (wanted, told) in [(guests(json!({})), "stop"), (guests(json!({ "101": guest(json!({ "name": "db" })) })), "onboot")] {
+        let plan = planned(ChangeKind::Changed, &wanted, Some(&before), observed());
+        assert!(plan.has_changes() && !plan.notes.iter().any(|note| note.contains("nothing seen yet")), "{:?}", plan.notes);
+        let words = self::told(&outcome(true, vec![plan]));
+        assert!(words.contains("pve/guest/101") && words.contains(told), "{words}");
+    }
+}

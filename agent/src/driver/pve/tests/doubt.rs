@@ -1,8 +1,8 @@
 //! What comes in between: others who work on the same guests, rights that go away, hosts that do not say how something ended.
 
 use moorline_common::fault::Code;
-use moorline_common::observe::GuestStatus;
-use moorline_common::plan::guest::{GuestAct, GuestAction};
+use moorline_common::observe::{GuestStatus, Owner};
+use moorline_common::plan::guest::{GuestAct, GuestAction, note_key};
 use moorline_pve_sim::world::faults::{CallFault, TaskFails, Wrong};
 use moorline_pve_sim::world::guest::Kind;
 
@@ -235,8 +235,17 @@ async fn a_strangers_guest_is_not_cloned() {
     let bench = Bench::new(setup(false).with_guest(Kind::Qemu, 300, false, &[("name", "theirs"), ("memory", "512")]));
     let desired = guests(json!({ "102": { "type": "qemu", "from": { "clone": "300" }, "config": { "name": "copy" } } }));
     let plan = bench.plan(&desired, None).await;
-    let error = bench.carry_out(&plan.steps[0].action).await.unwrap_err();
-    assert!(error.code == Code::NotOwned && error.message.contains("neither a template nor Moorline's"), "{error}");
+    // One of that number was Moorline's once.
+    let base = "vm:11111111-7d60-4c8e-8f2a-0f6a1d6f9b7e".to_owned();
+    let other =
+        Owner { topology: "edge".to_owned(), resource: vmid(300).resource(), spec: String::new(), base, adopted: false, hidden: None };
+    for note in [None, Some(other)] {
+        if let Some(note) = note {
+            bench.owned.known.note(note_key(vmid(300)), note);
+        }
+        let error = bench.carry_out(&plan.steps[0].action).await.unwrap_err();
+        assert!(error.code == Code::NotOwned && error.message.contains("neither a template nor Moorline's"), "{error}");
+    }
     assert_eq!(bench.effects(102, EffectKind::Cloned), 0);
 }
 
