@@ -196,6 +196,10 @@ fn operations_on_guests_are_done_once_told_truthfully_and_kept_apart_from_what_i
     let log = backup.stderr + &backup.stdout;
     assert!(log.contains("  | "), "the task's log comes while it is waited for: {log}");
 
+    // By its name, as the first number that there is.
+    t.moorctl(&["op", "clone", &format!("{HOST}/guest/tills"), "--newid", "100"]).ok().unwrap();
+    assert_eq!(t.pve.effects(100, "cloned").unwrap(), 1);
+
     let theirs = t.moorctl(&["op", "stop", &target(300)]);
     assert!(theirs.ok().is_err() && t.pve.effects(300, "stopped").unwrap() == 0);
     let shown = t.moorctl(&["get", "guests", HOST]).ok().unwrap();
