@@ -312,7 +312,7 @@ mod tests {
             (&["reset", "h/guest/99"], "such as pve-1/101"),
             (&["create", "h/guest/db", "--type", "qemu"], "the number"),
             (&["restore", "h/102", "--archive", "nas:backup/x.vma"], "--type qemu"),
-            (&["restore", "h/102", "--archive", "nas:backup/vzdump-lxc-1.tar", "--type", "qemu"], "--type lxc"),
+            (&["restore", "h/102", "--archive", "nas:backup/vzdump-lxc-102-2026_11_23-10_00_00.tar", "--type", "qemu"], "--type lxc"),
             (&["set-config", "h/101", "memory=1", "memory=2"], "once"),
         ] {
             let failure = wish(line).unwrap_err();
