@@ -4,7 +4,13 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = ["moorline/v1/types.proto", "moorline/v1/agent.proto", "moorline/v1/rollout.proto", "moorline/v1/operator.proto"];
+const FILES: [&str; 5] = [
+    "moorline/v1/types.proto",
+    "moorline/v1/saga.proto",
+    "moorline/v1/agent.proto",
+    "moorline/v1/rollout.proto",
+    "moorline/v1/operator.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     for file in FILES {

@@ -419,6 +419,7 @@ impl Operator {
             expires_at: now.plus(900),
             root_version: 1,
             reason: String::new(),
+            saga: None,
         };
         change(&mut order);
         self.seal(&order)

@@ -268,6 +268,8 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::Conflict => "use another idempotency key: this one belongs to another order",
         Code::IncarnationChanged => "look at what is there now, and sign the order anew if it is still meant",
         Code::PreconditionFailed => "look at the host with `moorctl status`, and sign the order anew when it is as wanted",
+        Code::BadSaga => "start the saga anew with `moorctl saga start`; a plan is never mended",
+        Code::SagaOutOfOrder | Code::SagaUnproven => "look at the saga with `moorctl saga show`",
         Code::TooLate => "it can no longer be taken back; `moorctl op show` tells how it ended",
         Code::Cancelled => "sign it anew if it is wanted after all",
         Code::OpFailed => "read the message, mend the cause and sign a new order: a key whose operation failed is used up",

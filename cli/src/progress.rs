@@ -95,6 +95,9 @@ const fn is_refusal(code: Code) -> bool {
         | Code::PolicyDenied
         | Code::UnknownKind
         | Code::BadParams
+        | Code::BadSaga
+        | Code::SagaOutOfOrder
+        | Code::SagaUnproven
         | Code::ClassDenied
         | Code::RootBehind
         | Code::ClockUnsound

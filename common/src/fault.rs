@@ -153,6 +153,12 @@ codes! {
     DriftMoved = "drift_moved",
     /// The drift is resolved already.
     DriftResolved = "drift_resolved",
+    /// A saga's plan, or what belongs to it, does not hold in itself.
+    BadSaga = "bad_saga",
+    /// It is shown not to be the turn of a saga's step.
+    SagaOutOfOrder = "saga_out_of_order",
+    /// Nobody has shown the host that it is the turn of a saga's step.
+    SagaUnproven = "saga_unproven",
     /// The join was not accepted. One answer for every cause.
     JoinRefused = "join_refused",
     /// The certificate's role or subject may not do this.

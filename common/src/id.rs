@@ -156,6 +156,10 @@ string_id!(
     OpId, "operation id", "a UUIDv7 in lowercase hex with hyphens", is_uuid_v7
 );
 string_id!(
+    /// A saga's id: a UUIDv7, never shortened, as an operation's.
+    SagaId, "saga id", "a UUIDv7 in lowercase hex with hyphens", is_uuid_v7
+);
+string_id!(
     /// A random value that is used once.
     Nonce, "nonce", "32 lowercase hex digits", |t| is_lower_hex(t, 32)
 );

@@ -17,6 +17,7 @@
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
 //! | [`rollout`] | which hosts get a new revision next, and when that stops |
+//! | [`saga`] | what work of several steps does next, and what a host must be shown for it |
 //! | [`maintenance`] | when a host may be given other content |
 //! | [`fallback`] | whether a slice stays or is given up for its fallback |
 //! | [`registry`] | whose credentials an image needs, and where they stand |
@@ -42,6 +43,7 @@ pub mod pulling;
 pub mod pve;
 pub mod registry;
 pub mod rollout;
+pub mod saga;
 pub mod sign;
 pub mod statement;
 pub mod survey;

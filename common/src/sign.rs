@@ -35,6 +35,8 @@ pub enum PayloadType {
     Op,
     /// A saga's whole plan.
     SagaPlan,
+    /// An operator's word on a saga that is under way.
+    SagaWord,
     /// A trust root.
     Root,
     /// An operator's word on who a host is.
@@ -54,6 +56,7 @@ impl PayloadType {
             PayloadType::Topology => "application/vnd.moorline.topology.v1+json",
             PayloadType::Op => "application/vnd.moorline.op.v1+json",
             PayloadType::SagaPlan => "application/vnd.moorline.saga-plan.v1+json",
+            PayloadType::SagaWord => "application/vnd.moorline.saga-word.v1+json",
             PayloadType::Root => "application/vnd.moorline.root.v1+json",
             PayloadType::HostBinding => "application/vnd.moorline.host-binding.v1+json",
             PayloadType::Receipt => "application/vnd.moorline.receipt.v1+json",
@@ -69,6 +72,7 @@ impl PayloadType {
             PayloadType::Topology => "topology",
             PayloadType::Op => "op",
             PayloadType::SagaPlan => "saga-plan",
+            PayloadType::SagaWord => "saga-word",
             PayloadType::Root => "root",
             PayloadType::HostBinding => "host-binding",
             PayloadType::Receipt => "receipt",

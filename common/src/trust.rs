@@ -17,9 +17,11 @@ use crate::statement::{HostBinding, SliceStatement, TopologyStatement, hex_key};
 
 mod chain;
 mod op;
+mod saga;
 mod words;
 
 pub use chain::{CHAIN_BYTES_MAX, read_chain, write_chain};
+pub use saga::{EVIDENCE_MAX, Evidence};
 
 /// The role that may sign trust roots, and nothing else.
 pub const ROOT_ROLE: &str = "root";

@@ -94,6 +94,8 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::ClockUnsound
         | Code::IncarnationChanged
         | Code::PreconditionFailed
+        | Code::SagaOutOfOrder
+        | Code::SagaUnproven
         | Code::TooLate
         | Code::DriftResolved
         | Code::Cancelled
@@ -132,6 +134,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::SecretsUnreadable
         | Code::UnknownKind
         | Code::BadParams
+        | Code::BadSaga
         | Code::InvalidArgument => tonic::Code::InvalidArgument,
         Code::UnsupportedVersion => tonic::Code::Unimplemented,
         Code::EngineUnreachable | Code::Waiting => tonic::Code::Unavailable,

@@ -291,6 +291,7 @@ mod tests {
             nonce: Nonce::parse("0".repeat(32)).unwrap(),
             root_version: 1,
             reason: String::new(),
+            saga: None,
         };
         Order { class: act.class(&resource), intent: statement.intent().unwrap(), statement, act }
     }

@@ -7,6 +7,7 @@ use super::{Act, Class};
 use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, Generation, HostEpoch, HostId, IdempotencyKey, Nonce, OpId, ResourceId, UnixSeconds, sha256_hex};
 use crate::observe::ContainerState;
+use crate::saga::OfSaga;
 use crate::sign::{PayloadType, Statement};
 
 /// The largest envelope of an order, in bytes of its JSON: it is kept in one line of the journal.
@@ -52,6 +53,9 @@ pub struct OpStatement {
     pub root_version: u64,
     /// Why, in the operator's words; may be empty.
     pub reason: String,
+    /// The saga that it is a step of: it is taken when the host was shown that its turn has come, see [`crate::saga::Shown`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saga: Option<OfSaga>,
 }
 
 /// What must hold when an operation begins.
@@ -89,6 +93,11 @@ impl OpStatement {
         }
         if self.reason.len() > TEXT_MAX || self.incarnation.as_ref().is_some_and(|i| i.is_empty() || i.len() > TEXT_MAX) {
             return Err(Fault::new(Code::BadParams, format!("reason and incarnation have at most {TEXT_MAX} bytes")));
+        }
+        if let Some(saga) = &self.saga
+            && saga.key()? != self.idempotency_key
+        {
+            return Err(Fault::new(Code::BadParams, "the idempotency key of a saga's order is made of the saga, step, side and try"));
         }
         Ok(act)
     }

@@ -49,7 +49,7 @@ impl TrustRoot {
 
     /// Some role must reach the operation by its own threshold, and the signers of all such roles together must be as
     /// many as the class asks for.
-    fn check_op_scope(&self, signers: &BTreeSet<KeyId>, act: &Act, class: Class, host: &HostName) -> Result<(), Fault> {
+    pub(super) fn check_op_scope(&self, signers: &BTreeSet<KeyId>, act: &Act, class: Class, host: &HostName) -> Result<(), Fault> {
         let mut refusal = None;
         let mut able: BTreeSet<&KeyId> = BTreeSet::new();
         let mut is_met = false;
@@ -151,6 +151,7 @@ mod tests {
             nonce: Nonce::parse("0".repeat(32)).unwrap(),
             root_version: 4,
             reason: String::new(),
+            saga: None,
         }
     }
 

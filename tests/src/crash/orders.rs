@@ -116,6 +116,7 @@ impl Pen {
             nonce: Nonce::parse(uuid::Uuid::now_v7().simple().to_string())?,
             root_version: 1,
             reason: String::new(),
+            saga: None,
         };
         let signed = Signed::seal(&statement, &[&self.key]).map_err(|f| anyhow::anyhow!("{f}")).context("signing an order")?;
         Ok(Order { id: id.to_string(), wish, envelope: signed.envelope().clone() })

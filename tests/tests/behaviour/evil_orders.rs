@@ -75,6 +75,7 @@ impl Loot {
             nonce: Nonce::parse(uuid::Uuid::now_v7().simple().to_string()).unwrap(),
             root_version: self.root.version,
             reason: String::new(),
+            saga: None,
         }
     }
 

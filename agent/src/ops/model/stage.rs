@@ -257,6 +257,7 @@ impl<W: World> Stage<W> {
             nonce: nonce.unwrap_or_else(|| Nonce::parse(format!("{number:032x}")).unwrap()),
             root_version,
             reason: String::new(),
+            saga: None,
         };
         let class = statement.act().unwrap().class(&statement.resource);
         let signers = match draft.signers {

@@ -195,6 +195,7 @@ pub fn statement(
         nonce: Nonce::parse(hex::encode(nonce))?,
         root_version: root.version,
         reason: args.reason.clone(),
+        saga: None,
     };
     statement.act()?;
     Ok(statement)

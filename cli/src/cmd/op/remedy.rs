@@ -65,6 +65,9 @@ pub fn of(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::BadContent
         | Code::UnknownKind
         | Code::BadParams
+        | Code::BadSaga
+        | Code::SagaOutOfOrder
+        | Code::SagaUnproven
         | Code::ClassDenied
         | Code::NonceUsed
         | Code::Conflict

@@ -40,6 +40,7 @@ fn order(kit: &Kit, agent: &Agent, n: u64, kind: &str) -> OpStatement {
         nonce: Nonce::parse(format!("{n:032x}")).unwrap(),
         root_version: 1,
         reason: "because".to_owned(),
+        saga: None,
     }
 }
 

@@ -83,6 +83,7 @@ impl Host {
             expires_at: at.plus(900),
             root_version: 1,
             reason: "to be measured".to_owned(),
+            saga: None,
         };
         Ok((op_id, Signed::seal(&order, &[&self.operator])?.envelope().to_json()))
     }

@@ -1,0 +1,452 @@
+//! The plan: what an operator signs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::fault::{Code, Fault};
+use crate::id::{ClusterId, Generation, HostId, HostName, IdempotencyKey, ResourceId, SagaId, TopologyId, UnixSeconds};
+use crate::sign::{PayloadType, Statement};
+use crate::statement::hex_key;
+
+/// The largest plan, in bytes of its envelope's JSON.
+pub const PLAN_MAX: usize = 256 * 1024;
+/// The most steps of a plan.
+pub const STEPS_MAX: usize = 64;
+/// The most tries of one side of a step that one signature allows.
+pub const ATTEMPTS_MAX: u32 = 16;
+/// The longest time in which a plan may begin or be undone, in seconds: 30 days, as for an order.
+pub const WINDOW_MAX_S: u64 = crate::op::OP_WINDOW_MAX_S;
+/// The longest text in a plan that is for people, in bytes.
+const TEXT_MAX: usize = 512;
+/// The most inputs of a plan.
+const INPUTS_MAX: usize = 64;
+
+/// A step of a plan by its place, from 0.
+pub type StepNumber = usize;
+
+/// A saga as an operator signed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Its id.
+    pub saga_id: SagaId,
+    /// The definition that it was built from, such as `snapshot-guest`.
+    pub name: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// What it belongs to, in the operator's words; may be empty.
+    pub deployment: String,
+    /// `operator`, or `system:` and a reason.
+    pub triggered_by: String,
+    /// What the definition was given, for people.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub inputs: BTreeMap<String, String>,
+    /// The hosts that it has steps on, each with its ed25519 public key in hex: receipts by these keys alone count.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hosts: BTreeMap<HostName, PublicKey>,
+    /// Its steps, in their order.
+    pub steps: Vec<Step>,
+    /// When it was signed, by the operator's clock. Not valid before.
+    pub not_before: UnixSeconds,
+    /// The last moment at which a step may begin.
+    pub expires_at: UnixSeconds,
+    /// The last moment at which what undoes a step may begin: not before `expires_at`.
+    pub undo_until: UnixSeconds,
+    /// The trust root that the operator signed under.
+    pub root_version: u64,
+    /// Why, in the operator's words; may be empty.
+    pub reason: String,
+}
+
+impl Statement for Plan {
+    const TYPE: PayloadType = PayloadType::SagaPlan;
+}
+
+/// An ed25519 public key, as 64 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PublicKey(#[serde(with = "hex_key")] pub [u8; 32]);
+
+/// What a saga is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Something new comes to be.
+    Provision,
+    /// Something stops for a while.
+    Suspend,
+    /// Something goes for good.
+    Offboard,
+    /// Something changes.
+    Update,
+    /// Something becomes what it was.
+    Rollback,
+    /// Somebody tries something out.
+    Test,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 6] = [Kind::Provision, Kind::Suspend, Kind::Offboard, Kind::Update, Kind::Rollback, Kind::Test];
+
+    /// The kind as it is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Provision => "provision",
+            Kind::Suspend => "suspend",
+            Kind::Offboard => "offboard",
+            Kind::Update => "update",
+            Kind::Rollback => "rollback",
+            Kind::Test => "test",
+        }
+    }
+
+    /// The kind behind its text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// Its name, unique in the plan.
+    pub name: String,
+    /// Steps of one group run side by side; 0, and never less than the group of the step before, nor more than one more.
+    pub group: u32,
+    /// What it does.
+    pub run: Task,
+    /// What undoes it; `None` when there is nothing to be undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Task>,
+    /// It cannot be undone: only such steps may follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub irreversible: bool,
+    /// What must hold before it begins; it waits for that within its time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub when: Vec<Condition>,
+}
+
+/// One side of a step: what is done, and how often and how long it is tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Task {
+    /// What is done.
+    pub act: Act,
+    /// How often it is tried at most, from 1.
+    pub attempts: u32,
+    /// How long to wait before the second try, in seconds; twice that before the third, and so on, up to an hour.
+    pub backoff_s: u64,
+    /// How long one try may be without an answer until an operator is told, in seconds.
+    pub timeout_s: u64,
+}
+
+/// What a step does, or what undoes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Act {
+    /// An operation on a host.
+    Host(HostAct),
+    /// Something that the hub does with what was signed.
+    Hub(HubAct),
+}
+
+/// An operation on a host. Each try is an order that was signed with the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostAct {
+    /// The host, one of [`Plan::hosts`].
+    pub host: HostName,
+    /// The resource.
+    pub resource: ResourceId,
+    /// What is done; see [`crate::op::Act`].
+    pub kind: String,
+    /// How.
+    pub params: Value,
+    /// The payload hashes of the orders, one for each try.
+    pub orders: Vec<String>,
+    /// Only that of the resource's incarnations is meant which this step made: the host's own record of it says which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
+}
+
+/// What the hub does itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum HubAct {
+    /// Takes in a revision that was signed with the plan. Another push in between makes it fail.
+    Push {
+        /// The topology.
+        topology: TopologyId,
+        /// The revision that it becomes.
+        generation: Generation,
+        /// The payload hash of its source.
+        source: String,
+    },
+    /// Waits until hosts have applied a revision.
+    Applied {
+        /// The topology.
+        topology: TopologyId,
+        /// The revision; a newer one counts as well.
+        generation: Generation,
+        /// The hosts.
+        hosts: BTreeSet<HostName>,
+    },
+}
+
+/// What must hold before a step begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Condition {
+    /// The host is connected to the hub.
+    Connected(HostName),
+    /// It is not before this moment.
+    After(UnixSeconds),
+    /// The newest revision of a topology is this one.
+    Newest {
+        /// The topology.
+        topology: TopologyId,
+        /// Its generation.
+        generation: Generation,
+    },
+}
+
+/// Which side of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// What it does.
+    Do,
+    /// What undoes it.
+    Undo,
+}
+
+impl Side {
+    /// The side as it is stored and shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Side::Do => "do",
+            Side::Undo => "undo",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What an order says of the saga that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfSaga {
+    /// The saga.
+    pub saga_id: SagaId,
+    /// The step.
+    pub step: StepNumber,
+    /// Which side of it.
+    pub side: Side,
+    /// Which try, from 1.
+    pub attempt: u32,
+}
+
+impl OfSaga {
+    /// The idempotency key of the order: no other may have it.
+    ///
+    /// # Errors
+    /// [`Code::BadParams`] never for what [`Plan::check`] took.
+    pub fn key(&self) -> Result<IdempotencyKey, Fault> {
+        let text = format!("saga:{}/{}/{}/{}", self.saga_id, self.step, self.side, self.attempt);
+        IdempotencyKey::parse(text).map_err(|e| Fault::new(Code::BadParams, e.to_string()))
+    }
+}
+
+impl Step {
+    /// One side of it.
+    #[must_use]
+    pub fn task(&self, side: Side) -> Option<&Task> {
+        match side {
+            Side::Do => Some(&self.run),
+            Side::Undo => self.undo.as_ref(),
+        }
+    }
+}
+
+impl Act {
+    /// What is done on a host, if it is.
+    #[must_use]
+    pub const fn host(&self) -> Option<&HostAct> {
+        match self {
+            Act::Host(act) => Some(act),
+            Act::Hub(_) => None,
+        }
+    }
+}
+
+impl Plan {
+    /// One side of a step.
+    #[must_use]
+    pub fn task(&self, step: StepNumber, side: Side) -> Option<&Task> {
+        self.steps.get(step)?.task(side)
+    }
+
+    /// What that does on a host, if it does.
+    #[must_use]
+    pub fn host_act(&self, step: StepNumber, side: Side) -> Option<&HostAct> {
+        self.task(step, side)?.act.host()
+    }
+
+    /// The id of one of its hosts.
+    #[must_use]
+    pub fn host_id(&self, host: &HostName) -> Option<HostId> {
+        self.hosts.get(host).map(|key| HostId::of_key(&key.0))
+    }
+
+    /// The steps of a group with their numbers.
+    pub fn group(&self, group: u32) -> impl Iterator<Item = (StepNumber, &Step)> {
+        self.steps.iter().enumerate().filter(move |(_, step)| step.group == group)
+    }
+
+    /// How many groups there are.
+    #[must_use]
+    pub fn groups(&self) -> u32 {
+        self.steps.last().map_or(0, |step| step.group.saturating_add(1))
+    }
+
+    /// The number of the step of that name.
+    #[must_use]
+    pub fn step_named(&self, name: &str) -> Option<StepNumber> {
+        self.steps.iter().position(|step| step.name == name)
+    }
+
+    /// Every side of every step, in order.
+    pub fn tasks(&self) -> impl Iterator<Item = (StepNumber, Side, &Task)> {
+        let both = |(number, step)| [Side::Do, Side::Undo].map(|side| (number, side, Step::task(step, side)));
+        self.steps.iter().enumerate().flat_map(both).filter_map(|(number, side, task)| Some((number, side, task?)))
+    }
+
+    /// What must hold in any plan, whoever signed it.
+    ///
+    /// # Errors
+    /// [`Code::BadSaga`], with what and where.
+    pub fn check(&self) -> Result<(), Fault> {
+        let bad = |what: String| Err(Fault::new(Code::BadSaga, what));
+        if self.steps.is_empty() || self.steps.len() > STEPS_MAX {
+            return bad(format!("a plan has 1 to {STEPS_MAX} steps, this one has {}", self.steps.len()));
+        }
+        if !is_name(&self.name) {
+            return bad(format!("`{}` is no name of a definition: 1 to 63 of a-z, 0-9 and -", crate::fault::cut(&self.name)));
+        }
+        let system = self.triggered_by.strip_prefix("system:").is_some_and(|reason| !reason.is_empty());
+        if self.triggered_by != "operator" && !system {
+            return bad("`triggered_by` is `operator` or `system:` with a reason".to_owned());
+        }
+        let texts = [&self.deployment, &self.triggered_by, &self.reason];
+        if texts.into_iter().chain(self.inputs.values()).chain(self.inputs.keys()).any(|text| text.len() > TEXT_MAX)
+            || self.inputs.len() > INPUTS_MAX
+        {
+            return bad(format!("texts of a plan have at most {TEXT_MAX} bytes, and it has at most {INPUTS_MAX} inputs"));
+        }
+        let window = |to: UnixSeconds| to.0.checked_sub(self.not_before.0).is_some_and(|window| window <= WINDOW_MAX_S);
+        if !window(self.expires_at) || !window(self.undo_until) || self.undo_until < self.expires_at {
+            return bad(format!(
+                "a plan may begin until `expires_at` and be undone until `undo_until`, in this order and within {} days",
+                WINDOW_MAX_S / (24 * 3600)
+            ));
+        }
+        let elsewhere = |step: &&Step| match (step.run.act.host(), step.undo.as_ref().map(|undo| undo.act.host())) {
+            (Some(run), Some(Some(undo))) => run.host != undo.host,
+            (None, Some(Some(_))) => true,
+            (_, None | Some(None)) => false,
+        };
+        if let Some(step) = self.steps.iter().find(elsewhere) {
+            return bad(format!("step `{}`: what a host undoes was done on that host", crate::fault::cut(&step.name)));
+        }
+        self.check_order()?;
+        self.tasks().try_for_each(|(number, side, task)| self.check_task(number, side, task))
+    }
+
+    /// The order of the steps.
+    fn check_order(&self) -> Result<(), Fault> {
+        let (mut names, mut group, mut past_return) = (BTreeSet::new(), 0, None);
+        for (number, step) in self.steps.iter().enumerate() {
+            let bad = |what: &str| Err(Fault::new(Code::BadSaga, format!("step {} (`{}`): {what}", number + 1, crate::fault::cut(&step.name))));
+            if !is_name(&step.name) || !names.insert(&step.name) {
+                return bad("the name of a step is 1 to 63 of a-z, 0-9 and -, and no other step has it");
+            }
+            let first = if number == 0 { 0 } else { group };
+            if step.group != first && (number == 0 || step.group != group + 1) {
+                return bad("groups count from 0 without gaps, in the order of the steps");
+            }
+            group = step.group;
+            if step.irreversible && step.undo.is_some() {
+                return bad("what can be undone is not irreversible");
+            }
+            match past_return {
+                Some(_) if !step.irreversible => return bad("nothing but irreversible steps may follow one that is irreversible"),
+                Some(at) if at == group => {}
+                _ if step.irreversible => past_return = Some(group),
+                _ => {}
+            }
+        }
+        let mixed = |group: u32| self.group(group).any(|(_, step)| !step.irreversible);
+        match past_return {
+            Some(group) if mixed(group) => {
+                Err(Fault::new(Code::BadSaga, format!("group {group}: an irreversible step runs beside one that can be undone")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_task(&self, number: StepNumber, side: Side, task: &Task) -> Result<(), Fault> {
+        let name = self.steps.get(number).map_or("", |step| step.name.as_str());
+        let bad = |what: String| Err(Fault::new(Code::BadSaga, format!("step {} (`{name}`, {side}): {what}", number + 1)));
+        if task.attempts == 0 || task.attempts > ATTEMPTS_MAX {
+            return bad(format!("it is tried 1 to {ATTEMPTS_MAX} times"));
+        }
+        if task.timeout_s == 0 || task.timeout_s > WINDOW_MAX_S || task.backoff_s > WINDOW_MAX_S {
+            return bad(format!("a time is at most {WINDOW_MAX_S} seconds, and the time for an answer at least 1"));
+        }
+        match &task.act {
+            Act::Host(act) => {
+                if !self.hosts.contains_key(&act.host) {
+                    return bad(format!("host {} is not among the hosts of the plan", act.host));
+                }
+                let is_hash = |hash: &String| hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                if u32::try_from(act.orders.len()) != Ok(task.attempts) || !act.orders.iter().all(is_hash) {
+                    return bad("each try on a host has an order of its own, named by its payload's hash".to_owned());
+                }
+                let made = act.made_by.as_ref().map(|by| self.step_named(by).and_then(|by| self.host_act(by, Side::Do)));
+                match made {
+                    Some(Some(by)) if by.host == act.host => Ok(()),
+                    Some(_) => bad("`made_by` names a step on the same host".to_owned()),
+                    None => Ok(()),
+                }
+            }
+            Act::Hub(HubAct::Push { generation, .. }) if *generation == Generation(0) => bad("a revision has a generation from 1".to_owned()),
+            Act::Hub(HubAct::Applied { hosts, .. }) if hosts.is_empty() => bad("there is no host to wait for".to_owned()),
+            Act::Hub(HubAct::Push { .. } | HubAct::Applied { .. }) => Ok(()),
+        }
+    }
+}
+
+/// Names of definitions and steps: they become parts of names and tags.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 63 && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')) && !text.starts_with('-')
+}

@@ -1,0 +1,95 @@
+//! What people are told of a saga.
+
+use super::plan::{Act, HubAct, Plan, Side, StepNumber, Task};
+use super::state::{Cause, State, Stuck, StuckWhy};
+
+impl Act {
+    /// What is done, in a line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Act::Host(act) => {
+                let made = act.made_by.as_ref().map_or(String::new(), |by| format!(" (the one that `{by}` made)"));
+                let params = match &act.params {
+                    serde_json::Value::Object(params) if params.is_empty() => String::new(),
+                    serde_json::Value::Null => String::new(),
+                    params => format!(" {params}"),
+                };
+                format!("{} {} on {}{params}{made}", act.kind, act.resource, act.host)
+            }
+            Act::Hub(HubAct::Push { topology, generation, .. }) => format!("push {topology} generation {generation}"),
+            Act::Hub(HubAct::Applied { topology, generation, hosts }) => {
+                let hosts: Vec<&str> = hosts.iter().map(crate::id::HostName::as_str).collect();
+                format!("wait until {} has applied {topology} generation {generation}", hosts.join(", "))
+            }
+        }
+    }
+}
+
+impl Task {
+    /// What is done and how patiently, in a line.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let tries = if self.attempts == 1 { "once".to_owned() } else { format!("up to {} times, {} s apart", self.attempts, self.backoff_s) };
+        format!("{} [{tries}, an answer within {} s]", self.act.words(), self.timeout_s)
+    }
+}
+
+impl Stuck {
+    /// What is left, and why.
+    #[must_use]
+    pub fn words(&self, plan: &Plan, state: &State) -> String {
+        let name = plan.steps.get(self.step).map_or("", |step| step.name.as_str());
+        let line = state.line(self.step, self.side);
+        let why = line.and_then(|line| line.fault.as_ref()).map_or(String::new(), |fault| format!(": {fault}"));
+        let number = self.step.saturating_add(1);
+        match self.why {
+            StuckWhy::Doubt => format!("step {number} (`{name}`, {}): its host cannot tell how it ended{why}", self.side),
+            StuckWhy::Silent => format!("step {number} (`{name}`, {}): its host has not answered in time; it goes on when it does{why}", self.side),
+            StuckWhy::PastReturn => format!("step {number} (`{name}`) failed after one that cannot be undone{why}"),
+            StuckWhy::Undo => format!("what undoes step {number} (`{name}`) failed for good{why}; left: {}", left(plan, state).join(", ")),
+            StuckWhy::Unproven => {
+                let cause = match state.cause {
+                    Some(Cause::Failure { step, .. }) => plan.steps.get(step).map_or("", |step| step.name.as_str()),
+                    Some(Cause::Abort) | None => "",
+                };
+                format!("step `{cause}` failed and no host signed that, so no host undoes anything; left: {}", left(plan, state).join(", "))
+            }
+        }
+    }
+
+    /// The command that resolves it.
+    #[must_use]
+    pub fn remedy(&self, plan: &Plan) -> String {
+        let id = &plan.saga_id;
+        let name = plan.steps.get(self.step).map_or("", |step| step.name.as_str());
+        match (self.why, self.side) {
+            (StuckWhy::Doubt, _) => format!("moorctl op ls --open, then moorctl op resolve; or moorctl saga skip {id} {name}{}", side_flag(self.side)),
+            (StuckWhy::Silent, Side::Do) => format!("moorctl saga abort {id}"),
+            (StuckWhy::Silent, Side::Undo) => format!("moorctl saga skip {id} {name} --undo"),
+            (StuckWhy::PastReturn, _) => format!("moorctl saga retry {id} {name}"),
+            (StuckWhy::Undo, _) => format!("moorctl saga retry {id} {name} --undo"),
+            (StuckWhy::Unproven, _) => format!("moorctl saga abort {id}"),
+        }
+    }
+}
+
+const fn side_flag(side: Side) -> &'static str {
+    match side {
+        Side::Do => "",
+        Side::Undo => " --undo",
+    }
+}
+
+/// What is done, or may be, and is not undone.
+fn left(plan: &Plan, state: &State) -> Vec<String> {
+    let owing = plan.steps.iter().zip(&state.steps).filter(|(step, state)| state.owes(step));
+    owing.map(|(step, _)| format!("`{}` ({})", step.name, step.run.act.words())).collect()
+}
+
+/// A step as commands name it: by its number from 1, or its name.
+#[must_use]
+pub fn step_by_words(plan: &Plan, text: &str) -> Option<StepNumber> {
+    let by_number = || text.parse::<StepNumber>().ok()?.checked_sub(1).filter(|number| *number < plan.steps.len());
+    plan.step_named(text).or_else(by_number)
+}
