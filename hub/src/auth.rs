@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{ClusterId, HostId};
+use moorline_common::id::{ClusterId, HostId, SagaId};
 use rustls_pki_types::CertificateDer;
 use tonic::Status;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -109,13 +109,19 @@ pub fn is_operator_name(name: &str) -> bool {
 /// Who did something, for the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Actor {
-    /// `operator/NAME`, `agent/HOSTID`, `hub`, or `unknown`.
+    /// `operator/NAME`, `agent/HOSTID`, `saga/SAGAID`, `hub`, or `unknown`.
     pub subject: String,
     /// The address that it came from; empty for the hub itself.
     pub origin: String,
 }
 
 impl Actor {
+    /// The hub for a saga.
+    #[must_use]
+    pub fn saga(saga_id: &SagaId) -> Self {
+        Self { subject: format!("saga/{saga_id}"), origin: String::new() }
+    }
+
     /// The hub itself.
     #[must_use]
     pub fn hub() -> Self {

@@ -133,6 +133,18 @@ kinds! {
     RolloutSuperseded = "rollout_superseded",
     /// An act on a rollout was refused.
     RolloutActRefused = "rollout_act_refused",
+    /// An operator started a saga.
+    SagaStarted = "saga_started",
+    /// A saga goes forward, or back.
+    SagaMoved = "saga_moved",
+    /// A saga goes on by itself no more.
+    SagaStuck = "saga_stuck",
+    /// A saga has ended.
+    SagaEnded = "saga_ended",
+    /// An operator's word on a saga was taken.
+    SagaActed = "saga_acted",
+    /// A saga, or a word on one, was refused.
+    SagaRefused = "saga_refused",
 }
 
 /// An event that is about to be recorded.

@@ -19,6 +19,7 @@ use crate::ops;
 use crate::pki::Pki;
 use crate::rate::RateLimit;
 use crate::rollout;
+use crate::saga;
 use crate::store::{self, Store};
 
 /// The parts of a running hub. Clones share them.
@@ -41,6 +42,8 @@ pub struct Parts {
     pub convergence: convergence::Handle,
     /// Wakes the driver of rollouts.
     pub rollouts: rollout::Handle,
+    /// Wakes the runners of sagas, and tells those who follow them.
+    pub sagas: saga::Handle,
     /// Wakes the keeper.
     pub keeper: keeper::Handle,
     /// Who waits for news of operations and for journals.

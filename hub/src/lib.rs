@@ -14,6 +14,7 @@
 //! | [`fleet`] | hosts as they are now, in memory |
 //! | [`keeper`] | the task that hands the store what hosts say |
 //! | [`convergence`] | the task that sends slices again until hosts have them |
+//! | [`saga`] | runs sagas: work of several steps that ends, is undone, or stands still visibly |
 //! | [`rollout`] | the task that gives hosts a new revision one after the other |
 //! | [`ops`] | operations on their way to hosts, their news and journals on their way to operators |
 //! | [`slices`] | what a slice makes present |
@@ -37,6 +38,7 @@ pub mod ops;
 pub mod pki;
 pub mod rate;
 pub mod rollout;
+pub mod saga;
 pub mod server;
 pub mod service;
 pub mod slices;

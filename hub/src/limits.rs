@@ -265,3 +265,26 @@ pub const HEARTBEAT_MAX_MS: u32 = 300_000;
 pub const ADVERTISE_MAX: usize = 16;
 /// A configuration file, in bytes.
 pub const CONFIG_MAX: u64 = 64 * 1024;
+
+/// Sagas that have not ended.
+pub const SAGAS_OPEN_MAX: u64 = 4096;
+/// Sagas that have ended and are kept.
+pub const SAGAS_KEPT: u64 = 10_000;
+/// What is kept of what happened to one saga.
+pub const SAGA_FACTS_KEPT: u64 = 1000;
+/// Sagas that one answer lists at most.
+pub const SAGAS_MAX: u32 = 1000;
+/// Sagas that one answer lists when the caller says nothing.
+pub const SAGAS_DEFAULT: u32 = 100;
+/// Sagas that are taken over at once.
+pub const SAGAS_CLAIMED_BATCH: u32 = 256;
+/// How long a runner keeps a saga without a sign of life.
+pub const SAGA_LEASE: Duration = Duration::from_secs(6);
+/// Between two signs of life, and between two looks for sagas that nobody runs.
+pub const SAGA_RENEWAL: Duration = Duration::from_secs(2);
+/// The wait after the store failed a saga's runner.
+pub const SAGA_STORE_RETRY: Duration = Duration::from_secs(1);
+/// Between two looks at what a step waits for that nobody tells of.
+pub const SAGA_LOOK: Duration = Duration::from_secs(1);
+/// Callers that follow sagas at once.
+pub const SAGA_WATCHES_MAX: usize = 1024;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use moorline_common::fault::Fault;
 use moorline_common::id::ClusterId;
 use moorline_proto::FILE_DESCRIPTOR_SET;
 use moorline_proto::v1::agent_gateway_server::AgentGatewayServer;
@@ -36,7 +37,7 @@ use crate::service::operator::OperatorService;
 use crate::store::StoreError;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tls::{self, Listener, TlsError};
-use crate::{convergence, keeper, limits, ops, rollout};
+use crate::{convergence, keeper, limits, ops, rollout, saga};
 
 /// The lock file's name in the hub's folder.
 pub const LOCK: &str = "hub.lock";
@@ -67,6 +68,9 @@ pub enum ServeError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The system lacks what a part needs.
+    #[error(transparent)]
+    System(#[from] Fault),
     /// The address is not free.
     #[error("cannot listen on {address}: {source}")]
     Bind {
@@ -140,6 +144,7 @@ impl Server {
             clock,
             convergence: convergence::Handle::default(),
             rollouts: rollout::Handle::default(),
+            sagas: saga::Handle::default(),
             keeper: keeper::Handle::default(),
             ops: ops::Ops::default(),
             advertise: config::advertised(&config.advertise, address),
@@ -187,10 +192,12 @@ impl Server {
         let tasks = TaskTracker::new();
         let (connections, accepted) = mpsc::channel(limits::ACCEPTED_QUEUE);
         let stopping = || hub.stopping.clone();
+        let sagas = saga::Service::new(hub.clone())?;
         let vital = [
             ("listener", tasks.spawn(Listener::new(hub.clone(), tcp, connections).run(tls, stopping()))),
             ("convergence driver", tasks.spawn(convergence::Service::new(hub.clone()).run(stopping()))),
             ("driver of rollouts", tasks.spawn(rollout::Service::new(hub.clone()).run(stopping()))),
+            ("runner of sagas", tasks.spawn(sagas.run(stopping()))),
             ("keeper", tasks.spawn(keeper::Service::new(hub.clone()).run(stopping()))),
             ("operations' courier", tasks.spawn(ops::Service::new(hub.clone()).run(stopping()))),
         ];

@@ -181,6 +181,23 @@ pub enum Phase {
     Skipped,
 }
 
+impl Phase {
+    /// The phase as it is shown.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Idle => "idle",
+            Phase::Under => "under",
+            Phase::Silent => "silent",
+            Phase::Doubt => "doubt",
+            Phase::Again => "again",
+            Phase::Done => "done",
+            Phase::Failed => "failed",
+            Phase::Skipped => "skipped",
+        }
+    }
+}
+
 /// One side of a step so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,7 +1,8 @@
 //! What people are told of a saga.
 
 use super::plan::{Act, HubAct, Plan, Side, StepNumber, Task};
-use super::state::{Cause, State, Stuck, StuckWhy};
+use super::state::{Cause, End, Event, Phase, State, Stuck, StuckWhy};
+use super::word::Verb;
 
 impl Act {
     /// What is done, in a line.
@@ -32,6 +33,38 @@ impl Task {
     pub fn words(&self) -> String {
         let tries = if self.attempts == 1 { "once".to_owned() } else { format!("up to {} times, {} s apart", self.attempts, self.backoff_s) };
         format!("{} [{tries}, an answer within {} s]", self.act.words(), self.timeout_s)
+    }
+}
+
+impl Event {
+    /// What happened, in a line; `state` is what came of it.
+    #[must_use]
+    pub fn words(&self, plan: &Plan, state: &State) -> String {
+        let named = |step: StepNumber, side: Side| {
+            let name = plan.steps.get(step).map_or("", |step| step.name.as_str());
+            let undo = if side == Side::Undo { ", undo" } else { "" };
+            format!("step {} (`{name}`{undo})", step.saturating_add(1))
+        };
+        let line = |step: StepNumber, side: Side| state.line(step, side);
+        match self {
+            Event::Begin { step, side } => {
+                format!("{}: try {} begins", named(*step, *side), line(*step, *side).map_or(0, |line| line.attempt))
+            }
+            Event::Wait { step, fault } => format!("{} waits: {}", named(*step, Side::Do), fault.message),
+            Event::Ended { step, side, end, .. } => match end {
+                End::Succeeded { .. } => format!("{}: done", named(*step, *side)),
+                End::Failed { fault, .. } if line(*step, *side).is_some_and(|line| line.phase == Phase::Again) => {
+                    format!("{}: failed, and is tried again: {fault}", named(*step, *side))
+                }
+                End::Failed { fault, .. } => format!("{}: failed: {fault}", named(*step, *side)),
+                End::Doubt { fault } => format!("{}: its host cannot tell how it ended: {fault}", named(*step, *side)),
+            },
+            Event::Late { step, side } => format!("{}: no answer in its time", named(*step, *side)),
+            Event::Said(Verb::Retry { step, side, .. }) => format!("an operator has {} tried again", named(*step, *side)),
+            Event::Said(Verb::Skip { step, side }) => format!("an operator takes {} out", named(*step, *side)),
+            Event::Said(Verb::Abort { .. }) => "an operator aborts it".to_owned(),
+            Event::Said(Verb::Abandon) => "an operator abandons it".to_owned(),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::delivery::Delivery;
 use crate::ops::Wanted;
-use crate::store::{DriftReport, RefusalRecord, RefusedKind, ReportRecord, TargetRecord, Witness};
+use crate::store::{DriftReport, RefusalRecord, RefusedKind, ReportRecord, SagaEvidence, TargetRecord, Witness};
 
 /// What the hub sends to an agent.
 #[derive(Debug)]
@@ -58,6 +58,13 @@ pub enum Outgoing {
     },
     /// An operation's envelope.
     Op(Vec<u8>),
+    /// An order of a saga, with what its host is shown.
+    SagaOrder {
+        /// Its envelope.
+        op: Vec<u8>,
+        /// The rest.
+        evidence: Box<SagaEvidence>,
+    },
     /// The receipt of an operation is kept.
     OpAck {
         /// The operation.

@@ -103,7 +103,15 @@ async fn turn(hub: &Hub, host: &HostId, way: &Way) -> Result<bool> {
             if op.stage == Stage::Submitted && !marked.contains(&op.op_id) {
                 continue;
             }
-            if way.tx.send(Outgoing::Op(op.envelope)).await.is_err() {
+            let message = match &op.saga_id {
+                None => Outgoing::Op(op.envelope),
+                // As of now: more was signed since it was handed in, and nothing of that is lost.
+                Some(saga_id) => match hub.store.saga_evidence(saga_id.clone()).await? {
+                    Some(evidence) => Outgoing::SagaOrder { op: op.envelope, evidence: Box::new(evidence) },
+                    None => Outgoing::Op(op.envelope),
+                },
+            };
+            if way.tx.send(message).await.is_err() {
                 return Ok(true);
             }
             way.delivery.passed(op.sequence);

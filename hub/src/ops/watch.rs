@@ -31,6 +31,16 @@ pub struct Watch {
     watches: Watches,
     op_id: OpId,
     changes: watch::Receiver<()>,
+    /// It is a caller's, of which there may be only so many.
+    is_counted: bool,
+}
+
+impl Inner {
+    fn follow(&mut self, watches: &Watches, op_id: &OpId, is_counted: bool) -> Watch {
+        let followed = self.followed.entry(op_id.clone()).or_insert_with(|| Followed { changes: watch::channel(()).0, watchers: 0 });
+        followed.watchers += 1;
+        Watch { watches: watches.clone(), op_id: op_id.clone(), changes: followed.changes.subscribe(), is_counted }
+    }
 }
 
 impl Watches {
@@ -48,9 +58,13 @@ impl Watches {
             return Err(Fault::new(Code::Busy, format!("{} callers follow operations already; try again later", inner.count)));
         }
         inner.count += 1;
-        let followed = inner.followed.entry(op_id.clone()).or_insert_with(|| Followed { changes: watch::channel(()).0, watchers: 0 });
-        followed.watchers += 1;
-        Ok(Watch { watches: self.clone(), op_id: op_id.clone(), changes: followed.changes.subscribe() })
+        Ok(inner.follow(self, op_id, true))
+    }
+
+    /// The same for the hub's own work, which is bounded by what it works on.
+    #[must_use]
+    pub fn follow_own(&self, op_id: &OpId) -> Watch {
+        self.lock().follow(self, op_id, false)
     }
 
     /// Tells those who follow `op_id` that something changed.
@@ -80,7 +94,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut inner = self.watches.lock();
-        inner.count = inner.count.saturating_sub(1);
+        inner.count = inner.count.saturating_sub(usize::from(self.is_counted));
         if let Some(followed) = inner.followed.get_mut(&self.op_id) {
             followed.watchers = followed.watchers.saturating_sub(1);
             if followed.watchers == 0 {

@@ -15,13 +15,18 @@ mod adopt;
 mod checks;
 mod drift;
 mod ops;
+mod push;
 mod rollouts;
+mod sagas;
 mod session;
 mod session_ops;
 mod wire;
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub(crate) use ops::check as check_order;
+pub(crate) use push::push;
 
 use crate::auth::Peer;
 use crate::events::{Kind, NewEvent};

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{checks, drift, fault_status, ops, permitted, rollouts, store_status, to_its_end, wire};
+use super::{checks, drift, fault_status, ops, permitted, push, rollouts, sagas, store_status, to_its_end, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -226,20 +226,7 @@ impl Operator for OperatorService {
         let (hub, by) = (self.hub.clone(), actor.clone());
         let refused = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, base.next());
         self.change(refused, async move {
-            let mut revision = checks::revision(&hub, &topology, base, wanted.source, wanted.slices, wanted.accepts, &by).await?;
-            revision.rollout = rollouts::spread(&hub, &revision, wanted.rollout)?;
-            drift::catch_up(&hub, &revision.accepts).await?;
-            let hosts: Vec<HostId> = revision.slices.iter().map(|s| s.host_id.clone()).collect();
-            let words = if revision.down { "teardown" } else { "revision" };
-            let message = if revision.message.is_empty() { String::new() } else { format!(": {}", revision.message) };
-            let event = NewEvent::new(Kind::Pushed, by.clone(), format!("{words} for {} hosts{message}", hosts.len()))
-                .revision(&topology, base.next())
-                .body(&revision.source_sha256);
-            let generation = hub.store.push(revision, event).await.map_err(StoreError::into_fault)?;
-            hub.rollouts.changed();
-            hub.retarget(hosts).await.map_err(StoreError::into_fault)?;
-            tracing::info!(actor = by.subject, %topology, generation = generation.0, "pushed");
-            Ok(pb::PushResponse { generation: generation.0 })
+            push::push(&hub, by, wanted).await
         })
         .await
     }
@@ -373,6 +360,42 @@ impl Operator for OperatorService {
         let actor = self.admit_admin(Peer::of(&request)).await?;
         let (hub, by, wanted) = (self.hub.clone(), actor.clone(), request.into_inner());
         self.change(NewEvent::new(Kind::DriftRefused, actor, ""), async move { drift::revert(&hub, &by, wanted).await }).await
+    }
+
+    async fn start_saga(&self, request: Request<pb::StartSagaRequest>) -> Result<Response<pb::StartSagaResponse>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let wanted = request.into_inner();
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::SagaRefused, actor, ""), async move { sagas::start(&hub, &by, wanted).await }).await
+    }
+
+    async fn list_sagas(&self, request: Request<pb::ListSagasRequest>) -> Result<Response<pb::ListSagasResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        sagas::list(&self.hub, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_saga(&self, request: Request<pb::GetSagaRequest>) -> Result<Response<pb::GetSagaResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        let saga_id = sagas::id(request.into_inner().saga_id)?;
+        let saga = sagas::get(&self.hub, &saga_id).await.map_err(fault_status)?;
+        Ok(Response::new(pb::GetSagaResponse { saga: Some(saga) }))
+    }
+
+    type WatchSagaStream = sagas::SagaStream;
+
+    async fn watch_saga(&self, request: Request<pb::WatchSagaRequest>) -> Result<Response<Self::WatchSagaStream>, Status> {
+        let peer = Peer::of(&request);
+        let not_after_s = peer.as_ref().map_or(0, Peer::not_after_s);
+        self.admit(peer).await?;
+        let saga_id = sagas::id(request.into_inner().saga_id)?;
+        sagas::watch(&self.hub, saga_id, not_after_s).await.map(Response::new)
+    }
+
+    async fn act_on_saga(&self, request: Request<pb::ActOnSagaRequest>) -> Result<Response<pb::ActOnSagaResponse>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let wanted = request.into_inner();
+        let (hub, by) = (self.hub.clone(), actor.clone());
+        self.change(NewEvent::new(Kind::SagaRefused, actor, ""), async move { sagas::act(&hub, &by, wanted).await }).await
     }
 
     type GetJournalStream = ops::JournalStream;

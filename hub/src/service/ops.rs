@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::Stream;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostId, OpId};
-use moorline_common::op::{Act, OP_ENVELOPE_MAX, OP_SKEW_S, OpStatement};
+use moorline_common::op::{Act, OP_ENVELOPE_MAX, OP_SKEW_S, OpStatement, Order};
 use moorline_common::sign::Signed;
 use moorline_common::statement::HostBinding;
 use moorline_proto::v1 as pb;
@@ -39,11 +39,14 @@ pub(super) async fn submit(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<pb::
 
 /// Stores an operation, one that `reverts` drifts with these, and lets it go out; gives it back, and whether it was stored before.
 pub(super) async fn submit_with(hub: &Hub, actor: &Actor, json: &[u8], reverts: Option<Vec<ShownDrift>>) -> Result<(pb::Op, bool), Fault> {
-    let (op, event, act) = check(hub, actor, json).await?;
+    let Checked { op, event, order } = check(hub, actor, json).await?;
+    if order.statement.saga.is_some() {
+        return Err(Fault::new(Code::BadSaga, "the order belongs to a saga, which hands it to its host in its turn"));
+    }
     let host = op.host_id.clone();
     let stored = match reverts {
         Some(drifts) => {
-            drift::require_converge(&act)?;
+            drift::require_converge(&order.act)?;
             hub.store.revert_drift(drifts, op, event).await
         }
         None => hub.store.submit_op(op, event).await,
@@ -57,7 +60,20 @@ pub(super) async fn submit_with(hub: &Hub, actor: &Actor, json: &[u8], reverts: 
 }
 
 /// An order that its host would accept, as far as the hub can tell.
-async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent, Act), Fault> {
+pub(crate) struct Checked {
+    /// As it is stored.
+    pub op: NewOp,
+    /// Of its submission.
+    pub event: NewEvent,
+    /// What was signed.
+    pub order: Order,
+}
+
+/// Checks an order as its host would.
+///
+/// # Errors
+/// A [`Fault`] with the code of the first check that failed.
+pub(crate) async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<Checked, Fault> {
     if json.len() > OP_ENVELOPE_MAX {
         return Err(Fault::new(Code::TooLarge, format!("the order has {} bytes; at most {OP_ENVELOPE_MAX} are taken", json.len())));
     }
@@ -107,7 +123,7 @@ async fn check(hub: &Hub, actor: &Actor, json: &[u8]) -> Result<(NewOp, NewEvent
         submitted_by: actor.subject.clone(),
         is_remedy: matches!(order.act, Act::Cancel { .. } | Act::Resolve { .. }),
     };
-    Ok((op, event, order.act))
+    Ok(Checked { op, event, order })
 }
 
 fn shown(hub: &Hub, record: OpRecord) -> pb::Op {

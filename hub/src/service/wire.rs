@@ -134,6 +134,12 @@ pub(super) fn outgoing(message: Outgoing) -> pb::HubMessage {
             Kind::Query(pb::Query { what: pb::query::What::End.into(), request_id, ..pb::Query::default() })
         }
         Outgoing::Op(json) => Kind::Op(envelope(json)),
+        Outgoing::SagaOrder { op, evidence } => Kind::SagaOrder(pb::SagaOrder {
+            op: Some(envelope(op)),
+            plan: Some(envelope(evidence.plan)),
+            receipts: evidence.receipts.into_iter().map(envelope).collect(),
+            words: evidence.words.into_iter().map(envelope).collect(),
+        }),
         Outgoing::OpAck { op_id, outcome } => Kind::OpAck(pb::OpAck { op_id: op_id.into(), outcome: outcome.as_str().to_owned() }),
         Outgoing::QueryReport => Kind::Query(pb::Query { what: pb::query::What::Report.into(), ..pb::Query::default() }),
     };

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use futures_util::future::BoxFuture;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{Generation, HostEpoch, HostId, OpId, ResourceId, TopologyId, UnixSeconds, VersionHash};
+use moorline_common::id::{Generation, HostEpoch, HostId, OpId, ResourceId, SagaId, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::rollout::Act;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -22,12 +22,14 @@ mod drift;
 mod hosts;
 mod ops;
 mod rollouts;
+mod sagas;
 pub mod sqlite;
 
 pub use drift::{DriftQuery, DriftRecord, DriftReport, DriftStatus, ShownDrift};
 pub use hosts::{Cordon, HostRecord, HostState, JoinAttempt, JoinOutcome, NewBinding, NewToken, RenewOutcome};
 pub use ops::{Advance, DueOp, NewOp, OpChange, OpQuery, OpRecord, UnknownOp, Witness};
 pub use rollouts::{NewRollout, RolloutChange, RolloutHost, RolloutRecord};
+pub use sagas::{NewSaga, SagaAdvance, SagaChange, SagaEvidence, SagaOrder, SagaQuery, SagaRecord};
 
 /// Why a verb did not happen.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -336,6 +338,33 @@ pub trait Store: Send + Sync + 'static {
     fn has_overdue_ops(&self, before: UnixSeconds) -> Verb<'_, bool>;
     /// Ends operations that were never sent and whose last moment was before `before`, each with its event.
     fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>>;
+
+    /// Stores a saga with the work that it is; gives it back, and whether it was stored before by the very same bytes.
+    /// Refuses with `conflict` other bytes under its id or under that of one of its orders, with `busy` past the limit.
+    fn start_saga(&self, saga: NewSaga, event: NewEvent) -> Verb<'_, (SagaRecord, bool)>;
+    /// One saga.
+    fn saga(&self, saga_id: SagaId) -> Verb<'_, Option<SagaRecord>>;
+    /// Sagas, newest first.
+    fn sagas(&self, query: SagaQuery) -> Verb<'_, Vec<SagaRecord>>;
+    /// Gives `runner` the sagas that nobody runs, each with the number of this claim: until `until_ms`, in milliseconds since 1970,
+    /// nobody else gets them.
+    fn claim_sagas(&self, runner: String, until_ms: u64, limit: u32) -> Verb<'_, Vec<(SagaId, u64)>>;
+    /// Whether [`Store::claim_sagas`] would give any.
+    fn has_unclaimed_sagas(&self, now_ms: u64) -> Verb<'_, bool>;
+    /// A runner keeps what it has until then.
+    fn renew_sagas(&self, runner: String, until_ms: u64) -> Verb<'_, ()>;
+    /// Makes a change if the claim still holds and the saga is what it was when that was decided. Refuses as [`Store::submit_op`].
+    fn change_saga(&self, change: SagaChange) -> Verb<'_, SagaAdvance>;
+    /// An order of a saga by its payload's hash.
+    fn saga_order(&self, saga_id: SagaId, payload_sha256: String) -> Verb<'_, Option<SagaOrder>>;
+    /// A revision of a saga by the hash of its source.
+    fn saga_revision(&self, saga_id: SagaId, source_sha256: String) -> Verb<'_, Option<Vec<u8>>>;
+    /// What happened to a saga: when, in milliseconds since 1970, and what; the oldest first.
+    fn saga_facts(&self, saga_id: SagaId) -> Verb<'_, Vec<(u64, String)>>;
+    /// What operators signed of a saga, in order.
+    fn saga_words(&self, saga_id: SagaId) -> Verb<'_, Vec<Vec<u8>>>;
+    /// What hosts are shown with an order of a saga.
+    fn saga_evidence(&self, saga_id: SagaId) -> Verb<'_, Option<SagaEvidence>>;
 
     /// Takes over what a host, called `name`, said of its drift: opens, follows and closes rows, with at most so many events.
     fn report_drift(&self, host: HostId, name: String, report: DriftReport, events: u32) -> Verb<'_, ()>;

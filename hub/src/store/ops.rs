@@ -1,7 +1,7 @@
 //! Operations as the store keeps them.
 
 use moorline_common::fault::Fault;
-use moorline_common::id::{HostEpoch, HostId, OpId, ResourceId, UnixSeconds};
+use moorline_common::id::{HostEpoch, HostId, OpId, ResourceId, SagaId, UnixSeconds};
 use moorline_common::op::{Class, Stage};
 
 /// An operation to be stored; what the hub can check of it has been checked.
@@ -129,6 +129,8 @@ pub struct DueOp {
     pub stage: Stage,
     /// The envelope's JSON.
     pub envelope: Vec<u8>,
+    /// The saga that it is an order of.
+    pub saga_id: Option<SagaId>,
 }
 
 /// What became of an operation.

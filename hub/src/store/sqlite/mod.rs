@@ -26,6 +26,7 @@ mod ops;
 mod remove;
 mod revisions;
 mod rollouts;
+mod sagas;
 mod verbs;
 
 /// The database's file name in the hub's folder.
@@ -39,6 +40,7 @@ const SCHEMA: &[&str] = &[
     include_str!("schema_5.sql"),
     include_str!("schema_6.sql"),
     include_str!("schema_7.sql"),
+    include_str!("schema_8.sql"),
 ];
 
 /// A store that cannot be opened.

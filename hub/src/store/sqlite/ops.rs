@@ -1,7 +1,7 @@
 //! Operations: taken, sent, ended, and forgotten when they are old.
 
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::{HostEpoch, HostId, OpId, UnixSeconds};
+use moorline_common::id::{HostEpoch, HostId, OpId, SagaId, UnixSeconds};
 use moorline_common::op::{Stage, State};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
@@ -128,11 +128,12 @@ pub(super) fn submit(tx: &Tx<'_>, new: &NewOp, event: &NewEvent) -> Result<(OpRe
 
 pub(super) fn due(conn: &Connection, host: &HostId, after: u64, limit: u32) -> Result<Vec<DueOp>> {
     let mut statement = conn.prepare_cached(
-        "SELECT sequence, op_id, host_epoch, root_version, expires_at, state, envelope FROM ops
-         WHERE host_id = ?1 AND open = 1 AND sequence > ?2 AND envelope IS NOT NULL ORDER BY sequence LIMIT ?3",
+        "SELECT sequence, op_id, host_epoch, root_version, expires_at, state, o.envelope, s.saga_id
+         FROM ops o LEFT JOIN saga_orders s USING (op_id) WHERE host_id = ?1 AND open = 1 AND sequence > ?2 AND o.envelope IS NOT NULL ORDER BY sequence LIMIT ?3",
     )?;
     let rows = statement.query_map(params![host.as_str(), int(after), limit], |row| {
         let (op_id, stage): (String, String) = (row.get(1)?, row.get(5)?);
+        let saga_id = row.get::<_, Option<String>>(7)?.and_then(|id| SagaId::parse(id).ok());
         let (Ok(op_id), Some(stage)) = (OpId::parse(op_id), Stage::parse(&stage)) else { return Ok(None) };
         Ok(Some(DueOp {
             sequence: count(row.get(0)?),
@@ -142,6 +143,7 @@ pub(super) fn due(conn: &Connection, host: &HostId, after: u64, limit: u32) -> R
             expires_at: UnixSeconds(count(row.get(4)?)),
             stage,
             envelope: row.get(6)?,
+            saga_id,
         }))
     })?;
     rows.collect::<rusqlite::Result<Vec<_>>>()?.into_iter().map(|row| row.ok_or_else(|| damaged("operation"))).collect()
@@ -216,14 +218,15 @@ fn write(tx: &Tx<'_>, op_id: &OpId, change: &OpChange) -> Result<()> {
 }
 
 /// Forgets the oldest of a host's operations that have ended, past the newest that are kept. What is indeterminate stays for as
-/// long as the host's life to which an operator can say how it ended.
+/// long as the host's life to which an operator can say how it ended, and what hosts are to be shown for as long as the saga is open.
 fn forget_old(tx: &Tx<'_>, host: &HostId, keep: u64) -> Result<()> {
     tx.conn
         .prepare_cached(
             "DELETE FROM ops WHERE sequence IN (
                  SELECT sequence FROM ops o WHERE host_id = ?1 AND open = 0
                      AND (state <> 'indeterminate' OR host_epoch <> (SELECT host_epoch FROM hosts h WHERE h.host_id = o.host_id))
-                 ORDER BY sequence DESC LIMIT 64 OFFSET ?2)",
+                 ORDER BY sequence DESC LIMIT 64 OFFSET ?2)
+             AND NOT EXISTS (SELECT 1 FROM saga_orders s JOIN sagas g USING (saga_id) WHERE s.op_id = ops.op_id AND g.open = 1)",
         )?
         .execute(params![host.as_str(), int(keep)])?;
     Ok(())

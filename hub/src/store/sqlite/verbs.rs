@@ -1,17 +1,17 @@
 //! The [`Store`] trait over the functions beside this file.
 
-use moorline_common::id::{Generation, HostEpoch, HostId, OpId, TopologyId, UnixSeconds};
+use moorline_common::id::{Generation, HostEpoch, HostId, OpId, SagaId, TopologyId, UnixSeconds};
 use moorline_common::rollout::Act;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{SqliteStore, drift, enrol, events, live, ops, remove, revisions, rollouts};
+use super::{SqliteStore, drift, enrol, events, live, ops, remove, revisions, rollouts, sagas};
 use crate::auth::Actor;
 use crate::events::{Event, NewEvent};
 use crate::store::{
     Adoption, Advance, DriftQuery, DriftRecord, DriftReport, DueOp, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewOp,
     NewRevision, NewRoot, NewSlice, NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord, RevisionRecord,
-    RolloutChange, RolloutRecord, ShownDrift, Store, TargetRecord, UnknownOp, Verb, Witness,
+    RolloutChange, RolloutRecord, NewSaga, SagaAdvance, SagaChange, SagaEvidence, SagaOrder, SagaQuery, SagaRecord, ShownDrift, Store, TargetRecord, UnknownOp, Verb, Witness,
 };
 
 impl Store for SqliteStore {
@@ -148,6 +148,42 @@ impl Store for SqliteStore {
     }
     fn expire_ops(&self, before: UnixSeconds, limit: u32) -> Verb<'_, Vec<OpId>> {
         Box::pin(self.write(move |tx| ops::expire(tx, before, limit)))
+    }
+    fn start_saga(&self, saga: NewSaga, event: NewEvent) -> Verb<'_, (SagaRecord, bool)> {
+        Box::pin(self.write(move |tx| sagas::start(tx, &saga, &event)))
+    }
+    fn saga(&self, saga_id: SagaId) -> Verb<'_, Option<SagaRecord>> {
+        Box::pin(self.read(move |conn| sagas::saga(conn, &saga_id)))
+    }
+    fn sagas(&self, query: SagaQuery) -> Verb<'_, Vec<SagaRecord>> {
+        Box::pin(self.read(move |conn| sagas::sagas(conn, &query)))
+    }
+    fn claim_sagas(&self, runner: String, until_ms: u64, limit: u32) -> Verb<'_, Vec<(SagaId, u64)>> {
+        Box::pin(self.write(move |tx| sagas::claim(tx, &runner, until_ms, limit)))
+    }
+    fn has_unclaimed_sagas(&self, now_ms: u64) -> Verb<'_, bool> {
+        Box::pin(self.read(move |conn| sagas::has_unclaimed(conn, now_ms)))
+    }
+    fn renew_sagas(&self, runner: String, until_ms: u64) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| sagas::renew(tx, &runner, until_ms)))
+    }
+    fn change_saga(&self, change: SagaChange) -> Verb<'_, SagaAdvance> {
+        Box::pin(self.write(move |tx| sagas::change(tx, &change)))
+    }
+    fn saga_order(&self, saga_id: SagaId, payload_sha256: String) -> Verb<'_, Option<SagaOrder>> {
+        Box::pin(self.read(move |conn| sagas::order(conn, &saga_id, &payload_sha256)))
+    }
+    fn saga_revision(&self, saga_id: SagaId, source_sha256: String) -> Verb<'_, Option<Vec<u8>>> {
+        Box::pin(self.read(move |conn| sagas::revision(conn, &saga_id, &source_sha256)))
+    }
+    fn saga_facts(&self, saga_id: SagaId) -> Verb<'_, Vec<(u64, String)>> {
+        Box::pin(self.read(move |conn| sagas::facts(conn, &saga_id)))
+    }
+    fn saga_words(&self, saga_id: SagaId) -> Verb<'_, Vec<Vec<u8>>> {
+        Box::pin(self.read(move |conn| sagas::words(conn, &saga_id)))
+    }
+    fn saga_evidence(&self, saga_id: SagaId) -> Verb<'_, Option<SagaEvidence>> {
+        Box::pin(self.read(move |conn| sagas::evidence(conn, &saga_id)))
     }
     fn report_drift(&self, host: HostId, name: String, report: DriftReport, events: u32) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| drift::report(tx, &host, &name, &report, events)))

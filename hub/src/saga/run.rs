@@ -1,0 +1,328 @@
+//! One saga, from its claim to its end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::select_all;
+use moorline_common::fault::{Code, Fault};
+use moorline_common::id::{OpId, SagaId};
+use moorline_common::saga::{Act, End, Event, HubAct, Phase, Plan, Side, State, Status, StepNumber};
+use moorline_common::sign::Signed;
+use tokio::task::JoinSet;
+
+use super::{act, host};
+use crate::auth::Actor;
+use crate::events::{Kind, NewEvent};
+use crate::hub::Hub;
+use crate::limits;
+use crate::ops::{self, Watch};
+use crate::service;
+use crate::store::{NewOp, SagaAdvance, SagaChange, SagaRecord, StoreError};
+
+/// A try of one side of a step.
+type Try = (StepNumber, Side, u32);
+
+/// Runs one saga under one claim.
+pub(super) struct Runner {
+    hub: Hub,
+    saga_id: SagaId,
+    fence: u64,
+    /// What the hub does itself, by try.
+    own: JoinSet<(Try, End)>,
+    /// Those of it that have begun here.
+    begun: BTreeMap<(StepNumber, Side), u32>,
+    /// The operations that are waited for.
+    watched: BTreeMap<OpId, Watch>,
+}
+
+/// Why a saga is left alone.
+enum Over {
+    /// It has ended, or is somebody else's.
+    Done,
+    /// The store failed.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Over {
+    fn from(error: StoreError) -> Self {
+        Over::Store(error)
+    }
+}
+
+/// What is to be stored together.
+struct Draft {
+    plan: Plan,
+    record: SagaRecord,
+    state: State,
+    facts: Vec<String>,
+    submit: Vec<(NewOp, NewEvent)>,
+}
+
+impl Runner {
+    pub(super) fn new(hub: Hub, saga_id: SagaId, fence: u64) -> Self {
+        Self { hub, saga_id, fence, own: JoinSet::new(), begun: BTreeMap::new(), watched: BTreeMap::new() }
+    }
+
+    /// Runs until the saga has ended or is somebody else's.
+    pub(super) async fn run(mut self) {
+        loop {
+            match self.go_on().await {
+                Ok(()) => {}
+                Err(Over::Done) => return,
+                Err(Over::Store(error)) => {
+                    tracing::error!(%error, saga_id = %self.saga_id, "a saga cannot go on; it is tried again");
+                    tokio::time::sleep(limits::SAGA_STORE_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Does what is next, and waits for what changes that.
+    async fn go_on(&mut self) -> Result<(), Over> {
+        let Ok(mut words) = self.hub.sagas.follow(&self.saga_id) else {
+            return Err(Over::Store(StoreError::Failed("too many sagas are followed".to_owned())));
+        };
+        let mut own_end = None;
+        loop {
+            let draft = self.read().await?;
+            let wake_ms = self.step(draft, own_end.take()).await?;
+            let Some(wake_ms) = wake_ms else { continue };
+            own_end = self.wait(&mut words, wake_ms).await;
+        }
+    }
+
+    async fn read(&self) -> Result<Draft, Over> {
+        let record = self.hub.store.saga(self.saga_id.clone()).await?.ok_or(Over::Done)?;
+        if record.status.is_final() {
+            return Err(Over::Done);
+        }
+        let plan = Signed::<Plan>::from_json(&record.plan).and_then(|signed| signed.peek());
+        let plan = plan.map_err(|fault| StoreError::Failed(format!("the plan of saga {} cannot be read: {fault}", self.saga_id)))?;
+        Ok(Draft { plan, state: record.state.clone(), record, facts: Vec::new(), submit: Vec::new() })
+    }
+
+    /// Takes in what is known, begins what is next, and stores both. Gives back when to look again, in milliseconds since 1970
+    /// (`u64::MAX`: never by itself); `None` when the saga changed: there may be more.
+    async fn step(&mut self, mut draft: Draft, own_end: Option<(Try, End)>) -> Result<Option<u64>, Over> {
+        if let Some(((step, side, attempt), end)) = own_end {
+            self.begun.remove(&(step, side));
+            // A try that an operator's word has overtaken is none any more.
+            let _ = self.take(&mut draft, &Event::Ended { step, side, attempt, end });
+        }
+        self.hear_hosts(&mut draft).await?;
+        let now_ms = self.hub.clock.unix_ms();
+        let next = draft.state.next(&draft.plan, now_ms);
+        // What the hub does itself has its own patience.
+        let is_hosts = |(step, side): &(StepNumber, Side)| {
+            draft.state.line(*step, *side).is_some_and(|line| line.phase != Phase::Under)
+                || draft.plan.host_act(*step, *side).is_some()
+        };
+        let late: Vec<_> = next.late.into_iter().filter(is_hosts).collect();
+        for (step, side) in late {
+            let _ = self.take(&mut draft, &Event::Late { step, side });
+        }
+        let mut looks = false;
+        for (step, side) in draft.state.next(&draft.plan, now_ms).begin {
+            looks |= self.begin(&mut draft, step, side).await?;
+        }
+        let wake_ms = draft.state.next(&draft.plan, now_ms).wake_ms.unwrap_or(u64::MAX);
+        let is_news = draft.state != draft.record.state;
+        let own = self.own_work(&draft);
+        if is_news {
+            self.store(draft).await?;
+        }
+        for (of, plan, act) in own {
+            self.perform(of, plan, act);
+        }
+        let look_ms = if looks { now_ms.saturating_add(millis(limits::SAGA_LOOK)) } else { u64::MAX };
+        Ok((!is_news).then_some(wake_ms.min(look_ms)))
+    }
+
+    /// Takes an event in, and tells of it.
+    fn take(&self, draft: &mut Draft, event: &Event) -> Result<(), Fault> {
+        draft.state.apply(&draft.plan, event, self.hub.clock.unix_ms()).map_err(Fault::from)?;
+        draft.facts.push(event.words(&draft.plan, &draft.state));
+        Ok(())
+    }
+
+    /// Takes in what hosts say of the tries that are under way, and follows those.
+    async fn hear_hosts(&mut self, draft: &mut Draft) -> Result<(), Over> {
+        let open = |phase: Phase| matches!(phase, Phase::Under | Phase::Silent | Phase::Doubt);
+        let lines: Vec<Try> =
+            draft.state.lines().filter(|(_, _, line)| open(line.phase)).map(|(step, side, line)| (step, side, line.attempt)).collect();
+        let mut watched = BTreeMap::new();
+        for (step, side, attempt) in lines {
+            let (Some(task), Some(line)) = (draft.plan.task(step, side), draft.state.line(step, side)) else { continue };
+            let was_doubt = line.phase == Phase::Doubt;
+            let Some(hash) = line.order(task, attempt) else { continue };
+            let order = self.hub.store.saga_order(self.saga_id.clone(), hash.to_owned()).await?;
+            let Some(op_id) = order.map(|order| order.op_id) else { continue };
+            // Followed before it is read: no change falls in between.
+            let watch = self.watched.remove(&op_id).unwrap_or_else(|| self.hub.ops.watches.follow_own(&op_id));
+            let found = self.hub.store.op(op_id.clone()).await?;
+            watched.insert(op_id, watch);
+            let Some(step_of) = draft.plan.steps.get(step) else { continue };
+            match found.and_then(|op| host::end_of(&op, step_of, side)) {
+                Some(End::Doubt { .. }) if was_doubt => {}
+                Some(end) => {
+                    let _ = self.take(draft, &Event::Ended { step, side, attempt, end });
+                }
+                None => {}
+            }
+        }
+        self.watched = watched;
+        Ok(())
+    }
+
+    /// Begins one side of a step, unless a condition does not hold: `true` when that is to be looked at again.
+    async fn begin(&self, draft: &mut Draft, step: StepNumber, side: Side) -> Result<bool, Over> {
+        let conditions = draft.plan.steps.get(step).filter(|_| side == Side::Do).map(|step| step.when.clone()).unwrap_or_default();
+        if let Some(fault) = act::unmet(&self.hub, &draft.plan, &conditions).await? {
+            let is_known = draft.state.line(step, side).is_some_and(|line| line.fault.as_ref() == Some(&fault));
+            if !is_known {
+                let _ = self.take(draft, &Event::Wait { step, fault });
+            }
+            return Ok(true);
+        }
+        if self.take(draft, &Event::Begin { step, side }).is_err() {
+            return Ok(false);
+        }
+        let Some((task, line)) = draft.plan.task(step, side).zip(draft.state.line(step, side)) else { return Ok(false) };
+        if let Act::Host(_) = &task.act {
+            let attempt = line.attempt;
+            match self.order(line.order(task, attempt)).await? {
+                Ok(order) => draft.submit.push(order),
+                Err(fault) => {
+                    let end = End::Failed { fault, effect: false, signed: false, again: true };
+                    let _ = self.take(draft, &Event::Ended { step, side, attempt, end });
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// An order as it goes to its host; what is in its way now, if anything is.
+    async fn order(&self, hash: Option<&str>) -> Result<Result<(NewOp, NewEvent), Fault>, Over> {
+        let Some(hash) = hash else { return Ok(Err(Fault::new(Code::BadSaga, "no order was signed for this try"))) };
+        let order = self.hub.store.saga_order(self.saga_id.clone(), hash.to_owned()).await?;
+        let Some(order) = order else { return Ok(Err(Fault::new(Code::Internal, "the store lacks an order of the saga"))) };
+        match service::check_order(&self.hub, &Actor::saga(&self.saga_id), &order.envelope).await {
+            Ok(checked) => Ok(Ok((checked.op, checked.event))),
+            Err(fault) if fault.code == Code::Internal => Err(Over::Store(StoreError::Failed(fault.message))),
+            Err(fault) => Ok(Err(fault)),
+        }
+    }
+
+    /// What the hub is to do itself, and does not yet.
+    fn own_work(&self, draft: &Draft) -> Vec<(Try, Plan, HubAct)> {
+        let under = draft.state.lines().filter(|(_, _, line)| line.phase == Phase::Under);
+        let fresh = under.filter(|(step, side, line)| self.begun.get(&(*step, *side)) != Some(&line.attempt));
+        let own = fresh.filter_map(|(step, side, line)| match &draft.plan.task(step, side)?.act {
+            Act::Hub(act) => Some(((step, side, line.attempt), draft.plan.clone(), act.clone())),
+            Act::Host(_) => None,
+        });
+        own.collect()
+    }
+
+    /// Does it beside everything else, within the step's time.
+    fn perform(&mut self, of: Try, plan: Plan, act: HubAct) {
+        let (step, side, attempt) = of;
+        self.begun.insert((step, side), attempt);
+        let hub = self.hub.clone();
+        let patience = Duration::from_secs(plan.task(step, side).map_or(0, |task| task.timeout_s));
+        self.own.spawn(async move {
+            let late = || End::Failed {
+                fault: Fault::new(Code::Waiting, format!("not so within {} s", patience.as_secs())),
+                effect: false,
+                signed: false,
+                again: true,
+            };
+            let end = tokio::time::timeout(patience, act::perform(&hub, &plan, &act)).await.unwrap_or_else(|_| late());
+            (of, end)
+        });
+    }
+
+    async fn store(&self, draft: Draft) -> Result<(), Over> {
+        let Draft { plan, record, state, facts, submit } = draft;
+        let status = state.status(&plan);
+        let hosts: Vec<_> = submit.iter().map(|(op, _)| op.host_id.clone()).collect();
+        let events = news(&plan, &state, record.status, status);
+        let change = SagaChange {
+            saga_id: self.saga_id.clone(),
+            fence: Some(self.fence),
+            seen: record.revision,
+            state,
+            status,
+            facts,
+            submit,
+            word: None,
+            orders: Vec::new(),
+            events,
+        };
+        match self.hub.store.change_saga(change).await {
+            Ok(SagaAdvance::Done { .. }) => {}
+            // An operator has spoken meanwhile: what is next is decided anew.
+            Ok(SagaAdvance::Moved) => return Ok(()),
+            Ok(SagaAdvance::Lost) => return Err(Over::Done),
+            Err(error) => return Err(Over::Store(error)),
+        }
+        for host in hosts {
+            ops::submitted(&self.hub, &host);
+        }
+        self.hub.sagas.changed(&self.saga_id);
+        if status.is_final() { Err(Over::Done) } else { Ok(()) }
+    }
+
+    /// Waits for whatever may change what is next; gives back how own work ended, if that is it.
+    async fn wait(&mut self, words: &mut tokio::sync::watch::Receiver<()>, wake_ms: u64) -> Option<(Try, End)> {
+        let left = Duration::from_millis(wake_ms.saturating_sub(self.hub.clock.unix_ms()));
+        let timer = async {
+            if wake_ms == u64::MAX {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(left).await;
+        };
+        let hosts = async {
+            if self.watched.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            select_all(self.watched.values_mut().map(|watch| watch.next().boxed())).await;
+        };
+        tokio::select! {
+            () = timer => None,
+            () = hosts => None,
+            told = words.changed() => {
+                if told.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                None
+            }
+            Some(ended) = self.own.join_next() => ended.ok(),
+        }
+    }
+}
+
+/// What is recorded of a saga that stands elsewhere now.
+pub(crate) fn news(plan: &Plan, state: &State, before: Status, now: Status) -> Vec<NewEvent> {
+    if before == now {
+        return Vec::new();
+    }
+    let id = &plan.saga_id;
+    let (kind, words) = match (now, state.stuck(plan)) {
+        (Status::Stuck, Some(stuck)) => {
+            (Kind::SagaStuck, format!("ALARM: saga {id} is stuck: {}; `{}`", stuck.words(plan, state), stuck.remedy(plan)))
+        }
+        (Status::Stuck | Status::Pending | Status::Running | Status::Compensating, _) => {
+            (Kind::SagaMoved, format!("saga {id} (`{}`) is {now}", plan.name))
+        }
+        (Status::Completed | Status::RolledBack | Status::Cancelled | Status::Abandoned, _) => {
+            (Kind::SagaEnded, format!("saga {id} (`{}`) is {now}", plan.name))
+        }
+    };
+    vec![NewEvent::hub(kind, words)]
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
