@@ -48,7 +48,10 @@ async fn push(hub: &Hub, saga_id: &SagaId, topology: &TopologyId, generation: Ge
 }
 
 fn moved(topology: &TopologyId, generation: Generation) -> Fault {
-    Fault::new(Code::BaseMoved, format!("`{topology}` has another revision by now: generation {generation} of this saga does not follow it"))
+    Fault::new(
+        Code::BaseMoved,
+        format!("`{topology}` has another revision by now: generation {generation} of this saga does not follow it"),
+    )
 }
 
 /// The push that a revision of a saga is.
@@ -91,7 +94,10 @@ async fn applied(
 
 fn has_applied(hub: &Hub, host: &HostId, topology: &TopologyId, generation: Generation) -> bool {
     let view = hub.fleet.view(host);
-    view.connected && view.beat.is_some_and(|beat| beat.topology.as_ref() == Some(topology) && beat.applied_generation >= generation && !beat.converging)
+    view.connected
+        && view
+            .beat
+            .is_some_and(|beat| beat.topology.as_ref() == Some(topology) && beat.applied_generation >= generation && !beat.converging)
 }
 
 /// What does not hold of what a step waits for.

@@ -38,11 +38,22 @@ pub(crate) use run::news;
 #[derive(Clone, Default)]
 pub struct Handle(Arc<Shared>);
 
-
 #[derive(Default)]
 struct Shared {
     started: Notify,
     followed: Mutex<BTreeMap<SagaId, watch::Sender<()>>>,
+    #[cfg(test)]
+    deaths: Mutex<BTreeMap<SagaId, Death>>,
+}
+
+/// At which of its writes a runner dies.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Death {
+    /// Counts from 0.
+    pub write: u32,
+    /// Whether the store still takes that one.
+    pub is_written: bool,
 }
 
 impl Handle {
@@ -57,6 +68,24 @@ impl Handle {
     /// There is a saga that nobody runs.
     pub fn wake(&self) {
         self.0.started.notify_one();
+    }
+
+    /// Lets a saga's runner die at one of its writes.
+    #[cfg(test)]
+    pub(crate) fn dies(&self, saga_id: &SagaId, death: Death) {
+        self.0.deaths.lock().unwrap_or_else(PoisonError::into_inner).insert(saga_id.clone(), death);
+    }
+
+    /// A write of a saga's runner begins: gives back whether it still happens, if the runner dies by it.
+    #[cfg(test)]
+    fn death(&self, saga_id: &SagaId) -> Option<bool> {
+        let mut deaths = self.0.deaths.lock().unwrap_or_else(PoisonError::into_inner);
+        let death = deaths.get_mut(saga_id)?;
+        if death.write > 0 {
+            death.write -= 1;
+            return None;
+        }
+        deaths.remove(saga_id).map(|death| death.is_written)
     }
 
     /// A saga changed.

@@ -115,8 +115,7 @@ impl Runner {
         let next = draft.state.next(&draft.plan, now_ms);
         // What the hub does itself has its own patience.
         let is_hosts = |(step, side): &(StepNumber, Side)| {
-            draft.state.line(*step, *side).is_some_and(|line| line.phase != Phase::Under)
-                || draft.plan.host_act(*step, *side).is_some()
+            draft.state.line(*step, *side).is_some_and(|line| line.phase != Phase::Under) || draft.plan.host_act(*step, *side).is_some()
         };
         let late: Vec<_> = next.late.into_iter().filter(is_hosts).collect();
         for (step, side) in late {
@@ -260,6 +259,13 @@ impl Runner {
             orders: Vec::new(),
             events,
         };
+        #[cfg(test)]
+        if let Some(is_written) = self.hub.sagas.death(&self.saga_id) {
+            if is_written {
+                self.hub.store.change_saga(change).await?;
+            }
+            return Err(Over::Done);
+        }
         match self.hub.store.change_saga(change).await {
             Ok(SagaAdvance::Done { .. }) => {}
             // An operator has spoken meanwhile: what is next is decided anew.

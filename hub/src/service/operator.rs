@@ -225,10 +225,7 @@ impl Operator for OperatorService {
         let base = Generation(wanted.base_generation);
         let (hub, by) = (self.hub.clone(), actor.clone());
         let refused = NewEvent::new(Kind::PushRefused, actor, "").revision(&topology, base.next());
-        self.change(refused, async move {
-            push::push(&hub, by, wanted).await
-        })
-        .await
+        self.change(refused, async move { push::push(&hub, by, wanted).await }).await
     }
 
     async fn get_rollout(&self, request: Request<pb::GetRolloutRequest>) -> Result<Response<pb::GetRolloutResponse>, Status> {

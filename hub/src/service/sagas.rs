@@ -10,8 +10,8 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::SagaId;
 use moorline_common::op::OP_SKEW_S;
 use moorline_common::saga::{
-    Act, Event, HostAct, HubAct, Kind as SagaKind, Line, OfSaga, PLAN_MAX, Phase, Plan, Side, State, Status as SagaStatus, Step, StepNumber,
-    Task, Verb, Word,
+    Act, Event, HostAct, HubAct, Kind as SagaKind, Line, OfSaga, PLAN_MAX, Phase, Plan, Side, State, Status as SagaStatus, Step,
+    StepNumber, Task, Verb, Word,
 };
 use moorline_common::sign::Signed;
 use moorline_common::statement::TopologyStatement;
@@ -213,7 +213,10 @@ pub(super) async fn act(hub: &Hub, actor: &Actor, wanted: pb::ActOnSagaRequest) 
             }
             SagaAdvance::Moved => {}
             SagaAdvance::Lost => {
-                return Err(Fault::new(Code::PreconditionFailed, format!("saga {} has ended; nothing about it changes any more", word.saga_id)));
+                return Err(Fault::new(
+                    Code::PreconditionFailed,
+                    format!("saga {} has ended; nothing about it changes any more", word.saga_id),
+                ));
             }
         }
     }

@@ -40,6 +40,7 @@ mod join;
 mod ops;
 mod restore;
 mod rollouts;
+mod sagas;
 mod sessions;
 
 /// Nothing here takes as long; a test that waits for more than this has failed.
@@ -125,6 +126,11 @@ impl Kit {
 
     pub fn hub(&self) -> &Hub {
         &self.running.as_ref().unwrap().hub
+    }
+
+    /// How an agent reaches this hub when the kit is elsewhere.
+    pub fn dial(&self) -> Dial {
+        Dial { address: self.address(), ca_spki: self.bundle.ca_spki.clone() }
     }
 
     pub async fn channel(&self, identity: Option<ClientIdentity>) -> Channel {
@@ -436,6 +442,11 @@ impl Agent {
     }
 
     pub async fn open_as(&self, kit: &Kit, epoch: &HostEpoch) -> Result<(Link, pb::Welcome), Status> {
+        self.open_by(self.gateway(kit).await, epoch).await
+    }
+
+    /// The same on a connection that is there.
+    pub async fn open_by(&self, mut client: Gateway, epoch: &HostEpoch) -> Result<(Link, pb::Welcome), Status> {
         let (tx, rx) = mpsc::channel(16);
         let hello = pb::Hello {
             protocol_version: 1,
@@ -446,13 +457,27 @@ impl Agent {
         };
         let link = |inbound| Link { tx: tx.clone(), inbound, sequence: 0 };
         tx.send(pb::AgentMessage { kind: Some(pb::agent_message::Kind::Hello(hello)) }).await.unwrap();
-        let mut client = self.gateway(kit).await;
         let inbound = client.session(Request::new(ReceiverStream::new(rx))).await?.into_inner();
         let mut link = link(inbound);
         let next = link.next().await;
         let pb::hub_message::Kind::Welcome(welcome) = next else { panic!("expected a welcome, got {next:?}") };
         assert_eq!(welcome.heartbeat_interval_ms, 100);
         Ok((link, welcome))
+    }
+}
+
+/// See [`Kit::dial`].
+#[derive(Clone)]
+pub(crate) struct Dial {
+    address: SocketAddr,
+    ca_spki: String,
+}
+
+impl Dial {
+    /// A connection of `agent`'s; `None` when the hub is not there.
+    pub async fn gateway(&self, agent: &Agent) -> Option<Gateway> {
+        let config = transport::client_config(BTreeSet::from([self.ca_spki.clone()]), Some(agent.identity())).unwrap();
+        transport::connect(&self.address.to_string(), Arc::new(config)).await.ok().map(Gateway::new)
     }
 }
 
@@ -466,6 +491,16 @@ pub(crate) struct Link {
 impl Link {
     pub async fn say(&self, kind: pb::agent_message::Kind) {
         self.tx.send(pb::AgentMessage { kind: Some(kind) }).await.unwrap();
+    }
+
+    /// The same, unless the hub has ended the session.
+    pub async fn say_if_open(&self, kind: pb::agent_message::Kind) -> bool {
+        self.tx.send(pb::AgentMessage { kind: Some(kind) }).await.is_ok()
+    }
+
+    pub async fn try_beat(&mut self, beat: pb::Heartbeat) -> bool {
+        self.sequence += 1;
+        self.say_if_open(pb::agent_message::Kind::Heartbeat(pb::Heartbeat { sequence: self.sequence, ..beat })).await
     }
 
     pub async fn beat(&mut self, beat: pb::Heartbeat) {

@@ -91,9 +91,11 @@ pub(super) fn start(tx: &Tx<'_>, new: &NewSaga, event: &NewEvent) -> Result<(Sag
         .execute([new.saga_id.as_str()])?;
     add_orders(tx, &new.saga_id, &new.orders)?;
     for (source_sha256, body) in &new.revisions {
-        tx.conn
-            .prepare_cached("INSERT INTO saga_revisions (saga_id, source_sha256, body) VALUES (?1, ?2, ?3)")?
-            .execute(params![new.saga_id.as_str(), source_sha256, body])?;
+        tx.conn.prepare_cached("INSERT INTO saga_revisions (saga_id, source_sha256, body) VALUES (?1, ?2, ?3)")?.execute(params![
+            new.saga_id.as_str(),
+            source_sha256,
+            body
+        ])?;
     }
     add_facts(tx, &new.saga_id, &[format!("handed in by {}", new.started_by)])?;
     events::append(tx, event)?;
@@ -149,9 +151,8 @@ pub(super) fn claim(tx: &Tx<'_>, runner: &str, until_ms: u64, limit: u32) -> Res
         "UPDATE saga_work SET runner = ?1, fence = fence + 1, until_ms = ?2
          WHERE saga_id IN (SELECT saga_id FROM saga_work WHERE until_ms <= ?3 ORDER BY until_ms LIMIT ?4) RETURNING saga_id, fence",
     )?;
-    let rows = statement.query_map(params![runner, int(until_ms), int(tx.now_ms), limit], |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
-    })?;
+    let rows = statement
+        .query_map(params![runner, int(until_ms), int(tx.now_ms), limit], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
     rows.collect::<rusqlite::Result<Vec<_>>>()?
         .into_iter()
         .map(|(saga_id, fence)| Ok((SagaId::parse(saga_id).map_err(|_| damaged("saga id"))?, count(fence))))
@@ -187,14 +188,7 @@ pub(super) fn change(tx: &Tx<'_>, change: &SagaChange) -> Result<SagaAdvance> {
     let is_open = !change.status.is_final();
     tx.conn
         .prepare_cached("UPDATE sagas SET state = ?2, status = ?3, open = ?4, revision = ?5, changed_ms = ?6 WHERE saga_id = ?1")?
-        .execute(params![
-            saga_id.as_str(),
-            written(&change.state)?,
-            change.status.as_str(),
-            is_open,
-            int(revision),
-            int(tx.now_ms)
-        ])?;
+        .execute(params![saga_id.as_str(), written(&change.state)?, change.status.as_str(), is_open, int(revision), int(tx.now_ms)])?;
     if !is_open {
         tx.conn.prepare_cached("DELETE FROM saga_work WHERE saga_id = ?1")?.execute([saga_id.as_str()])?;
     }

@@ -10,8 +10,9 @@ use crate::auth::Actor;
 use crate::events::{Event, NewEvent};
 use crate::store::{
     Adoption, Advance, DriftQuery, DriftRecord, DriftReport, DueOp, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewOp,
-    NewRevision, NewRoot, NewSlice, NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord, RevisionRecord,
-    RolloutChange, RolloutRecord, NewSaga, SagaAdvance, SagaChange, SagaEvidence, SagaOrder, SagaQuery, SagaRecord, ShownDrift, Store, TargetRecord, UnknownOp, Verb, Witness,
+    NewRevision, NewRoot, NewSaga, NewSlice, NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord,
+    RevisionRecord, RolloutChange, RolloutRecord, SagaAdvance, SagaChange, SagaEvidence, SagaOrder, SagaQuery, SagaRecord, ShownDrift,
+    Store, TargetRecord, UnknownOp, Verb, Witness,
 };
 
 impl Store for SqliteStore {
