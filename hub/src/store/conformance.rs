@@ -19,6 +19,7 @@ mod cordon;
 mod drift;
 mod ops;
 mod rollouts;
+mod sagas;
 
 struct Case {
     store: Arc<dyn Store>,
