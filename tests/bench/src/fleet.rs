@@ -14,7 +14,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::stream;
 use moorline_common::enrol::{HostClaim, JoinToken, TokenParts, join_message};
 use moorline_common::id::{ClusterId, Generation, HostEpoch, HostId, HostName, TopologyId, UnixSeconds};
-use moorline_common::sign::{Envelope, PrivateKey, Signed};
+use moorline_common::op::{OpStatement, Receipt};
+use moorline_common::sign::{Envelope, PrivateKey, Signed, Statement};
 use moorline_common::statement::{HostBinding, ObservedReport, SliceStatement, TopologyStatement};
 use moorline_common::trust::TrustRoot;
 use moorline_proto::transport::{self, ClientIdentity};
@@ -32,6 +33,11 @@ pub trait Life: Sync {
     /// # Errors
     /// When the slice cannot be applied.
     fn applied(&self, slice: &SliceStatement) -> Result<Option<ObservedReport>>;
+
+    /// What it says of an order of a saga, whenever it does.
+    fn ordered(&self, _order: OpStatement, _payload_sha256: String) -> impl Future<Output = Option<Receipt>> + Send {
+        std::future::ready(None)
+    }
 }
 
 /// An agent that reports nothing.
@@ -223,6 +229,14 @@ impl Operator {
         Ok(agent)
     }
 
+    /// A statement as this operator signs it.
+    ///
+    /// # Errors
+    /// When it has no canonical form.
+    pub fn seal<T: Statement>(&self, statement: &T) -> Result<Envelope> {
+        Ok(Signed::seal(statement, &[&self.key])?.envelope().clone())
+    }
+
     /// The connection, for calls that are not wrapped here.
     #[must_use]
     pub fn client(&self) -> OperatorClient<Channel> {
@@ -346,6 +360,12 @@ impl Agent {
         self.claim.host_key
     }
 
+    /// The life of its host.
+    #[must_use]
+    pub fn epoch(&self) -> HostEpoch {
+        self.claim.host_epoch.clone()
+    }
+
     /// Keeps a session open: heartbeats, takes the slice as applied, and reports by `life`. Counts itself in `settled` then.
     ///
     /// # Errors
@@ -395,6 +415,14 @@ impl Agent {
                         heartbeat.applied_hash = slice.version_hash.to_string();
                         heartbeat.applied_generation = slice.generation.0;
                         heartbeat.enforcing = true;
+                    }
+                    Some(pb::hub_message::Kind::SagaOrder(order)) => {
+                        let signed = Signed::<OpStatement>::from_json(&order.op.context("an order without its envelope")?.json)?;
+                        if let Some(receipt) = life.ordered(signed.peek()?, signed.envelope().payload_sha256()).await {
+                            let signed = Signed::seal(&receipt, &[&self.key])?;
+                            send.send(message(pb::agent_message::Kind::Receipt(signed.envelope().into()))).await?;
+                        }
+                        continue;
                     }
                     Some(_) | None => continue,
                 },
