@@ -200,6 +200,7 @@ fn named(message: &pb::hub_message::Kind) -> Option<(&'static str, String)> {
         pb::hub_message::Kind::Root(envelope) => ("root", envelope),
         pb::hub_message::Kind::Binding(envelope) => ("host-binding", envelope),
         pb::hub_message::Kind::Op(envelope) => ("op", envelope),
+        pb::hub_message::Kind::SagaOrder(order) => ("op", order.op.as_ref()?),
         pb::hub_message::Kind::Welcome(_) | pb::hub_message::Kind::Query(_) | pb::hub_message::Kind::OpAck(_) => return None,
     };
     let sha256 = Envelope::from_json(&envelope.json).map_or_else(|_| sha256_hex(&envelope.json), |e| e.payload_sha256());

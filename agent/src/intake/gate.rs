@@ -7,7 +7,9 @@ use std::sync::Arc;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, TopologyId, UnixSeconds};
 use moorline_common::op::{Act, Class, OP_ENVELOPE_MAX, OP_SKEW_S, OpStatement, Order};
+use moorline_common::saga::Shown;
 use moorline_common::sign::{Envelope, Signed};
+use moorline_common::trust::Evidence;
 use tokio::sync::watch;
 
 use super::judge::{Own, check_epoch, check_root_expiry, roots_of};
@@ -151,6 +153,16 @@ impl Gate {
         }
         clocks.judge(order)?;
         if planted("policy only at the door") { Ok(()) } else { self.allows(order) }
+    }
+
+    /// Verifies what was shown with an order of a saga, by the trust that verified the order.
+    ///
+    /// # Errors
+    /// A [`Fault`] with the code of the first check that failed.
+    pub fn shown(&self, evidence: Evidence, order: &Order, by: Option<&Arc<Trust>>) -> Result<Shown, Fault> {
+        let trust = by.cloned().unwrap_or_else(|| self.trust.borrow().clone());
+        let (root, binding) = roots_of(&trust)?;
+        root.statement().verify_evidence(evidence, order, &binding.statement().name)
     }
 
     /// Whether the local policy of this host lets the order be done.

@@ -1,10 +1,12 @@
 //! Operations on the link: orders in, their standing and receipts out, until the hub has acknowledged each; and the
 //! journal, when an operator asks for it.
 
-use moorline_common::fault::Code;
+use moorline_common::fault::{Code, Fault};
 use moorline_common::id::OpId;
 use moorline_common::op::Outcome;
+use moorline_common::saga::PLAN_MAX;
 use moorline_common::sign::{Envelope, Signed};
+use moorline_common::trust::{EVIDENCE_MAX, Evidence};
 use moorline_proto::v1 as pb;
 use moorline_proto::v1::agent_message::Kind as Up;
 use tokio::sync::mpsc;
@@ -19,10 +21,23 @@ use crate::ops::{Answer, Standing};
 use crate::records::JOURNAL;
 
 impl<J: Journal> Session<'_, J> {
-    pub(super) async fn take_op(&mut self, json: Vec<u8>) -> Result<(), LinkError> {
+    /// Takes an order of a saga in, with what is shown with it.
+    pub(super) async fn take_saga_order(&mut self, order: pb::SagaOrder) -> Result<(), LinkError> {
+        let json = order.op.unwrap_or_default().json;
+        match evidence(order.plan, &order.receipts, &order.words) {
+            Ok(evidence) => self.take_op(json, Some(evidence)).await,
+            Err(fault) => {
+                let payload_sha256 = sha256_of_refused(&Envelope::from_json(&json), &json);
+                self.refuse(Refused { fault, payload_sha256, kind: "op" }).await
+            }
+        }
+    }
+
+    /// Takes an order in; `evidence` is what was shown with one of a saga.
+    pub(super) async fn take_op(&mut self, json: Vec<u8>, evidence: Option<Evidence>) -> Result<(), LinkError> {
         let payload_sha256 = sha256_of_refused(&Envelope::from_json(&json), &json);
         crate::crash::point("link.op.before");
-        match self.parts.ops.take(json).await {
+        match self.parts.ops.take(json, evidence).await {
             // Its first records are told by the news of them; one that was known is told again.
             Some(Answer::Known(op_id)) => {
                 crate::crash::point("link.op.known");
@@ -122,6 +137,17 @@ impl<J: Journal> Session<'_, J> {
             send(&outbound, pb::JournalPart { request_id, lines: Vec::new(), last: true, fault }).await;
         }));
     }
+}
+
+/// Reads what is shown with an order of a saga, within its own bounds; what it says is judged where the order is.
+fn evidence(plan: Option<pb::Envelope>, receipts: &[pb::Envelope], words: &[pb::Envelope]) -> Result<Evidence, Fault> {
+    let plan = plan.ok_or_else(|| Fault::new(Code::BadEnvelope, "an order of a saga without the saga's plan"))?;
+    if plan.json.len() > PLAN_MAX || receipts.len().saturating_add(words.len()) > EVIDENCE_MAX {
+        let what = format!("a plan has at most {PLAN_MAX} bytes, and at most {EVIDENCE_MAX} receipts and words are shown with an order");
+        return Err(Fault::new(Code::TooLarge, what));
+    }
+    let all = |list: &[pb::Envelope]| list.iter().map(|envelope| Envelope::from_json(&envelope.json)).collect::<Result<_, Fault>>();
+    Ok(Evidence { plan: Envelope::from_json(&plan.json)?, receipts: all(receipts)?, words: all(words)? })
 }
 
 async fn send(outbound: &mpsc::Sender<pb::AgentMessage>, part: pb::JournalPart) -> bool {

@@ -196,7 +196,8 @@ impl<'a, J: Journal> Session<'a, J> {
             Some(Down::Binding(envelope)) => ("host-binding", self.parts.intake.binding(envelope.json).await),
             Some(Down::Root(envelope)) => ("root", self.parts.intake.root(envelope.json).await),
             Some(Down::Query(query)) => return self.answer(query).await,
-            Some(Down::Op(envelope)) => return self.take_op(envelope.json).await,
+            Some(Down::Op(envelope)) => return self.take_op(envelope.json, None).await,
+            Some(Down::SagaOrder(order)) => return self.take_saga_order(order).await,
             Some(Down::OpAck(ack)) => {
                 self.take_ack(ack).await;
                 return Ok(());

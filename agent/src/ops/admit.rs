@@ -6,14 +6,16 @@ use std::sync::Arc;
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::{OpId, ResourceId};
 use moorline_common::op::{Act, Ended, Grant, KeyUse, OpEntry, OpStatement, Origin, Outcome, Receipt, State};
+use moorline_common::saga::Turn;
 use moorline_common::sign::{Envelope, Signed};
+use moorline_common::trust::Evidence;
 use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::carry::{Came, doubt_in_the_way};
 use super::receipt;
-use super::{Alias, Answer, Op, Shared};
+use super::{Alias, Answer, Op, Shared, saga};
 use crate::driver::Driver;
 use crate::intake::gate::read_envelope;
 use crate::journal::{Entry, Head, Journal, JournalError};
@@ -23,7 +25,7 @@ use crate::limits::{ALIASES_MAX, OPS_KEPT_MAX};
 use crate::plant::planted;
 
 /// Why an order that is new is not taken.
-enum No {
+pub(super) enum No {
     /// To be recorded.
     ForGood(Fault),
     /// There is no room, in the lane or in the journal: nothing is kept.
@@ -51,8 +53,8 @@ enum Before {
 }
 
 impl<D: Driver, J: Journal> Shared<D, J> {
-    /// Takes an order in.
-    pub(super) async fn take(self: &Arc<Self>, json: &[u8]) -> Answer {
+    /// Takes an order in, with what was shown with it.
+    pub(super) async fn take(self: &Arc<Self>, json: &[u8], evidence: Option<Box<Evidence>>) -> Answer {
         crate::crash::point("op.take");
         let envelope = match read_envelope(json) {
             Ok(envelope) => envelope,
@@ -61,7 +63,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         if let Some(op_id) = self.redelivered(&envelope) {
             return Answer::Known(op_id);
         }
-        self.admit(envelope).await.unwrap_or_else(|fault| {
+        self.admit(envelope, evidence).await.unwrap_or_else(|fault| {
             tracing::warn!(code = %fault.code, error = %fault.message, "refused an order");
             Answer::Refused(fault)
         })
@@ -78,10 +80,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
         (accepted.payload == envelope.payload).then_some(op_id)
     }
 
-    async fn admit(self: &Arc<Self>, envelope: Envelope) -> Result<Answer, Fault> {
+    async fn admit(self: &Arc<Self>, envelope: Envelope, evidence: Option<Box<Evidence>>) -> Result<Answer, Fault> {
         // What was done is told for ever, also past its time: a refusal would say that it was not.
         let (order, by) = self.parts.gate.read(envelope.clone()).await?;
-        let op = Op::new(order, envelope, Some(by))?;
+        let mut op = Op::new(order, envelope, Some(by))?;
         if let Some((other, ended)) = self.done_before(&op) {
             return Ok(Answer::Settled(Box::new(self.receipt_again(&op, other, ended))));
         }
@@ -102,6 +104,16 @@ impl<D: Driver, J: Journal> Shared<D, J> {
                 Before::Over(other, ended) => return Ok(Answer::Settled(Box::new(self.receipt_again(&op, other, ended)))),
                 Before::Not => break,
             }
+        }
+        // Before all that refuses for good: whoever hands an order in before its turn gets no receipt of that, which would pass
+        // for a failure. Orders are taken one after the other, so that nothing is accepted between this and its acceptance.
+        match self.turn(&op, evidence)? {
+            None => {}
+            Some(Turn::Nothing) => return self.nothing(&op).await,
+            Some(Turn::Go { incarnation }) => op.bound = incarnation,
+        }
+        if let Err(fault) = saga::check_bound(&op) {
+            return self.refuse_for_good(&op, fault).await;
         }
         if let Err(fault) = self.check_generation(&op.order.statement).await.and_then(|()| self.parts.gate.allows(&op.order)) {
             return self.refuse_for_good(&op, fault).await;
@@ -272,7 +284,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 
     /// Records what is answered for. After a failed write nobody knows whether the next start finds the record: a refusal
     /// could be wrong, so there is no answer, and the agent is about to stop.
-    async fn promise(&self, recorded: impl Future<Output = Result<Head, JournalError>>) -> Result<(), No> {
+    pub(super) async fn promise(&self, recorded: impl Future<Output = Result<Head, JournalError>>) -> Result<(), No> {
         let recorded = recorded.await;
         self.tell();
         match recorded {
@@ -358,7 +370,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
 }
 
 /// The records of acceptance: kept, and in its lane.
-fn accepted(op: &Op) -> Vec<Entry> {
+pub(super) fn accepted(op: &Op) -> Vec<Entry> {
     let statement = &op.order.statement;
     let grant = Grant {
         // JSON is text.
@@ -366,6 +378,8 @@ fn accepted(op: &Op) -> Vec<Entry> {
         intent: op.order.intent.clone(),
         nonce: statement.nonce.to_string(),
         nonce_until: statement.nonce_until(),
+        bound: op.bound.clone(),
+        nothing: false,
     };
     let first = Entry { grant: Some(grant), params: op.order.act.params(), ..op.entry(State::Accepted) };
     vec![first, op.entry(State::Queued)]

@@ -268,7 +268,7 @@ impl<D: Driver, J: Journal> Shared<D, J> {
     async fn bury(&self, op: &Op) -> Result<(), JournalError> {
         let Act::Guest(GuestOp::Destroy(destroy)) = &op.order.act else { return Ok(()) };
         let (Some(kept_s), Some(vmid)) = (destroy.kept_s(), Vmid::of(op.resource())) else { return Ok(()) };
-        let Some(incarnation) = &op.order.statement.incarnation else { return Ok(()) };
+        let Some(incarnation) = op.incarnation() else { return Ok(()) };
         let (lasting, op_id) = (incarnation::lasting(incarnation).to_owned(), op.id().clone());
         // It is stopped and protected already: it waits until that is noted, or for the next start.
         self.write(move |ledger| {

@@ -254,7 +254,7 @@ pub(super) fn plain(op: &Op) -> OpOrder {
     OpOrder {
         op_id: statement.op_id.clone(),
         resource: statement.resource.clone(),
-        incarnation: statement.incarnation.clone(),
+        incarnation: op.incarnation().cloned(),
         state: statement.precondition.as_ref().and_then(|p| p.state),
         act: op.order.act.clone(),
         wanted: Default::default(),

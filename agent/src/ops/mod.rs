@@ -10,6 +10,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `admit` | an order that came in: known, refused, or accepted and put in its lane |
+//! | `saga` | whether it is the turn of an order of a saga |
 //! | `carry` | one operation from its place in the line to its `started` record |
 //! | `advance` | from there to its end, by answers or evidence |
 //! | `call` | what it asks of the engine on the way |
@@ -22,8 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{OpId, ResourceId};
-use moorline_common::op::{Act, OP_ENVELOPE_MAX, OpStatement, Order, Origin, Outcome, Receipt, State};
+use moorline_common::op::{Act, Grant, OP_ENVELOPE_MAX, OpStatement, Order, Origin, Outcome, Receipt, State};
 use moorline_common::sign::{Envelope, Signed};
+use moorline_common::trust::Evidence;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -45,6 +47,7 @@ mod carry;
 pub mod outputs;
 pub mod receipt;
 pub mod recover;
+mod saga;
 mod wanted;
 
 pub use receipt::{Standing, Standings};
@@ -76,7 +79,7 @@ pub enum Answer {
 }
 
 enum Command {
-    Take { json: Vec<u8>, reply: oneshot::Sender<Answer> },
+    Take { json: Vec<u8>, evidence: Option<Box<Evidence>>, reply: oneshot::Sender<Answer> },
     Acknowledge { op_id: OpId, outcome: String },
 }
 
@@ -97,10 +100,11 @@ impl Handle {
         self.current.cancel();
     }
 
-    /// Takes an order in. `None` when the agent is stopping.
-    pub async fn take(&self, json: Vec<u8>) -> Option<Answer> {
+    /// Takes an order in, with what was shown with it if it is a saga's. `None` when the agent is stopping.
+    pub async fn take(&self, json: Vec<u8>, evidence: Option<Evidence>) -> Option<Answer> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Take { json, reply }).await.ok()?;
+        let evidence = evidence.map(Box::new);
+        self.commands.send(Command::Take { json, evidence, reply }).await.ok()?;
         answer.await.ok()
     }
 
@@ -148,22 +152,24 @@ struct Op {
     /// The trust by which it was verified; `None` for one that was read from the journal.
     by: Option<Arc<Trust>>,
     op_id: uuid::Uuid,
+    /// See [`Grant::bound`].
+    bound: Option<String>,
 }
 
 impl Op {
-    /// Reads an order that was verified when it was accepted.
-    fn read(json: &str) -> Result<Self, Fault> {
-        let envelope = Envelope::from_json(json.as_bytes())?;
+    /// Reads an order that was verified, and judged to have its turn, when it was accepted.
+    fn read(grant: &Grant) -> Result<Self, Fault> {
+        let envelope = Envelope::from_json(grant.envelope.as_bytes())?;
         let statement = Signed::<OpStatement>::new(envelope.clone())?.peek()?;
         let act = statement.act()?;
         let order = Order { class: act.class(&statement.resource), intent: statement.intent()?, act, statement };
-        Self::new(order, envelope, None)
+        Ok(Self { bound: grant.bound.clone(), ..Self::new(order, envelope, None)? })
     }
 
     fn new(order: Order, envelope: Envelope, by: Option<Arc<Trust>>) -> Result<Self, Fault> {
         let op_id = order.statement.op_id.as_str().parse();
         let op_id = op_id.map_err(|_| Fault::new(Code::BadEnvelope, "the operation's id is no UUID"))?;
-        Ok(Self { order, envelope, by, op_id })
+        Ok(Self { order, envelope, by, op_id, bound: None })
     }
 
     fn resource(&self) -> &ResourceId {
@@ -197,6 +203,12 @@ impl Op {
 
     fn id(&self) -> &OpId {
         &self.order.statement.op_id
+    }
+
+    /// Which one alone is meant of those that have borne the resource's name: as it was signed, or as this host knows from the
+    /// saga's step that made it.
+    fn incarnation(&self) -> Option<&String> {
+        self.bound.as_ref().or(self.order.statement.incarnation.as_ref())
     }
 
     fn entry(&self, state: State) -> Entry {
@@ -271,10 +283,10 @@ impl<D: Driver, J: Journal> Ops<D, J> {
                 biased;
                 () = shutdown.cancelled() => break,
                 command = self.commands.recv() => match command {
-                    Some(Command::Take { json, reply }) => {
+                    Some(Command::Take { json, evidence, reply }) => {
                         // One after the other: the order of acceptance is the order in the lanes.
                         // A journal that has failed lets it wait for the end. What is on record nevertheless the next start puts back.
-                        let Some(answer) = shutdown.run_until_cancelled(self.shared.take(&json)).await else { break };
+                        let Some(answer) = shutdown.run_until_cancelled(self.shared.take(&json, evidence)).await else { break };
                         let _ = reply.send(answer);
                     }
                     Some(Command::Acknowledge { op_id, outcome }) => self.shared.acknowledge(&op_id, &outcome),

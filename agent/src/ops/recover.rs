@@ -26,8 +26,9 @@ impl<D: Driver, J: Journal> Ops<D, J> {
         let mut open: Vec<OpEntry> =
             shared.parts.journal.read(|book| book.open().filter(|e| e.first.origin() == Origin::Operator).cloned().collect());
         open.sort_by_key(|e| if planted("any order after a start") { u64::MAX - e.first.seq } else { e.first.seq });
-        let envelope = |e: &OpEntry| e.first.grant.as_ref().map(|g| g.envelope.clone()).unwrap_or_default();
-        let found: Vec<(Result<Op, Fault>, OpEntry)> = open.into_iter().map(|e| (Op::read(&envelope(&e)), e)).collect();
+        let no_grant = || Fault::new(Code::BadEnvelope, "its acceptance has no order");
+        let read = |e: &OpEntry| e.first.grant.as_ref().ok_or_else(no_grant).and_then(Op::read);
+        let found: Vec<(Result<Op, Fault>, OpEntry)> = open.into_iter().map(|e| (read(&e), e)).collect();
         let accepted = found.iter().filter(|(_, e)| e.state() == State::Accepted);
         let unqueued: Vec<_> = accepted.filter_map(|(op, _)| op.as_ref().ok()).map(|op| op.entry(State::Queued)).collect();
         if !unqueued.is_empty() {
@@ -41,6 +42,10 @@ impl<D: Driver, J: Journal> Ops<D, J> {
                     continue;
                 }
             };
+            if entry.first.grant.as_ref().is_some_and(|grant| grant.nothing) {
+                shared.finish_nothing(&op, &entry).await?;
+                continue;
+            }
             if !op.order.act.takes_a_lane() {
                 // Recorded whole or not at all: only its last records can be missing.
                 shared.finish_about(&op, &entry).await?;

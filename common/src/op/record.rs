@@ -68,6 +68,12 @@ pub struct Grant {
     pub nonce: String,
     /// Until when the nonce must be remembered, by the time floor.
     pub nonce_until: UnixSeconds,
+    /// Which of the resource's incarnations alone is meant, by this host's own record of the saga's step that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<String>,
+    /// It undoes what never began: it is done with its acceptance, and the engine has no part in it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing: bool,
 }
 
 /// What the success of an operation means for the reconcile pass.

@@ -17,6 +17,8 @@ pub const PLAN_MAX: usize = 256 * 1024;
 pub const STEPS_MAX: usize = 64;
 /// The most tries of one side of a step that one signature allows.
 pub const ATTEMPTS_MAX: u32 = 16;
+/// The most tries of one side of a step, with all that operators have added.
+pub const TRIES_MAX: u32 = 64;
 /// The longest time in which a plan may begin or be undone, in seconds: 30 days, as for an order.
 pub const WINDOW_MAX_S: u64 = crate::op::OP_WINDOW_MAX_S;
 /// The longest text in a plan that is for people, in bytes.

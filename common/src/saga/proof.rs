@@ -10,9 +10,10 @@
 
 use serde_json::Value;
 
-use super::plan::{Act, HostAct, OfSaga, Plan, Side, Step, StepNumber};
+use super::plan::{Act, HostAct, OfSaga, Plan, Side, Step, StepNumber, TRIES_MAX};
 use super::word::{Verb, Word};
 use crate::fault::{Code, Fault};
+use crate::id::HostId;
 use crate::op::{Class, Order, Outcome, Receipt};
 
 /// The greatest class of operation that may follow what is only the hub's word.
@@ -62,7 +63,7 @@ impl Shown {
     /// [`Code::BadSaga`] when the plan has no such order, [`Code::SagaUnproven`] when something was not shown,
     /// [`Code::SagaOutOfOrder`] when it is shown not to be its turn.
     pub fn judge(&self, order: &Order, payload_sha256: &str, own: impl Fn(&OfSaga) -> Option<Own>) -> Result<Turn, Fault> {
-        let judge = Judge { shown: self, own: &own };
+        let judge = Judge { shown: self, own: &own, host: &order.statement.host_id };
         let Some(of) = &order.statement.saga else {
             return Err(Fault::new(Code::BadSaga, "the order is no saga's"));
         };
@@ -72,7 +73,7 @@ impl Shown {
             Side::Undo if judge.never_began(of.step) => return Ok(Turn::Nothing),
             Side::Undo => judge.may_be_undone(of, step)?,
         }
-        let incarnation = act.made_by.as_ref().map(|by| judge.made(by));
+        let incarnation = act.made_by.as_ref().map(|by| judge.made(of, by)).transpose()?;
         Ok(Turn::Go { incarnation })
     }
 
@@ -112,6 +113,8 @@ impl Shown {
 struct Judge<'a, F> {
     shown: &'a Shown,
     own: &'a F,
+    /// The host that judges.
+    host: &'a HostId,
 }
 
 impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
@@ -130,6 +133,9 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         if plan.host_id(&act.host).as_ref() != Some(&statement.host_id) || !is_same {
             return Err(bad("the plan says something else to be done there"));
         }
+        if of.attempt > TRIES_MAX {
+            return Err(bad(&format!("nothing is tried more than {TRIES_MAX} times")));
+        }
         let mut orders = self.shown.orders(of.step, of.side, act).enumerate();
         if !orders.any(|(at, hash)| hash == payload_sha256 && u32::try_from(at + 1) == Ok(of.attempt)) {
             return Err(bad("this order is none of those that were signed for it"));
@@ -137,17 +143,17 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         Ok((step, act))
     }
 
-    fn own(&self, of: &OfSaga, step: StepNumber, side: Side, attempt: u32) -> Option<Own> {
-        (self.own)(&OfSaga { saga_id: of.saga_id.clone(), step, side, attempt })
+    /// Whether one side of a step is done on the host that judges.
+    fn is_here(&self, step: StepNumber, side: Side) -> bool {
+        let plan = &self.shown.plan;
+        plan.host_act(step, side).and_then(|act| plan.host_id(&act.host)).as_ref() == Some(self.host)
     }
 
-    /// What the host itself knows of every order for one side of a step.
+    /// What the host itself knows of every try of one side of a step: also of those that a word allowed which is not shown.
     fn known(&self, step: StepNumber, side: Side) -> impl Iterator<Item = Own> {
-        let plan = &self.shown.plan;
-        let act = plan.host_act(step, side);
-        let count = act.map_or(0, |act| self.shown.orders(step, side, act).count());
-        let of = OfSaga { saga_id: plan.saga_id.clone(), step, side, attempt: 0 };
-        (1..=u32::try_from(count).unwrap_or(0)).filter_map(move |attempt| self.own(&of, step, side, attempt))
+        let tries = if self.is_here(step, side) { TRIES_MAX } else { 0 };
+        let of = OfSaga { saga_id: self.shown.plan.saga_id.clone(), step, side, attempt: 0 };
+        (1..=tries).filter_map(move |attempt| (self.own)(&OfSaga { attempt, ..of.clone() }))
     }
 
     fn may_begin(&self, of: &OfSaga, step: &Step, class: Class) -> Result<(), Fault> {
@@ -158,11 +164,13 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         if (0..plan.steps.len()).any(|number| self.known(number, Side::Undo).next().is_some()) {
             return Err(out_of_order(of, "this host has begun to undo the saga"));
         }
-        let before = |attempt: u32| self.own(of, of.step, Side::Do, attempt);
-        match (1..of.attempt).rev().find_map(before) {
-            Some(Own::Succeeded { .. }) => return Err(out_of_order(of, "an earlier try has done it")),
-            Some(Own::Open) => return Err(out_of_order(of, "an earlier try is under way")),
-            Some(Own::Failed) | None => {}
+        // Whichever: the hub may show tries in another order than they were signed in.
+        for other in self.known(of.step, Side::Do) {
+            match other {
+                Own::Succeeded { .. } => return Err(out_of_order(of, "another try has done it")),
+                Own::Open => return Err(out_of_order(of, "another try is under way")),
+                Own::Failed => {}
+            }
         }
         for (number, earlier) in plan.steps.iter().enumerate().filter(|(_, earlier)| earlier.group < step.group) {
             if self.shown.is_skipped(number, Side::Do) || self.is_done(number, Side::Do) {
@@ -198,21 +206,39 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
     }
 
     fn may_be_undone(&self, of: &OfSaga, step: &Step) -> Result<(), Fault> {
-        let reach = match (self.shown.abort(), self.failed_group()) {
+        let told = match (self.shown.abort(), self.failed_group()) {
             (Some(begun), _) => begun,
             (None, Some(group)) => group.saturating_add(1),
             (None, None) => return Err(unproven(of, "that a step failed for good, or that an operator wants the saga to go back")),
         };
+        // What is not shown may have begun after that: of its own steps the host knows.
+        let reach = told.max(self.groups_begun_here());
+        let plan = &self.shown.plan;
+        let resource = |side: Side| plan.host_act(of.step, side).map(|act| &act.resource);
+        // Of one resource the undoing waits in the lane. Of two it might come first, and find nothing yet.
+        if resource(Side::Do) != resource(Side::Undo) && self.known(of.step, Side::Do).any(|own| own == Own::Open) {
+            return Err(out_of_order(of, "what it undoes is under way"));
+        }
         let later = self.shown.plan.steps.iter().enumerate().filter(|(_, later)| later.group > step.group && later.group < reach);
         for (number, later) in later {
             let is_hosts = later.undo.as_ref().is_some_and(|undo| undo.act.host().is_some());
-            let is_over =
-                !is_hosts || self.shown.is_skipped(number, Side::Undo) || self.is_done(number, Side::Undo) || self.had_no_effect(number);
+            let is_over = !is_hosts
+                || self.shown.is_skipped(number, Side::Undo)
+                || self.is_done(number, Side::Undo)
+                || self.had_no_effect(number)
+                || self.is_here(number, Side::Do) && self.never_began(number);
             if !is_over {
                 return Err(unproven(of, &format!("that step {} (`{}`), which comes later, is undone", number + 1, later.name)));
             }
         }
         Ok(())
+    }
+
+    /// How many groups have begun, by what the host knows of its own steps.
+    fn groups_begun_here(&self) -> u32 {
+        let steps = self.shown.plan.steps.iter().enumerate();
+        let begun = steps.filter(|(number, _)| !self.never_began(*number));
+        begun.map(|(_, step)| step.group.saturating_add(1)).max().unwrap_or(0)
     }
 
     /// The group of a step whose last planned try a host says to have failed.
@@ -235,13 +261,23 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
     }
 
     /// The incarnation that a step of this host made.
-    fn made(&self, by: &str) -> String {
+    fn made(&self, of: &OfSaga, by: &str) -> Result<String, Fault> {
         let step = self.shown.plan.step_named(by);
+        let mut is_open = false;
         let mut made = step.into_iter().flat_map(|step| self.known(step, Side::Do)).filter_map(|own| match own {
             Own::Succeeded { result } => result.get("incarnation").and_then(Value::as_str).map(str::to_owned),
-            Own::Open | Own::Failed => None,
+            Own::Open => {
+                is_open = true;
+                None
+            }
+            Own::Failed => None,
         });
-        made.next().unwrap_or_else(|| NO_INCARNATION.to_owned())
+        match made.next() {
+            Some(incarnation) => Ok(incarnation),
+            // Which one it makes is not known before it has ended.
+            None if is_open => Err(out_of_order(of, &format!("step `{by}`, which makes what this is about, is under way"))),
+            None => Ok(NO_INCARNATION.to_owned()),
+        }
     }
 }
 

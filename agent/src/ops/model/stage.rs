@@ -304,7 +304,7 @@ impl<W: World> Stage<W> {
             with(&mut |r| (known, due) = (r.accepted(paper.statement.op_id.as_str()), r.must_be_taken(&paper)));
             let asked = Instant::now();
             let life = { reference.lock().unwrap_or_else(PoisonError::into_inner).journal.clone() };
-            if let Some(answer) = ops.take(paper.json.clone()).await {
+            if let Some(answer) = ops.take(paper.json.clone(), None).await {
                 with(&mut |r| {
                     let calm = r.before.is_empty() && asked.elapsed() < Duration::from_secs(2) && life.is_same(&r.journal);
                     r.answered(&paper, &answer, known, due && calm);

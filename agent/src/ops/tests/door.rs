@@ -239,7 +239,7 @@ async fn a_journal_that_fails_while_an_order_comes_in_does_not_keep_the_agent_fr
     bench.journal.fail();
     let (json, id) = bench.order("restart", WEB, |_| {});
     let ops = bench.agent().ops.clone();
-    let unanswered = tokio::spawn(async move { ops.take(json).await });
+    let unanswered = tokio::spawn(async move { ops.take(json, None).await });
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }

@@ -11,6 +11,8 @@ async fn foreign(bench: &Bench, resource: &str, begun: bool) -> OpId {
         intent: statement.intent().unwrap(),
         nonce: statement.nonce.to_string(),
         nonce_until: statement.nonce_until(),
+        bound: None,
+        nothing: false,
     };
     let step = |state| Entry {
         kind: "levitate".into(),

@@ -158,7 +158,7 @@ impl Bench {
     }
 
     async fn take(&self, json: &[u8]) -> Answer {
-        tokio::time::timeout(DEADLINE, self.agent().ops.take(json.to_vec())).await.unwrap().unwrap()
+        tokio::time::timeout(DEADLINE, self.agent().ops.take(json.to_vec(), None)).await.unwrap().unwrap()
     }
 
     /// Hands an order in that is accepted.

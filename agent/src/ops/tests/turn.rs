@@ -221,7 +221,7 @@ async fn an_engine_that_is_away_while_an_order_is_being_recorded_is_asked_again(
     bench.journal.delay(10_000);
     let (json, id) = bench.order("restart", WEB, |_| {});
     let ops = bench.agent().ops.clone();
-    let taken = tokio::spawn(async move { ops.take(json).await });
+    let taken = tokio::spawn(async move { ops.take(json, None).await });
     for _ in 0..10 {
         for _ in 0..50 {
             tokio::task::yield_now().await;

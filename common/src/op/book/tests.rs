@@ -34,6 +34,8 @@ fn grant(op: u8) -> Grant {
         intent: format!("intent-{op}"),
         nonce: format!("nonce-{op}"),
         nonce_until: UnixSeconds(100 + u64::from(op)),
+        bound: None,
+        nothing: false,
     }
 }
 
