@@ -131,8 +131,8 @@ impl Sim {
         }
         let before = faults.iter().find_map(|fault| match fault {
             Wrong::LoseRequest => Some(Err(Cut::Closed)),
-            Wrong::StatusBefore(status) => Some(Ok(refusal(*status))),
-            Wrong::TooMany(after) => Some(Ok(too_many(self.now_ms(), *after))),
+            Wrong::StatusBefore(status) => Some(Ok(self.change(|world| world.refuse(&request, refusal(*status))))),
+            Wrong::TooMany(after) => Some(Ok(self.change(|world| world.refuse(&request, too_many(world.now_ms, *after))))),
             Wrong::LoseReply | Wrong::StatusAfter(_) | Wrong::DelayMs(_) | Wrong::Hang | Wrong::Garbage => None,
         });
         if let Some(end) = before {

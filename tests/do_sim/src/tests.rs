@@ -6,7 +6,14 @@ use crate::request::{Request, Response};
 use crate::setup::{Setup, TOKEN};
 use crate::sim::{Cut, Sim};
 
+mod access;
+mod actions;
+mod booting;
+mod faults;
 mod first;
+mod lists;
+mod official;
+mod tagging;
 
 /// Somebody who calls.
 pub(crate) struct Client {

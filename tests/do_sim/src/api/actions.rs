@@ -49,7 +49,7 @@ pub(crate) fn begin(call: &mut Call<'_>, parts: &[&str]) -> Served {
     let id = droplet.id;
     let body = call.object()?;
     let change = change(call.world, droplet, &body)?;
-    if droplet.pending.is_some() {
+    if droplet.pending.is_some() || droplet.status == Status::New {
         return Err(Fail::pending());
     }
     check_state(droplet, &change)?;

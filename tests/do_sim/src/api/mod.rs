@@ -155,7 +155,8 @@ fn serve(call: &mut Call<'_>, method: &str, parts: &[&str], may: impl Fn(&str) -
     serve(call, parts)
 }
 
-fn let_in(world: &World, request: &Request) -> Option<crate::setup::Token> {
+/// Whose call it is.
+pub(crate) fn let_in(world: &World, request: &Request) -> Option<crate::setup::Token> {
     let secret = request.authorization.as_deref()?.strip_prefix("Bearer ")?;
     world.setup.tokens.iter().find(|token| token.secret == secret).cloned()
 }

@@ -221,9 +221,20 @@ impl World {
         if let Some(schema) = self.schema.clone() {
             self.wrong.extend(schema.check(request, &response));
         }
-        let (method, path, body) = (request.method.clone(), request.path.clone(), without_secrets(&request.body));
-        self.requests.push(Logged { at_ms, method, path, token, body, status: response.status });
+        self.log(request, at_ms, token, response.status);
         response
+    }
+
+    /// Answers a call without serving it.
+    pub(crate) fn refuse(&mut self, request: &Request, response: Response) -> Response {
+        let token = api::let_in(self, request).map(|token| token.name).unwrap_or_default();
+        self.log(request, self.now_ms, token, response.status);
+        response
+    }
+
+    fn log(&mut self, request: &Request, at_ms: u64, token: String, status: u16) {
+        let (method, path, body) = (request.method.clone(), request.path.clone(), without_secrets(&request.body));
+        self.requests.push(Logged { at_ms, method, path, token, body, status });
     }
 
     /// Lets a call arrive later. Returns its number, by which its answer is asked for.
