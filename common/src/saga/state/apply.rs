@@ -2,7 +2,7 @@
 
 use super::{Cause, End, Event, Final, Phase, State};
 use crate::fault::{Code, Fault};
-use crate::saga::plan::{Plan, Side, StepNumber, Task};
+use crate::saga::plan::{Plan, Side, StepNumber, TRIES_MAX, Task};
 use crate::saga::word::Verb;
 
 /// The longest wait between two tries, in milliseconds: an hour.
@@ -159,6 +159,9 @@ impl State {
         };
         if more == 0 || task.act.host().is_none() != orders.is_empty() {
             return illegal("a try on a host needs an order, and one of the hub's none");
+        }
+        if line.attempt.max(task.attempts).saturating_add(more) > TRIES_MAX {
+            return illegal(format!("step {}, {side}, may be tried {TRIES_MAX} times in all", step + 1));
         }
         // The tries that are left of those before are used up: their orders stand before the new ones.
         line.more = line.attempt.max(task.attempts).saturating_sub(task.attempts).saturating_add(more);

@@ -123,7 +123,7 @@ impl Host {
             let (op_id, json) = self.order("release", &format!("docker/container/bench-{n}"))?;
             let mut heads = self.journal.heads();
             let begun = Instant::now();
-            let answer = self.ops.take(json).await.context("the operations have stopped")?;
+            let answer = self.ops.take(json, None).await.context("the operations have stopped")?;
             ensure!(answer == Answer::Known(op_id.clone()), "{answer:?}");
             self.until(&mut heads, &op_id, |e| e.started.is_some()).await?;
             orders.push(begun.elapsed());
