@@ -15,9 +15,11 @@
 //! | `plan` | what a well-formed plan is |
 //! | `word` | what an operator may say of a saga that is under way |
 //! | `state` | what has happened, what is next, and why nothing is |
+//! | `answer` | what a host's receipt says of a try |
 //! | `proof` | what a host must be shown before it takes an order of a saga |
 //! | `words` | what people are told |
 
+mod answer;
 mod plan;
 mod proof;
 mod state;
@@ -25,10 +27,10 @@ mod word;
 mod words;
 
 pub use plan::{
-    ATTEMPTS_MAX, Act, Condition, HostAct, HubAct, Kind, OfSaga, PLAN_MAX, Plan, PublicKey, STEPS_MAX, Side, Step, StepNumber, Task, WINDOW_MAX_S,
+    ATTEMPTS_MAX, Act, Condition, HostAct, HubAct, Kind, OfSaga, PLAN_MAX, Plan, PublicKey, STEPS_MAX, Side, Step, StepNumber, TRIES_MAX,
+    Task, WINDOW_MAX_S,
 };
 pub use proof::{Own, Shown, Turn};
 pub use state::{Cause, End, Event, Final, Illegal, Line, Next, Phase, State, Status, StepState, StepStatus, Stuck, StuckWhy};
 pub use word::{Verb, Word};
 pub use words::step_by_words;
-

@@ -3,17 +3,20 @@
 //! The hub says when a step's turn has come; a host believes what operators and hosts have signed, and its own journal:
 //!
 //! - what a step does: that the steps of all groups before it are done, or that an operator took them out;
-//! - what undoes a step: that a step has failed for good, or that an operator wants the saga to go back; and that what came
-//!   after this step is undone.
+//! - what undoes a step: that a step has failed for good, and none that cannot be undone has begun, or that an operator wants the
+//!   saga to go back; and that what came after this step is undone, or never began.
+//!
+//! A step has failed for good when the last try that one signature allows has failed, or one in a way that no other can mend.
 //!
 //! What the hub or a cloud says it did is nobody's signature: it lets operations up to [`HUB_CLAIM_MAX`] begin, and none above.
 
 use serde_json::Value;
 
-use super::plan::{Act, HostAct, OfSaga, Plan, Side, Step, StepNumber};
+use super::answer::{is_beyond_mending, is_done, is_failure, is_unbegun};
+use super::plan::{Act, HostAct, OfSaga, Plan, Side, Step, StepNumber, TRIES_MAX};
 use super::word::{Verb, Word};
 use crate::fault::{Code, Fault};
-use crate::op::{Class, Order, Outcome, Receipt};
+use crate::op::{Class, Order, Receipt};
 
 /// The greatest class of operation that may follow what is only the hub's word.
 pub const HUB_CLAIM_MAX: Class = Class::R2;
@@ -67,9 +70,10 @@ impl Shown {
             return Err(Fault::new(Code::BadSaga, "the order is no saga's"));
         };
         let (step, act) = judge.planned(order, of, payload_sha256)?;
+        judge.is_first(of)?;
         match of.side {
             Side::Do => judge.may_begin(of, step, order.class)?,
-            Side::Undo if judge.never_began(of.step) => return Ok(Turn::Nothing),
+            Side::Undo if !judge.has_begun(of.step) => return Ok(Turn::Nothing),
             Side::Undo => judge.may_be_undone(of, step)?,
         }
         let incarnation = act.made_by.as_ref().map(|by| judge.made(by));
@@ -81,7 +85,8 @@ impl Shown {
         let act = self.plan.host_act(step, side);
         let host = act.and_then(|act| self.plan.host_id(&act.host));
         let is_order = move |receipt: &&Receipt| {
-            act.is_some_and(|act| self.orders(step, side, act).any(|hash| hash == receipt.payload_sha256)) && host.as_ref() == Some(&receipt.host_id)
+            act.is_some_and(|act| self.orders(step, side, act).any(|hash| hash == receipt.payload_sha256))
+                && host.as_ref() == Some(&receipt.host_id)
         };
         self.receipts.iter().filter(is_order)
     }
@@ -117,7 +122,8 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
     /// The step that the order is of, and what it does there: as it was signed with the plan.
     fn planned(&self, order: &Order, of: &OfSaga, payload_sha256: &str) -> Result<(&'a Step, &'a HostAct), Fault> {
         let plan = &self.shown.plan;
-        let bad = |what: &str| Fault::new(Code::BadSaga, format!("saga {}, step {}, {}: {what}", of.saga_id, of.step.saturating_add(1), of.side));
+        let bad =
+            |what: &str| Fault::new(Code::BadSaga, format!("saga {}, step {}, {}: {what}", of.saga_id, of.step.saturating_add(1), of.side));
         if plan.saga_id != of.saga_id {
             return Err(bad("the plan that was shown with the order is another saga's"));
         }
@@ -139,13 +145,27 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         (self.own)(&OfSaga { saga_id: of.saga_id.clone(), step, side, attempt })
     }
 
-    /// What the host itself knows of every order for one side of a step.
-    fn known(&self, step: StepNumber, side: Side) -> impl Iterator<Item = Own> {
-        let plan = &self.shown.plan;
-        let act = plan.host_act(step, side);
-        let count = act.map_or(0, |act| self.shown.orders(step, side, act).count());
-        let of = OfSaga { saga_id: plan.saga_id.clone(), step, side, attempt: 0 };
-        (1..=u32::try_from(count).unwrap_or(0)).filter_map(move |attempt| self.own(&of, step, side, attempt))
+    /// What the host itself knows of every order for one side of a step, whatever it is shown.
+    fn known(&self, step: StepNumber, side: Side) -> impl Iterator<Item = (u32, Own)> {
+        let of = OfSaga { saga_id: self.shown.plan.saga_id.clone(), step, side, attempt: 0 };
+        let tries = if self.shown.plan.host_act(step, side).is_some() { TRIES_MAX } else { 0 };
+        (1..=tries).filter_map(move |attempt| Some((attempt, self.own(&of, step, side, attempt)?)))
+    }
+
+    fn has_begun(&self, step: StepNumber) -> bool {
+        self.known(step, Side::Do).next().is_some()
+    }
+
+    /// No other try of the same is under way or has done it.
+    fn is_first(&self, of: &OfSaga) -> Result<(), Fault> {
+        for (_, own) in self.known(of.step, of.side).filter(|(attempt, _)| *attempt != of.attempt) {
+            match own {
+                Own::Succeeded { .. } => return Err(out_of_order(of, "another try has done it")),
+                Own::Open => return Err(out_of_order(of, "another try is under way")),
+                Own::Failed => {}
+            }
+        }
+        Ok(())
     }
 
     fn may_begin(&self, of: &OfSaga, step: &Step, class: Class) -> Result<(), Fault> {
@@ -156,12 +176,6 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         if (0..plan.steps.len()).any(|number| self.known(number, Side::Undo).next().is_some()) {
             return Err(out_of_order(of, "this host has begun to undo the saga"));
         }
-        let before = |attempt: u32| self.own(of, of.step, Side::Do, attempt);
-        match (1..of.attempt).rev().find_map(before) {
-            Some(Own::Succeeded { .. }) => return Err(out_of_order(of, "an earlier try has done it")),
-            Some(Own::Open) => return Err(out_of_order(of, "an earlier try is under way")),
-            Some(Own::Failed) | None => {}
-        }
         for (number, earlier) in plan.steps.iter().enumerate().filter(|(_, earlier)| earlier.group < step.group) {
             if self.shown.is_skipped(number, Side::Do) || self.is_done(number, Side::Do) {
                 continue;
@@ -170,7 +184,11 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
                 Act::Host(_) => return Err(unproven(of, &format!("that step {} (`{}`) is done", number + 1, earlier.name))),
                 Act::Hub(_) if class <= HUB_CLAIM_MAX => {}
                 Act::Hub(_) => {
-                    let what = format!("step {} (`{}`) is done, and the hub's word is not enough for an operation of class {class}", number + 1, earlier.name);
+                    let what = format!(
+                        "step {} (`{}`) is done, and the hub's word is not enough for an operation of class {class}",
+                        number + 1,
+                        earlier.name
+                    );
                     return Err(unproven(of, &what));
                 }
             }
@@ -180,30 +198,29 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
 
     /// Whether a signature, or the host's own journal, says that one side of a step is done.
     fn is_done(&self, step: StepNumber, side: Side) -> bool {
-        let is_success = |receipt: &Receipt| {
-            receipt.outcome == Outcome::Succeeded
-                || side == Side::Undo && receipt.fault.as_ref().is_some_and(|fault| fault.code == Code::NotFound)
-        };
-        self.shown.receipts(step, side).any(is_success) || self.known(step, side).any(|own| matches!(own, Own::Succeeded { .. }))
-    }
-
-    fn never_began(&self, step: StepNumber) -> bool {
-        self.known(step, Side::Do).next().is_none()
+        self.shown.receipts(step, side).any(|receipt| is_done(receipt, side))
+            || self.known(step, side).any(|(_, own)| matches!(own, Own::Succeeded { .. }))
     }
 
     fn may_be_undone(&self, of: &OfSaga, step: &Step) -> Result<(), Fault> {
+        let plan = &self.shown.plan;
+        let is_past_return = |(number, step): (StepNumber, &Step)| step.irreversible && self.is_known_to_have_begun(number);
+        if plan.steps.iter().enumerate().any(is_past_return) {
+            return Err(out_of_order(of, "a step that cannot be undone has begun"));
+        }
         let reach = match (self.shown.abort(), self.failed_group()) {
             (Some(begun), _) => begun,
             (None, Some(group)) => group.saturating_add(1),
             (None, None) => return Err(unproven(of, "that a step failed for good, or that an operator wants the saga to go back")),
         };
-        let later = self.shown.plan.steps.iter().enumerate().filter(|(_, later)| later.group > step.group && later.group < reach);
+        // Whoever shows less than there is does not come by what this host knows better.
+        let known = plan.steps.iter().enumerate().filter(|(number, _)| self.is_known_to_have_begun(*number));
+        let reach = known.map(|(_, step)| step.group.saturating_add(1)).max().unwrap_or(0).max(reach);
+        let later = plan.steps.iter().enumerate().filter(|(_, later)| later.group > step.group && later.group < reach);
         for (number, later) in later {
             let is_hosts = later.undo.as_ref().is_some_and(|undo| undo.act.host().is_some());
-            let is_over = !is_hosts
-                || self.shown.is_skipped(number, Side::Undo)
-                || self.is_done(number, Side::Undo)
-                || self.had_no_effect(number);
+            let is_over =
+                !is_hosts || self.shown.is_skipped(number, Side::Undo) || self.is_done(number, Side::Undo) || self.had_no_effect(number);
             if !is_over {
                 return Err(unproven(of, &format!("that step {} (`{}`), which comes later, is undone", number + 1, later.name)));
             }
@@ -211,29 +228,48 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         Ok(())
     }
 
-    /// The group of a step whose last planned try a host says to have failed.
+    /// Whether this host's journal, or a receipt, says that a step began.
+    fn is_known_to_have_begun(&self, step: StepNumber) -> bool {
+        self.has_begun(step) || self.shown.receipts(step, Side::Do).any(|receipt| !is_unbegun(receipt.outcome))
+    }
+
+    /// The last group of a step that hosts say to have failed for good, if they also say that nothing was done that cannot be undone.
     fn failed_group(&self) -> Option<u32> {
-        let failed = |(number, step): (StepNumber, &Step)| {
-            let last = step.run.act.host()?.orders.last()?;
-            let receipt = self.shown.receipts(number, Side::Do).find(|receipt| receipt.payload_sha256 == *last);
-            receipt.is_some_and(|receipt| is_failure(receipt.outcome)).then_some(step.group)
+        let steps = || self.shown.plan.steps.iter().enumerate();
+        let failed = steps().filter(|(number, _)| self.has_failed(*number)).map(|(_, step)| step.group).max()?;
+        let mut final_steps = steps().filter(|(_, step)| step.irreversible && step.group <= failed);
+        final_steps.all(|(number, _)| self.had_no_effect(number)).then_some(failed)
+    }
+
+    fn has_failed(&self, step: StepNumber) -> bool {
+        let Some(act) = self.shown.plan.host_act(step, Side::Do) else { return false };
+        let last_of_words = self.shown.words.iter().filter_map(|word| match &word.verb {
+            Verb::Retry { step: s, side: Side::Do, orders } if *s == step => orders.last(),
+            Verb::Retry { .. } | Verb::Skip { .. } | Verb::Abort { .. } | Verb::Abandon => None,
+        });
+        let last: Vec<&String> = act.orders.last().into_iter().chain(last_of_words).collect();
+        let for_good = |receipt: &Receipt| {
+            let is_last = last.contains(&&receipt.payload_sha256);
+            is_failure(receipt) && (is_last || receipt.fault.as_ref().is_some_and(|fault| is_beyond_mending(fault.code)))
         };
-        self.shown.plan.steps.iter().enumerate().filter_map(failed).max()
+        !self.is_done(step, Side::Do) && self.shown.receipts(step, Side::Do).any(for_good)
     }
 
     /// Whether its host has signed for every try of a step that it did not begin.
     fn had_no_effect(&self, step: StepNumber) -> bool {
         let Some(act) = self.shown.plan.host_act(step, Side::Do) else { return false };
-        let unbegun = |outcome: Outcome| matches!(outcome, Outcome::Refused | Outcome::Expired | Outcome::Cancelled);
-        self.shown.orders(step, Side::Do, act).all(|hash| {
-            self.shown.receipts(step, Side::Do).any(|receipt| receipt.payload_sha256 == hash && unbegun(receipt.outcome))
-        })
+        let unbegun = |receipt: &Receipt| is_failure(receipt) && is_unbegun(receipt.outcome);
+        !self.is_known_to_have_begun(step)
+            && self
+                .shown
+                .orders(step, Side::Do, act)
+                .all(|hash| self.shown.receipts(step, Side::Do).any(|receipt| receipt.payload_sha256 == hash && unbegun(receipt)))
     }
 
     /// The incarnation that a step of this host made.
     fn made(&self, by: &str) -> String {
         let step = self.shown.plan.step_named(by);
-        let mut made = step.into_iter().flat_map(|step| self.known(step, Side::Do)).filter_map(|own| match own {
+        let mut made = step.into_iter().flat_map(|step| self.known(step, Side::Do)).filter_map(|(_, own)| match own {
             Own::Succeeded { result } => result.get("incarnation").and_then(Value::as_str).map(str::to_owned),
             Own::Open | Own::Failed => None,
         });
@@ -241,15 +277,11 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
     }
 }
 
-const fn is_failure(outcome: Outcome) -> bool {
-    match outcome {
-        Outcome::Failed | Outcome::Refused | Outcome::Expired | Outcome::Cancelled => true,
-        Outcome::Succeeded | Outcome::Indeterminate => false,
-    }
-}
-
 fn unproven(of: &OfSaga, what: &str) -> Fault {
-    Fault::new(Code::SagaUnproven, format!("saga {}, step {}, {}: nobody has shown this host {what}", of.saga_id, of.step.saturating_add(1), of.side))
+    Fault::new(
+        Code::SagaUnproven,
+        format!("saga {}, step {}, {}: nobody has shown this host {what}", of.saga_id, of.step.saturating_add(1), of.side),
+    )
 }
 
 fn out_of_order(of: &OfSaga, what: &str) -> Fault {
