@@ -15,9 +15,11 @@
 //! | `plan` | what a well-formed plan is |
 //! | `word` | what an operator may say of a saga that is under way |
 //! | `state` | what has happened, what is next, and why nothing is |
+//! | `answer` | what a host's receipt says of a try |
 //! | `proof` | what a host must be shown before it takes an order of a saga |
 //! | `words` | what people are told |
 
+mod answer;
 mod plan;
 mod proof;
 mod state;

@@ -17,7 +17,7 @@ pub const PLAN_MAX: usize = 256 * 1024;
 pub const STEPS_MAX: usize = 64;
 /// The most tries of one side of a step that one signature allows.
 pub const ATTEMPTS_MAX: u32 = 16;
-/// The most tries of one side of a step, with all that operators have added.
+/// The most tries of one side of a step, with all that words on the saga allow.
 pub const TRIES_MAX: u32 = 64;
 /// The longest time in which a plan may begin or be undone, in seconds: 30 days, as for an order.
 pub const WINDOW_MAX_S: u64 = crate::op::OP_WINDOW_MAX_S;
@@ -431,15 +431,23 @@ impl Plan {
                 if !self.hosts.contains_key(&act.host) {
                     return bad(format!("host {} is not among the hosts of the plan", act.host));
                 }
-                let is_hash = |hash: &String| hash.len() == 64 && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-                if u32::try_from(act.orders.len()) != Ok(task.attempts) || !act.orders.iter().all(is_hash) {
+                if u32::try_from(act.orders.len()) != Ok(task.attempts) || !act.orders.iter().all(|hash| is_hash(hash)) {
                     return bad("each try on a host has an order of its own, named by its payload's hash".to_owned());
                 }
-                let made = act.made_by.as_ref().map(|by| self.step_named(by).and_then(|by| self.host_act(by, Side::Do)));
-                match made {
-                    Some(Some(by)) if by.host == act.host => Ok(()),
-                    Some(_) => bad("`made_by` names a step on the same host".to_owned()),
-                    None => Ok(()),
+                if side == Side::Do
+                    && let Some(hub) = self.not_enough(number, act)
+                {
+                    return bad(format!(
+                        "it follows step `{hub}`, and the hub's word is not enough for it: no signature says that it is done"
+                    ));
+                }
+                let is_made = |by: &String| {
+                    let by = self.step_named(by).filter(|by| self.comes_before(*by, number, side));
+                    by.and_then(|by| self.host_act(by, Side::Do)).is_some_and(|by| by.host == act.host)
+                };
+                match &act.made_by {
+                    Some(by) if !is_made(by) => bad("`made_by` names an earlier step on the same host".to_owned()),
+                    Some(_) | None => Ok(()),
                 }
             }
             Act::Hub(HubAct::Push { generation, .. }) if *generation == Generation(0) => {
@@ -449,6 +457,28 @@ impl Plan {
             Act::Hub(HubAct::Push { .. } | HubAct::Applied { .. }) => Ok(()),
         }
     }
+
+    /// The step of the hub's own, before this one, whose end no host believes for an operation of this class; an operation that is
+    /// not known here is its host's to judge.
+    fn not_enough(&self, number: StepNumber, act: &HostAct) -> Option<&str> {
+        let class = crate::op::Act::read(&act.kind, &act.params, &act.resource).ok()?.class(&act.resource);
+        let group = self.steps.get(number)?.group;
+        let mut hubs = self.steps.iter().filter(|step| step.group < group && step.run.act.host().is_none());
+        if class > super::proof::HUB_CLAIM_MAX { hubs.next().map(|step| step.name.as_str()) } else { None }
+    }
+
+    /// Whether what a step does is over when that side of another begins.
+    fn comes_before(&self, step: StepNumber, other: StepNumber, side: Side) -> bool {
+        let group = |number: StepNumber| self.steps.get(number).map(|step| step.group);
+        match side {
+            Side::Do => group(step) < group(other),
+            Side::Undo => group(step) <= group(other),
+        }
+    }
+}
+
+pub(super) fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Names of definitions and steps: they become parts of names and tags.

@@ -3,18 +3,21 @@
 //! The hub says when a step's turn has come; a host believes what operators and hosts have signed, and its own journal:
 //!
 //! - what a step does: that the steps of all groups before it are done, or that an operator took them out;
-//! - what undoes a step: that a step has failed for good, or that an operator wants the saga to go back; and that what came
-//!   after this step is undone.
+//! - what undoes a step: that a step has failed for good, and none that cannot be undone has begun, or that an operator wants the
+//!   saga to go back; and that what came after this step is undone, or never began.
+//!
+//! A step has failed for good when the last try that one signature allows has failed, or one in a way that no other can mend.
 //!
 //! What the hub or a cloud says it did is nobody's signature: it lets operations up to [`HUB_CLAIM_MAX`] begin, and none above.
 
 use serde_json::Value;
 
+use super::answer::{is_beyond_mending, is_done, is_failure, is_unbegun};
 use super::plan::{Act, HostAct, OfSaga, Plan, Side, Step, StepNumber, TRIES_MAX};
 use super::word::{Verb, Word};
 use crate::fault::{Code, Fault};
 use crate::id::HostId;
-use crate::op::{Class, Order, Outcome, Receipt};
+use crate::op::{Class, Order, Receipt};
 
 /// The greatest class of operation that may follow what is only the hub's word.
 pub const HUB_CLAIM_MAX: Class = Class::R2;
@@ -68,9 +71,10 @@ impl Shown {
             return Err(Fault::new(Code::BadSaga, "the order is no saga's"));
         };
         let (step, act) = judge.planned(order, of, payload_sha256)?;
+        judge.is_first(of)?;
         match of.side {
             Side::Do => judge.may_begin(of, step, order.class)?,
-            Side::Undo if judge.never_began(of.step) => return Ok(Turn::Nothing),
+            Side::Undo if !judge.has_begun(of.step) => return Ok(Turn::Nothing),
             Side::Undo => judge.may_be_undone(of, step)?,
         }
         let incarnation = act.made_by.as_ref().map(|by| judge.made(of, by)).transpose()?;
@@ -133,14 +137,22 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         if plan.host_id(&act.host).as_ref() != Some(&statement.host_id) || !is_same {
             return Err(bad("the plan says something else to be done there"));
         }
-        if of.attempt > TRIES_MAX {
-            return Err(bad(&format!("nothing is tried more than {TRIES_MAX} times")));
-        }
         let mut orders = self.shown.orders(of.step, of.side, act).enumerate();
         if !orders.any(|(at, hash)| hash == payload_sha256 && u32::try_from(at + 1) == Ok(of.attempt)) {
             return Err(bad("this order is none of those that were signed for it"));
         }
         Ok((step, act))
+    }
+
+    fn own(&self, of: &OfSaga, step: StepNumber, side: Side, attempt: u32) -> Option<Own> {
+        (self.own)(&OfSaga { saga_id: of.saga_id.clone(), step, side, attempt })
+    }
+
+    /// What the host itself knows of every order for one side of a step, whatever it is shown.
+    fn known(&self, step: StepNumber, side: Side) -> impl Iterator<Item = (u32, Own)> {
+        let of = OfSaga { saga_id: self.shown.plan.saga_id.clone(), step, side, attempt: 0 };
+        let tries = if self.is_here(step, side) { TRIES_MAX } else { 0 };
+        (1..=tries).filter_map(move |attempt| Some((attempt, self.own(&of, step, side, attempt)?)))
     }
 
     /// Whether one side of a step is done on the host that judges.
@@ -149,11 +161,20 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         plan.host_act(step, side).and_then(|act| plan.host_id(&act.host)).as_ref() == Some(self.host)
     }
 
-    /// What the host itself knows of every try of one side of a step: also of those that a word allowed which is not shown.
-    fn known(&self, step: StepNumber, side: Side) -> impl Iterator<Item = Own> {
-        let tries = if self.is_here(step, side) { TRIES_MAX } else { 0 };
-        let of = OfSaga { saga_id: self.shown.plan.saga_id.clone(), step, side, attempt: 0 };
-        (1..=tries).filter_map(move |attempt| (self.own)(&OfSaga { attempt, ..of.clone() }))
+    fn has_begun(&self, step: StepNumber) -> bool {
+        self.known(step, Side::Do).next().is_some()
+    }
+
+    /// No other try of the same is under way or has done it.
+    fn is_first(&self, of: &OfSaga) -> Result<(), Fault> {
+        for (_, own) in self.known(of.step, of.side).filter(|(attempt, _)| *attempt != of.attempt) {
+            match own {
+                Own::Succeeded { .. } => return Err(out_of_order(of, "another try has done it")),
+                Own::Open => return Err(out_of_order(of, "another try is under way")),
+                Own::Failed => {}
+            }
+        }
+        Ok(())
     }
 
     fn may_begin(&self, of: &OfSaga, step: &Step, class: Class) -> Result<(), Fault> {
@@ -163,14 +184,6 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         }
         if (0..plan.steps.len()).any(|number| self.known(number, Side::Undo).next().is_some()) {
             return Err(out_of_order(of, "this host has begun to undo the saga"));
-        }
-        // Whichever: the hub may show tries in another order than they were signed in.
-        for other in self.known(of.step, Side::Do) {
-            match other {
-                Own::Succeeded { .. } => return Err(out_of_order(of, "another try has done it")),
-                Own::Open => return Err(out_of_order(of, "another try is under way")),
-                Own::Failed => {}
-            }
         }
         for (number, earlier) in plan.steps.iter().enumerate().filter(|(_, earlier)| earlier.group < step.group) {
             if self.shown.is_skipped(number, Side::Do) || self.is_done(number, Side::Do) {
@@ -194,39 +207,37 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
 
     /// Whether a signature, or the host's own journal, says that one side of a step is done.
     fn is_done(&self, step: StepNumber, side: Side) -> bool {
-        let is_success = |receipt: &Receipt| {
-            receipt.outcome == Outcome::Succeeded
-                || side == Side::Undo && receipt.fault.as_ref().is_some_and(|fault| fault.code == Code::NotFound)
-        };
-        self.shown.receipts(step, side).any(is_success) || self.known(step, side).any(|own| matches!(own, Own::Succeeded { .. }))
-    }
-
-    fn never_began(&self, step: StepNumber) -> bool {
-        self.known(step, Side::Do).next().is_none()
+        self.shown.receipts(step, side).any(|receipt| is_done(receipt, side))
+            || self.known(step, side).any(|(_, own)| matches!(own, Own::Succeeded { .. }))
     }
 
     fn may_be_undone(&self, of: &OfSaga, step: &Step) -> Result<(), Fault> {
-        let told = match (self.shown.abort(), self.failed_group()) {
+        let plan = &self.shown.plan;
+        let is_past_return = |(number, step): (StepNumber, &Step)| step.irreversible && self.is_known_to_have_begun(number);
+        if plan.steps.iter().enumerate().any(is_past_return) {
+            return Err(out_of_order(of, "a step that cannot be undone has begun"));
+        }
+        let reach = match (self.shown.abort(), self.failed_group()) {
             (Some(begun), _) => begun,
             (None, Some(group)) => group.saturating_add(1),
             (None, None) => return Err(unproven(of, "that a step failed for good, or that an operator wants the saga to go back")),
         };
-        // What is not shown may have begun after that: of its own steps the host knows.
-        let reach = told.max(self.groups_begun_here());
-        let plan = &self.shown.plan;
         let resource = |side: Side| plan.host_act(of.step, side).map(|act| &act.resource);
         // Of one resource the undoing waits in the lane. Of two it might come first, and find nothing yet.
-        if resource(Side::Do) != resource(Side::Undo) && self.known(of.step, Side::Do).any(|own| own == Own::Open) {
+        if resource(Side::Do) != resource(Side::Undo) && self.known(of.step, Side::Do).any(|(_, own)| own == Own::Open) {
             return Err(out_of_order(of, "what it undoes is under way"));
         }
-        let later = self.shown.plan.steps.iter().enumerate().filter(|(_, later)| later.group > step.group && later.group < reach);
+        // Whoever shows less than there is does not come by what this host knows better.
+        let known = plan.steps.iter().enumerate().filter(|(number, _)| self.is_known_to_have_begun(*number));
+        let reach = known.map(|(_, step)| step.group.saturating_add(1)).max().unwrap_or(0).max(reach);
+        let later = plan.steps.iter().enumerate().filter(|(_, later)| later.group > step.group && later.group < reach);
         for (number, later) in later {
             let is_hosts = later.undo.as_ref().is_some_and(|undo| undo.act.host().is_some());
             let is_over = !is_hosts
                 || self.shown.is_skipped(number, Side::Undo)
                 || self.is_done(number, Side::Undo)
                 || self.had_no_effect(number)
-                || self.is_here(number, Side::Do) && self.never_began(number);
+                || self.is_here(number, Side::Do) && !self.has_begun(number);
             if !is_over {
                 return Err(unproven(of, &format!("that step {} (`{}`), which comes later, is undone", number + 1, later.name)));
             }
@@ -234,37 +245,49 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         Ok(())
     }
 
-    /// How many groups have begun, by what the host knows of its own steps.
-    fn groups_begun_here(&self) -> u32 {
-        let steps = self.shown.plan.steps.iter().enumerate();
-        let begun = steps.filter(|(number, _)| !self.never_began(*number));
-        begun.map(|(_, step)| step.group.saturating_add(1)).max().unwrap_or(0)
+    /// Whether this host's journal, or a receipt, says that a step began.
+    fn is_known_to_have_begun(&self, step: StepNumber) -> bool {
+        self.has_begun(step) || self.shown.receipts(step, Side::Do).any(|receipt| !is_unbegun(receipt.outcome))
     }
 
-    /// The group of a step whose last planned try a host says to have failed.
+    /// The last group of a step that hosts say to have failed for good, if they also say that nothing was done that cannot be undone.
     fn failed_group(&self) -> Option<u32> {
-        let failed = |(number, step): (StepNumber, &Step)| {
-            let last = step.run.act.host()?.orders.last()?;
-            let receipt = self.shown.receipts(number, Side::Do).find(|receipt| receipt.payload_sha256 == *last);
-            receipt.is_some_and(|receipt| is_failure(receipt.outcome)).then_some(step.group)
+        let steps = || self.shown.plan.steps.iter().enumerate();
+        let failed = steps().filter(|(number, _)| self.has_failed(*number)).map(|(_, step)| step.group).max()?;
+        let mut final_steps = steps().filter(|(_, step)| step.irreversible && step.group <= failed);
+        final_steps.all(|(number, _)| self.had_no_effect(number)).then_some(failed)
+    }
+
+    fn has_failed(&self, step: StepNumber) -> bool {
+        let Some(act) = self.shown.plan.host_act(step, Side::Do) else { return false };
+        let last_of_words = self.shown.words.iter().filter_map(|word| match &word.verb {
+            Verb::Retry { step: s, side: Side::Do, orders } if *s == step => orders.last(),
+            Verb::Retry { .. } | Verb::Skip { .. } | Verb::Abort { .. } | Verb::Abandon => None,
+        });
+        let last: Vec<&String> = act.orders.last().into_iter().chain(last_of_words).collect();
+        let for_good = |receipt: &Receipt| {
+            let is_last = last.contains(&&receipt.payload_sha256);
+            is_failure(receipt) && (is_last || receipt.fault.as_ref().is_some_and(|fault| is_beyond_mending(fault.code)))
         };
-        self.shown.plan.steps.iter().enumerate().filter_map(failed).max()
+        !self.is_done(step, Side::Do) && self.shown.receipts(step, Side::Do).any(for_good)
     }
 
     /// Whether its host has signed for every try of a step that it did not begin.
     fn had_no_effect(&self, step: StepNumber) -> bool {
         let Some(act) = self.shown.plan.host_act(step, Side::Do) else { return false };
-        let unbegun = |outcome: Outcome| matches!(outcome, Outcome::Refused | Outcome::Expired | Outcome::Cancelled);
-        self.shown
-            .orders(step, Side::Do, act)
-            .all(|hash| self.shown.receipts(step, Side::Do).any(|receipt| receipt.payload_sha256 == hash && unbegun(receipt.outcome)))
+        let unbegun = |receipt: &Receipt| is_failure(receipt) && is_unbegun(receipt.outcome);
+        !self.is_known_to_have_begun(step)
+            && self
+                .shown
+                .orders(step, Side::Do, act)
+                .all(|hash| self.shown.receipts(step, Side::Do).any(|receipt| receipt.payload_sha256 == hash && unbegun(receipt)))
     }
 
     /// The incarnation that a step of this host made.
     fn made(&self, of: &OfSaga, by: &str) -> Result<String, Fault> {
         let step = self.shown.plan.step_named(by);
         let mut is_open = false;
-        let mut made = step.into_iter().flat_map(|step| self.known(step, Side::Do)).filter_map(|own| match own {
+        let mut made = step.into_iter().flat_map(|step| self.known(step, Side::Do)).filter_map(|(_, own)| match own {
             Own::Succeeded { result } => result.get("incarnation").and_then(Value::as_str).map(str::to_owned),
             Own::Open => {
                 is_open = true;
@@ -278,13 +301,6 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
             None if is_open => Err(out_of_order(of, &format!("step `{by}`, which makes what this is about, is under way"))),
             None => Ok(NO_INCARNATION.to_owned()),
         }
-    }
-}
-
-const fn is_failure(outcome: Outcome) -> bool {
-    match outcome {
-        Outcome::Failed | Outcome::Refused | Outcome::Expired | Outcome::Cancelled => true,
-        Outcome::Succeeded | Outcome::Indeterminate => false,
     }
 }
 

@@ -219,6 +219,9 @@ pub struct Line {
     /// Whether one before this one may have had.
     #[serde(default)]
     pub before: bool,
+    /// How many tries their host signed that it did not begin.
+    #[serde(default)]
+    pub unbegun: u32,
     /// When this last changed, in milliseconds since 1970 by the hub's clock.
     #[serde(default)]
     pub at_ms: u64,
@@ -228,7 +231,7 @@ pub struct Line {
     /// Why it did not succeed, or what it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
-    /// Whether a host signed how the last try ended.
+    /// Whether a host signed how the last try ended, and others believe by that how the step did.
     #[serde(default)]
     pub signed: bool,
     /// What came of it.
@@ -376,10 +379,18 @@ impl StepState {
         step.undo.is_some() && self.run.effect && !self.undo.is_settled()
     }
 
+    /// Whether its host has signed for every order that it did not begin.
+    #[must_use]
+    pub fn can_show_no_effect(&self, step: &Step) -> bool {
+        !self.run.effect && step.run.act.host().is_some() && self.run.unbegun >= self.run.allowed(&step.run)
+    }
+
     /// Where the step stands.
     #[must_use]
     pub const fn status(&self) -> StepStatus {
-        match (self.undo.phase, self.run.phase) {
+        // Where nothing was done, nothing was undone: its host only said so.
+        let undo = if matches!(self.undo.phase, Phase::Done) && !self.run.effect { Phase::Idle } else { self.undo.phase };
+        match (undo, self.run.phase) {
             (Phase::Done, _) => StepStatus::Compensated,
             (Phase::Skipped, _) | (Phase::Idle, Phase::Skipped) => StepStatus::Skipped,
             (Phase::Failed, _) | (Phase::Idle, Phase::Failed) => StepStatus::Failed,

@@ -103,6 +103,10 @@ impl Stuck {
             (StuckWhy::Doubt, _) => {
                 format!("moorctl op ls --open, then moorctl op resolve; or moorctl saga skip {id} {name}{}", side_flag(self.side))
             }
+            // It has no way back when what is silent cannot be undone.
+            (StuckWhy::Silent, Side::Do) if plan.steps.get(self.step).is_some_and(|step| step.irreversible) => {
+                format!("moorctl saga skip {id} {name}")
+            }
             (StuckWhy::Silent, Side::Do) => format!("moorctl saga abort {id}"),
             (StuckWhy::Silent, Side::Undo) => format!("moorctl saga skip {id} {name} --undo"),
             (StuckWhy::PastReturn, _) => format!("moorctl saga retry {id} {name}"),

@@ -161,8 +161,7 @@ impl Runner {
             let watch = self.watched.remove(&op_id).unwrap_or_else(|| self.hub.ops.watches.follow_own(&op_id));
             let found = self.hub.store.op(op_id.clone()).await?;
             watched.insert(op_id, watch);
-            let Some(step_of) = draft.plan.steps.get(step) else { continue };
-            match found.and_then(|op| host::end_of(&op, step_of, side)) {
+            match found.and_then(|op| host::end_of(&op, side)) {
                 Some(End::Doubt { .. }) if was_doubt => {}
                 Some(end) => {
                     let _ = self.take(draft, &Event::Ended { step, side, attempt, end });

@@ -2,7 +2,8 @@
 
 use super::{Cause, End, Event, Final, Phase, State};
 use crate::fault::{Code, Fault};
-use crate::saga::plan::{Plan, Side, StepNumber, TRIES_MAX, Task};
+use crate::saga::answer::is_beyond_mending;
+use crate::saga::plan::{ATTEMPTS_MAX, Plan, Side, StepNumber, TRIES_MAX, Task, is_hash};
 use crate::saga::word::Verb;
 
 /// The longest wait between two tries, in milliseconds: an hour.
@@ -65,13 +66,16 @@ impl State {
             return illegal(format!("it is not the turn of step {}", step + 1));
         }
         let (task, line) = self.side(plan, step, Side::Do)?;
-        if line.fault.as_ref() != Some(fault) {
+        let is_first = line.phase == Phase::Again || line.fault.is_none();
+        if is_first {
+            line.due_ms = now_ms.saturating_add(task.timeout_s.saturating_mul(1000));
+        }
+        if is_first || line.fault.as_ref() != Some(fault) {
             line.fault = Some(fault.clone());
             line.at_ms = now_ms;
         }
-        if line.due_ms <= now_ms {
-            line.due_ms = now_ms.saturating_add(task.timeout_s.saturating_mul(1000));
-        }
+        // Its pause is over: what it waits for now is not the clock.
+        line.phase = Phase::Idle;
         Ok(())
     }
 
@@ -95,7 +99,9 @@ impl State {
                 line.phase = if is_last { Phase::Failed } else { Phase::Again };
                 line.due_ms = now_ms.saturating_add(backoff_ms(task, attempt));
                 line.fault = Some(fault.clone());
-                line.signed = *signed;
+                // Hosts believe that a step has failed for good when all tries of one signature are used up, or another cannot mend it.
+                line.signed = *signed && (attempt >= line.allowed(task) || is_beyond_mending(fault.code));
+                line.unbegun = line.unbegun.saturating_add(u32::from(*signed && !effect));
                 // What an earlier try may have done stays possible.
                 line.effect = *effect || line.before;
             }
@@ -116,9 +122,10 @@ impl State {
                 line.at_ms = now_ms;
                 Ok(())
             }
-            Phase::Idle | Phase::Again if waits && line.fault.is_some() => {
+            Phase::Idle if waits && line.fault.is_some() => {
                 line.phase = Phase::Failed;
                 line.at_ms = now_ms;
+                line.signed = false;
                 Ok(())
             }
             Phase::Idle | Phase::Again | Phase::Silent | Phase::Doubt | Phase::Done | Phase::Failed | Phase::Skipped => {
@@ -135,6 +142,9 @@ impl State {
             Verb::Abort { .. } if self.is_past_return(plan) => illegal(
                 "a step that cannot be undone may have been done: `moorctl saga retry` goes on, `moorctl saga abandon` leaves all as it is",
             ),
+            Verb::Abort { begun } if *begun != self.groups_begun(plan) => {
+                illegal(format!("{} groups have begun by now, not {begun} as the word says: sign it anew", self.groups_begun(plan)))
+            }
             Verb::Abort { .. } => {
                 self.aborted = true;
                 Ok(())
@@ -160,15 +170,19 @@ impl State {
         if more == 0 || task.act.host().is_none() != orders.is_empty() {
             return illegal("a try on a host needs an order, and one of the hub's none");
         }
-        if line.attempt.max(task.attempts).saturating_add(more) > TRIES_MAX {
-            return illegal(format!("step {}, {side}, may be tried {TRIES_MAX} times in all", step + 1));
+        let used = line.allowed(task);
+        if more > ATTEMPTS_MAX || used.saturating_add(more) > TRIES_MAX {
+            return illegal(format!(
+                "one word allows at most {ATTEMPTS_MAX} tries, and {TRIES_MAX} are the most of all: {used} are used up"
+            ));
         }
-        // The tries that are left of those before are used up: their orders stand before the new ones.
-        line.more = line.attempt.max(task.attempts).saturating_sub(task.attempts).saturating_add(more);
-        let kept = usize::try_from(line.attempt.saturating_sub(task.attempts)).unwrap_or(usize::MAX);
-        line.orders.truncate(kept);
+        if !orders.iter().all(|hash| is_hash(hash)) {
+            return illegal("an order is named by its payload's hash: 64 of 0-9 and a-f");
+        }
+        // The tries that are left of those before are used up: hosts count the new orders behind all that were signed before.
+        line.attempt = used;
+        line.more = line.more.saturating_add(more);
         line.orders.extend(orders.iter().cloned());
-        line.attempt = line.attempt.max(task.attempts);
         line.phase = Phase::Idle;
         line.fault = None;
         line.at_ms = now_ms;
@@ -221,12 +235,23 @@ impl State {
     /// Turns back, or ends, if that is what comes of what happened.
     fn turn(&mut self, plan: &Plan) {
         if self.end.is_none() && !self.any(Phase::Under) {
-            if self.cause.is_none() {
-                self.cause = self.reason_to_turn(plan);
-            } else if self.aborted && !self.is_past_return(plan) {
-                self.cause = Some(Cause::Abort);
+            match self.cause {
+                // A late answer may bring the signature that was missing.
+                None | Some(Cause::Failure { signed: false, .. }) => self.cause = self.reason_to_turn(plan).or(self.cause),
+                Some(Cause::Failure { signed: true, .. }) if self.aborted => self.cause = Some(Cause::Abort),
+                Some(Cause::Failure { signed: true, .. } | Cause::Abort) => {}
             }
             self.end = self.over(plan);
+        }
+        if self.end.is_some() {
+            self.give_up();
+        }
+    }
+
+    /// What would have been tried again is not.
+    fn give_up(&mut self) {
+        for line in self.steps.iter_mut().flat_map(|step| [&mut step.run, &mut step.undo]).filter(|line| line.phase == Phase::Again) {
+            line.phase = Phase::Failed;
         }
     }
 
@@ -239,7 +264,14 @@ impl State {
         }
         let failed = self.steps.iter().enumerate().filter(|(_, step)| step.run.phase == Phase::Failed);
         let best = failed.max_by_key(|(number, step)| (step.run.signed, std::cmp::Reverse(*number)));
-        best.map(|(step, state)| Cause::Failure { step, signed: state.run.signed })
+        best.map(|(step, state)| Cause::Failure { step, signed: state.run.signed && self.can_show_no_return(plan) })
+    }
+
+    /// Whether hosts have signed that no step that cannot be undone, of the groups that have begun, has had an effect.
+    fn can_show_no_return(&self, plan: &Plan) -> bool {
+        let begun = self.groups_begun(plan);
+        let mut steps = plan.steps.iter().zip(&self.steps).filter(|(step, _)| step.irreversible && step.group < begun);
+        steps.all(|(step, state)| state.can_show_no_effect(step))
     }
 
     fn over(&self, plan: &Plan) -> Option<Final> {

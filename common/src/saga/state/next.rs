@@ -1,7 +1,7 @@
 //! Whose turn it is, and why nobody's.
 
 use super::{Cause, Phase, State};
-use crate::saga::plan::{Plan, Side, StepNumber};
+use crate::saga::plan::{Plan, Side, Step, StepNumber};
 
 /// What a saga does next.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,14 +116,31 @@ impl State {
 
     fn back(&self, plan: &Plan, cause: Cause) -> Vec<(StepNumber, Side)> {
         let Some(group) = self.owing_group(plan) else { return Vec::new() };
-        let owing = plan.group(group).filter(|(number, step)| self.steps.get(*number).is_some_and(|state| state.owes(step)));
+        let owing = plan.group(group).filter(|(number, _)| self.must_undo(plan, *number));
         let provable = owing.filter(|(_, step)| is_proof(cause) || step.undo.as_ref().is_none_or(|undo| undo.act.host().is_none()));
         provable.map(|(number, _)| (number, Side::Undo)).collect()
     }
 
     /// The last group in which there is something to undo.
     fn owing_group(&self, plan: &Plan) -> Option<u32> {
-        plan.steps.iter().zip(&self.steps).rev().find(|(step, state)| state.owes(step)).map(|(step, _)| step.group)
+        plan.steps.iter().enumerate().rev().find(|(number, _)| self.must_undo(plan, *number)).map(|(_, step)| step.group)
+    }
+
+    /// Whether what undoes a step is to be done: because there is something to undo, or because hosts that undo earlier steps must
+    /// be shown that there is nothing. Where a step never began its host says just that.
+    fn must_undo(&self, plan: &Plan, number: StepNumber) -> bool {
+        let (Some(step), Some(state)) = (plan.steps.get(number), self.steps.get(number)) else { return false };
+        let by_host = |step: &Step| step.undo.as_ref().is_some_and(|undo| undo.act.host().is_some());
+        let is_asked_for = || {
+            let mut earlier = plan.steps.iter().zip(&self.steps).filter(|(earlier, _)| earlier.group < step.group);
+            earlier.any(|(earlier, state)| by_host(earlier) && state.owes(earlier))
+        };
+        state.owes(step)
+            || by_host(step)
+                && !state.undo.is_settled()
+                && step.group < self.groups_begun(plan)
+                && !state.can_show_no_effect(step)
+                && is_asked_for()
     }
 
     /// Why it goes on by itself no more; `None` while it does, or has ended.
@@ -132,21 +149,26 @@ impl State {
         if self.end.is_some() || self.any(Phase::Under) || !self.waiting(plan).is_empty() {
             return None;
         }
-        let found = |side: Side, phase: Phase| self.lines().find(|(_, s, line)| *s == side && line.phase == phase);
-        let side = if self.cause.is_some() { Side::Undo } else { Side::Do };
-        // How a try ended that what undoes it waits for comes first.
-        for (side, phase, why) in [
-            (side, Phase::Doubt, StuckWhy::Doubt),
-            (Side::Do, Phase::Doubt, StuckWhy::Doubt),
-            (side, Phase::Silent, StuckWhy::Silent),
-            (side, Phase::Failed, if side == Side::Undo { StuckWhy::Undo } else { StuckWhy::PastReturn }),
-        ] {
-            if let Some((step, side, _)) = found(side, phase) {
-                return Some(Stuck { why, step, side });
-            }
+        let find = |side: Side, phase: Phase| self.lines().find(|(_, s, line)| *s == side && line.phase == phase).map(|(step, ..)| step);
+        let found = |side: Side, why: StuckWhy, phase: Phase| find(side, phase).map(|step| Stuck { why, step, side });
+        if self.cause.is_none() {
+            return found(Side::Do, StuckWhy::Doubt, Phase::Doubt)
+                .or_else(|| found(Side::Do, StuckWhy::Silent, Phase::Silent))
+                .or_else(|| found(Side::Do, StuckWhy::PastReturn, Phase::Failed));
         }
-        let owing = plan.steps.iter().zip(&self.steps).rposition(|(step, state)| state.owes(step))?;
-        Some(Stuck { why: StuckWhy::Unproven, step: owing, side: Side::Undo })
+        let silent = || {
+            let stuck = found(Side::Undo, StuckWhy::Silent, Phase::Silent)?;
+            // It may wait on its host until an operator has said how that ended which it undoes.
+            let is_behind = self.line(stuck.step, Side::Do).is_some_and(|line| line.phase == Phase::Doubt);
+            Some(if is_behind { Stuck { why: StuckWhy::Doubt, ..stuck } } else { stuck })
+        };
+        found(Side::Undo, StuckWhy::Doubt, Phase::Doubt)
+            .or_else(silent)
+            .or_else(|| found(Side::Undo, StuckWhy::Undo, Phase::Failed))
+            .or_else(|| {
+                let owing = plan.steps.iter().zip(&self.steps).rposition(|(step, state)| state.owes(step))?;
+                Some(Stuck { why: StuckWhy::Unproven, step: owing, side: Side::Undo })
+            })
     }
 
     /// What is about to begin, now or after a wait.

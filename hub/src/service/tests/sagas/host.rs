@@ -242,7 +242,13 @@ impl SimHost {
             kind: order.kind.clone(),
             outcome,
             at: 1,
-            fault: (outcome != Outcome::Succeeded).then(|| Fault::new(Code::OpFailed, "as it was told")),
+            fault: match outcome {
+                Outcome::Succeeded => None,
+                Outcome::Refused => Some(Fault::new(Code::PreconditionFailed, "as it was told")),
+                Outcome::Failed | Outcome::Expired | Outcome::Cancelled | Outcome::Indeterminate => {
+                    Some(Fault::new(Code::OpFailed, "as it was told"))
+                }
+            },
             result,
             journal_seq: 1,
         }
