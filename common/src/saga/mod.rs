@@ -25,10 +25,10 @@ mod word;
 mod words;
 
 pub use plan::{
-    ATTEMPTS_MAX, Act, Condition, HostAct, HubAct, Kind, OfSaga, PLAN_MAX, Plan, PublicKey, STEPS_MAX, Side, Step, StepNumber, TRIES_MAX, Task, WINDOW_MAX_S,
+    ATTEMPTS_MAX, Act, Condition, HostAct, HubAct, Kind, OfSaga, PLAN_MAX, Plan, PublicKey, STEPS_MAX, Side, Step, StepNumber, TRIES_MAX,
+    Task, WINDOW_MAX_S,
 };
 pub use proof::{Own, Shown, Turn};
 pub use state::{Cause, End, Event, Final, Illegal, Line, Next, Phase, State, Status, StepState, StepStatus, Stuck, StuckWhy};
 pub use word::{Verb, Word};
 pub use words::step_by_words;
-

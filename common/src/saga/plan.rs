@@ -388,7 +388,8 @@ impl Plan {
     fn check_order(&self) -> Result<(), Fault> {
         let (mut names, mut group, mut past_return) = (BTreeSet::new(), 0, None);
         for (number, step) in self.steps.iter().enumerate() {
-            let bad = |what: &str| Err(Fault::new(Code::BadSaga, format!("step {} (`{}`): {what}", number + 1, crate::fault::cut(&step.name))));
+            let bad =
+                |what: &str| Err(Fault::new(Code::BadSaga, format!("step {} (`{}`): {what}", number + 1, crate::fault::cut(&step.name))));
             if !is_name(&step.name) || !names.insert(&step.name) {
                 return bad("the name of a step is 1 to 63 of a-z, 0-9 and -, and no other step has it");
             }
@@ -441,7 +442,9 @@ impl Plan {
                     None => Ok(()),
                 }
             }
-            Act::Hub(HubAct::Push { generation, .. }) if *generation == Generation(0) => bad("a revision has a generation from 1".to_owned()),
+            Act::Hub(HubAct::Push { generation, .. }) if *generation == Generation(0) => {
+                bad("a revision has a generation from 1".to_owned())
+            }
             Act::Hub(HubAct::Applied { hosts, .. }) if hosts.is_empty() => bad("there is no host to wait for".to_owned()),
             Act::Hub(HubAct::Push { .. } | HubAct::Applied { .. }) => Ok(()),
         }

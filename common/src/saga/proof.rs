@@ -82,7 +82,8 @@ impl Shown {
         let act = self.plan.host_act(step, side);
         let host = act.and_then(|act| self.plan.host_id(&act.host));
         let is_order = move |receipt: &&Receipt| {
-            act.is_some_and(|act| self.orders(step, side, act).any(|hash| hash == receipt.payload_sha256)) && host.as_ref() == Some(&receipt.host_id)
+            act.is_some_and(|act| self.orders(step, side, act).any(|hash| hash == receipt.payload_sha256))
+                && host.as_ref() == Some(&receipt.host_id)
         };
         self.receipts.iter().filter(is_order)
     }
@@ -120,7 +121,8 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
     /// The step that the order is of, and what it does there: as it was signed with the plan.
     fn planned(&self, order: &Order, of: &OfSaga, payload_sha256: &str) -> Result<(&'a Step, &'a HostAct), Fault> {
         let plan = &self.shown.plan;
-        let bad = |what: &str| Fault::new(Code::BadSaga, format!("saga {}, step {}, {}: {what}", of.saga_id, of.step.saturating_add(1), of.side));
+        let bad =
+            |what: &str| Fault::new(Code::BadSaga, format!("saga {}, step {}, {}: {what}", of.saga_id, of.step.saturating_add(1), of.side));
         if plan.saga_id != of.saga_id {
             return Err(bad("the plan that was shown with the order is another saga's"));
         }
@@ -178,7 +180,11 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
                 Act::Host(_) => return Err(unproven(of, &format!("that step {} (`{}`) is done", number + 1, earlier.name))),
                 Act::Hub(_) if class <= HUB_CLAIM_MAX => {}
                 Act::Hub(_) => {
-                    let what = format!("step {} (`{}`) is done, and the hub's word is not enough for an operation of class {class}", number + 1, earlier.name);
+                    let what = format!(
+                        "step {} (`{}`) is done, and the hub's word is not enough for an operation of class {class}",
+                        number + 1,
+                        earlier.name
+                    );
                     return Err(unproven(of, &what));
                 }
             }
@@ -249,9 +255,9 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
     fn had_no_effect(&self, step: StepNumber) -> bool {
         let Some(act) = self.shown.plan.host_act(step, Side::Do) else { return false };
         let unbegun = |outcome: Outcome| matches!(outcome, Outcome::Refused | Outcome::Expired | Outcome::Cancelled);
-        self.shown.orders(step, Side::Do, act).all(|hash| {
-            self.shown.receipts(step, Side::Do).any(|receipt| receipt.payload_sha256 == hash && unbegun(receipt.outcome))
-        })
+        self.shown
+            .orders(step, Side::Do, act)
+            .all(|hash| self.shown.receipts(step, Side::Do).any(|receipt| receipt.payload_sha256 == hash && unbegun(receipt.outcome)))
     }
 
     /// The incarnation that a step of this host made.
@@ -283,7 +289,10 @@ const fn is_failure(outcome: Outcome) -> bool {
 }
 
 fn unproven(of: &OfSaga, what: &str) -> Fault {
-    Fault::new(Code::SagaUnproven, format!("saga {}, step {}, {}: nobody has shown this host {what}", of.saga_id, of.step.saturating_add(1), of.side))
+    Fault::new(
+        Code::SagaUnproven,
+        format!("saga {}, step {}, {}: nobody has shown this host {what}", of.saga_id, of.step.saturating_add(1), of.side),
+    )
 }
 
 fn out_of_order(of: &OfSaga, what: &str) -> Fault {

@@ -30,7 +30,8 @@ impl Task {
     /// What is done and how patiently, in a line.
     #[must_use]
     pub fn words(&self) -> String {
-        let tries = if self.attempts == 1 { "once".to_owned() } else { format!("up to {} times, {} s apart", self.attempts, self.backoff_s) };
+        let tries =
+            if self.attempts == 1 { "once".to_owned() } else { format!("up to {} times, {} s apart", self.attempts, self.backoff_s) };
         format!("{} [{tries}, an answer within {} s]", self.act.words(), self.timeout_s)
     }
 }
@@ -45,7 +46,9 @@ impl Stuck {
         let number = self.step.saturating_add(1);
         match self.why {
             StuckWhy::Doubt => format!("step {number} (`{name}`, {}): its host cannot tell how it ended{why}", self.side),
-            StuckWhy::Silent => format!("step {number} (`{name}`, {}): its host has not answered in time; it goes on when it does{why}", self.side),
+            StuckWhy::Silent => {
+                format!("step {number} (`{name}`, {}): its host has not answered in time; it goes on when it does{why}", self.side)
+            }
             StuckWhy::PastReturn => format!("step {number} (`{name}`) failed after one that cannot be undone{why}"),
             StuckWhy::Undo => format!("what undoes step {number} (`{name}`) failed for good{why}; left: {}", left(plan, state).join(", ")),
             StuckWhy::Unproven => {
@@ -64,7 +67,9 @@ impl Stuck {
         let id = &plan.saga_id;
         let name = plan.steps.get(self.step).map_or("", |step| step.name.as_str());
         match (self.why, self.side) {
-            (StuckWhy::Doubt, _) => format!("moorctl op ls --open, then moorctl op resolve; or moorctl saga skip {id} {name}{}", side_flag(self.side)),
+            (StuckWhy::Doubt, _) => {
+                format!("moorctl op ls --open, then moorctl op resolve; or moorctl saga skip {id} {name}{}", side_flag(self.side))
+            }
             (StuckWhy::Silent, Side::Do) => format!("moorctl saga abort {id}"),
             (StuckWhy::Silent, Side::Undo) => format!("moorctl saga skip {id} {name} --undo"),
             (StuckWhy::PastReturn, _) => format!("moorctl saga retry {id} {name}"),

@@ -76,7 +76,10 @@ impl TrustRoot {
         let said_by = signed.peek()?.host_id;
         let key = plan.hosts.values().find(|key| HostId::of_key(&key.0) == said_by);
         let Some(key) = key else {
-            return Err(Fault::new(Code::UnknownKey, format!("a receipt that was shown is by host {said_by}, which the plan does not name")));
+            return Err(Fault::new(
+                Code::UnknownKey,
+                format!("a receipt that was shown is by host {said_by}, which the plan does not name"),
+            ));
         };
         let receipt = signed.verify_by_host(&key.0)?.into_statement();
         self.check_cluster(&receipt.cluster)?;
@@ -87,7 +90,10 @@ impl TrustRoot {
         let signers = self.live_signers(signed.envelope())?;
         let able: BTreeSet<&KeyId> = crate::op::Class::ALL.iter().flat_map(|class| self.op_keys(*class)).collect();
         if signers.iter().all(|signer| !able.contains(signer)) {
-            return Err(Fault::new(Code::OutOfScope, format!("no role of the signers may order anything, and so sign a {}", T::TYPE.word())));
+            return Err(Fault::new(
+                Code::OutOfScope,
+                format!("no role of the signers may order anything, and so sign a {}", T::TYPE.word()),
+            ));
         }
         signed.into_verified(signers)
     }

@@ -26,8 +26,14 @@ pub(super) fn step(name: &str, id: u128, state: State) -> Entry {
 
 /// An operation that an operator signed.
 pub(super) fn op(id: u128, state: State) -> Entry {
-    let grant =
-        Grant { envelope: "{}".to_owned(), intent: format!("intent-{id}"), nonce: format!("nonce-{id}"), nonce_until: UnixSeconds(1000), bound: None, nothing: false };
+    let grant = Grant {
+        envelope: "{}".to_owned(),
+        intent: format!("intent-{id}"),
+        nonce: format!("nonce-{id}"),
+        nonce_until: UnixSeconds(1000),
+        bound: None,
+        nothing: false,
+    };
     Entry { idempotency_key: format!("key-{id}"), grant: (state == State::Accepted).then_some(grant), ..step("op", id, state) }
 }
 

@@ -132,9 +132,9 @@ impl State {
             Verb::Retry { step, side, orders } => self.retry(plan, *step, *side, orders, now_ms),
             Verb::Skip { step, side } => self.skip(plan, *step, *side, now_ms),
             Verb::Abort { .. } if self.aborted || self.cause == Some(Cause::Abort) => illegal("the saga goes back already"),
-            Verb::Abort { .. } if self.is_past_return(plan) => {
-                illegal("a step that cannot be undone may have been done: `moorctl saga retry` goes on, `moorctl saga abandon` leaves all as it is")
-            }
+            Verb::Abort { .. } if self.is_past_return(plan) => illegal(
+                "a step that cannot be undone may have been done: `moorctl saga retry` goes on, `moorctl saga abandon` leaves all as it is",
+            ),
             Verb::Abort { .. } => {
                 self.aborted = true;
                 Ok(())
