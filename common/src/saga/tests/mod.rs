@@ -209,3 +209,63 @@ impl Saga {
         }
     }
 }
+
+/// The order for a try, as it was signed with the plan.
+pub fn order(plan: &Plan, step: StepNumber, side: Side, attempt: u32) -> crate::op::Order {
+    let act = plan.host_act(step, side).unwrap();
+    let of = OfSaga { saga_id: plan.saga_id.clone(), step, side, attempt };
+    let read = crate::op::Act::read(&act.kind, &act.params, &act.resource).unwrap();
+    let statement = crate::op::OpStatement {
+        cluster: plan.cluster.clone(),
+        op_id: crate::id::OpId::parse(SAGA).unwrap(),
+        idempotency_key: of.key().unwrap(),
+        host_id: plan.host_id(&act.host).unwrap(),
+        host_epoch: crate::id::HostEpoch::parse("0".repeat(32)).unwrap(),
+        resource: act.resource.clone(),
+        incarnation: None,
+        kind: act.kind.clone(),
+        params: act.params.clone(),
+        precondition: None,
+        not_before: plan.not_before,
+        expires_at: plan.expires_at,
+        nonce: crate::id::Nonce::parse("0".repeat(32)).unwrap(),
+        root_version: 1,
+        reason: String::new(),
+        saga: Some(of),
+    };
+    crate::op::Order { class: read.class(&act.resource), act: read, statement, intent: String::new() }
+}
+
+/// What the host of a try says of it.
+pub fn receipt(
+    plan: &Plan,
+    step: StepNumber,
+    side: Side,
+    attempt: u32,
+    outcome: crate::op::Outcome,
+    code: Option<Code>,
+) -> crate::op::Receipt {
+    let statement = order(plan, step, side, attempt).statement;
+    crate::op::Receipt {
+        cluster: statement.cluster,
+        host_id: statement.host_id,
+        host_epoch: statement.host_epoch,
+        op_id: statement.op_id,
+        payload_sha256: order_hash(step, side, attempt),
+        same_as: None,
+        resource: statement.resource,
+        kind: statement.kind,
+        outcome,
+        at: 1,
+        fault: code.map(fault),
+        result: Value::Null,
+        journal_seq: 1,
+    }
+}
+
+/// An operator's word.
+pub fn word(plan: &Plan, verb: Verb) -> Word {
+    let nonce = crate::id::Nonce::parse("0".repeat(32)).unwrap();
+    let (cluster, saga_id) = (plan.cluster.clone(), plan.saga_id.clone());
+    Word { cluster, saga_id, verb, issued_at: UnixSeconds(1), nonce, root_version: 1, reason: String::new() }
+}

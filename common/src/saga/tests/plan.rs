@@ -159,7 +159,7 @@ fn what_is_written_is_read_back_and_nothing_more_is_taken() {
     saga.tried(1, Side::Do, failed());
     saga.say(saga.retry(1, Side::Do));
     saga.tried(1, Side::Do, failed());
-    reads_back(&saga.state, &["output"]);
+    reads_back(&saga.state, &["output", "fault"]);
     reads_back(&OfSaga { saga_id: plan.saga_id, step: 3, side: Side::Undo, attempt: 2 }, &[]);
 }
 
