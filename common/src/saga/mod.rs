@@ -26,6 +26,11 @@ mod state;
 mod word;
 mod words;
 
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
 pub use plan::{
     ATTEMPTS_MAX, Act, Condition, HostAct, HubAct, Kind, OfSaga, PLAN_MAX, Plan, PublicKey, STEPS_MAX, Side, Step, StepNumber, TRIES_MAX,
     Task, WINDOW_MAX_S,

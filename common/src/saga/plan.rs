@@ -403,9 +403,8 @@ impl Plan {
             }
             match past_return {
                 Some(_) if !step.irreversible => return bad("nothing but irreversible steps may follow one that is irreversible"),
-                Some(at) if at == group => {}
-                _ if step.irreversible => past_return = Some(group),
-                _ => {}
+                None if step.irreversible => past_return = Some(group),
+                Some(_) | None => {}
             }
         }
         let mixed = |group: u32| self.group(group).any(|(_, step)| !step.irreversible);

@@ -144,15 +144,14 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
         Ok((step, act))
     }
 
-    fn own(&self, of: &OfSaga, step: StepNumber, side: Side, attempt: u32) -> Option<Own> {
-        (self.own)(&OfSaga { saga_id: of.saga_id.clone(), step, side, attempt })
-    }
-
     /// What the host itself knows of every order for one side of a step, whatever it is shown.
     fn known(&self, step: StepNumber, side: Side) -> impl Iterator<Item = (u32, Own)> {
-        let of = OfSaga { saga_id: self.shown.plan.saga_id.clone(), step, side, attempt: 0 };
+        let mut of = OfSaga { saga_id: self.shown.plan.saga_id.clone(), step, side, attempt: 0 };
         let tries = if self.is_here(step, side) { TRIES_MAX } else { 0 };
-        (1..=tries).filter_map(move |attempt| Some((attempt, self.own(&of, step, side, attempt)?)))
+        (1..=tries).filter_map(move |attempt| {
+            of.attempt = attempt;
+            Some((attempt, (self.own)(&of)?))
+        })
     }
 
     /// Whether one side of a step is done on the host that judges.

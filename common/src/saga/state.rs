@@ -145,7 +145,7 @@ pub enum Final {
 
 /// Why a saga goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Cause {
     /// A step failed for good.
     Failure {
