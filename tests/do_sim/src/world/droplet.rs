@@ -150,7 +150,8 @@ impl World {
         self.bill(Item::Droplet, id, &wanted.name, tags.keys().cloned().collect(), by);
         // Known of old: a first boot's words in other letters let the creation fail later.
         let is_foreign = !wanted.user_data.is_ascii();
-        let birth = self.faults.birth(&wanted.name).or_else(|| is_foreign.then_some(Birth::VanishesAfterMs(latencies.active)));
+        let birth =
+            self.faults.birth(&wanted.name, &mut self.random).or_else(|| is_foreign.then_some(Birth::VanishesAfterMs(latencies.active)));
         let droplet = Droplet {
             id,
             name: wanted.name,
