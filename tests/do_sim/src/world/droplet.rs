@@ -138,6 +138,12 @@ impl Droplet {
     }
 }
 
+/// What a region's own network is called.
+fn own_network(region: &str) -> String {
+    let digits: String = region.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("5a4981aa-9653-4bd1-bef5-{:0>12}", digits.chars().take(12).collect::<String>())
+}
+
 impl World {
     /// Accepts a droplet: its number, and that of the action that makes it.
     pub(crate) fn begin_droplet(&mut self, wanted: Wanted, by: &str) -> (u64, u64) {
@@ -155,7 +161,7 @@ impl World {
         let droplet = Droplet {
             id,
             name: wanted.name,
-            vpc: wanted.vpc.unwrap_or_else(|| format!("5a4981aa-9653-4bd1-bef5-{:0>12}", wanted.region)),
+            vpc: wanted.vpc.unwrap_or_else(|| own_network(&wanted.region)),
             region: wanted.region,
             size: wanted.size,
             disk: wanted.disk,
