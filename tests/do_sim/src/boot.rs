@@ -96,12 +96,7 @@ async fn follow(mut switched: UnboundedReceiver<Power>, program: Program, runnin
                     Err(error) => note(&program, id, &format!("{error:#}")),
                 }
             }
-            Power::Off { id, is_asked } => {
-                let child = lock(&running).remove(&id);
-                if let Some(child) = child {
-                    end(child, is_asked, &mut guard).await;
-                }
-            }
+            Power::Off { id, is_asked } => end(&running, id, is_asked, &mut guard).await,
         }
     }
 }
@@ -138,22 +133,27 @@ fn feed(child: &mut Child, user_data: String) {
     });
 }
 
-async fn end(mut child: Child, is_asked: bool, guard: &mut Option<Child>) {
+/// Ends a droplet's processes. Until they have ended they stay among those that end with [`Boot`].
+async fn end(running: &Running, id: u64, is_asked: bool, guard: &mut Option<Child>) {
+    let Some(process) = lock(running).get(&id).and_then(Child::id) else { return };
+    let send = |word| lock(running).get(&id).into_iter().for_each(|child| signal(child, word));
     if is_asked {
-        signal(&child, Signal::SIGTERM);
+        send(Signal::SIGTERM);
         // The others of its group are ended below in any case, so its number has to stay taken: it is not waited for.
-        let _ = tokio::time::timeout(GRACE, ended(&child)).await;
+        let _ = tokio::time::timeout(GRACE, ended(process)).await;
     }
-    signal(&child, Signal::SIGKILL);
-    tell(guard, '-', &child).await;
-    let _ = child.wait().await;
+    send(Signal::SIGKILL);
+    let child = lock(running).remove(&id);
+    if let Some(mut child) = child {
+        tell(guard, '-', &child).await;
+        let _ = child.wait().await;
+    }
 }
 
 /// Until a process has ended, without taking its number back.
-async fn ended(child: &Child) {
-    let Some(id) = child.id() else { return };
+async fn ended(process: u32) {
     let is_there = || {
-        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
         // Behind the name, which stands in brackets, comes the state.
         stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
     };
