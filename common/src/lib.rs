@@ -17,6 +17,7 @@
 //! | [`observe`], [`plan`], [`drift`] | what differs and what to do about it |
 //! | [`convergence`] | when the hub pushes again |
 //! | [`rollout`] | which hosts get a new revision next, and when that stops |
+//! | [`cloud`] | what in a cloud is not as its spec says |
 //! | [`maintenance`] | when a host may be given other content |
 //! | [`fallback`] | whether a slice stays or is given up for its fallback |
 //! | [`registry`] | whose credentials an image needs, and where they stand |
@@ -27,6 +28,7 @@
 
 pub mod backoff;
 pub mod canonical;
+pub mod cloud;
 pub mod convergence;
 pub mod drift;
 pub mod enrol;
