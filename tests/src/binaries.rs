@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 /// The environment variable that names the folder with the programs.
 pub const BIN_DIR: &str = "MOORLINE_BIN_DIR";
 
-/// The three programs, and the simulated Proxmox VE.
+/// The three programs, and the simulated Proxmox VE and DigitalOcean.
 #[derive(Debug, Clone, Default)]
 pub struct Binaries {
     /// `moorline-hub`.
@@ -18,6 +18,8 @@ pub struct Binaries {
     pub moorctl: PathBuf,
     /// `pve-sim`.
     pub pve_sim: PathBuf,
+    /// `do-sim`.
+    pub do_sim: PathBuf,
 }
 
 impl Binaries {
@@ -34,7 +36,13 @@ impl Binaries {
             }
             Ok(path)
         };
-        Ok(Self { hub: one("moorline-hub")?, agent: one("moorline-agent")?, moorctl: one("moorctl")?, pve_sim: one("pve-sim")? })
+        Ok(Self {
+            hub: one("moorline-hub")?,
+            agent: one("moorline-agent")?,
+            moorctl: one("moorctl")?,
+            pve_sim: one("pve-sim")?,
+            do_sim: one("do-sim")?,
+        })
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`own_engine`] | a Docker Engine of our own, to be stopped and started |
 //! | [`image`] | the image that tests and demo run, made without a registry |
 //! | [`pve_sim`], [`pve`] | a simulated Proxmox VE, and one as a process of its own |
+//! | [`do_sim`] | a simulated DigitalOcean |
 //! | [`registry`] | a registry of our own, with a login |
 //! | [`proxy`] | a recording proxy in front of the engine's socket |
 //! | [`crash`] | killing an agent anywhere, and checking what it did against what the engine saw |
@@ -46,4 +47,5 @@ pub mod registry;
 pub mod storm;
 pub mod wait;
 
+pub use moorline_do_sim as do_sim;
 pub use moorline_pve_sim as pve_sim;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use crate::cmd::{cargo, find, root, run, say, succeeds, target};
 use crate::{needs, tidy};
 
-const PROGRAMS: [&str; 4] = ["moorline-hub", "moorline-agent", "moorctl", "moorline-pve-sim"];
+const PROGRAMS: [&str; 5] = ["moorline-hub", "moorline-agent", "moorctl", "moorline-pve-sim", "moorline-do-sim"];
 
 /// Builds the programs and the demo in one go; returns the folder that they are in.
 fn build() -> Result<PathBuf> {
@@ -60,8 +60,10 @@ pub fn test(args: &[String]) -> Result<()> {
     let mut command = cargo();
     command.current_dir(root()?).args(["test", "--locked", "--workspace", "--no-fail-fast"]).args(args);
     command.env("MOORLINE_BIN_DIR", &bins).env("MOORLINE_PYTHON", python).env("MOORLINE_REQUIRE_DOCKER", "1");
-    if let Some(schema) = needs::pve_schema(&root()?) {
-        command.env(needs::PVE_SCHEMA, schema);
+    for (variable, file) in needs::SCHEMAS {
+        if let Some(schema) = needs::schema(&root()?, variable, file) {
+            command.env(variable, schema);
+        }
     }
     run(&mut command)
 }

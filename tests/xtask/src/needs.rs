@@ -19,8 +19,9 @@ const PYTHON_PACKAGES: [&str; 5] = ["grpcio", "grpcio-reflection", "grpcio-healt
 /// What they are to Python.
 const PYTHON_MODULES: &str = "import grpc, grpc_reflection, grpc_health, proxmoxer, requests";
 
-/// Names the description of Proxmox VE's API.
-pub const PVE_SCHEMA: &str = "MOORLINE_PVE_SCHEMA";
+/// The official descriptions of APIs, which are not ours to bring along: the variables that name them, and what they are called in a folder
+/// `reference`.
+pub const SCHEMAS: [(&str, &str); 2] = [("MOORLINE_PVE_SCHEMA", "pve-apidoc.json"), ("MOORLINE_DO_SCHEMA", "do-openapi.json")];
 
 /// A `dockerd` that we started; it is stopped, by its id, when this goes.
 pub struct Dockerd(Option<Child>);
@@ -44,16 +45,16 @@ impl Drop for Dockerd {
     }
 }
 
-/// The description of Proxmox VE's API that its documentation is made of (`pve-apidoc.json`), where there is one: by the environment, or in a
-/// folder `reference` of something beside the checkout. It is not ours to bring along; with it every request of the suite is held to it.
-pub fn pve_schema(root: &Path) -> Option<PathBuf> {
-    if let Some(named) = std::env::var_os(PVE_SCHEMA) {
+/// One of [`SCHEMAS`], where there is one: by the environment, or in a folder `reference` of something beside the checkout. With it every
+/// request of the suite is held to it.
+pub fn schema(root: &Path, variable: &str, file: &str) -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os(variable) {
         return Some(named.into());
     }
     let beside = std::fs::read_dir(root.parent()?).ok()?.filter_map(Result::ok);
-    let found = beside.map(|folder| folder.path().join("reference/pve-apidoc.json")).find(|file| file.is_file());
+    let found = beside.map(|folder| folder.path().join("reference").join(file)).find(|file| file.is_file());
     if found.is_none() {
-        say(&format!("\nrequests to Proxmox VE are not held to its own description: {PVE_SCHEMA} names none\n"));
+        say(&format!("\nrequests are not held to their API's own description: {variable} names no {file}\n"));
     }
     found
 }
