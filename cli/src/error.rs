@@ -308,6 +308,20 @@ pub const fn remedy(code: Code) -> &'static str {
             "two machines hold one identity: switch the copy off, then `moorctl host approve NAME --fingerprint FINGERPRINT`"
         }
         Code::UnsupportedVersion => "bring moorctl, hub and agents to versions that are at most one apart",
+        Code::CloudTimeout => "look at it in the cloud's own console; trying again goes on where this stopped",
+        Code::CloudErrored => "read the message, look at the droplet in the cloud's own console, and try again",
+        Code::CloudNotFoundAfterCompletion => "try again: it looks once more, and makes another one only if there is none",
+        Code::CloudMissingInput => "give the input that the message names",
+        Code::CloudVanished => "try again; if it comes back, choose another region or size: the cloud had no place",
+        Code::CloudNotFound => "look whether it was deleted in the cloud's own console",
+        Code::CloudDoubtful => "look at what the message names in the cloud's own console, and delete or rename it there; then try again",
+        Code::CloudPending => "wait until the droplet's other event is over, and try again",
+        Code::CloudRefused => "read the cloud's own words, and correct the input or the account's limits",
+        Code::CloudUnauthorized => "make a token with the scopes that docs/operator-guide.md lists, and put it where hub.toml says",
+        Code::CloudRateLimited => "wait until the time that the message names; others may be using the same token",
+        Code::CloudUnreachable => "check the hub's way to the cloud; trying again looks first what was done",
+        Code::CloudGarbled => "look at what lies between the hub and the cloud (a proxy?), and at `url` in hub.toml",
+        Code::CloudUnconfigured => "fill in [cloud.digitalocean] in hub.toml, and make its token files readable for the hub alone",
         Code::Internal => "read the hub's log, and try again",
     }
 }

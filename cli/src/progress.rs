@@ -137,6 +137,20 @@ const fn is_refusal(code: Code) -> bool {
         | Code::AlreadyExists
         | Code::InvalidArgument
         | Code::RenewalConflict
+        | Code::CloudTimeout
+        | Code::CloudErrored
+        | Code::CloudNotFoundAfterCompletion
+        | Code::CloudMissingInput
+        | Code::CloudVanished
+        | Code::CloudNotFound
+        | Code::CloudDoubtful
+        | Code::CloudPending
+        | Code::CloudRefused
+        | Code::CloudUnauthorized
+        | Code::CloudRateLimited
+        | Code::CloudUnreachable
+        | Code::CloudGarbled
+        | Code::CloudUnconfigured
         | Code::Internal => false,
     }
 }

@@ -173,6 +173,34 @@ codes! {
     RenewalConflict = "renewal_conflict",
     /// The two sides speak protocol versions that do not overlap.
     UnsupportedVersion = "unsupported_version",
+    /// What was begun in a cloud did not end in its time.
+    CloudTimeout = "cloud_timeout",
+    /// The cloud says that what was begun there failed.
+    CloudErrored = "cloud_errored",
+    /// The cloud says that it is done, and what it should have made is not to be found.
+    CloudNotFoundAfterCompletion = "cloud_not_found_after_completion",
+    /// A step in a cloud lacks an input, or has one that cannot be.
+    CloudMissingInput = "cloud_missing_input",
+    /// A droplet that was accepted is gone before it was active.
+    CloudVanished = "cloud_vanished",
+    /// The cloud has no such thing.
+    CloudNotFound = "cloud_not_found",
+    /// Nothing tells whether something in a cloud is what an earlier try made.
+    CloudDoubtful = "cloud_doubtful",
+    /// Another event on the droplet keeps this one from beginning.
+    CloudPending = "cloud_pending",
+    /// The cloud understood, and refuses.
+    CloudRefused = "cloud_refused",
+    /// The cloud's token is not valid, or lacks the scope.
+    CloudUnauthorized = "cloud_unauthorized",
+    /// There were too many calls to the cloud with one token.
+    CloudRateLimited = "cloud_rate_limited",
+    /// The cloud does not answer.
+    CloudUnreachable = "cloud_unreachable",
+    /// What came back is not what the cloud's API says.
+    CloudGarbled = "cloud_garbled",
+    /// The hub has no token for this cloud, or cannot read it.
+    CloudUnconfigured = "cloud_unconfigured",
     /// The store or another part of the program failed; the log has more.
     Internal = "internal",
 }

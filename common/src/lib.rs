@@ -18,6 +18,7 @@
 //! | [`convergence`] | when the hub pushes again |
 //! | [`rollout`] | which hosts get a new revision next, and when that stops |
 //! | [`saga`] | what work of several steps does next, and what a host must be shown for it |
+//! | [`cloud`] | what in a cloud is not as its spec says |
 //! | [`maintenance`] | when a host may be given other content |
 //! | [`fallback`] | whether a slice stays or is given up for its fallback |
 //! | [`registry`] | whose credentials an image needs, and where they stand |
@@ -28,6 +29,7 @@
 
 pub mod backoff;
 pub mod canonical;
+pub mod cloud;
 pub mod convergence;
 pub mod drift;
 pub mod enrol;

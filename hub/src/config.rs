@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cloud::config::{CloudConfig, CloudFile};
 use crate::limits;
 
 /// The configuration file's name in the hub's folder.
@@ -35,6 +36,13 @@ pub struct ConfigFile {
     pub heartbeat_interval_ms: u32,
     /// The form of the log.
     pub log: LogFormat,
+    /// Clouds in which sagas make and change things.
+    #[serde(skip_serializing_if = "is_none")]
+    pub cloud: CloudFile,
+}
+
+fn is_none(cloud: &CloudFile) -> bool {
+    *cloud == CloudFile::default()
 }
 
 impl Default for ConfigFile {
@@ -44,6 +52,7 @@ impl Default for ConfigFile {
             advertise: Vec::new(),
             heartbeat_interval_ms: limits::HEARTBEAT_DEFAULT_MS,
             log: LogFormat::Text,
+            cloud: CloudFile::default(),
         }
     }
 }
@@ -61,6 +70,8 @@ pub struct Config {
     pub heartbeat_interval_ms: u32,
     /// The form of the log.
     pub log: LogFormat,
+    /// DigitalOcean, if it is used.
+    pub digitalocean: Option<CloudConfig>,
 }
 
 /// A configuration that cannot be used; lists every problem.
@@ -167,6 +178,10 @@ impl ConfigFile {
                 limits::HEARTBEAT_MAX_MS
             ));
         }
+        let digitalocean = self.cloud.digitalocean.map(|file| file.check(dir)).transpose().unwrap_or_else(|more| {
+            problems.extend(more);
+            None
+        });
         match listen {
             Ok(listen) if problems.is_empty() => Ok(Config {
                 dir: dir.to_owned(),
@@ -174,6 +189,7 @@ impl ConfigFile {
                 advertise: self.advertise,
                 heartbeat_interval_ms: self.heartbeat_interval_ms,
                 log: self.log,
+                digitalocean,
             }),
             Ok(_) | Err(_) => Err(problems),
         }
@@ -218,6 +234,7 @@ mod tests {
             advertise: vec!["nowhere".to_owned(), "x:0".to_owned()],
             heartbeat_interval_ms: 1,
             log: LogFormat::Text,
+            cloud: CloudFile::default(),
         };
         let problems = file.check(Path::new("/x")).unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:?}");

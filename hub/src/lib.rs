@@ -18,6 +18,7 @@
 //! | [`rollout`] | the task that gives hosts a new revision one after the other |
 //! | [`ops`] | operations on their way to hosts, their news and journals on their way to operators |
 //! | [`slices`] | what a slice makes present |
+//! | [`cloud`] | what is done in clouds |
 //! | [`store`] | what must not be forgotten; [`events`] records every decision |
 //!
 //! Nothing here imports a driver, and no message type leaves [`service`].
@@ -25,6 +26,7 @@
 pub mod admission;
 pub mod auth;
 pub mod clock;
+pub mod cloud;
 pub mod cmd;
 pub mod config;
 pub mod convergence;

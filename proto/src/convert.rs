@@ -85,7 +85,7 @@ impl From<pb::EngineState> for EngineState {
 #[must_use]
 pub fn to_status(fault: &Fault) -> tonic::Status {
     let grpc = match fault.code {
-        Code::TooLarge | Code::Busy | Code::DiskFull => tonic::Code::ResourceExhausted,
+        Code::TooLarge | Code::Busy | Code::DiskFull | Code::CloudRateLimited => tonic::Code::ResourceExhausted,
         Code::AlreadyApplied
         | Code::RootExpired
         | Code::RootBehind
@@ -101,6 +101,9 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::Cancelled
         | Code::OutsideMaintenance
         | Code::RecordsBehind
+        | Code::CloudDoubtful
+        | Code::CloudPending
+        | Code::CloudUnconfigured
         | Code::Quarantined => tonic::Code::FailedPrecondition,
         Code::BaseMoved
         | Code::DriftMoved
@@ -119,7 +122,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::ClassDenied
         | Code::PolicyDenied
         | Code::NotOwned => tonic::Code::PermissionDenied,
-        Code::NotFound => tonic::Code::NotFound,
+        Code::NotFound | Code::CloudNotFound => tonic::Code::NotFound,
         Code::AlreadyExists => tonic::Code::AlreadyExists,
         Code::BadEnvelope
         | Code::WrongType
@@ -135,9 +138,10 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::UnknownKind
         | Code::BadParams
         | Code::BadSaga
+        | Code::CloudMissingInput
         | Code::InvalidArgument => tonic::Code::InvalidArgument,
         Code::UnsupportedVersion => tonic::Code::Unimplemented,
-        Code::EngineUnreachable | Code::Waiting => tonic::Code::Unavailable,
+        Code::EngineUnreachable | Code::Waiting | Code::CloudUnreachable => tonic::Code::Unavailable,
         Code::OpFailed
         | Code::Indeterminate
         | Code::StepFailed
@@ -149,6 +153,13 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::RolloutFailed
         | Code::FallbackUnusable
         | Code::DependencyFailed
+        | Code::CloudTimeout
+        | Code::CloudErrored
+        | Code::CloudNotFoundAfterCompletion
+        | Code::CloudVanished
+        | Code::CloudRefused
+        | Code::CloudUnauthorized
+        | Code::CloudGarbled
         | Code::Internal => tonic::Code::Internal,
     };
     let mut status = tonic::Status::new(grpc, fault.message.clone());

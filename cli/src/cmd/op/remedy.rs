@@ -93,6 +93,20 @@ pub fn of(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::InvalidArgument
         | Code::RenewalConflict
         | Code::UnsupportedVersion
+        | Code::CloudTimeout
+        | Code::CloudErrored
+        | Code::CloudNotFoundAfterCompletion
+        | Code::CloudMissingInput
+        | Code::CloudVanished
+        | Code::CloudNotFound
+        | Code::CloudDoubtful
+        | Code::CloudPending
+        | Code::CloudRefused
+        | Code::CloudUnauthorized
+        | Code::CloudRateLimited
+        | Code::CloudUnreachable
+        | Code::CloudGarbled
+        | Code::CloudUnconfigured
         | Code::Internal => return None,
     };
     Some(text)
