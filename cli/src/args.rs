@@ -97,6 +97,9 @@ pub enum Verb {
     /// Order one-shot operations, and see how they ended
     #[command(subcommand, after_help = cmd::op::TARGET_NOTE)]
     Op(Box<cmd::op::OpVerb>),
+    /// Sign work of several steps that ends or is undone, and see how far it is
+    #[command(subcommand)]
+    Saga(cmd::saga::SagaVerb),
     /// Fetch a host's journal, and check it against what the hub has seen of it
     Journal(cmd::journal::JournalArgs),
     /// Run a command in a service's container, with its output as it comes

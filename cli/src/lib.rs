@@ -18,6 +18,7 @@
 //! | [`parallel`] | what costs processor time host by host, on all processors |
 //! | [`progress`] | whether a host has got where a push wants it, and waiting for that |
 //! | [`render`] | tables, JSON, YAML, colours, ages |
+//! | [`saga`] | from what an operator asks for to a signed plan |
 //! | [`saved`] | what is to be signed, in files that go from operator to operator |
 //! | [`signers`] | the keys that sign |
 //! | [`error`] | message, remedy, stable code, exit code |
@@ -43,6 +44,7 @@ pub mod registry;
 pub mod render;
 pub mod resign;
 pub mod revision;
+pub mod saga;
 pub mod saved;
 pub mod secrets;
 pub mod signers;

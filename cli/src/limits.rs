@@ -121,3 +121,5 @@ pub const ROLLOUTS_DEFAULT: u32 = 20;
 pub const ROLLOUT_HOSTS_NAMED: usize = 50;
 /// Rollouts among which those that are under way are looked for, the newest first; a hub lists no more.
 pub const ROLLOUTS_LOOKED: u32 = 1000;
+/// Sagas that `saga ls` shows when not told.
+pub const SAGAS_DEFAULT: u32 = 50;

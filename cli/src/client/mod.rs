@@ -29,6 +29,7 @@ pub mod logs;
 pub mod ops;
 mod push;
 pub mod rollouts;
+pub mod sagas;
 pub mod walk;
 
 pub use facts::{EventFacts, HostView, ReportView, RevisionFacts, RevisionView};

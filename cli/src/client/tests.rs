@@ -35,6 +35,14 @@ pub(crate) struct Shown {
     pub(crate) submitted: Vec<pb::Op>,
     /// What those who follow an operation are shown.
     pub(crate) watched: Vec<pb::Op>,
+    /// Sagas that were started.
+    pub(crate) sagas: Vec<pb::StartSagaRequest>,
+    /// The one saga that it shows.
+    pub(crate) saga: Option<pb::Saga>,
+    /// What those who follow it are shown.
+    pub(crate) saga_news: Vec<pb::Saga>,
+    /// What was said of it.
+    pub(crate) saga_words: Vec<pb::ActOnSagaRequest>,
     /// A host's journal, in parts.
     pub(crate) journal: Vec<Vec<u8>>,
 }
@@ -42,6 +50,7 @@ pub(crate) struct Shown {
 struct FakeHub(Arc<Mutex<Shown>>);
 
 type OpsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Op, Status>>>;
+type SagasOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Saga, Status>>>;
 type JournalOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::GetJournalResponse, Status>>>;
 type LogsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::GetLogsResponse, Status>>>;
 type EventsOut = tokio_stream::Iter<std::vec::IntoIter<Result<pb::Event, Status>>>;
@@ -183,6 +192,35 @@ impl Operator for FakeHub {
     async fn watch_op(&self, _: Request<pb::WatchOpRequest>) -> Result<Response<OpsOut>, Status> {
         let ops: Vec<_> = self.0.lock().unwrap().watched.iter().cloned().map(Ok).collect();
         Ok(Response::new(tokio_stream::iter(ops)))
+    }
+
+    async fn start_saga(&self, request: Request<pb::StartSagaRequest>) -> Result<Response<pb::StartSagaResponse>, Status> {
+        let saga = crate::saga::testing::taken(&request.get_ref().plan.clone().unwrap_or_default());
+        self.0.lock().unwrap().sagas.push(request.into_inner());
+        Ok(Response::new(pb::StartSagaResponse { saga: Some(saga), known: false }))
+    }
+
+    async fn list_sagas(&self, _: Request<pb::ListSagasRequest>) -> Result<Response<pb::ListSagasResponse>, Status> {
+        Ok(Response::new(pb::ListSagasResponse { sagas: self.0.lock().unwrap().saga.iter().cloned().collect() }))
+    }
+
+    async fn get_saga(&self, _: Request<pb::GetSagaRequest>) -> Result<Response<pb::GetSagaResponse>, Status> {
+        let saga = self.0.lock().unwrap().saga.clone();
+        let saga = saga.ok_or_else(|| convert::to_status(&Fault::new(Code::NotFound, "no such saga")))?;
+        Ok(Response::new(pb::GetSagaResponse { saga: Some(saga) }))
+    }
+
+    type WatchSagaStream = SagasOut;
+
+    async fn watch_saga(&self, _: Request<pb::WatchSagaRequest>) -> Result<Response<SagasOut>, Status> {
+        let sagas: Vec<_> = self.0.lock().unwrap().saga_news.iter().cloned().map(Ok).collect();
+        Ok(Response::new(tokio_stream::iter(sagas)))
+    }
+
+    async fn act_on_saga(&self, request: Request<pb::ActOnSagaRequest>) -> Result<Response<pb::ActOnSagaResponse>, Status> {
+        let mut shown = self.0.lock().unwrap();
+        shown.saga_words.push(request.into_inner());
+        Ok(Response::new(pb::ActOnSagaResponse { saga: shown.saga.clone() }))
     }
 
     type GetJournalStream = JournalOut;

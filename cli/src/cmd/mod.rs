@@ -31,6 +31,7 @@ pub mod push;
 pub mod revision_file;
 pub mod rollback;
 pub mod rollout;
+pub mod saga;
 pub mod schema;
 pub mod status;
 mod target;
@@ -109,6 +110,7 @@ pub async fn run(cli: Cli, ui: &mut Ui) -> Result<u8, Failure> {
         Verb::Journal(args) => journal::run(args, &env, ui).await,
         Verb::Drift(verb) => drift::run(verb, &env, ui).await,
         Verb::Op(verb) => op::run(*verb, &env, ui).await,
+        Verb::Saga(verb) => saga::run(verb, &env, ui).await,
         Verb::Exec(args) => exec::run(*args, &env, ui).await,
         Verb::Logs(args) => logs::run(args, &env, ui).await,
         Verb::Events(args) => events::run(args, &env, ui).await,

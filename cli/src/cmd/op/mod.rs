@@ -14,7 +14,7 @@ use crate::render::Ui;
 
 mod act;
 pub mod draft;
-mod guest;
+pub mod guest;
 mod list;
 mod remedy;
 mod saved;

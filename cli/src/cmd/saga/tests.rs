@@ -1,0 +1,1 @@
+//! Sagas against a hub that shows what a test wants.
