@@ -46,6 +46,21 @@ impl TrustRoot {
         Ok(word)
     }
 
+    /// Whether keys of `signers` may order all that a plan has hosts do. Whoever signs a plan, or a word on it, has to: each host takes
+    /// either only from those who could have signed its own orders, and is shown all words.
+    ///
+    /// # Errors
+    /// As for the first order that they may not sign, with its step. An operation that is not known here is its host's to judge.
+    pub fn check_reach(&self, signers: &BTreeSet<KeyId>, plan: &Plan) -> Result<(), Fault> {
+        for (number, side, task) in plan.tasks() {
+            let Some(host_act) = task.act.host() else { continue };
+            let Ok(act) = crate::op::Act::read(&host_act.kind, &host_act.params, &host_act.resource) else { continue };
+            let reached = self.check_op_scope(signers, &act, act.class(&host_act.resource), &host_act.host);
+            reached.map_err(|fault| Fault::new(fault.code, format!("step {}, {side}: {}", number.saturating_add(1), fault.message)))?;
+        }
+        Ok(())
+    }
+
     /// Verifies what was shown with `order`, which is verified: whoever signed the plan and the words could have signed the order, and
     /// the receipts are by the hosts that the plan names.
     ///
