@@ -85,6 +85,8 @@ pub struct Fake {
     pub ages: Vec<Duration>,
     /// How often one was prepared.
     pub prepared: usize,
+    /// Resource name → which incarnation bears it, where that matters.
+    pub incarnations: BTreeMap<String, String>,
 }
 
 impl FakeDriver {
@@ -226,6 +228,11 @@ impl Driver for FakeDriver {
         let mut fake = self.lock();
         fake.prepared += 1;
         fake.op_error(order)?;
+        let is = fake.incarnations.get(order.resource.name());
+        if order.incarnation.as_ref().zip(is).is_some_and(|(wanted, is)| wanted != is) {
+            let changed = error(DriverErrorKind::Permanent, "another one bears the name now");
+            return Err(DriverError { code: Code::IncarnationChanged, ..changed });
+        }
         if let Some(prepare) = &mut fake.at_prepare {
             prepare();
         }
@@ -240,11 +247,13 @@ impl Driver for FakeDriver {
             return Ok(Begun::Task(format!("task-{}", order.op_id)));
         }
         let result = self.lock().take_effect(order);
+        let is = self.lock().incarnations.get(order.resource.name()).cloned();
         self.op_begun.notify_one();
         let mut stuck = self.op_stuck.subscribe();
         stuck.wait_for(|stuck| !stuck).await.unwrap();
         self.events.notify_one();
-        result.map(|()| Begun::Done(OpResult::default()))
+        let told = is.map(|incarnation| serde_json::json!({ "incarnation": incarnation })).unwrap_or_default();
+        result.map(|()| Begun::Done(OpResult { result: told, ..OpResult::default() }))
     }
 
     async fn resume(&self, order: &OpOrder, _evidence: &Value, _task: &str, _taker: Taker) -> Result<Begun, DriverError> {

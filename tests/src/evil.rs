@@ -142,7 +142,18 @@ impl EvilHub {
     /// # Errors
     /// When the agent does not answer in time.
     pub fn answer_to_order(&self, envelope: Vec<u8>, host_key: &[u8; 32]) -> Result<String> {
-        let order = pb::hub_message::Kind::Op(pb::Envelope { json: envelope });
+        self.end_of(pb::hub_message::Kind::Op(pb::Envelope { json: envelope }), host_key)
+    }
+
+    /// The same of an order of a saga, with what is shown with it.
+    ///
+    /// # Errors
+    /// When the agent does not answer in time.
+    pub fn answer_to_saga_order(&self, order: pb::SagaOrder, host_key: &[u8; 32]) -> Result<String> {
+        self.end_of(pb::hub_message::Kind::SagaOrder(order), host_key)
+    }
+
+    fn end_of(&self, order: pb::hub_message::Kind, host_key: &[u8; 32]) -> Result<String> {
         let (kind, sha256) = named(&order).context("an order")?;
         self.answer_to(order, "the agent answers an order", |answer| {
             if let pb::agent_message::Kind::Refusal(refusal) = answer {

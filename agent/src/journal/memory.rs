@@ -73,6 +73,11 @@ impl MemoryJournal {
         self.lock().delay = turns;
     }
 
+    /// How many records are not durable yet.
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// From now on nothing new begins.
     pub fn fill(&self, full: bool) {
         self.lock().full = full;

@@ -43,12 +43,10 @@ impl<D: Driver, J: Journal> Shared<D, J> {
             grant.nothing = true;
         }
         entries.extend([op.entry(State::Started), nothing_done(op)]);
-        crate::crash::point("op.nothing.before");
         match self.promise(self.parts.journal.append(entries)).await {
             Ok(()) => {}
             Err(No::ForGood(fault) | No::Unrecorded(fault)) => return Err(fault),
         }
-        crate::crash::point("op.nothing.after");
         tracing::info!(op = %op.id(), resource = %op.resource(), kind = op.order.act.kind(), "there is nothing to undo");
         Ok(Answer::Known(op.id().clone()))
     }

@@ -23,6 +23,8 @@ mod engine_restart;
 #[cfg(test)]
 mod evil_orders;
 #[cfg(test)]
+mod evil_sagas;
+#[cfg(test)]
 mod foreign_client;
 #[cfg(test)]
 mod guests;
