@@ -29,7 +29,7 @@ pub use setup::{Latencies, Setup, Token};
 pub use sim::{Cut, Sim};
 pub use world::World;
 pub use world::action::Fate;
-pub use world::faults::{ActionFault, Birth, CallFault, CreateFault, Faults, Shifts, Wrong};
+pub use world::faults::{ActionFault, Birth, CallFault, Chaos, CreateFault, Faults, Shifts, Wrong};
 pub use world::hand::Hand;
 pub use world::power::Power;
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
@@ -125,7 +126,7 @@ impl Sim {
     /// # Errors
     /// When no answer comes.
     pub async fn answer(&self, request: Request) -> Result<Response, Cut> {
-        let (is_cut, faults) = self.change(|world| (world.faults.unreachable, world.faults.take(&request.method, &request.path)));
+        let (is_cut, faults) = self.change(|world| (world.faults.unreachable, world.take_faults(&request)));
         if is_cut {
             return Err(Cut::Closed);
         }
@@ -133,7 +134,7 @@ impl Sim {
             Wrong::LoseRequest => Some(Err(Cut::Closed)),
             Wrong::StatusBefore(status) => Some(Ok(self.change(|world| world.refuse(&request, refusal(*status))))),
             Wrong::TooMany(after) => Some(Ok(self.change(|world| world.refuse(&request, too_many(world.now_ms, *after))))),
-            Wrong::LoseReply | Wrong::StatusAfter(_) | Wrong::DelayMs(_) | Wrong::Hang | Wrong::Garbage => None,
+            Wrong::LoseReply | Wrong::StatusAfter(_) | Wrong::DelayMs(_) | Wrong::Hang | Wrong::Garbage | Wrong::Empty => None,
         });
         if let Some(end) = before {
             return end;
@@ -154,8 +155,12 @@ impl Sim {
                 Wrong::Hang => return Err(Cut::Hangs),
                 Wrong::StatusAfter(status) => end = Ok(refusal(*status)),
                 Wrong::Garbage => {
-                    end = end.map(|answer| Response { body: b"<html>502 by some proxy".to_vec(), headers: Vec::new(), ..answer });
+                    // Nothing would be seen of it where no body is allowed.
+                    let status = |status: u16| if status == 204 { 200 } else { status };
+                    let body = b"<html>by some proxy".to_vec();
+                    end = end.map(|answer| Response { status: status(answer.status), headers: Vec::new(), body });
                 }
+                Wrong::Empty => end = end.map(emptied),
                 Wrong::LoseRequest | Wrong::StatusBefore(_) | Wrong::DelayMs(_) | Wrong::TooMany(_) => {}
             }
         }
@@ -192,6 +197,19 @@ fn refusal(status: u16) -> Response {
         _ => ("server_error", "Server was unable to give you a response."),
     };
     Response::failure(status, id, message)
+}
+
+/// A listing that shows nothing. Other answers stay as they are.
+fn emptied(mut answer: Response) -> Response {
+    let Value::Object(mut body) = answer.read() else { return answer };
+    if !body.contains_key("meta") {
+        return answer;
+    }
+    body.values_mut().filter(|value| value.is_array()).for_each(|list| *list = json!([]));
+    body.insert("meta".to_owned(), json!({ "total": 0 }));
+    body.insert("links".to_owned(), json!({}));
+    answer.body = Value::Object(body).to_string().into_bytes();
+    answer
 }
 
 /// Too many calls, in a burst with `after` seconds to wait, or in an hour.

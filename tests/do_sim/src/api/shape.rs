@@ -48,7 +48,7 @@ pub(crate) fn size(world: &World, size: &Size) -> Value {
 pub(crate) fn image(world: &World, image: &Image) -> Value {
     json!({
         "id": image.id, "name": image.name, "type": "base", "distribution": image.distribution, "slug": image.slug, "public": true,
-        "regions": region_slugs(world), "created_at": time(world.setup.begins_at_ms - 90 * 86_400_000), "min_disk_size": image.min_disk,
+        "regions": region_slugs(world), "created_at": time(world.setup.begins_at_ms.saturating_sub(90 * 86_400_000)), "min_disk_size": image.min_disk,
         "size_gigabytes": 0.63, "description": image.name, "tags": [], "status": "available",
     })
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Client, wanted};
-use crate::request::Request;
+use crate::request::{Request, Response};
 use crate::setup::{Setup, TOKEN};
 use crate::sim::Cut;
 use crate::world::action::Fate;
-use crate::world::faults::{ActionFault, Birth, CallFault, CreateFault, Wrong};
+use crate::world::faults::{ActionFault, Birth, CallFault, Chaos, CreateFault, Faults, Wrong};
 
 fn next_call(client: &Client, then: Wrong) {
     let fault = CallFault { method: None, path: String::new(), spares: 0, next: Some(1), then };
@@ -58,6 +58,45 @@ async fn an_answer_is_lost_after_the_effect_or_the_call_before_it() {
     assert_eq!(made(&client), 4);
     client.sim.change(|world| world.faults.unreachable = true);
     assert_eq!(client.ask("GET", "/v2/account", None).await, Err(Cut::Closed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listing_shows_nothing_though_there_is_something() {
+    let client = Client::new(Setup::default());
+    client.active("there", &[]).await;
+    next_call(&client, Wrong::Empty);
+    let list = client.get("/v2/droplets").await;
+    assert_eq!((list["droplets"].clone(), list["meta"]["total"].as_u64(), list["links"].clone()), (json!([]), Some(0), json!({})));
+    assert_eq!(client.names("").await, ["there"]);
+}
+
+/// Makes droplets and snapshots whatever is answered: how each call ended, and what was made.
+async fn storm(seed: u64) -> (Vec<String>, usize) {
+    let client = Client::new(Setup { seed, ..Setup::prompt() });
+    client.sim.change(|world| world.faults.chaos = Chaos { calls: 300, creates: 300, actions: 300 });
+    let mut ends = Vec::new();
+    for number in 0..100_u64 {
+        let made = client.ask("POST", "/v2/droplets", Some(&wanted(&format!("n{number}"), &[]))).await;
+        let path = format!("/v2/droplets/{}/actions", 524_000_001 + number);
+        let acted = client.ask("POST", &path, Some(&json!({ "type": "snapshot", "name": "s" }))).await;
+        let word =
+            |answer: &Result<Response, Cut>| answer.as_ref().map_or_else(|cut| format!("{cut:?}"), |answer| answer.status.to_string());
+        ends.push(format!("{} {}", word(&made), word(&acted)));
+    }
+    client.sim.change(|world| world.faults = Faults::default());
+    client.sim.advance(100_000);
+    client.all_right();
+    (ends, made(&client))
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_random_everything_goes_wrong_and_the_same_for_the_same_seed() {
+    let (first, again, other) = (storm(1).await, storm(1).await, storm(2).await);
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+    for word in ["Closed", "Hangs", "500", "503", "504", "429", "202", "201", "422"] {
+        assert!(first.0.iter().chain(&other.0).any(|end| end.contains(word)), "{word}: {:?}", first.0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

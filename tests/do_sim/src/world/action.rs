@@ -143,7 +143,7 @@ impl World {
                 latencies.action
             }
         };
-        let fate = self.faults.fate(change.kind());
+        let fate = self.faults.fate(change.kind(), &mut self.random);
         let takes_ms = if let Fate::TakesMs(ms) = fate { ms } else { usual };
         self.begin(droplet, change, fate, usual, takes_ms, by)
     }

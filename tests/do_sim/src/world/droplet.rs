@@ -138,6 +138,12 @@ impl Droplet {
     }
 }
 
+/// What a region's own network is called.
+fn own_network(region: &str) -> String {
+    let digits: String = region.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("5a4981aa-9653-4bd1-bef5-{:0>12}", digits.chars().take(12).collect::<String>())
+}
+
 impl World {
     /// Accepts a droplet: its number, and that of the action that makes it.
     pub(crate) fn begin_droplet(&mut self, wanted: Wanted, by: &str) -> (u64, u64) {
@@ -150,11 +156,12 @@ impl World {
         self.bill(Item::Droplet, id, &wanted.name, tags.keys().cloned().collect(), by);
         // Known of old: a first boot's words in other letters let the creation fail later.
         let is_foreign = !wanted.user_data.is_ascii();
-        let birth = self.faults.birth(&wanted.name).or_else(|| is_foreign.then_some(Birth::VanishesAfterMs(latencies.active)));
+        let birth =
+            self.faults.birth(&wanted.name, &mut self.random).or_else(|| is_foreign.then_some(Birth::VanishesAfterMs(latencies.active)));
         let droplet = Droplet {
             id,
             name: wanted.name,
-            vpc: wanted.vpc.unwrap_or_else(|| format!("5a4981aa-9653-4bd1-bef5-{:0>12}", wanted.region)),
+            vpc: wanted.vpc.unwrap_or_else(|| own_network(&wanted.region)),
             region: wanted.region,
             size: wanted.size,
             disk: wanted.disk,

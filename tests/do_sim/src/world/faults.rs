@@ -7,6 +7,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::action::Fate;
+use super::random::Random;
 
 /// Everything that can go wrong. By default nothing does; what is merely late is in [`crate::setup::Latencies`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,20 @@ pub struct Faults {
     pub shifts: Shifts,
     /// Nothing answers: every connection is cut.
     pub unreachable: bool,
+    /// Whatever of it, at random, besides.
+    pub chaos: Chaos,
+}
+
+/// How much goes wrong at random, of a thousand. The same comes of the same seed and the same calls.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Chaos {
+    /// Calls.
+    pub calls: u64,
+    /// Droplets' creations.
+    pub creates: u64,
+    /// Actions.
+    pub actions: u64,
 }
 
 /// Listings that change between one page and the next.
@@ -81,6 +96,8 @@ pub enum Wrong {
     Hang,
     /// It is no JSON that comes back, though the status is right, after its effect.
     Garbage,
+    /// A listing shows nothing at all.
+    Empty,
     /// It has no effect, and there were too many calls, with as many seconds to wait as said: in a burst, or in an hour when nothing is said.
     TooMany(Option<u64>),
 }
@@ -128,7 +145,7 @@ pub struct ActionFault {
 
 impl Faults {
     /// What goes wrong with a call; counts it.
-    pub fn take(&mut self, method: &str, path: &str) -> Vec<Wrong> {
+    pub fn take(&mut self, method: &str, path: &str, random: &mut Random) -> Vec<Wrong> {
         let mut found = Vec::new();
         self.calls.retain(|fault| fault.next != Some(0));
         for fault in &mut self.calls {
@@ -141,21 +158,61 @@ impl Faults {
                 found.push(fault.then.clone());
             }
         }
+        if found.is_empty() && happens(random, self.chaos.calls) {
+            let ms = random.number() % CHAOS_LATE_MS;
+            let any = [
+                Wrong::LoseReply,
+                Wrong::LoseRequest,
+                Wrong::StatusAfter(500),
+                Wrong::StatusAfter(504),
+                Wrong::StatusBefore(503),
+                Wrong::DelayMs(ms),
+                Wrong::Hang,
+                Wrong::Garbage,
+                Wrong::Empty,
+                Wrong::TooMany(Some(1)),
+            ];
+            found.extend(one_of(random, any));
+        }
         found
     }
 
     /// What becomes of a new droplet, if anything special; counts it.
-    pub fn birth(&mut self, name: &str) -> Option<Birth> {
-        let fault = self.creates.iter_mut().find(|fault| matches(&fault.name, name) && fault.next != Some(0))?;
-        count(&mut fault.next).then_some(fault.then)
+    pub fn birth(&mut self, name: &str, random: &mut Random) -> Option<Birth> {
+        let fault = self.creates.iter_mut().find(|fault| matches(&fault.name, name) && fault.next != Some(0));
+        let said = fault.and_then(|fault| count(&mut fault.next).then_some(fault.then));
+        if said.is_some() || !happens(random, self.chaos.creates) {
+            return said;
+        }
+        let ms = random.number() % CHAOS_LATE_MS;
+        one_of(random, [Birth::NeverActive, Birth::Errored, Birth::VanishesAfterMs(ms), Birth::ActiveAfterMs(2 * ms)])
     }
 
     /// What becomes of an action; counts it.
-    pub fn fate(&mut self, action: &str) -> Fate {
+    pub fn fate(&mut self, action: &str, random: &mut Random) -> Fate {
         let whole = |fault: &ActionFault| matches(&format!("^(?:{})$", fault.action), action);
-        let Some(fault) = self.actions.iter_mut().find(|fault| whole(fault) && fault.next != Some(0)) else { return Fate::Completes };
-        if count(&mut fault.next) { fault.then } else { Fate::Completes }
+        let fault = self.actions.iter_mut().find(|fault| whole(fault) && fault.next != Some(0));
+        let said = fault.and_then(|fault| count(&mut fault.next).then_some(fault.then));
+        if said.is_some() || !happens(random, self.chaos.actions) {
+            return said.unwrap_or(Fate::Completes);
+        }
+        let ms = random.number() % CHAOS_LATE_MS;
+        let any = [Fate::NeverEnds, Fate::Errored, Fate::ErroredAfterEffect, Fate::NoEffect, Fate::TakesMs(2 * ms), Fate::SeenAfterMs(ms)];
+        one_of(random, any).unwrap_or(Fate::Completes)
     }
+}
+
+/// What is late at random is at most so late.
+const CHAOS_LATE_MS: u64 = 20_000;
+
+/// Whether so many of a thousand happen.
+fn happens(random: &mut Random, of_a_thousand: u64) -> bool {
+    of_a_thousand > 0 && random.number() % 1000 < of_a_thousand
+}
+
+fn one_of<T, const N: usize>(random: &mut Random, any: [T; N]) -> Option<T> {
+    let count = u64::try_from(N).ok()?;
+    any.into_iter().nth(usize::try_from(random.number().checked_rem(count)?).ok()?)
 }
 
 fn count(next: &mut Option<u32>) -> bool {

@@ -37,7 +37,7 @@ pub mod snapshot;
 use action::{Action, Progress};
 use billing::Ledger;
 use droplet::Droplet;
-use faults::Faults;
+use faults::{Faults, Wrong};
 use limits::Counters;
 use power::Power;
 use random::Random;
@@ -223,6 +223,11 @@ impl World {
         }
         self.log(request, at_ms, token, response.status);
         response
+    }
+
+    /// What goes wrong with a call; counts it.
+    pub(crate) fn take_faults(&mut self, request: &Request) -> Vec<Wrong> {
+        self.faults.take(&request.method, &request.path, &mut self.random)
     }
 
     /// Answers a call without serving it.
