@@ -24,8 +24,6 @@ mod client;
 mod https;
 mod pages;
 mod rate;
-#[cfg(test)]
-mod tests;
 mod wire;
 
 pub use client::{NoReply, Reply, Request, Transport, Verb, Wall};

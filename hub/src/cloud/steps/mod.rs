@@ -32,8 +32,6 @@ mod looks;
 pub mod mark;
 pub mod resize;
 pub mod snapshot;
-#[cfg(test)]
-mod tests;
 pub mod wait_active;
 
 pub use create::{Create, Created, create, undo_create};
