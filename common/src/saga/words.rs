@@ -11,11 +11,8 @@ impl Act {
         match self {
             Act::Host(act) => {
                 let made = act.made_by.as_ref().map_or(String::new(), |by| format!(" (the one that `{by}` made)"));
-                let params = match &act.params {
-                    serde_json::Value::Object(params) if params.is_empty() => String::new(),
-                    serde_json::Value::Null => String::new(),
-                    params => format!(" {params}"),
-                };
+                let is_plain = act.params.is_null() || act.params.as_object().is_some_and(serde_json::Map::is_empty);
+                let params = if is_plain { String::new() } else { format!(" {}", act.params) };
                 format!("{} {} on {}{params}{made}", act.kind, act.resource, act.host)
             }
             Act::Hub(HubAct::Push { topology, generation, .. }) => format!("push {topology} generation {generation}"),
