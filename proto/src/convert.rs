@@ -82,6 +82,7 @@ impl From<pb::EngineState> for EngineState {
 }
 
 /// The gRPC status for a fault; its stable code travels as metadata.
+#[expect(clippy::too_many_lines, reason = "a table")]
 #[must_use]
 pub fn to_status(fault: &Fault) -> tonic::Status {
     let grpc = match fault.code {

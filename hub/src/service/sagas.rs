@@ -347,7 +347,7 @@ fn brief(record: &SagaRecord, plan: &Plan) -> pb::Saga {
         started_unix_ms: record.started_ms,
         changed_unix_ms: record.changed_ms,
         reason: record.reason.clone(),
-        inputs: plan.inputs.clone().into_iter().collect(),
+        inputs: plan.inputs.clone(),
         outputs: outputs(plan, state),
         stuck: stuck.map(|stuck| stuck.words(plan, state)).unwrap_or_default(),
         remedy: stuck.map(|stuck| stuck.remedy(plan)).unwrap_or_default(),
@@ -359,7 +359,7 @@ fn brief(record: &SagaRecord, plan: &Plan) -> pb::Saga {
 }
 
 /// What came of the steps that are done.
-fn outputs(plan: &Plan, state: &State) -> std::collections::HashMap<String, String> {
+fn outputs(plan: &Plan, state: &State) -> BTreeMap<String, String> {
     let done = plan.steps.iter().zip(&state.steps).filter(|(_, state)| state.run.phase == Phase::Done);
     let values = done.filter_map(|(step, state)| Some((step, state.run.output.as_object()?)));
     let named = values.flat_map(|(step, object)| object.iter().map(move |(key, value)| (format!("{}.{key}", step.name), plain(value))));

@@ -92,7 +92,14 @@ pub(super) async fn begin(provider: &dyn Provider, id: DropletId, change: &Chang
                     return Err(StepError::call(&error, what, true));
                 }
             }
-            error => return Err(StepError::call(&error, what, lost > 0)),
+            error @ (CloudError::Refused { .. }
+            | CloudError::NotFound { .. }
+            | CloudError::RateLimited { .. }
+            | CloudError::Unauthorized { .. }
+            | CloudError::Forbidden { .. }
+            | CloudError::Unreachable { .. }
+            | CloudError::Garbled { .. }
+            | CloudError::Unconfigured { .. }) => return Err(StepError::call(&error, what, lost > 0)),
         }
     }
 }

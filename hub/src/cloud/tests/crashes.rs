@@ -91,7 +91,9 @@ async fn waiting_and_destroying_end_the_same() {
         let ended = wait_active(&cloud.provider, WaitActive { id, action: None }, &attempt).await;
         (cloud, ended)
     };
-    let fresh = async |cloud: &Cloud| drop(cloud.strangers("db", &[]).await);
+    let fresh = async |cloud: &Cloud| {
+        cloud.strangers("db", &[]).await;
+    };
     dies_everywhere(fresh, wait, |cloud, when| assert_eq!(cloud.living().len(), 1, "{when}")).await;
     let end = async |cloud: Cloud, attempt: Attempt| {
         let id = first_droplet(&cloud);

@@ -182,7 +182,10 @@ async fn what_is_missing_is_named_before_anything_is_sent() {
     let all = check(&|wanted| *wanted = NewDroplet::default()).await;
     assert!(["name", "region", "size", "image"].iter().all(|key| all.contains(key)), "{all}");
     check(&|wanted| wanted.name = "web_1".to_owned()).await;
-    check(&|wanted| drop(wanted.tags.insert("two words".to_owned()))).await;
+    check(&|wanted| {
+        wanted.tags.insert("two words".to_owned());
+    })
+    .await;
     check(&|wanted| wanted.size = "gpu-h100x1-80gb".to_owned()).await;
     let words = check(&|wanted| wanted.user_data = Some(Secret::new("hüsh".to_owned()))).await;
     assert!(!words.contains("sh") || !words.contains('ü'), "{words}");

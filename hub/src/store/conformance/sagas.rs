@@ -26,7 +26,7 @@ fn saga(n: u64, orders: &[u64]) -> NewSaga {
     NewSaga {
         saga_id: id(n),
         name: "try-out".to_owned(),
-        kind: if n % 2 == 0 { SagaKind::Test } else { SagaKind::Update },
+        kind: if n.is_multiple_of(2) { SagaKind::Test } else { SagaKind::Update },
         deployment: format!("d{}", n % 3),
         triggered_by: "operator".to_owned(),
         reason: String::new(),

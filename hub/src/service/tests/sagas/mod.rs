@@ -184,7 +184,7 @@ impl Kit {
                 let verb = Verb::Retry { step, side, orders: vec![signed.envelope().payload_sha256()] };
                 (verb, vec![pb::Envelope::from(signed.envelope())])
             }
-            verb => (verb, Vec::new()),
+            verb @ (Verb::Skip { .. } | Verb::Abort { .. } | Verb::Abandon) => (verb, Vec::new()),
         };
         let word = Word {
             cluster: plan.cluster.clone(),
