@@ -94,7 +94,6 @@ impl Saga {
             let name = format!("step-{number}");
             saga.plan.steps.push(Step { name, group: *group, run, undo, irreversible: false, when: Vec::new() });
         }
-        saga.plan.check().unwrap();
         saga
     }
 
@@ -368,12 +367,16 @@ async fn after_a_try_that_failed_comes_another_and_operators_may_add_to_them() {
 #[tokio::test]
 async fn what_only_the_hub_says_lets_nothing_begin_that_is_not_reversible() {
     let bench = Bench::new().await;
-    let (stop, destroy) = (line("shop-1", "stop", WEB), line("shop-1", "destroy", "docker/volume/edge_data"));
-    let saga = Saga::of(&bench, &[(0, None, None), (1, Some(stop), None), (1, Some(destroy), None)]);
-    let shown = |words: &[Envelope]| saga.evidence(&bench, &[], words);
-    bench.done(saga.order(1, Side::Do, 1), shown(&[])).await;
-    bench.unproven("of class R4", &saga.order(2, Side::Do, 1).0, shown(&[]), Code::SagaUnproven).await;
-    bench.done(saga.order(2, Side::Do, 1), shown(&[saga.word(&bench, Verb::Skip { step: 0, side: Side::Do })])).await;
+    let after = |what: Line| Saga::of(&bench, &[(0, None, None), (1, Some(what), None)]);
+    let (stop, destroy) = (after(line("shop-1", "stop", WEB)), after(line("shop-1", "destroy", "docker/volume/edge_data")));
+    // Nor does an operator's word that the hub need not show: such a plan does not hold in itself.
+    let skip = destroy.word(&bench, Verb::Skip { step: 0, side: Side::Do });
+    for words in [vec![], vec![skip]] {
+        let shown = destroy.evidence(&bench, &[], &words);
+        bench.unproven("of class R4", &destroy.order(1, Side::Do, 1).0, shown, Code::BadSaga).await;
+    }
+    bench.done(stop.order(1, Side::Do, 1), stop.evidence(&bench, &[], &[])).await;
+    assert_eq!(bench.effects(), [format!("op:stop:{WEB}")]);
 }
 
 #[tokio::test]
