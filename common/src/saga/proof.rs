@@ -81,7 +81,7 @@ impl Shown {
     }
 
     /// The receipts that say what became of one side of a step, by its orders in their order.
-    fn receipts<'a>(&'a self, step: StepNumber, side: Side) -> impl Iterator<Item = &'a Receipt> {
+    fn receipts(&self, step: StepNumber, side: Side) -> impl Iterator<Item = &Receipt> {
         let act = self.plan.host_act(step, side);
         let host = act.and_then(|act| self.plan.host_id(&act.host));
         let is_order = move |receipt: &&Receipt| {

@@ -1,5 +1,7 @@
 //! What people are told of a saga.
 
+use serde_json::Value;
+
 use super::plan::{Act, HubAct, Plan, Side, StepNumber, Task};
 use super::state::{Cause, State, Stuck, StuckWhy};
 
@@ -11,9 +13,11 @@ impl Act {
             Act::Host(act) => {
                 let made = act.made_by.as_ref().map_or(String::new(), |by| format!(" (the one that `{by}` made)"));
                 let params = match &act.params {
-                    serde_json::Value::Object(params) if params.is_empty() => String::new(),
-                    serde_json::Value::Null => String::new(),
-                    params => format!(" {params}"),
+                    Value::Object(params) if params.is_empty() => String::new(),
+                    Value::Null => String::new(),
+                    params @ (Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+                        format!(" {params}")
+                    }
                 };
                 format!("{} {} on {}{params}{made}", act.kind, act.resource, act.host)
             }
