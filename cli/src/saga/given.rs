@@ -175,6 +175,14 @@ impl<'a> Given<'a> {
         Err(Failure::usage(format!("there is no input `{strange}`"), remedy))
     }
 
+    /// The revisions that it pushes.
+    ///
+    /// # Errors
+    /// A usage failure when no file was named.
+    pub fn revision(&self) -> Result<&'a Pushed, Failure> {
+        self.pushed.ok_or_else(|| Failure::usage("it pushes a revision", "name the topology file with --topology FILE"))
+    }
+
     /// What is verified of a host.
     ///
     /// # Errors

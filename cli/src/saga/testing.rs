@@ -8,14 +8,17 @@ use moorline_common::op::OpStatement;
 use moorline_common::pve::Vmid;
 use moorline_common::saga::{Act, Plan, Side, State};
 use moorline_common::sign::{Envelope, Signed};
+use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
 use moorline_proto::v1 as pb;
 use serde_json::json;
 
 use super::given::{Given, Hosts, Known, Target};
+use super::push::Pushed;
 use super::seal::{Sealed, Terms};
 use super::{Draft, library};
 use crate::error::Failure;
+use crate::revision;
 use crate::revision::tests::{host_binding, keys, trust};
 use crate::signers::Signers;
 
@@ -54,9 +57,33 @@ pub(crate) fn set(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 /// The draft of a definition of the library.
 pub(crate) fn draft(definition: &str, targets: &[&str], pairs: &[(&str, &str)]) -> Result<Draft, Failure> {
+    draft_with(definition, targets, pairs, None)
+}
+
+/// The same with a topology file.
+pub(crate) fn draft_with(definition: &str, targets: &[&str], pairs: &[(&str, &str)], pushed: Option<&Pushed>) -> Result<Draft, Failure> {
     let targets: Vec<Target> = targets.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
     let (id, hosts, set) = (id(), hosts(), set(pairs));
-    library::find(definition)?.draft(&Given::new(&id, &hosts, &targets, &set))
+    let mut given = Given::new(&id, &hosts, &targets, &set);
+    given.pushed = pushed;
+    library::find(definition)?.draft(&given)
+}
+
+/// Generation 5 of `edge`, in which `pve-1` has a guest 301 and `pve-2` has nothing any more.
+pub(crate) fn pushed() -> Pushed {
+    let guest = json!({ "type": "lxc", "state": "running", "config": { "hostname": "cache", "rootfs": "local-lvm:8" },
+        "from": { "ostemplate": "local:vztmpl/debian-12.tar.zst" } });
+    let spec: HostSpec = serde_json::from_value(json!({ "proxmox": { "guests": { "301": guest } } })).unwrap();
+    let (root, signers) = (trust(), Signers::from(keys().1));
+    let views = [revision::tests::host(10, "pve-1"), revision::tests::host(11, "pve-2")];
+    let [first, second] = views.each_ref().map(|view| view.host_id.clone());
+    let forward = revision::tests::draft(5, BTreeMap::from([(first, spec), (second, HostSpec::default())]));
+    let hosts = forward.hosts.clone();
+    let before = revision::tests::draft(6, hosts.keys().map(|host| (host.clone(), revision::tests::spec("nginx"))).collect());
+    let pen = revision::tests::pen(&root, &signers);
+    let topology = forward.topology.clone();
+    let base = moorline_common::id::Generation(4);
+    Pushed { topology, base, forward: pen.sign(&forward, &views).unwrap(), back: pen.sign(&before, &views).unwrap(), hosts }
 }
 
 pub(crate) fn terms(root: &TrustRoot) -> Terms<'_> {

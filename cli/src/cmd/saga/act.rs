@@ -11,7 +11,6 @@ use super::{OnSaga, OnStep, start, view};
 use crate::client::Client;
 use crate::client::sagas::SagaFacts;
 use crate::clock;
-use crate::cmd::Env;
 use crate::cmd::op::submit;
 use crate::error::Failure;
 use crate::render::Ui;
@@ -28,8 +27,7 @@ struct Under {
 }
 
 impl Under {
-    async fn find(on: &OnSaga, env: &Env, ui: &mut Ui) -> Result<Self, Failure> {
-        let client = env.client(ui).await?;
+    async fn find(on: &OnSaga, client: Client) -> Result<Self, Failure> {
         client.require_signable()?;
         let facts = client.saga(&on.saga_id).await?;
         let plan = client.plan_of(&facts).map_err(|fault| {
@@ -88,8 +86,8 @@ fn told(ui: &mut Ui, facts: &SagaFacts, said: &str) -> Result<u8, Failure> {
 }
 
 /// Signs further tries.
-pub async fn retry(on: &OnStep, expires: Option<Duration>, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let under = Under::find(&on.on, env, ui).await?;
+pub async fn retry(on: &OnStep, expires: Option<Duration>, client: Client, ui: &mut Ui) -> Result<u8, Failure> {
+    let under = Under::find(&on.on, client).await?;
     let (step, side, task) = under.side(on)?;
     let signers = Signers::of(&under.client)?;
     let terms = under.terms(&on.on.reason, expires);
@@ -141,15 +139,15 @@ pub(super) fn first_try(facts: &SagaFacts, step: StepNumber, side: Side, task: &
 }
 
 /// Takes a step out.
-pub async fn skip(on: &OnStep, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let under = Under::find(&on.on, env, ui).await?;
+pub async fn skip(on: &OnStep, client: Client, ui: &mut Ui) -> Result<u8, Failure> {
+    let under = Under::find(&on.on, client).await?;
     let (step, side, _) = under.side(on)?;
     under.say(ui, &on.on, Verb::Skip { step, side }).await
 }
 
 /// Lets a saga go back.
-pub async fn abort(on: &OnSaga, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let under = Under::find(on, env, ui).await?;
+pub async fn abort(on: &OnSaga, client: Client, ui: &mut Ui) -> Result<u8, Failure> {
+    let under = Under::find(on, client).await?;
     let begun = under.facts.groups_begun;
     if begun > under.plan.groups() {
         let message = format!("the hub says that {begun} groups of the saga have begun, and it has {}", under.plan.groups());
@@ -159,8 +157,8 @@ pub async fn abort(on: &OnSaga, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
 }
 
 /// Leaves a saga as it is.
-pub async fn abandon(on: &OnSaga, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let under = Under::find(on, env, ui).await?;
+pub async fn abandon(on: &OnSaga, client: Client, ui: &mut Ui) -> Result<u8, Failure> {
+    let under = Under::find(on, client).await?;
     ui.confirm(&format!("What saga {} has done stays, and nobody undoes it. Go on?", on.saga_id))?;
     under.say(ui, on, Verb::Abandon).await
 }

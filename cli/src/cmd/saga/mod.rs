@@ -183,13 +183,13 @@ fn kind(text: &str) -> Result<Kind, String> {
 /// What calls can fail with; what the hub refuses.
 pub async fn run(verb: SagaVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     match verb {
-        SagaVerb::Start(args) => start::run(*args, env, ui).await,
+        SagaVerb::Start(args) => start::run(&args, env, ui).await,
         SagaVerb::Library { name } => list::library(ui, name.as_deref()),
         SagaVerb::Ls(args) => list::ls(args, env, ui).await,
-        SagaVerb::Show { saga_id, watch } => view::show(&saga_id, watch, env, ui).await,
-        SagaVerb::Retry { on, expires } => act::retry(&on, expires, env, ui).await,
-        SagaVerb::Skip { on } => act::skip(&on, env, ui).await,
-        SagaVerb::Abort(on) => act::abort(&on, env, ui).await,
-        SagaVerb::Abandon(on) => act::abandon(&on, env, ui).await,
+        SagaVerb::Show { saga_id, watch } => view::show(&env.client(ui).await?, &saga_id, watch, ui).await,
+        SagaVerb::Retry { on, expires } => act::retry(&on, expires, env.client(ui).await?, ui).await,
+        SagaVerb::Skip { on } => act::skip(&on, env.client(ui).await?, ui).await,
+        SagaVerb::Abort(on) => act::abort(&on, env.client(ui).await?, ui).await,
+        SagaVerb::Abandon(on) => act::abandon(&on, env.client(ui).await?, ui).await,
     }
 }

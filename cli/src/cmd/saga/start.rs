@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use moorline_common::fault::Code;
+use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, SagaId};
 use moorline_common::op::Class;
-use moorline_common::saga::Plan;
+use moorline_common::saga::{Act, HubAct, Plan};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -16,11 +16,13 @@ use crate::client::sagas::SagaFacts;
 use crate::clock;
 use crate::cmd::Env;
 use crate::cmd::op::guest::meant;
+use crate::desired;
 use crate::error::Failure;
 use crate::render::Ui;
 use crate::saga::given::{Given, Hosts, Known, Target};
-use crate::saga::library::{self, Definition};
-use crate::saga::push::Pushed;
+use crate::saga::library::{self, Definition, Pushes};
+use crate::saga::own::Own;
+use crate::saga::push::{self, Pushed};
 use crate::saga::seal::Terms;
 use crate::saga::{Draft, words};
 use crate::signers::Signers;
@@ -30,20 +32,32 @@ const NO_ORDER: &str = "00000000000000000000000000000000000000000000000000000000
 
 /// What is started.
 enum Wanted {
+    /// A definition of the library, with what it is about.
     Library(&'static Definition, Vec<Target>),
+    /// One of the operator's own.
+    Own(Box<Own>),
 }
 
 /// Runs it.
-pub async fn run(args: StartArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let wanted = wanted(&args)?;
+pub async fn run(args: &StartArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    // What is wrong in itself needs no hub to be told.
+    let wanted = wanted(args)?;
     let set = inputs(&args.set)?;
-    let client = env.client(ui).await?;
-    let saga_id = saga_id(&client, args.key.as_deref())?;
+    start(&env.client(ui).await?, ui, args, &wanted, &set).await
+}
+
+/// Starts what is wanted.
+async fn start(client: &Client, ui: &mut Ui, args: &StartArgs, wanted: &Wanted, set: &BTreeMap<String, String>) -> Result<u8, Failure> {
+    let saga_id = saga_id(client, args.key.as_deref())?;
     if args.key.is_some()
-        && let Some(known) = known(&client, &saga_id).await?
+        && let Some(known) = known(client, &saga_id).await?
     {
+        if known.name != wanted.name() {
+            let message = format!("the key was used before, for saga {saga_id} of `{}`", known.name);
+            return Err(Failure::from(Fault::new(Code::Conflict, message)).with_remedy("use another key for another saga"));
+        }
         ui.note(&format!("saga {saga_id} was started with this key before: nothing is done twice"));
-        return ended(&client, ui, known, &args).await;
+        return ended(client, ui, known, args).await;
     }
     let terms = Terms {
         root: &client.root,
@@ -54,34 +68,81 @@ pub async fn run(args: StartArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure>
         reason: &args.reason,
     };
     terms.check()?;
-    let hosts = look(&client, ui, &wanted.hosts()).await?;
-    let pushed: Option<Pushed> = None;
-    let draft = wanted.draft(&saga_id, &hosts, &set, pushed.as_ref())?;
+    let hosts = look(client, ui, &wanted.hosts(&saga_id, set)?).await?;
+    let pushed = pushed(client, ui, args, wanted).await?;
+    let draft = wanted.draft(&saga_id, &hosts, set, pushed.as_ref())?;
     if args.dry_run {
         let plan = terms.plan(&draft, &hosts, |_, _| Ok(NO_ORDER.to_owned()))?;
         show(ui, &plan, &draft)?;
         return Ok(0);
     }
     client.require_signable()?;
-    let signers = Signers::of(&client)?;
+    let signers = Signers::of(client)?;
     let sealed = terms.seal(&draft, &hosts, &signers)?;
     confirm(ui, &draft)?;
-    let (facts, is_known) = client.start_saga(&sealed, &[]).await.map_err(|failure| not_taken(failure, &saga_id))?;
+    let revisions = pushed.as_ref().filter(|_| pushes(&sealed.plan)).map(Pushed::revisions);
+    let revisions = revisions.as_ref().map_or(&[][..], |revisions| revisions.as_slice());
+    let (facts, is_known) = client.start_saga(&sealed, revisions).await.map_err(|failure| not_taken(failure, &saga_id))?;
     let before = if is_known { ", which the hub had already" } else { "" };
     ui.note(&format!("saga {saga_id}{before}: {} steps, {} orders", sealed.plan.steps.len(), sealed.orders.len()));
-    ended(&client, ui, facts, &args).await
+    let ended = ended(client, ui, facts, args).await?;
+    if let Some(pushed) = pushed.filter(|_| args.wait && ended == 0) {
+        // This machine's next push is made from what the saga has pushed.
+        client.note_pushed(&pushed.topology, pushed.forward.generation, &pushed.forward.source.payload_sha256(), false)?;
+    }
+    Ok(ended)
 }
 
 fn wanted(args: &StartArgs) -> Result<Wanted, Failure> {
-    let name = args.name.as_deref().unwrap_or_default();
+    if let Some(file) = &args.file {
+        let own = Own::read(file)?;
+        return match &args.name {
+            Some(name) if name != own.name() => Err(Failure::usage(
+                format!("{} is the definition of `{}`, not of `{name}`", file.display(), own.name()),
+                "leave the name out: the file says what it is about",
+            )),
+            Some(_) | None => Ok(Wanted::Own(Box::new(own))),
+        };
+    }
+    let definition = library::find(args.name.as_deref().unwrap_or_default())?;
+    match (definition.pushes, &args.topology) {
+        (Pushes::Never, Some(_)) => {
+            return Err(Failure::usage(format!("`{}` pushes nothing", definition.name), "leave --topology out"));
+        }
+        (Pushes::Always, None) => {
+            return Err(Failure::usage(format!("`{}` pushes a revision", definition.name), "name the topology file with --topology FILE"));
+        }
+        (Pushes::Never | Pushes::MayBe | Pushes::Always, Some(_) | None) => {}
+    }
     let targets = args.targets.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
-    Ok(Wanted::Library(library::find(name)?, targets))
+    Ok(Wanted::Library(definition, targets))
+}
+
+/// The revisions of the file that was named.
+async fn pushed(client: &Client, ui: &mut Ui, args: &StartArgs, wanted: &Wanted) -> Result<Option<Pushed>, Failure> {
+    let (Some(file), Wanted::Library(..)) = (&args.topology, wanted) else { return Ok(None) };
+    let source = desired::read(ui, file, &args.inputs)?;
+    client.require_signable()?;
+    Ok(Some(push::sign(client, ui, &Signers::of(client)?, source, &args.reason).await?))
+}
+
+/// Whether some step pushes a revision.
+fn pushes(plan: &Plan) -> bool {
+    plan.tasks().any(|(_, _, task)| matches!(task.act, Act::Hub(HubAct::Push { .. })))
 }
 
 impl Wanted {
-    fn hosts(&self) -> BTreeSet<HostName> {
+    fn name(&self) -> &str {
         match self {
-            Wanted::Library(_, targets) => targets.iter().map(|target| target.host.clone()).collect(),
+            Wanted::Library(definition, _) => definition.name,
+            Wanted::Own(own) => own.name(),
+        }
+    }
+
+    fn hosts(&self, saga_id: &SagaId, set: &BTreeMap<String, String>) -> Result<BTreeSet<HostName>, Failure> {
+        match self {
+            Wanted::Library(_, targets) => Ok(targets.iter().map(|target| target.host.clone()).collect()),
+            Wanted::Own(own) => own.hosts(saga_id, set),
         }
     }
 
@@ -92,6 +153,7 @@ impl Wanted {
                 given.pushed = pushed;
                 definition.draft(&given)
             }
+            Wanted::Own(own) => own.draft(&Given::new(saga_id, hosts, &[], set)),
         }
     }
 }
@@ -182,4 +244,14 @@ async fn ended(client: &Client, ui: &mut Ui, facts: SagaFacts, args: &StartArgs)
         follow::until_over(client, ui, facts, args.timeout.unwrap_or(Duration::MAX)).await?
     };
     view::tell(client, ui, facts, true)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Starts what a command line says.
+    pub(in crate::cmd::saga) async fn by(client: &Client, ui: &mut Ui, args: &StartArgs) -> Result<u8, Failure> {
+        start(client, ui, args, &wanted(args)?, &inputs(&args.set)?).await
+    }
 }

@@ -13,7 +13,6 @@ use super::follow;
 use crate::client::Client;
 use crate::client::sagas::{LineFacts, SagaFacts, StepFacts};
 use crate::clock;
-use crate::cmd::Env;
 use crate::error::{EXIT_ERROR, Failure};
 use crate::render::{Format, Table, Tone, Ui, plain, visible};
 
@@ -58,13 +57,12 @@ pub const fn exit(status: Status) -> u8 {
 }
 
 /// Shows one saga; what does not verify is said loudly.
-pub async fn show(saga_id: &SagaId, watch: bool, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
-    let client = env.client(ui).await?;
+pub async fn show(client: &Client, saga_id: &SagaId, watch: bool, ui: &mut Ui) -> Result<u8, Failure> {
     let mut facts = client.saga(saga_id).await?;
     if watch && !facts.is_over() {
-        facts = follow::until_over(&client, ui, facts, Duration::MAX).await?;
+        facts = follow::until_over(client, ui, facts, Duration::MAX).await?;
     }
-    tell(&client, ui, facts, watch)
+    tell(client, ui, facts, watch)
 }
 
 /// Shows it as it is now; `last` of several results.

@@ -7,7 +7,10 @@ use super::draft::{Draft, Step};
 use super::given::{Given, Guest};
 use crate::error::Failure;
 
+mod change_with_snapshot;
 mod destroy_guest;
+mod offboard_host;
+mod provision_guest;
 mod snapshot_guest;
 mod suspend_guest;
 #[cfg(test)]
@@ -56,7 +59,14 @@ pub enum Pushes {
 }
 
 /// Every definition, by their names.
-pub static ALL: [&Definition; 3] = [&destroy_guest::DEFINITION, &snapshot_guest::DEFINITION, &suspend_guest::DEFINITION];
+pub static ALL: [&Definition; 6] = [
+    &change_with_snapshot::DEFINITION,
+    &destroy_guest::DEFINITION,
+    &offboard_host::DEFINITION,
+    &provision_guest::DEFINITION,
+    &snapshot_guest::DEFINITION,
+    &suspend_guest::DEFINITION,
+];
 
 /// The definition of that name.
 ///

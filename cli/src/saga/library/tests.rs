@@ -8,7 +8,7 @@ use moorline_common::saga::Side;
 
 use super::*;
 use crate::revision::tests::trust;
-use crate::saga::testing::{assert_orders_are_the_plans, draft, hosts, sealed, terms};
+use crate::saga::testing::{self, assert_orders_are_the_plans, hosts, sealed, terms};
 use crate::saga::words;
 
 /// Each definition with what it is given in these tests.
@@ -19,7 +19,24 @@ const CASES: &[Case] = &[
     ("snapshot-guests", "snapshot-guest", &["pve-1/101", "pve-2/guest/cache"], &[]),
     ("suspend-guest", "suspend-guest", &["pve-1/101", "pve-1/205"], &[("timeout", "5m")]),
     ("destroy-guest", "destroy-guest", &["pve-1/101", "pve-2/205"], &[("backup", "pbs"), ("keep", "1d")]),
+    ("change-with-snapshot", "change-with-snapshot", &["pve-1/101"], &[("config.memory", "4096"), ("delete", "balloon")]),
+    ("change-with-snapshots", "change-with-snapshot", &["pve-1/101", "pve-1/205"], &[("config.cores", "2"), ("check-for", "1m")]),
+    (
+        "provision-guest",
+        "provision-guest",
+        &["pve-1/300"],
+        &[("type", "lxc"), ("ostemplate", "local:vztmpl/debian-12.tar.zst"), ("config.hostname", "new"), ("config.rootfs", "local-lvm:8")],
+    ),
+    ("provision-guest-in-topology", "provision-guest", &["pve-1/301"], &[]),
+    ("offboard-host", "offboard-host", &["pve-2"], &[]),
 ];
+
+/// The draft of a case: those that push have the topology file of these tests.
+fn draft(definition: &str, targets: &[&str], set: &[(&str, &str)]) -> Result<Draft, Failure> {
+    let pushes = definition == "offboard-host" || targets == ["pve-1/301"];
+    let pushed = pushes.then(testing::pushed);
+    testing::draft_with(definition, targets, set, pushed.as_ref())
+}
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sagas")).join(format!("{name}.txt"))
@@ -101,6 +118,17 @@ fn what_does_not_fit_is_told_before_anything_is_signed() {
         ("suspend-guest", &["pve-1/205"], &[], "nothing to do"),
         ("suspend-guest", &["pve-1/101"], &[("timeout", "2h")], "timeout=10m"),
         ("destroy-guest", &["pve-1/101"], &[("backup", "a b")], "correct"),
+        ("change-with-snapshot", &["pve-1/101"], &[], "config.KEY=VALUE"),
+        ("change-with-snapshot", &["pve-1/101"], &[("config.", "1")], "did you mean"),
+        ("change-with-snapshot", &["pve-1/101"], &[("config.cores", "0")], "correct"),
+        ("provision-guest", &["pve-1"], &[], "pve-1/101"),
+        ("provision-guest", &["pve-1/300", "pve-1/301"], &[], "pve-1/205"),
+        ("provision-guest", &["pve-1/300"], &[], "type=lxc"),
+        ("provision-guest", &["pve-1/101"], &[("type", "qemu")], "free"),
+        ("provision-guest", &["pve-1/301"], &[("archive", "pbs:backup/ct/301/2026-11-23T10:00:00Z")], "leave `config` out"),
+        ("offboard-host", &["pve-1"], &[], "take the host out of the file"),
+        ("offboard-host", &["pve-2/101"], &[], "write pve-2"),
+        ("offboard-host", &[], &[], "shop-17"),
     ] {
         let failure = draft(definition, targets, set).and_then(|draft| {
             let root = trust();
@@ -110,4 +138,33 @@ fn what_does_not_fit_is_told_before_anything_is_signed() {
         let failure = failure.unwrap_err();
         assert!(failure.remedy.contains(says), "{definition} {targets:?} {set:?}: {failure:?}");
     }
+}
+
+#[test]
+fn a_change_that_fails_goes_back_to_the_snapshot_before_that_is_removed() {
+    let draft = draft("change-with-snapshot", &["pve-1/101", "pve-1/205"], &[("config.cores", "2")]).unwrap();
+    let steps: Vec<(&str, u32)> = draft.steps.iter().map(|step| (step.name.as_str(), step.group)).collect();
+    let expected =
+        [("snapshot-1", 0), ("snapshot-2", 0), ("change-1", 1), ("change-2", 1), ("check-1", 2), ("forget-1", 3), ("forget-2", 3)];
+    assert_eq!(steps, expected, "what does not run is not checked");
+    let made = draft.steps[1].run.host().unwrap().act.params()["name"].clone();
+    for (step, side, on) in draft.on_hosts().filter(|(_, _, on)| on.act.params().get("name") == Some(&made)) {
+        assert_eq!(on.resource.to_string(), "pve/guest/205", "step {step}, {side}");
+    }
+    let back = draft.steps[2].undo.as_ref().unwrap().host().unwrap();
+    assert_eq!((back.act.kind(), &back.act.params()["start"]), ("snapshot-rollback", &serde_json::json!(true)));
+    let stays_off = draft.steps[3].undo.as_ref().unwrap().host().unwrap();
+    assert_eq!(stays_off.act.params().get("start"), None, "what did not run is not started");
+}
+
+#[test]
+fn a_guest_that_is_made_is_the_one_that_is_undone() {
+    let draft = draft("provision-guest", &["pve-1/301"], &[]).unwrap();
+    for (step, side, on) in draft.on_hosts().filter(|(step, side, _)| (*step, *side) != (0, Side::Do)) {
+        assert_eq!((on.made_by.as_deref(), &on.incarnation), (Some("create"), &None), "step {step}, {side}");
+    }
+    let names: Vec<&str> = draft.steps.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["create", "start", "check", "push", "applied"]);
+    let made = draft.steps[0].run.host().unwrap().act.params();
+    assert_eq!(made["config"]["hostname"], "cache", "as the topology file says");
 }
