@@ -290,10 +290,11 @@ impl World {
         let attempt = self.saga.state.line(step, side).map_or(0, |line| line.attempt);
         let is_turn = next.begin.contains(&(step, side));
         let is_under = self.saga.state.line(step, side).is_some_and(|line| line.phase == Phase::Under);
-        let event = match self.dice.below(4) {
+        let event = match self.dice.below(5) {
             0 if !is_turn => Event::Begin { step, side },
             1 if !is_turn && !is_under => Event::Late { step, side },
             2 if !next.begin.contains(&(step, Side::Do)) => Event::Wait { step, fault: fault(Code::Waiting) },
+            3 if self.saga.plan.host_act(step, side).is_some() => Event::Said(Verb::Retry { step, side, orders: Vec::new() }),
             _ => Event::Ended { step, side, attempt: attempt + 1, end: super::super::tests::done() },
         };
         assert!(!self.apply(event.clone()), "{event:?} is nonsense");

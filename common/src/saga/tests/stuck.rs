@@ -48,6 +48,14 @@ fn a_failure_that_no_host_signed_undoes_nothing_on_hosts_until_an_operator_abort
 }
 
 #[test]
+fn a_failure_that_was_signed_but_might_be_mended_by_another_try_undoes_nothing_on_hosts() {
+    let mut saga = Saga::new(vec![step("one", 0, "a"), tries(step("two", 1, "b"), 2, 1)]);
+    saga.tried(0, Side::Do, done());
+    saga.tried(1, Side::Do, End::Failed { fault: fault(Code::OpFailed), effect: true, signed: true, again: false });
+    assert_stuck(&saga, StuckWhy::Unproven, "moorctl saga abort ID");
+}
+
+#[test]
 fn what_the_hub_did_the_hub_undoes_without_any_signature() {
     let hub = Step { undo: Some(on_hub(1)), ..bare("hub", 1, on_hub(1)) };
     let mut saga = Saga::new(vec![step("one", 0, "a"), hub]);
