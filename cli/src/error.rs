@@ -267,10 +267,12 @@ pub const fn remedy(code: Code) -> &'static str {
         Code::NonceUsed => "sign the order anew",
         Code::Conflict => "use another idempotency key: this one belongs to another order",
         Code::IncarnationChanged => "look at what is there now, and sign the order anew if it is still meant",
+        Code::NoSnapshot => "list the snapshots that there are with `moorctl op snapshot list HOST/GUEST`",
         Code::PreconditionFailed => "look at the host with `moorctl status`, and sign the order anew when it is as wanted",
         Code::TooLate => "it can no longer be taken back; `moorctl op show` tells how it ended",
         Code::Cancelled => "sign it anew if it is wanted after all",
         Code::OpFailed => "read the message, mend the cause and sign a new order: a key whose operation failed is used up",
+        Code::NotHealthy => "look at the guest with `moorctl get guests HOST` and at its console; nothing was changed by the check",
         Code::Indeterminate => "look at the resource on the host, then say how it ended with `moorctl op resolve`",
         Code::DiskFull => "free the disk of the agent's state folder",
         Code::RecordsBehind => {
