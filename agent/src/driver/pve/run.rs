@@ -112,14 +112,23 @@ impl<'a, T: Transport> Run<'a, T> {
         match (stage, self.op) {
             // A machine's begins a task whatever it changes.
             (Stage::Own, GuestOp::SetConfig(change)) if self.at.kind == GuestKind::Lxc => {
-                let (config, digest) = read_config(self.client, self.at).await.map_err(|e| self.failed(e))?;
-                Ok(digest != self.before.digest && self.is_met(change, &config))
+                let written = self.config_by_now().await?;
+                Ok(written.is_some_and(|(config, digest)| digest != self.before.digest && self.is_met(change, &config)))
             }
             (Stage::Bury, _) => {
-                let (config, digest) = read_config(self.client, self.at).await.map_err(|e| self.failed(e))?;
-                Ok(digest != self.before.digest && is_buried(&config))
+                let written = self.config_by_now().await?;
+                Ok(written.is_some_and(|(config, digest)| digest != self.before.digest && is_buried(&config)))
             }
             _ => Ok(false),
+        }
+    }
+
+    /// The guest's config, and its version; nothing when the guest is gone, and so no write of this operation's is to be seen.
+    async fn config_by_now(&self) -> Result<Option<(Config, Option<String>)>, DriverError> {
+        match read_config(self.client, self.at).await {
+            Ok(config) => Ok(Some(config)),
+            Err(error) if error.kind() == Some(ErrorKind::NotFound) => Ok(None),
+            Err(error) => Err(self.failed(error)),
         }
     }
 
