@@ -123,7 +123,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::ClassDenied
         | Code::PolicyDenied
         | Code::NotOwned => tonic::Code::PermissionDenied,
-        Code::NotFound | Code::CloudNotFound => tonic::Code::NotFound,
+        Code::NotFound | Code::CloudNotFound | Code::NoSnapshot => tonic::Code::NotFound,
         Code::AlreadyExists => tonic::Code::AlreadyExists,
         Code::BadEnvelope
         | Code::WrongType
@@ -144,6 +144,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         Code::UnsupportedVersion => tonic::Code::Unimplemented,
         Code::EngineUnreachable | Code::Waiting | Code::CloudUnreachable => tonic::Code::Unavailable,
         Code::OpFailed
+        | Code::NotHealthy
         | Code::Indeterminate
         | Code::StepFailed
         | Code::ImageUnavailable

@@ -16,8 +16,8 @@ mod params;
 
 pub use output::Output;
 pub use params::{
-    Backup, BackupMode, Check, CloneTo, Create, Destroy, Migrate, Resize, Restore, SetConfig, SnapshotCreate, SnapshotDelete, SnapshotRollback,
-    Stop, Suspend, snapshot_name,
+    Backup, BackupMode, Check, CloneTo, Create, Destroy, Migrate, Resize, Restore, SetConfig, SnapshotCreate, SnapshotDelete,
+    SnapshotRollback, Stop, Suspend, snapshot_name,
 };
 
 /// The longest that a guest may take to stop, in seconds.

@@ -73,7 +73,8 @@ mod tests {
         assert_eq!((told.vmid, told.incarnation.as_deref()), (Vmid::parse("400").ok(), Some(IS)));
         let older = Output::of(&receipt("succeeded", &json!({ "task": task, "vmid": "400" })));
         assert_eq!(older, Output { vmid: Vmid::parse("400").ok(), ..Output::default() });
-        for (outcome, result) in [("failed", made), ("succeeded", Value::Null), ("succeeded", json!({ "incarnation": "101", "vmid": 400 }))] {
+        for (outcome, result) in [("failed", made), ("succeeded", Value::Null), ("succeeded", json!({ "incarnation": "101", "vmid": 400 }))]
+        {
             assert_eq!(Output::of(&receipt(outcome, &result)), Output::default(), "{outcome} {result}");
         }
         let snapshot = Output::of(&receipt("succeeded", &json!({ "snapshot": "before" })));
