@@ -54,6 +54,7 @@ pub(super) async fn start(hub: &Hub, actor: &Actor, wanted: pb::StartSagaRequest
     let root = hub.newest_root().await?;
     let verified = root.verify_plan(Signed::<Plan>::from_json(&json)?)?;
     let plan = verified.statement();
+    root.check_reach(verified.signers(), plan)?;
     let now = hub.clock.unix_s();
     if now > plan.expires_at.plus(OP_SKEW_S) {
         return Err(Fault::new(Code::Expired, "the plan's last moment has passed; start the saga anew"));
@@ -181,13 +182,9 @@ pub(super) async fn act(hub: &Hub, actor: &Actor, wanted: pb::ActOnSagaRequest) 
         let record = hub.store.saga(word.saga_id.clone()).await.map_err(StoreError::into_fault)?;
         let record = record.ok_or_else(|| none(&word.saga_id))?;
         let plan = Signed::<Plan>::from_json(&record.plan)?.peek()?;
+        root.check_reach(verified.signers(), &plan)?;
         let mut state = record.state.clone();
         let orders = further(hub, actor, &plan, &state, word, &wanted.orders).await?;
-        if let Verb::Abort { begun } = word.verb
-            && begun != state.groups_begun(&plan)
-        {
-            return Err(Fault::new(Code::Conflict, "the saga has gone on since it was looked at; say it again"));
-        }
         let event = Event::Said(word.verb.clone());
         state.apply(&plan, &event, hub.clock.unix_ms())?;
         let status = state.status(&plan);
@@ -236,7 +233,7 @@ async fn further(
     if let Verb::Retry { step, side, orders } = &word.verb
         && let (Some(task), Some(line)) = (plan.task(*step, *side), state.line(*step, *side))
     {
-        let first = line.attempt.max(task.attempts).saturating_add(1);
+        let first = line.allowed(task).saturating_add(1);
         for (at, hash) in orders.iter().enumerate() {
             let attempt = first.saturating_add(u32::try_from(at).unwrap_or(u32::MAX));
             planned.insert(hash.clone(), OfSaga { saga_id: plan.saga_id.clone(), step: *step, side: *side, attempt });

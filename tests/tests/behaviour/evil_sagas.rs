@@ -161,21 +161,15 @@ fn unsigned(loot: &Loot, saga: &Saga, first: &Envelope) -> Vec<Trick> {
         ("with a plan by the recovery key", "out_of_scope", plan(&|_| {}, &loot.recovery)),
         ("with another saga's plan", "bad_saga", plan(&|plan| *plan = other.clone(), &loot.operator)),
         ("with a plan whose keys are a stranger's", "unknown_key", {
-            let mut shown = plan(
-                &|plan| {
-                    plan.hosts.insert(DEPOT.parse().unwrap(), PublicKey(stranger().public()));
-                },
-                &stranger(),
-            );
-            shown.receipts.clear();
-            shown
+            let swap = |plan: &mut Plan| plan.hosts.values_mut().for_each(|key| *key = PublicKey(stranger().public()));
+            plan(&swap, &stranger())
         }),
         ("without its plan", "bad_envelope", pb::SagaOrder { plan: None, ..good() }),
         ("with a plan that is none", "bad_envelope", pb::SagaOrder { plan: envelope(b"{}"), ..good() }),
         ("with a plan that is huge", "too_large", pb::SagaOrder { plan: envelope(&vec![b' '; PLAN_MAX + 1]), ..good() }),
         ("with a receipt that is none", "bad_envelope", pb::SagaOrder { receipts: vec![pb::Envelope::default()], ..good() }),
         ("with more than anybody reads", "too_large", pb::SagaOrder { words: vec![pb::Envelope::default(); 2000], ..good() }),
-        ("that is none", "bad_envelope", pb::SagaOrder { op: None, ..good() }),
+        ("that is none", "bad_envelope", pb::SagaOrder { op: Some(pb::Envelope::default()), ..good() }),
         ("that is a binding", "wrong_type", pb::SagaOrder { op: Some((&loot.binding).into()), ..good() }),
     ]
 }

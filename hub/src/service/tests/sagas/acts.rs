@@ -139,7 +139,7 @@ async fn an_abort_is_honoured_between_steps_and_undoes_what_was_done() {
     kit.start_saga(&draft).await.unwrap();
     kit.until_saga(&id, |saga| saga.groups_begun == 2).await;
     let stale = kit.say(&plan, &hosts, Verb::Abort { begun: 1 }).await;
-    assert_eq!(stale.unwrap_err().code, Code::Conflict, "what was looked at is past");
+    assert_eq!(stale.unwrap_err().code, Code::PreconditionFailed, "what was looked at is past");
     kit.abort(&plan, &hosts).await.unwrap();
     let saga = kit.until_status(&id, "rolled_back").await;
     assert_eq!(saga.words.len(), 1);

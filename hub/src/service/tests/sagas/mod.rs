@@ -179,7 +179,7 @@ impl Kit {
                 let task = plan.task(step, side).unwrap();
                 let act = task.act.host().unwrap();
                 let host = hosts.iter().find(|host| host.name == act.host.as_str()).unwrap();
-                let of = OfSaga { saga_id: plan.saga_id.clone(), step, side, attempt: line.attempt.max(task.attempts) + 1 };
+                let of = OfSaga { saga_id: plan.saga_id.clone(), step, side, attempt: line.allowed + 1 };
                 let signed = Signed::seal(&order(plan, host, of, act.resource.as_str()), &[&self.key]).unwrap();
                 let verb = Verb::Retry { step, side, orders: vec![signed.envelope().payload_sha256()] };
                 (verb, vec![pb::Envelope::from(signed.envelope())])
