@@ -130,6 +130,10 @@ pub const PVE_BUSY_TRIES: u32 = 5;
 pub const PVE_LOOK_BESIDE: Duration = Duration::from_secs(15);
 /// How long a host that was away may take to say that it is there again.
 pub const PVE_ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// Between two looks at a guest that is watched.
+pub const PVE_CHECK_LOOK: Duration = Duration::from_secs(2);
+/// So long after its time is over the last look of a `check` may be answered.
+pub const PVE_CHECK_SLACK: Duration = Duration::from_secs(10);
 /// Operations in doubt that are remembered.
 pub const PVE_DOUBTS_MAX: usize = 1024;
 /// How much longer than its own time to stop a guest is waited for.

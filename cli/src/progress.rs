@@ -115,6 +115,8 @@ const fn is_refusal(code: Code) -> bool {
         | Code::TooLate
         | Code::Cancelled
         | Code::OpFailed
+        | Code::NotHealthy
+        | Code::NoSnapshot
         | Code::Indeterminate
         | Code::DiskFull
         | Code::RecordsBehind

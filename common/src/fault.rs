@@ -105,6 +105,8 @@ codes! {
     Conflict = "conflict",
     /// The resource is no longer the one that the order was signed for.
     IncarnationChanged = "incarnation_changed",
+    /// The guest has no snapshot of that name to go back to.
+    NoSnapshot = "no_snapshot",
     /// The host is not in the state that the order asks for.
     PreconditionFailed = "precondition_failed",
     /// It has begun, or has ended: it can no longer be taken back.
@@ -113,6 +115,8 @@ codes! {
     Cancelled = "cancelled",
     /// The operation was done, and did not succeed.
     OpFailed = "op_failed",
+    /// The guest did not run without a break for as long as was asked, within the time that it had.
+    NotHealthy = "not_healthy",
     /// Nothing proves whether the operation happened: an operator must look.
     Indeterminate = "indeterminate",
     /// The disk of the state folder is full.

@@ -119,7 +119,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         | Code::ClassDenied
         | Code::PolicyDenied
         | Code::NotOwned => tonic::Code::PermissionDenied,
-        Code::NotFound => tonic::Code::NotFound,
+        Code::NotFound | Code::NoSnapshot => tonic::Code::NotFound,
         Code::AlreadyExists => tonic::Code::AlreadyExists,
         Code::BadEnvelope
         | Code::WrongType
@@ -139,6 +139,7 @@ pub fn to_status(fault: &Fault) -> tonic::Status {
         Code::UnsupportedVersion => tonic::Code::Unimplemented,
         Code::EngineUnreachable | Code::Waiting => tonic::Code::Unavailable,
         Code::OpFailed
+        | Code::NotHealthy
         | Code::Indeterminate
         | Code::StepFailed
         | Code::ImageUnavailable

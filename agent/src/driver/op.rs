@@ -37,6 +37,7 @@ pub(crate) const GUEST_KINDS: &[&str] = &[
     "backup",
     "restore",
     "migrate",
+    "check",
     "survey",
 ];
 
@@ -69,6 +70,7 @@ pub(crate) const ALL_KINDS: &[&str] = &[
     "backup",
     "restore",
     "migrate",
+    "check",
 ];
 
 /// One-shot work on one resource.

@@ -202,7 +202,7 @@ struct Resolution {
 
 impl Act {
     /// Every kind's word.
-    pub const KINDS: [&'static str; 33] = [
+    pub const KINDS: [&'static str; 34] = [
         "start",
         "stop",
         "restart",
@@ -234,6 +234,7 @@ impl Act {
         "backup",
         "restore",
         "migrate",
+        "check",
         "cancel",
         "resolve",
     ];

@@ -11,15 +11,19 @@ use crate::id::{Generation, ResourceId};
 use crate::pve::guest::{self, Config};
 use crate::pve::{GuestKind, Vmid, names, privilege, scalar};
 
+mod output;
 mod params;
 
+pub use output::Output;
 pub use params::{
-    Backup, BackupMode, CloneTo, Create, Destroy, Migrate, Resize, Restore, SetConfig, SnapshotCreate, SnapshotDelete, SnapshotRollback,
-    Stop, Suspend, snapshot_name,
+    Backup, BackupMode, Check, CloneTo, Create, Destroy, Migrate, Resize, Restore, SetConfig, SnapshotCreate, SnapshotDelete,
+    SnapshotRollback, Stop, Suspend, snapshot_name,
 };
 
 /// The longest that a guest may take to stop, in seconds.
 pub const STOP_MAX_S: u32 = 3600;
+/// The longest that a guest is watched, in seconds.
+pub const CHECK_MAX_S: u32 = 3600;
 /// The most bytes of a text that an operator gives.
 const TEXT_MAX: usize = 1024;
 /// The most bytes of a backup's notes: of the 1024 that the API takes some are for the operation's own mark.
@@ -72,6 +76,8 @@ pub enum GuestOp {
     Restore(Restore),
     /// Brings it to another node of its cluster.
     Migrate(Migrate),
+    /// Watches whether it runs, and goes on to.
+    Check(Check),
 }
 
 impl GuestOp {
@@ -100,6 +106,7 @@ impl GuestOp {
             "backup" => GuestOp::Backup(params_of(kind, params)?),
             "restore" => GuestOp::Restore(params_of(kind, params)?),
             "migrate" => GuestOp::Migrate(params_of(kind, params)?),
+            "check" => GuestOp::Check(params_of(kind, params)?),
             other => {
                 return Err(Fault::new(Code::UnknownKind, format!("there is no operation `{}` on guests", crate::fault::cut(other))));
             }
@@ -111,7 +118,7 @@ impl GuestOp {
     /// Whether it leaves a guest as it is, and works on anybody's: a template is there to be copied.
     #[must_use]
     pub fn only_looks(&self, is_template: bool) -> bool {
-        matches!(self, GuestOp::SnapshotList) || (is_template && matches!(self, GuestOp::Clone(_)))
+        matches!(self, GuestOp::SnapshotList | GuestOp::Check(_)) || (is_template && matches!(self, GuestOp::Clone(_)))
     }
 
     /// Checks its parameters, for the guest `on`, if that is known.
@@ -164,6 +171,7 @@ impl GuestOp {
                 }
                 named("target_storage", to.target_storage.as_deref(), names::storage)
             }
+            GuestOp::Check(check) => check.check(),
         }
     }
 
@@ -190,6 +198,7 @@ impl GuestOp {
             GuestOp::Backup(_) => "backup",
             GuestOp::Restore(_) => "restore",
             GuestOp::Migrate(_) => "migrate",
+            GuestOp::Check(_) => "check",
         }
     }
 
@@ -211,6 +220,7 @@ impl GuestOp {
             GuestOp::Backup(params) => written(params),
             GuestOp::Restore(params) => written(params),
             GuestOp::Migrate(params) => written(params),
+            GuestOp::Check(params) => written(params),
         }
     }
 
@@ -221,7 +231,7 @@ impl GuestOp {
             return Class::P;
         }
         match self {
-            GuestOp::SnapshotList => Class::R0,
+            GuestOp::SnapshotList | GuestOp::Check(_) => Class::R0,
             GuestOp::Start
             | GuestOp::Shutdown(Stop { force: false, .. })
             | GuestOp::Reboot(_)
@@ -272,7 +282,8 @@ impl GuestOp {
             | GuestOp::SnapshotList
             | GuestOp::Clone(_)
             | GuestOp::Create(_)
-            | GuestOp::Backup(_) => None,
+            | GuestOp::Backup(_)
+            | GuestOp::Check(_) => None,
         }
     }
 
@@ -308,7 +319,8 @@ impl GuestOp {
             | GuestOp::Destroy(_)
             | GuestOp::Backup(_)
             | GuestOp::Restore(_)
-            | GuestOp::Migrate(_) => None,
+            | GuestOp::Migrate(_)
+            | GuestOp::Check(_) => None,
         }
     }
 }
@@ -389,6 +401,7 @@ mod tests {
             ("restore", json!({ "type": "qemu", "archive": archive }), Class::R2),
             ("restore", json!({ "type": "qemu", "archive": archive, "over": true }), Class::R3),
             ("migrate", json!({ "target": "pve-2", "online": true }), Class::R3),
+            ("check", json!({ "for_s": 30, "timeout_s": 300 }), Class::R0),
         ] {
             let op = read(kind, &params).unwrap();
             assert_eq!((op.kind(), op.params(), op.class()), (kind, params, class));
@@ -416,6 +429,12 @@ mod tests {
             ("create", json!({ "type": "lxc" }), "ostemplate"),
             ("destroy", json!({ "now": true, "purge_after_s": 5 }), "exclude"),
             ("migrate", json!({ "target": "a/b" }), "no name of a node"),
+            ("check", json!({ "for_s": 30 }), "missing field"),
+            ("check", json!({ "for_s": 30, "timeout_s": 3601 }), "1 to 3600"),
+            ("check", json!({ "for_s": 0, "timeout_s": 0 }), "1 to 3600"),
+            ("check", json!({ "for_s": 30, "timeout_s": 30 }), "less than `timeout_s`"),
+            ("check", json!({ "for_s": -1, "timeout_s": 30 }), "invalid value"),
+            ("check", json!({ "for_s": 1, "timeout_s": 30, "agent": true }), "unknown field"),
             ("migrate", json!({ "target": "pve-2", "target_storage": "a/b" }), "no storage's name"),
             ("clone", json!({ "newid": "101" }), "its own number"),
             ("clone", json!({ "newid": "102", "name": "a_b" }), "`name`: `a_b` is no name as in DNS"),

@@ -185,7 +185,7 @@ pub struct GuestSetup {
 }
 
 /// Every privilege that there is.
-pub const PRIVILEGES: [&str; 37] = [
+pub const PRIVILEGES: [&str; 39] = [
     "Datastore.Allocate",
     "Datastore.AllocateSpace",
     "Datastore.AllocateTemplate",
@@ -219,6 +219,8 @@ pub const PRIVILEGES: [&str; 37] = [
     "VM.Config.Memory",
     "VM.Config.Network",
     "VM.Config.Options",
+    "VM.GuestAgent.Audit",
+    "VM.GuestAgent.Unrestricted",
     "VM.Migrate",
     "VM.PowerMgmt",
     "VM.Snapshot",

@@ -91,8 +91,8 @@ impl<T: Transport> Run<'_, T> {
             GuestOp::Restore(restore) => Ok(Some(self.restore(restore))),
             GuestOp::Backup(backup) => Ok(self.dump(backup)),
             GuestOp::Migrate(to) => Ok(self.guest(Verb::Post, &["migrate"], self.migrate_params(to))),
-            // It has stages of its own.
-            GuestOp::Destroy(_) => Ok(None),
+            // It has stages of its own, and what watches asks for nothing.
+            GuestOp::Destroy(_) | GuestOp::Check(_) => Ok(None),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `op` | operations: what must hold, and what proves them |
 //! | `stage` | what they are made of |
 //! | `calls` | and what each part asks of the host |
+//! | `check` | watching a guest |
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::limits::{OBSERVE_TIMEOUT, PVE_ANSWER_WITHIN};
 
 mod apply;
 mod calls;
+mod check;
 pub mod client;
 mod doctor;
 mod forms;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault, cut};
 use moorline_common::id::OpId;
-use moorline_common::observe::{GuestStatus, TAG};
+use moorline_common::observe::{GuestStatus, ObservedSnapshot, TAG};
 use moorline_common::op::guest::{Destroy, GuestOp};
 use moorline_common::plan::guest::note_key;
 use moorline_common::pve::answer::ErrorKind;
@@ -30,6 +30,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::{Begun, DriverError, DriverErrorKind, Found, OpOrder, OpResult, Ownership, Taker};
+use super::check;
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
 use super::observe::{incarnation_of, is_on, read_config, snapshots, status_of};
 use super::run::Run;
@@ -94,6 +95,10 @@ pub(super) struct Live {
     pub lock: Option<String>,
     pub is_ha_managed: bool,
     pub is_template: bool,
+    /// For how long it runs, in seconds.
+    pub uptime_s: Option<u64>,
+    /// Whether its config has a guest agent.
+    pub has_agent: bool,
 }
 
 impl Live {
@@ -121,6 +126,8 @@ impl Live {
             lock: lenient::text(current.get("lock")),
             is_ha_managed: lenient::flag(ha.and_then(|ha| ha.get("managed"))),
             is_template: lenient::flag(current.get("template")),
+            uptime_s: current.get("uptime").and_then(lenient::uint),
+            has_agent: lenient::flag(current.get("agent")),
             config,
         })
     }
@@ -175,28 +182,74 @@ pub(super) async fn prepare<T: Transport>(
         };
     }
     let Some(live) = live else {
-        let why = format!("there is no guest {vmid} on {}, or the agent's token may not see it", client.node());
-        return Err(DriverError { kind: DriverErrorKind::NotFound, ..refused(order, Code::NotFound, why) });
+        return Err(missing(client, order, vmid).await.unwrap_or_else(failed));
     };
     admit(owned, order, op, &live)?;
-    if let GuestOp::SnapshotRollback(_) | GuestOp::SnapshotCreate(_) = op {
+    if let GuestOp::SnapshotRollback(_) | GuestOp::SnapshotCreate(_) | GuestOp::SnapshotDelete(_) = op {
         let there = snapshots(&client.of_guest(Verb::Get, live.at, &["snapshot"], &Params::new()).await.map_err(failed)?);
-        if let GuestOp::SnapshotRollback(to) = op
-            && !there.contains_key(&to.name)
-        {
-            let known: Vec<&str> = there.keys().map(String::as_str).collect();
-            let why =
-                format!("it has no snapshot `{}`; it has {}", to.name, if known.is_empty() { "none".to_owned() } else { known.join(", ") });
-            return Err(refused(order, Code::NotFound, why));
-        }
-        if let GuestOp::SnapshotCreate(make) = op
-            && there.contains_key(&make.name(&order.op_id))
-        {
-            let why = format!("it has a snapshot `{}` already", make.name(&order.op_id));
-            return Err(refused(order, Code::AlreadyExists, why));
-        }
+        admit_snapshot(order, op, &there)?;
     }
     Ok(written(&Before { kind: live.at.kind, incarnation: live.incarnation, status: live.status, digest: live.digest, tasks }))
+}
+
+/// Where a guest is that its node does not list.
+pub(super) enum Trace {
+    /// There nevertheless.
+    There,
+    /// On this other node.
+    Elsewhere(String),
+    /// Nowhere.
+    Gone,
+}
+
+/// Looks for a guest. A list that leaves it out proves nothing; but who may not see a guest hears that before anything is said of it.
+///
+/// # Errors
+/// [`CallError`]; [`ErrorKind::Forbidden`] when the token may not see it.
+pub(super) async fn trace<T: Transport>(client: &Client<T>, at: GuestAt) -> Result<Trace, CallError> {
+    match read_config(client, at).await {
+        Ok(_) => return Ok(Trace::There),
+        Err(error) if error.kind() == Some(ErrorKind::NotFound) => {}
+        Err(error) => return Err(error),
+    }
+    let all = client.call(Verb::Get, &["cluster", "resources"], &params([("type", "vm")])).await?;
+    let is_it = |entry: &&Value| entry.get("vmid").and_then(lenient::uint) == Some(at.vmid.get().into());
+    let node = all.as_array().into_iter().flatten().find(is_it).and_then(|entry| lenient::text(entry.get("node")));
+    Ok(node.filter(|node| node != client.node()).map_or(Trace::Gone, Trace::Elsewhere))
+}
+
+/// Why an operation does not find its guest. It is `not_found` only where that is proven: who undoes something is done then.
+async fn missing<T: Transport>(client: &Client<T>, order: &OpOrder, vmid: Vmid) -> Result<DriverError, CallError> {
+    for kind in [GuestKind::Qemu, GuestKind::Lxc] {
+        match trace(client, GuestAt { kind, vmid }).await? {
+            Trace::There => return Ok(refused(order, Code::PreconditionFailed, "it was not listed, and is there by now".to_owned())),
+            Trace::Elsewhere(node) => return Ok(refused(order, Code::PreconditionFailed, format!("it is on the node {node}"))),
+            Trace::Gone => {}
+        }
+    }
+    let why = format!("there is no guest {vmid} on {}", client.node());
+    Ok(DriverError { kind: DriverErrorKind::NotFound, ..refused(order, Code::NotFound, why) })
+}
+
+/// Whether an operation on snapshots can begin where these are `there`. To go back to nothing is never what was wanted; to remove it may be.
+fn admit_snapshot(order: &OpOrder, op: &GuestOp, there: &BTreeMap<String, ObservedSnapshot>) -> Result<(), DriverError> {
+    let absent = |name: &str, code: Code| {
+        let known: Vec<&str> = there.keys().map(String::as_str).collect();
+        let has = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Err(refused(order, code, format!("it has no snapshot `{name}`; it has {has}")))
+    };
+    if let GuestOp::SnapshotRollback(to) = op {
+        return if there.contains_key(&to.name) { Ok(()) } else { absent(&to.name, Code::NoSnapshot) };
+    }
+    if let GuestOp::SnapshotDelete(delete) = op {
+        return if there.contains_key(&delete.name) { Ok(()) } else { absent(&delete.name, Code::NotFound) };
+    }
+    if let GuestOp::SnapshotCreate(make) = op
+        && there.contains_key(&make.name(&order.op_id))
+    {
+        return Err(refused(order, Code::AlreadyExists, format!("it has a snapshot `{}` already", make.name(&order.op_id))));
+    }
+    Ok(())
 }
 
 fn written(before: &Before) -> Value {
@@ -206,14 +259,20 @@ fn written(before: &Before) -> Value {
 
 /// Whether the operation can begin on the guest that is there.
 fn admit(owned: &Ownership, order: &OpOrder, op: &GuestOp, live: &Live) -> Result<(), DriverError> {
-    let only_looks = op.only_looks(live.is_template);
-    if !live.is_ours(owned) && !only_looks {
+    let (only_looks, is_ours) = (op.only_looks(live.is_template), live.is_ours(owned));
+    let meant = order.incarnation.as_ref().zip(live.incarnation.as_ref());
+    if let Some((wanted, is)) = meant
+        && wanted != is
+        && !crate::plant::planted("incarnation not checked")
+    {
+        // Whosever the other one is: the one that was meant is not there.
+        let is = if is_ours { is.as_str() } else { "another, and not Moorline's" };
+        return Err(refused(order, Code::IncarnationChanged, format!("the order is for {wanted}; what bears the number now is {is}")));
+    }
+    if !is_ours && !only_looks {
         return Err(refused(order, Code::NotOwned, "Moorline did not make it; `moorctl import proxmox` takes it over".to_owned()));
     }
     match (&order.incarnation, &live.incarnation) {
-        (Some(wanted), Some(is)) if wanted != is && !crate::plant::planted("incarnation not checked") => {
-            return Err(refused(order, Code::IncarnationChanged, format!("the order is for {wanted}; what bears the number now is {is}")));
-        }
         (None, _) if op.needs_incarnation() => {
             return Err(refused(
                 order,
@@ -244,7 +303,7 @@ fn unfit(op: &GuestOp, live: &Live) -> Option<String> {
     let (runs, paused) = (live.status != GuestStatus::Stopped, live.status == GuestStatus::Paused);
     let only = |fits: bool, why: &str| (!fits).then(|| why.to_owned());
     match op {
-        GuestOp::Start if live.is_template => Some("it is a template, which never runs".to_owned()),
+        GuestOp::Start | GuestOp::Check(_) if live.is_template => Some("it is a template, which never runs".to_owned()),
         GuestOp::Start => only(!paused, "it is frozen: order `resume`"),
         GuestOp::Reset | GuestOp::Suspend(_) if !is_machine => Some(format!("a container has no `{}`", op.kind())),
         GuestOp::Reboot(_) | GuestOp::Reset => only(runs, "it does not run"),
@@ -270,7 +329,8 @@ fn unfit(op: &GuestOp, live: &Live) -> Option<String> {
         | GuestOp::Create(_)
         | GuestOp::Backup(_)
         | GuestOp::Restore(_)
-        | GuestOp::Migrate(_) => None,
+        | GuestOp::Migrate(_)
+        | GuestOp::Check(_) => None,
     }
 }
 
@@ -287,12 +347,18 @@ pub(super) fn cannot_go(destroy: &Destroy, live: &Live) -> Option<String> {
 
 /// Begins the first stage.
 pub(super) async fn start<T: Transport>(mut run: Run<'_, T>) -> Result<Begun, DriverError> {
+    if let GuestOp::Check(_) = run.op {
+        return Ok(Begun::Task(check::TASK.to_owned()));
+    }
     run.ask_by = Some(Instant::now() + PVE_ASK_WITHIN);
     run.from(0, false).await
 }
 
 /// Waits for a task, and begins what comes after it.
 pub(super) async fn resume<T: Transport>(run: &Run<'_, T>, task: &str, taker: Taker) -> Result<Begun, DriverError> {
+    if let GuestOp::Check(check) = run.op {
+        return Ok(Begun::Done(aside(check::watch(run, check)).await));
+    }
     let upid: Upid = match task.parse() {
         Ok(upid) => upid,
         Err(e) => return Ok(Begun::Done(lost(&format!("{e}")))),
@@ -304,7 +370,7 @@ pub(super) async fn resume<T: Transport>(run: &Run<'_, T>, task: &str, taker: Ta
     if let Err(error) = task::outcome(&ended) {
         let log = task::last_lines(run.client, &upid).await;
         let result = serde_json::json!({ "task": upid.as_str(), "log": log });
-        let code = if error.kind == ErrorKind::UnknownOutcome { Code::Indeterminate } else { Code::OpFailed };
+        let code = if error.kind == ErrorKind::UnknownOutcome { Code::Indeterminate } else { run.why(error.kind).await };
         let words = if code == Code::Indeterminate {
             format!("the worker of {upid} has died ({})", error.message)
         } else {
@@ -326,6 +392,10 @@ pub(super) async fn adopt<T: Transport>(
     task: Option<&str>,
     age: Duration,
 ) -> Result<Found, DriverError> {
+    if let GuestOp::Check(_) = run.op {
+        // It changes nothing: whatever became of it, it is looked at anew.
+        return Ok(Found::Task(check::TASK.to_owned()));
+    }
     if let Some(task) = task {
         // The next stage may have been asked for, and be under way.
         let waited = doubts.since(&run.order.op_id).elapsed();

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use moorline_common::fault::{Code, cut};
 use moorline_common::id::OpId;
 use moorline_common::observe::{BURIED_TAG, GuestStatus, TAG};
-use moorline_common::op::guest::{Backup, CloneTo, Destroy, GuestOp, SetConfig, snapshot_name};
+use moorline_common::op::guest::{Backup, CloneTo, Destroy, GuestOp, Output, SetConfig, SnapshotDelete, SnapshotRollback, snapshot_name};
 use moorline_common::pve::answer::ErrorKind;
 use moorline_common::pve::guest::{self, Config, GuestConfig};
 use moorline_common::pve::upid::{TaskEnd, Upid};
@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use super::super::{Begun, DriverError, DriverErrorKind, OpOrder, OpResult};
 use super::client::{CallError, Client, GuestAt, Params, Transport, Verb, params};
 use super::forms::name_key;
-use super::observe::{is_on, read_config, snapshots};
-use super::op::{Before, Live, cannot_go, one};
+use super::observe::{incarnation_of, is_on, read_config, snapshots};
+use super::op::{Before, Live, Trace, cannot_go, one, trace};
 use super::stage::Stage;
 use super::task;
 use crate::limits::{PVE_BUSY_TRIES, PVE_TASK_LOOK};
@@ -62,7 +62,7 @@ impl<'a, T: Transport> Run<'a, T> {
                 return Ok(Begun::Task(upid.to_string()));
             }
         }
-        self.tell().await;
+        self.tell().await?;
         Ok(Begun::Done(self.result()))
     }
 
@@ -149,11 +149,14 @@ impl<'a, T: Transport> Run<'a, T> {
     }
 
     /// Notes what later steps may go by.
-    async fn tell(&self) {
+    async fn tell(&self) -> Result<(), DriverError> {
         match self.op {
-            GuestOp::SnapshotCreate(make) => self.note("snapshot", Value::from(make.name(&self.order.op_id))),
-            GuestOp::Clone(CloneTo { newid, .. }) => self.note("vmid", Value::from(newid.to_string())),
-            GuestOp::Create(_) | GuestOp::Restore(_) => self.note("vmid", Value::from(self.at.vmid.to_string())),
+            GuestOp::SnapshotCreate(make) => self.note(Output::SNAPSHOT, Value::from(make.name(&self.order.op_id))),
+            GuestOp::SnapshotDelete(SnapshotDelete { name, .. }) | GuestOp::SnapshotRollback(SnapshotRollback { name, .. }) => {
+                self.note(Output::SNAPSHOT, Value::from(name.as_str()));
+            }
+            GuestOp::Clone(CloneTo { newid, .. }) => self.tell_made(*newid).await?,
+            GuestOp::Create(_) | GuestOp::Restore(_) => self.tell_made(self.at.vmid).await?,
             GuestOp::Backup(Backup { storage, .. }) => self.tell_backup(storage).await,
             GuestOp::Destroy(Destroy { backup_first: Some(storage), .. }) => self.tell_backup(storage).await,
             GuestOp::Start
@@ -165,17 +168,44 @@ impl<'a, T: Transport> Run<'a, T> {
             | GuestOp::Reset
             | GuestOp::SetConfig(_)
             | GuestOp::Resize(_)
-            | GuestOp::SnapshotDelete(_)
-            | GuestOp::SnapshotRollback(_)
             | GuestOp::SnapshotList
             | GuestOp::Destroy(_)
-            | GuestOp::Migrate(_) => {}
+            | GuestOp::Migrate(_)
+            | GuestOp::Check(_) => {}
         }
+        Ok(())
+    }
+
+    /// Which guest was made: what undoes it names its incarnation, and so another one of the number is left alone.
+    ///
+    /// # Errors
+    /// When the host cannot be asked now: it is asked again. What the token may not see is left out.
+    async fn tell_made(&self, vmid: Vmid) -> Result<(), DriverError> {
+        self.note(Output::VMID, Value::from(vmid.to_string()));
+        match self.incarnation_made(GuestAt { vmid, ..self.at }).await.map_err(|error| self.failed(error)) {
+            Ok(incarnation) => {
+                if let Some(incarnation) = incarnation {
+                    self.note(Output::INCARNATION, Value::from(incarnation));
+                }
+                Ok(())
+            }
+            Err(error) if error.kind == DriverErrorKind::Unreachable => Err(error),
+            // It is made nevertheless.
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn incarnation_made(&self, at: GuestAt) -> Result<Option<String>, CallError> {
+        let (config, _) = read_config(self.client, at).await?;
+        if self.is_made_by_this(&config).is_err() {
+            return Ok(None);
+        }
+        incarnation_of(self.client, at, &config).await
     }
 
     async fn tell_backup(&self, storage: &str) {
         if let Ok(Some(volid)) = self.backup_of_ours(storage).await {
-            self.note("archive", Value::from(volid));
+            self.note(Output::ARCHIVE, Value::from(volid));
         }
     }
 
@@ -217,7 +247,10 @@ impl<'a, T: Transport> Run<'a, T> {
                 Err(error) if self.is_so_already(stage, &error) => return Ok(None),
                 Err(error) => {
                     let may_have_begun = matches!(error.kind(), Some(ErrorKind::Failed | ErrorKind::Invalid));
-                    let failed = self.failed(error);
+                    let failed = match error.kind() {
+                        Some(ErrorKind::NotFound) => DriverError { code: self.why(ErrorKind::NotFound).await, ..self.failed(error) },
+                        _ => self.failed(error),
+                    };
                     let had = asked.get("digest").map(String::as_str);
                     let in_part = if may_have_begun { self.in_part(had).await } else { "" };
                     return Err(DriverError { message: cut(&format!("{in_part}{}", failed.message)), ..failed });
@@ -237,10 +270,22 @@ impl<'a, T: Transport> Run<'a, T> {
         }
     }
 
+    /// What a failure of `kind` is called. That something was not there may be said of a disk too: only a look tells of the snapshot.
+    pub(super) async fn why(&self, kind: ErrorKind) -> Code {
+        let (name, code) = match (kind, self.op) {
+            (ErrorKind::NotFound, GuestOp::SnapshotDelete(delete)) => (&delete.name, Code::NotFound),
+            (ErrorKind::NotFound, GuestOp::SnapshotRollback(to)) => (&to.name, Code::NoSnapshot),
+            _ => return Code::OpFailed,
+        };
+        match self.client.of_guest(Verb::Get, self.at, &["snapshot"], &Params::new()).await {
+            Ok(list) if !snapshots(&list).contains_key(name) => code,
+            Ok(_) | Err(_) => Code::OpFailed,
+        }
+    }
+
     /// Whether an error says that there is nothing to do.
     fn is_so_already(&self, stage: Stage, error: &CallError) -> bool {
         match (stage, error.kind()) {
-            (Stage::Own, Some(ErrorKind::NotFound)) => matches!(self.op, GuestOp::SnapshotDelete(_)),
             (Stage::Own | Stage::Start, Some(ErrorKind::AlreadyRunning)) => stage == Stage::Start || matches!(self.op, GuestOp::Start),
             (Stage::Own | Stage::Stop, Some(ErrorKind::NotRunning)) => {
                 stage == Stage::Stop || matches!(self.op, GuestOp::Stop | GuestOp::Shutdown(_))
@@ -251,15 +296,19 @@ impl<'a, T: Transport> Run<'a, T> {
 
     /// The guest, which must still be the one that was looked at.
     pub(super) async fn live(&self) -> Result<Live, DriverError> {
-        let live = Live::read(self.client, self.at).await.map_err(|e| match e.kind() {
-            Some(ErrorKind::NotFound) => self.conflict(DriverErrorKind::NotFound, "it is gone".to_owned()),
-            _ => self.failed(e),
-        })?;
+        let live = match Live::read(self.client, self.at).await {
+            Ok(live) => live,
+            Err(error) if error.kind() == Some(ErrorKind::NotFound) && self.is_gone().await? => {
+                let gone = self.conflict(DriverErrorKind::NotFound, "it is gone".to_owned());
+                return Err(DriverError { code: Code::NotFound, ..gone });
+            }
+            Err(error) => return Err(self.failed(error)),
+        };
         let lasting = |text: &Option<String>| text.as_deref().map(incarnation::lasting).map(str::to_owned);
         // What has come of a backup is another one than was there before.
         let is_replaced = matches!(self.op, GuestOp::Restore(_));
         if !is_replaced && self.before.incarnation.is_some() && lasting(&live.incarnation) != lasting(&self.before.incarnation) {
-            return Err(self.conflict(DriverErrorKind::Conflict, "it is another one than was looked at".to_owned()));
+            return Err(self.other("it is another one than was looked at"));
         }
         Ok(live)
     }
@@ -267,13 +316,10 @@ impl<'a, T: Transport> Run<'a, T> {
     /// The guest, if nothing has come in the way of its end since that was ordered: what comes first may take hours.
     async fn live_to_go(&self) -> Result<Live, DriverError> {
         let live = self.live().await?;
-        let why = if live.incarnation != self.before.incarnation {
-            Some("its content is another one than was ordered to go".to_owned())
-        } else if let GuestOp::Destroy(destroy) = self.op {
-            cannot_go(destroy, &live)
-        } else {
-            None
-        };
+        if live.incarnation != self.before.incarnation {
+            return Err(self.other("its content is another one than was ordered to go"));
+        }
+        let why = if let GuestOp::Destroy(destroy) = self.op { cannot_go(destroy, &live) } else { None };
         let runs = || (live.status != GuestStatus::Stopped).then(|| "it runs again".to_owned());
         match why.or_else(runs) {
             Some(why) => Err(self.conflict(DriverErrorKind::Conflict, why)),
@@ -281,21 +327,18 @@ impl<'a, T: Transport> Run<'a, T> {
         }
     }
 
-    /// Whether the guest is proven to be gone. A list that leaves it out proves nothing; but who may not see a guest hears that before
-    /// anything is said of it.
+    /// Whether the guest is proven to be gone.
     async fn is_gone(&self) -> Result<bool, DriverError> {
-        match read_config(self.client, self.at).await {
-            Ok(_) => return Ok(false),
-            Err(error) if error.kind() == Some(ErrorKind::NotFound) => {}
-            Err(error) => return Err(self.failed(error)),
+        match trace(self.client, self.at).await.map_err(|e| self.failed(e))? {
+            Trace::There => Ok(false),
+            Trace::Elsewhere(node) => Err(self.conflict(DriverErrorKind::Conflict, format!("it is on the node {node} by now"))),
+            Trace::Gone => Ok(true),
         }
-        let all = self.client.call(Verb::Get, &["cluster", "resources"], &params([("type", "vm")])).await.map_err(|e| self.failed(e))?;
-        let is_it = |entry: &&Value| entry.get("vmid").and_then(lenient::uint) == Some(self.at.vmid.get().into());
-        let node = all.as_array().into_iter().flatten().find(is_it).and_then(|entry| lenient::text(entry.get("node")));
-        match node.filter(|node| node != self.client.node()) {
-            Some(node) => Err(self.conflict(DriverErrorKind::Conflict, format!("it is on the node {node} by now"))),
-            None => Ok(true),
-        }
+    }
+
+    /// Another one has the number.
+    fn other(&self, why: &str) -> DriverError {
+        DriverError { code: Code::IncarnationChanged, ..self.conflict(DriverErrorKind::Conflict, why.to_owned()) }
     }
 
     pub(super) fn conflict(&self, kind: DriverErrorKind, why: String) -> DriverError {

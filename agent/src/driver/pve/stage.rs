@@ -62,7 +62,7 @@ const fn own_kinds(op: &GuestOp) -> &'static [&'static str] {
         GuestOp::Restore(_) => &["qmrestore", "vzrestore"],
         GuestOp::Backup(_) => &["vzdump"],
         GuestOp::Migrate(_) => &["qmigrate", "vzmigrate", "hamigrate"],
-        GuestOp::SnapshotList | GuestOp::Destroy(_) => &[],
+        GuestOp::SnapshotList | GuestOp::Destroy(_) | GuestOp::Check(_) => &[],
     }
 }
 
@@ -98,6 +98,7 @@ pub(super) fn stages(op: &GuestOp, before: &Before) -> Vec<Stage> {
         | GuestOp::SnapshotRollback(_)
         | GuestOp::SnapshotList
         | GuestOp::Backup(_)
-        | GuestOp::Migrate(_) => vec![Stage::Own],
+        | GuestOp::Migrate(_)
+        | GuestOp::Check(_) => vec![Stage::Own],
     }
 }

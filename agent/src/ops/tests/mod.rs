@@ -27,6 +27,7 @@ use crate::testing::{FakeDriver, Operator, services, until};
 mod crash;
 mod door;
 mod doubt;
+mod guests;
 mod turn;
 
 const DEADLINE: Duration = Duration::from_secs(20);

@@ -75,6 +75,8 @@ pub fn of(code: Code, statement: &OpStatement) -> Option<String> {
         | Code::PreconditionFailed
         | Code::Cancelled
         | Code::OpFailed
+        | Code::NotHealthy
+        | Code::NoSnapshot
         | Code::Indeterminate
         | Code::StepFailed
         | Code::EngineTooOld

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{PURGE_AFTER_S, all_right, named};
+use super::{CHECK_MAX_S, PURGE_AFTER_S, all_right, named};
 use crate::id::OpId;
 use crate::pve::guest::{Config, rootless};
 use crate::pve::keys::{self, Shape};
@@ -311,6 +311,26 @@ pub struct Migrate {
     /// The storage for them there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_storage: Option<String>,
+}
+
+/// How long a guest must run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Check {
+    /// So long it is seen to run without a break, in seconds, from when it is looked at; one look is enough when 0.
+    pub for_s: u32,
+    /// Within so long, in seconds.
+    pub timeout_s: u32,
+}
+
+impl Check {
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.timeout_s == 0 || self.timeout_s > CHECK_MAX_S {
+            return Err(format!("`timeout_s` is 1 to {CHECK_MAX_S}"));
+        }
+        // It counts from the first look, which takes its time.
+        if self.for_s >= self.timeout_s { Err("`for_s` is less than `timeout_s`".to_owned()) } else { Ok(()) }
+    }
 }
 
 impl SetConfig {

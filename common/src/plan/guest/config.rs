@@ -95,7 +95,8 @@ pub fn may_change_hidden(op: &GuestOp) -> bool {
         | GuestOp::Create(_)
         | GuestOp::Destroy(_)
         | GuestOp::Backup(_)
-        | GuestOp::Migrate(_) => false,
+        | GuestOp::Migrate(_)
+        | GuestOp::Check(_) => false,
     }
 }
 

@@ -96,6 +96,7 @@ const POWER: Needs = Needs::All("/vms/{vmid}", &["VM.PowerMgmt"]);
 const SNAPSHOT: Needs = Needs::All("/vms/{vmid}", &["VM.Snapshot"]);
 const ROLLBACK: Needs = Needs::Any("/vms/{vmid}", &["VM.Snapshot", "VM.Snapshot.Rollback"]);
 const SNAPSHOT_READ: Needs = Needs::Any("/vms/{vmid}", &["VM.Snapshot", "VM.Snapshot.Rollback", "VM.Audit"]);
+const AGENT: Needs = Needs::Any("/vms/{vmid}", &["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"]);
 const DISK: Needs = Needs::All("/vms/{vmid}", &["VM.Config.Disk"]);
 const ALLOCATE: Needs = Needs::All("/vms/{vmid}", &["VM.Allocate"]);
 const MIGRATE: Needs = Needs::All("/vms/{vmid}", &["VM.Migrate"]);
@@ -271,6 +272,7 @@ static ROUTES: &[Route] = &[
     post("/nodes/{node}/lxc/{vmid}/status/suspend", POWER, &[], power::suspend),
     post("/nodes/{node}/qemu/{vmid}/status/resume", POWER, &["nocheck:b", "skiplock:b"], power::resume),
     post("/nodes/{node}/lxc/{vmid}/status/resume", POWER, &[], power::resume),
+    post("/nodes/{node}/qemu/{vmid}/agent/ping", AGENT, &[], status::ping),
     get("/nodes/{node}/{kind}/{vmid}/snapshot", AUDIT, &[], snapshots::list),
     post("/nodes/{node}/qemu/{vmid}/snapshot", SNAPSHOT, &["snapname!", "description", "vmstate:b"], snapshots::make),
     post("/nodes/{node}/lxc/{vmid}/snapshot", SNAPSHOT, &["snapname!", "description"], snapshots::make),

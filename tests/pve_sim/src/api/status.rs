@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Call, Outcome};
+use super::{Call, Fail, Outcome};
 use crate::normal::drive::Drive;
 use crate::world::World;
 use crate::world::guest::{Guest, Kind, Power};
@@ -46,11 +46,31 @@ pub(crate) fn current(world: &mut World, call: &Call) -> Outcome {
             all.insert("running-machine".to_owned(), json!("pc-i440fx-9.2+pve1"));
             all.insert("running-qemu".to_owned(), json!("9.2.0"));
         }
-        if guest.conf.get("agent").is_some_and(|agent| agent.starts_with('1') || agent.starts_with("enabled=1")) {
+        if has_agent(guest) {
             all.insert("agent".to_owned(), json!(1));
         }
     }
     Ok(Value::Object(all))
+}
+
+/// `POST /nodes/{node}/qemu/{vmid}/agent/ping`. Source: `PVE::QemuServer::Agent::assert_agent_available`.
+pub(crate) fn ping(world: &mut World, call: &Call) -> Outcome {
+    let guest = world.guest_of(call)?;
+    if !has_agent(guest) {
+        return Err(Fail::die("No QEMU guest agent configured"));
+    }
+    if !guest.is_running() {
+        return Err(Fail::die(format!("VM {} is not running", guest.vmid)));
+    }
+    // What is frozen answers nobody.
+    if world.faults.mute.contains(&guest.vmid) || matches!(guest.power, Power::Paused { .. }) {
+        return Err(Fail::die("QEMU guest agent is not running"));
+    }
+    Ok(json!({ "result": {} }))
+}
+
+fn has_agent(guest: &Guest) -> bool {
+    guest.conf.get("agent").is_some_and(|agent| agent.starts_with('1') || agent.starts_with("enabled=1"))
 }
 
 const fn qmp_status(guest: &Guest) -> &'static str {

@@ -28,6 +28,8 @@ pub struct Faults {
     pub unreachable: bool,
     /// Guests that do not react when they are asked to shut down.
     pub deaf: BTreeSet<u32>,
+    /// Guests whose guest agent does not answer.
+    pub mute: BTreeSet<u32>,
     /// Names of nodes that are off. Calls for them end with 595.
     pub nodes_off: BTreeSet<String>,
     /// How long a call takes before it has its effect and is answered, by `METHOD path` as a regular expression: a slow storage.

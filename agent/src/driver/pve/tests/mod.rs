@@ -21,10 +21,11 @@ use super::{Client, PveDriver};
 use crate::driver::{Begun, DriverError, Known, OpOrder, OpResult, Ownership, Taker, Tasks};
 
 mod beside;
+mod check;
 mod doubt;
 mod https;
 pub mod machine;
-mod ops;
+pub mod ops;
 mod round_trip;
 mod steps;
 

@@ -10,7 +10,7 @@ use super::super::client::{GuestAt, Verb, params};
 use super::*;
 use crate::driver::{DriverErrorKind, Found};
 
-pub(super) const MACHINE: &[(&str, &str)] = &[
+pub const MACHINE: &[(&str, &str)] = &[
     ("name", "db"),
     ("memory", "512"),
     ("tags", "moorline"),
@@ -27,7 +27,7 @@ pub(super) const CONTAINER: &[(&str, &str)] = &[
     ("arch", "amd64"),
 ];
 
-pub(super) fn setup(running: bool) -> Setup {
+pub fn setup(running: bool) -> Setup {
     Setup::two_nodes().with_guest(Kind::Qemu, 101, running, MACHINE).with_guest(Kind::Lxc, 205, running, CONTAINER)
 }
 
@@ -144,7 +144,8 @@ async fn mistakes_are_refused_and_change_nothing() {
         (order(101, "destroy", json!({ "stop": true }), 1), Code::BadParams, "which one"),
         (wrong, Code::IncarnationChanged, "the order is for"),
         (exact(300, "destroy", json!({})).await, Code::NotOwned, "did not make it"),
-        (exact(101, "snapshot-rollback", json!({ "name": "none" })).await, Code::NotFound, "no snapshot `none`"),
+        (exact(101, "snapshot-rollback", json!({ "name": "none" })).await, Code::NoSnapshot, "no snapshot `none`"),
+        (exact(101, "snapshot-delete", json!({ "name": "none" })).await, Code::NotFound, "no snapshot `none`"),
         (exact(101, "set-config", json!({ "type": "lxc", "set": { "memory": "512" } })).await, Code::PreconditionFailed, "type qemu"),
         (
             exact(101, "set-config", json!({ "type": "qemu", "set": { "memory": "1024" }, "digest": "abc" })).await,

@@ -6,7 +6,8 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::ResourceId;
 use moorline_common::observe::Observed;
 use moorline_common::op::guest::{
-    Backup, CloneTo, Create, Destroy, Migrate, Resize, Restore, SetConfig, SnapshotCreate, SnapshotDelete, SnapshotRollback, Stop, Suspend,
+    Backup, Check, CloneTo, Create, Destroy, Migrate, Resize, Restore, SetConfig, SnapshotCreate, SnapshotDelete, SnapshotRollback, Stop,
+    Suspend,
 };
 use moorline_common::op::{Act, GuestOp};
 use moorline_common::pve::guest::Config;
@@ -83,6 +84,7 @@ pub fn read(verb: GuestVerb) -> Result<(Wish, OnOne), Failure> {
         GuestVerb::Migrate { on, to, online, with_local_disks, target_storage } => {
             (GuestOp::Migrate(Migrate { target: to, online, with_local_disks, target_storage }), on)
         }
+        GuestVerb::Check { on, span, timeout } => (GuestOp::Check(Check { for_s: seconds(span), timeout_s: seconds(timeout) }), on),
     };
     let named = require(op.kind(), &on.target)?;
     if let (Named::Name(name), Some(_)) = (&named, op.makes()) {
@@ -177,6 +179,7 @@ fn instead_of(verb: &str) -> &'static str {
         "reboot" => "a container is restarted with `moorctl op restart`",
         "suspend" => "a container is frozen with `moorctl op pause`",
         "resume" => "a frozen container goes on with `moorctl op unpause`",
+        "check" => "how a container is doing stands in `moorctl status`",
         "reset" => "a container is killed with `moorctl op kill`, and started with `moorctl op start`",
         "snapshot-create" | "snapshot-delete" | "snapshot-rollback" | "snapshot-list" | "backup" | "restore" => {
             "containers have no snapshots and backups of their own: what they keep is in volumes"
@@ -352,6 +355,8 @@ mod tests {
                 "restore",
                 json!({ "type": "lxc", "archive": "pbs:backup/ct/205/2026-11-23T10:00:00Z", "over": true }),
             ),
+            (&["check", "h/101"], "check", json!({ "for_s": 30, "timeout_s": 300 })),
+            (&["check", "h/guest/101", "--for", "1m", "--timeout", "10m"], "check", json!({ "for_s": 60, "timeout_s": 600 })),
             (&["migrate", "h/101", "--to", "pve-2", "--online"], "migrate", json!({ "target": "pve-2", "online": true })),
             (
                 &["set-config", "h/101", "memory=2048", "net0=virtio,bridge=vmbr0", "--delete", "balloon"],

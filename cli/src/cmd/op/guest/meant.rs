@@ -121,7 +121,7 @@ pub fn incarnation(act: &Act, vmid: Vmid, wanted: Option<&str>, observed: Option
         require_ours(vmid, guest)?;
     }
     fits(op, vmid, guest, pve)?;
-    if matches!(op, GuestOp::Start | GuestOp::Resume) {
+    if matches!(op, GuestOp::Start | GuestOp::Resume | GuestOp::Check(_)) {
         // It may be another one meanwhile, by a rollback, and nothing is lost by it.
         return Ok(None);
     }
@@ -388,6 +388,8 @@ pub(in crate::cmd::op) mod tests {
             assert_eq!(pick(kind, &json!({}), 101, Some("any")).unwrap(), None, "{kind}");
             assert_eq!(incarnation(&act(kind, &json!({})), vmid(300), None, None).unwrap(), None, "{kind}");
         }
+        let check = json!({ "for_s": 1, "timeout_s": 2 });
+        assert_eq!(pick("check", &check, 101, None).unwrap(), None, "it may have gone back to a snapshot since");
         for kind in ["start", "resume", "converge", "release"] {
             assert_eq!(pick(kind, &json!({}), 101, None).unwrap(), None, "{kind}");
         }

@@ -127,6 +127,18 @@ pub enum GuestVerb {
         #[arg(long, value_name = "STORAGE")]
         target_storage: Option<String>,
     },
+    /// Watch whether a guest runs, and goes on to; a virtual machine's guest agent must answer, where it has one. Changes nothing
+    Check {
+        /// Where
+        #[command(flatten)]
+        on: OnGuest,
+        /// How long it must be seen to run, without a break, from now on; 0s: one look
+        #[arg(long = "for", value_name = "SPAN", default_value = "30s", value_parser = clock::parse_span)]
+        span: Duration,
+        /// Within how long it must have done so; it counts as failed then
+        #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = clock::parse_span)]
+        timeout: Duration,
+    },
 }
 
 /// What is done with snapshots.

@@ -4,7 +4,7 @@ use moorline_common::fault::Code;
 use moorline_common::id::{HostName, UnixSeconds};
 use moorline_common::observe::{ObservedGuest, ObservedSnapshot};
 use moorline_common::op::guest::{
-    Backup, BackupMode, CloneTo, Create, Destroy, Migrate, Restore, SetConfig, SnapshotCreate, SnapshotRollback, Stop,
+    Backup, BackupMode, Check, CloneTo, Create, Destroy, Migrate, Restore, SetConfig, SnapshotCreate, SnapshotRollback, Stop,
 };
 use moorline_common::op::{Class, GuestOp, OpStatement, Receipt};
 use moorline_common::pve::Vmid;
@@ -62,6 +62,7 @@ fn does(op: &GuestOp, now: UnixSeconds) -> String {
         GuestOp::Backup(backup) => dump(backup),
         GuestOp::Restore(restore) => back(restore),
         GuestOp::Migrate(to) => moved(to),
+        GuestOp::Check(check) => watched(check),
     }
 }
 
@@ -157,6 +158,14 @@ fn moved(to: &Migrate) -> String {
     format!("it goes to node `{}` {how}{disks}", to.target)
 }
 
+fn watched(check: &Check) -> String {
+    let within = clock::span_words(check.timeout_s.into());
+    match check.for_s {
+        0 => format!("it must run within {within}"),
+        s => format!("it must run for {} without a break, within {within}", clock::span_words(s.into())),
+    }
+}
+
 /// What came of an operation on a guest, line by line: what is worth knowing of its result.
 #[must_use]
 pub fn of_result(receipt: &Receipt) -> String {
@@ -164,7 +173,12 @@ pub fn of_result(receipt: &Receipt) -> String {
     let text = |name: &str| result.get(name).and_then(Value::as_str).map(visible);
     let mut lines = Vec::new();
     lines.extend(text("vmid").map(|vmid| format!("guest {vmid} is made")));
-    lines.extend(text("snapshot").map(|name| format!("snapshot {name}")));
+    lines.extend(text("incarnation").map(|id| format!("incarnation {id}")));
+    lines.extend(text("snapshot").map(|name| snapshot_line(&receipt.kind, &name)));
+    if let Some(uptime_s) = result.get("uptime_s").and_then(Value::as_u64) {
+        let agent = result.get("agent").and_then(Value::as_bool).unwrap_or_default();
+        lines.push(format!("runs for {}{}", clock::span_words(uptime_s), if agent { ", and its guest agent answers" } else { "" }));
+    }
     lines.extend(text("archive").map(|volid| format!("backup {volid}")));
     if let Some(count) = result.get("warnings").and_then(Value::as_u64).filter(|n| *n > 0) {
         let task = text("task").map(|task| format!(": look at the task {task}")).unwrap_or_default();
@@ -176,6 +190,14 @@ pub fn of_result(receipt: &Receipt) -> String {
         lines.extend(log.iter().filter_map(Value::as_str).map(|line| format!("  | {}", visible(line))));
     }
     lines.iter().map(|line| format!("  {line}\n")).collect()
+}
+
+fn snapshot_line(kind: &str, name: &str) -> String {
+    match kind {
+        "snapshot-delete" => format!("snapshot {name} is removed"),
+        "snapshot-rollback" => format!("it is back at snapshot {name}"),
+        _ => format!("snapshot {name}"),
+    }
 }
 
 /// The snapshots in the receipt of `snapshot-list`, each after those before it in time; `None` for what is none.
@@ -205,7 +227,7 @@ pub fn snapshots(receipt: &Receipt, now: UnixSeconds) -> Option<String> {
 pub fn remedy(code: Code) -> Option<&'static str> {
     if code == Code::NotOwned {
         Some("take the guest over with `moorctl import proxmox`, or act on it in Proxmox VE itself")
-    } else if code == Code::NotFound {
+    } else if code == Code::NoSnapshot || code == Code::NotFound {
         Some("look at what the host has with `moorctl get guests HOST`, and at `moorctl op snapshot list HOST/GUEST`")
     } else if code == Code::IncarnationChanged {
         Some("another guest bears the number now, or it went back to a snapshot: look at it, and sign the order anew if it is still meant")
@@ -276,6 +298,7 @@ mod tests {
             ("backup", json!({ "storage": "pbs", "mode": "stop" }), "made to `pbs`; it is stopped meanwhile"),
             ("restore", json!({ "type": "qemu", "archive": archive, "over": true }), "WHAT THE GUEST HOLDS NOW IS LOST"),
             ("migrate", json!({ "target": "pve-2" }), "to node `pve-2` while it is stopped"),
+            ("check", json!({ "for_s": 30, "timeout_s": 300 }), "run for 30s without a break, within 5m"),
         ] {
             assert!(said(kind, &params).contains(says), "{kind}: {}", said(kind, &params));
         }
