@@ -196,11 +196,11 @@ fn without_a_cause(loot: &Loot, saga: &Saga, first: &Envelope) -> Vec<Trick> {
     let other = Word { saga_id: Saga::draw_up(loot).plan.saga_id, ..saga.abort() };
     vec![
         ("for nothing", "saga_unproven", shown(&[], &[])),
-        ("when all goes well", "saga_unproven", shown(std::slice::from_ref(&first), &[])),
+        ("when all goes well", "saga_unproven", shown(std::slice::from_ref(first), &[])),
         ("for a failure that the stranger signed", "unknown_key", shown(&[sealed(&failed, &stranger())], &[])),
         ("for a word that the stranger signed", "unknown_key", shown(&[], &[sealed(&saga.abort(), &stranger())])),
         ("for a word about another saga", "bad_saga", shown(&[], &[sealed(&other, &loot.operator)])),
-        ("for a word that is a receipt", "wrong_type", shown(&[], std::slice::from_ref(&first))),
+        ("for a word that is a receipt", "wrong_type", shown(&[], std::slice::from_ref(first))),
     ]
 }
 

@@ -80,7 +80,7 @@ impl Site {
         let json = self.operator.order(kind, &format!("pve/guest/{number}"), params, |order| {
             order.incarnation = incarnation.map(str::to_owned);
         });
-        let Some(Answer::Known(id)) = self.agent().ops.take(json).await else { panic!("{kind} is not taken") };
+        let Some(Answer::Known(id)) = self.agent().ops.take(json, None).await else { panic!("{kind} is not taken") };
         id
     }
 
@@ -260,7 +260,7 @@ async fn a_check_is_looked_at_anew_by_the_next_life_also_past_its_orders_last_mo
     let json = site.operator.order("check", "pve/guest/101", json!({ "for_s": 30, "timeout_s": 300 }), |order| {
         order.expires_at = order.not_before.plus(60);
     });
-    let Some(Answer::Known(id)) = site.agent().ops.take(json).await else { panic!("it is not taken") };
+    let Some(Answer::Known(id)) = site.agent().ops.take(json, None).await else { panic!("it is not taken") };
     site.wait("under way", || site.state(&id) == Some(State::TaskRunning)).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     site.kill().await;

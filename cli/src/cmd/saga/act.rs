@@ -135,7 +135,7 @@ pub(super) fn first_try(facts: &SagaFacts, step: StepNumber, side: Side, task: &
         Side::Do => Some(&step.run),
         Side::Undo => step.undo.as_ref(),
     });
-    line.map_or(0, |line| line.attempt).max(task.attempts).saturating_add(1)
+    line.map_or(task.attempts, |line| line.allowed).saturating_add(1)
 }
 
 /// Takes a step out.
