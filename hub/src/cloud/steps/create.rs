@@ -67,6 +67,21 @@ pub async fn undo_create(
     within(attempt, &what, search.unmake(known)).await
 }
 
+/// Deletes what bears tag and name and is not the droplet that is kept: a request may arrive long after its step is over. One look; worth one
+/// when the saga is over, and at each sync of the inventory.
+///
+/// # Errors
+/// [`StepError`]; it can be tried again.
+pub async fn sweep(provider: &dyn Provider, input: &Create, kept: DropletId, attempt: &Attempt) -> Result<BTreeSet<DropletId>, StepError> {
+    let mut search = Search::new(provider, input, attempt);
+    search.what = format!("sweeping duplicates of droplet {kept}");
+    let work = async {
+        let found = search.look().await.map_err(|error| StepError::call(&error, &search.what, false))?;
+        search.delete_all(found.ours.into_keys().filter(|id| *id != kept).collect(), kept).await
+    };
+    within(attempt, &search.what, work).await
+}
+
 impl Create {
     fn check(&self) -> Result<(), StepError> {
         let wanted = &self.wanted;
@@ -135,10 +150,10 @@ impl<'a> Search<'a> {
         let mut lost = 0;
         loop {
             if in_doubt && let Some(droplet) = self.recheck().await? {
-                return self.sweep(droplet, None, false).await;
+                return self.settle(droplet, None, false).await;
             }
             match self.provider.create_droplet(&wanted).await {
-                Ok(accepted) => return self.sweep(accepted.droplet, accepted.action, in_doubt).await,
+                Ok(accepted) => return self.settle(accepted.droplet, accepted.action, in_doubt).await,
                 Err(error) if error.maybe_done() && lost + 1 < POSTS => {
                     tracing::warn!(name = wanted.name, %error, "whether a droplet was created is not known: it is looked for");
                     lost += 1;
@@ -227,7 +242,7 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps the lowest number of all that bear tag and name, and deletes the others.
-    async fn sweep(&self, droplet: Droplet, mut action: Option<ActionId>, in_doubt: bool) -> Result<Created, StepError> {
+    async fn settle(&self, droplet: Droplet, mut action: Option<ActionId>, in_doubt: bool) -> Result<Created, StepError> {
         let made = droplet.id;
         let mut ours = BTreeMap::from([(made, droplet)]);
         let mut looks = Looks::of(CREATE_RECHECK);
@@ -243,15 +258,18 @@ impl<'a> Search<'a> {
         }
         let lower: BTreeMap<_, _> = ours.iter().filter(|(id, _)| **id < made).map(|(id, droplet)| (*id, droplet.clone())).collect();
         let kept = self.first_living(lower).await?.map_or(made, |droplet| droplet.id);
-        let mut swept = BTreeSet::new();
-        for id in ours.keys().copied().filter(|id| *id != kept) {
-            tracing::warn!(%id, %kept, tag = self.tag, "a duplicate droplet is deleted");
-            delete(self.provider, id, None, &self.what).await?;
-            swept.insert(id);
-        }
+        let swept = self.delete_all(ours.keys().copied().filter(|id| *id != kept).collect(), kept).await?;
         action = action.filter(|_| kept == made);
         let lacks = || StepError::new(Code::Internal, format!("{}: droplet {kept} was seen and is not known", self.what), true, true);
         Ok(Created { droplet: ours.remove(&kept).ok_or_else(lacks)?, action, swept })
+    }
+
+    async fn delete_all(&self, duplicates: BTreeSet<DropletId>, kept: DropletId) -> Result<BTreeSet<DropletId>, StepError> {
+        for id in &duplicates {
+            tracing::warn!(%id, %kept, tag = self.tag, "a duplicate droplet is deleted");
+            delete(self.provider, *id, None, &self.what).await?;
+        }
+        Ok(duplicates)
     }
 
     async fn unmake(&self, known: Option<DropletId>) -> Result<BTreeSet<DropletId>, StepError> {

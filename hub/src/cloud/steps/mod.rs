@@ -34,7 +34,7 @@ pub mod resize;
 pub mod snapshot;
 pub mod wait_active;
 
-pub use create::{Create, Created, create, undo_create};
+pub use create::{Create, Created, create, sweep, undo_create};
 pub use destroy::{Destroy, delete_snapshot, destroy};
 pub use mark::Mark;
 pub use resize::{Resize, Resized, resize};
@@ -82,8 +82,9 @@ impl StepError {
     }
 }
 
-/// Does `what` until the try is over.
+/// Does `what` until the try is over. What an earlier try may have done counts for this one's failure.
 async fn within<T>(attempt: &Attempt, what: &str, doing: impl Future<Output = Result<T, StepError>>) -> Result<T, StepError> {
     let over = || StepError::new(Code::CloudTimeout, format!("{what}: the step's time is over"), true, true);
-    tokio::time::timeout_at(attempt.deadline, doing).await.unwrap_or_else(|_| Err(over()))
+    let ended = tokio::time::timeout_at(attempt.deadline, doing).await.unwrap_or_else(|_| Err(over()));
+    ended.map_err(|error| StepError { effect: error.effect || attempt.tried_before, ..error })
 }

@@ -204,9 +204,6 @@ async fn no_token_and_no_first_boot_stands_in_a_log_or_an_error() {
         let error = cloud.provider.create_droplet(&web().wanted).await.unwrap_err();
         said.push_str(&format!("{error} {error:?} {}\n", error.fault("creating")));
     }
-    // Words that repeat what was sent.
-    let echo = moorline_do_sim::Request::new("GET", "/").by(TOKEN);
-    assert!(format!("{echo:?}").contains(TOKEN));
     let logged = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(logged.contains("a call to the cloud"), "{logged}");
     for text in [said, logged] {

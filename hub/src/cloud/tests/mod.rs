@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use moorline_common::id::UnixSeconds;
 use moorline_do_sim::request::BASE;
+use moorline_do_sim::schema::Schema;
 use moorline_do_sim::setup::{READ_TOKEN, TOKEN};
 use moorline_do_sim::world::action::Progress;
 use moorline_do_sim::{CallFault, Cut, Faults, Setup, Sim, Wrong};
@@ -96,6 +97,9 @@ impl Cloud {
             died: Arc::default(),
             unsent: Arc::default(),
         };
+        if let Some(schema) = schema() {
+            sim.change(|world| world.set_schema(Some(schema)));
+        }
         let clock = sim.clone();
         let provider = DigitalOcean::over(wire.clone(), &config(dir.path()), Arc::new(move || clock.now_ms() / 1000));
         Self { sim, wire, provider, dir: dir.path().to_owned(), _dir: dir }
@@ -152,6 +156,25 @@ impl Cloud {
         assert_eq!(answer.status, 202, "{:?}", answer.read());
         DropletId(answer.read()["droplet"]["id"].as_u64().unwrap())
     }
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let wrong = self.sim.inspect(|world| world.wrong.clone());
+            assert!(wrong.is_empty(), "against the API's own description: {wrong:#?}");
+        }
+    }
+}
+
+/// The API's own description, where `MOORLINE_DO_SCHEMA` names it.
+fn schema() -> Option<Arc<Schema>> {
+    static READ: OnceLock<Option<Arc<Schema>>> = OnceLock::new();
+    let read = || {
+        let path = std::env::var_os("MOORLINE_DO_SCHEMA")?;
+        Some(Arc::new(Schema::parse(&std::fs::read(path).unwrap()).unwrap()))
+    };
+    READ.get_or_init(read).clone()
 }
 
 fn config(dir: &std::path::Path) -> CloudConfig {
