@@ -206,7 +206,6 @@ async fn an_operation_on_what_is_not_there_ends_with_a_code_of_its_own_and_does_
                 (Some(_), Death::Begun) => Outcome::Failed,
                 (Some(_), Death::None | Death::Accepted) => Outcome::Refused,
             };
-            println!("{death:?}: {}", serde_json::to_string(&receipt).unwrap());
             assert_eq!((receipt.outcome, receipt.fault.map(|fault| fault.code)), (outcome, code), "{kind} {death:?}");
             assert_eq!(site.effects(), Vec::<String>::new(), "{kind} {death:?}");
         }
@@ -231,7 +230,6 @@ async fn a_receipt_tells_which_guest_was_made_so_that_this_one_alone_is_undone_a
                 site.start().await;
             }
             let receipt = site.receipt(&id).await;
-            println!("{}", serde_json::to_string(&receipt).unwrap());
             let output = Output::of(&receipt);
             assert_eq!(output.vmid.map(moorline_common::pve::Vmid::get), Some(made), "{kind}: {receipt:?}");
             assert!(output.incarnation.is_some() && output.incarnation == site.incarnation(made).await, "{kind}: {receipt:?}");
@@ -249,7 +247,6 @@ async fn a_receipt_names_the_snapshot() {
     for kind in ["snapshot-rollback", "snapshot-delete"] {
         let meant = site.incarnation(101).await;
         let receipt = site.done(101, kind, json!({ "name": name }), meant.as_deref()).await;
-        println!("{}", serde_json::to_string(&receipt).unwrap());
         assert_eq!(Output::of(&receipt).snapshot.as_ref(), Some(&name), "{kind}");
     }
 }
@@ -271,13 +268,11 @@ async fn a_check_is_looked_at_anew_by_the_next_life_also_past_its_orders_last_mo
     assert_eq!(site.state(&id), Some(State::TaskRunning), "it does not run");
     site.machine.sim.hand(&Hand::Start { vmid: 101 }).unwrap();
     let receipt = site.receipt(&id).await;
-    println!("{}", serde_json::to_string(&receipt).unwrap());
     assert_eq!((receipt.outcome, &receipt.result["agent"]), (Outcome::Succeeded, &json!(false)));
     assert_eq!(site.effects(), Vec::<String>::new());
 
     site.machine.sim.hand(&Hand::Stop { vmid: 101 }).unwrap();
     let id = site.order(101, "check", json!({ "for_s": 5, "timeout_s": 20 }), None).await;
     let receipt = site.receipt(&id).await;
-    println!("{}", serde_json::to_string(&receipt).unwrap());
     assert_eq!((receipt.outcome, receipt.fault.unwrap().code), (Outcome::Failed, Code::NotHealthy));
 }
