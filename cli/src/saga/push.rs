@@ -203,7 +203,8 @@ mod tests {
             None => revision::Previous::default(),
             Some(generation) => {
                 let before = draft(generation, BTreeMap::from([(hosts[0].host_id.clone(), spec("old"))]));
-                previous(&pen(&root, &signers).sign(&before, &hosts).unwrap(), &hosts)
+                let before = previous(&pen(&root, &signers).sign(&before, &hosts).unwrap(), &hosts);
+                revision::Previous { source: Some("topology: edge # before".to_owned()), ..before }
             }
         };
         Scene { current: None, previous, hosts }
