@@ -244,7 +244,7 @@ mod tests {
     fn a_push_waits_for_its_base_and_is_undone_by_a_push() {
         let pushed = crate::saga::testing::pushed();
         let step = pushed.push("push");
-        assert_eq!(step.when, [Condition::Newest { topology: pushed.topology.clone(), generation: Generation(4) }]);
+        assert_eq!(step.when, [Condition::Newest { topology: pushed.topology, generation: Generation(4) }]);
         let generations: Vec<Generation> = step
             .tasks()
             .filter_map(|(_, task)| match &task.what {
