@@ -203,7 +203,8 @@ mod tests {
             None => revision::Previous::default(),
             Some(generation) => {
                 let before = draft(generation, BTreeMap::from([(hosts[0].host_id.clone(), spec("old"))]));
-                previous(&pen(&root, &signers).sign(&before, &hosts).unwrap(), &hosts)
+                let before = previous(&pen(&root, &signers).sign(&before, &hosts).unwrap(), &hosts);
+                revision::Previous { source: Some("topology: edge # before".to_owned()), ..before }
             }
         };
         Scene { current: None, previous, hosts }
@@ -243,7 +244,7 @@ mod tests {
     fn a_push_waits_for_its_base_and_is_undone_by_a_push() {
         let pushed = crate::saga::testing::pushed();
         let step = pushed.push("push");
-        assert_eq!(step.when, [Condition::Newest { topology: pushed.topology.clone(), generation: Generation(4) }]);
+        assert_eq!(step.when, [Condition::Newest { topology: pushed.topology, generation: Generation(4) }]);
         let generations: Vec<Generation> = step
             .tasks()
             .filter_map(|(_, task)| match &task.what {

@@ -66,40 +66,32 @@ pub(super) async fn begin(provider: &dyn Provider, id: DropletId, change: &Chang
             Ok(action) => return Ok(action.id),
             Err(error) => error,
         };
-        match error {
-            CloudError::Pending { .. } => {
-                // The event may be the one whose answer was lost.
-                if lost > 0
-                    && let Some(action) = begun(provider, id, change.kind(), newest).await
-                {
-                    return Ok(action);
-                }
-                if !pending.next().await {
-                    let words = format!("{what}: another event is not over after {}", pending.words());
-                    return Err(StepError::new(Code::CloudPending, words, true, lost > 0));
-                }
+        if matches!(error, CloudError::Pending { .. }) {
+            // The event may be the one whose answer was lost.
+            if lost > 0
+                && let Some(action) = begun(provider, id, change.kind(), newest).await
+            {
+                return Ok(action);
             }
-            error if error.maybe_done() => {
-                tracing::warn!(droplet = %id, kind = change.kind(), %error, "whether an action was begun is not known: it is looked for");
-                lost += 1;
-                let mut looks = Looks::of(ACTION_RECHECK);
-                while looks.next().await {
-                    if let Some(action) = begun(provider, id, change.kind(), newest).await {
-                        return Ok(action);
-                    }
-                }
-                if lost >= POSTS {
-                    return Err(StepError::call(&error, what, true));
-                }
+            if !pending.next().await {
+                let words = format!("{what}: another event is not over after {}", pending.words());
+                return Err(StepError::new(Code::CloudPending, words, true, lost > 0));
             }
-            error @ (CloudError::Refused { .. }
-            | CloudError::NotFound { .. }
-            | CloudError::RateLimited { .. }
-            | CloudError::Unauthorized { .. }
-            | CloudError::Forbidden { .. }
-            | CloudError::Unreachable { .. }
-            | CloudError::Garbled { .. }
-            | CloudError::Unconfigured { .. }) => return Err(StepError::call(&error, what, lost > 0)),
+            continue;
+        }
+        if !error.maybe_done() {
+            return Err(StepError::call(&error, what, lost > 0));
+        }
+        tracing::warn!(droplet = %id, kind = change.kind(), %error, "whether an action was begun is not known: it is looked for");
+        lost += 1;
+        let mut looks = Looks::of(ACTION_RECHECK);
+        while looks.next().await {
+            if let Some(action) = begun(provider, id, change.kind(), newest).await {
+                return Ok(action);
+            }
+        }
+        if lost >= POSTS {
+            return Err(StepError::call(&error, what, true));
         }
     }
 }
