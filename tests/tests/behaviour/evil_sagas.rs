@@ -135,7 +135,7 @@ const BACK: (usize, Side) = (1, Side::Undo);
 
 /// What no operator signed, or not so.
 fn unsigned(loot: &Loot, saga: &Saga, first: &Envelope) -> Vec<Trick> {
-    let good = || saga.shown(loot, STEP, &[first.clone()], &[]);
+    let good = || saga.shown(loot, STEP, std::slice::from_ref(first), &[]);
     let order = |change: &dyn Fn(&mut OpStatement), key: &PrivateKey| {
         let mut order = OpStatement {
             op_id: OpId::parse(uuid::Uuid::now_v7().to_string()).unwrap(),
@@ -196,11 +196,11 @@ fn without_a_cause(loot: &Loot, saga: &Saga, first: &Envelope) -> Vec<Trick> {
     let other = Word { saga_id: Saga::draw_up(loot).plan.saga_id, ..saga.abort() };
     vec![
         ("for nothing", "saga_unproven", shown(&[], &[])),
-        ("when all goes well", "saga_unproven", shown(&[first.clone()], &[])),
+        ("when all goes well", "saga_unproven", shown(std::slice::from_ref(first), &[])),
         ("for a failure that the stranger signed", "unknown_key", shown(&[sealed(&failed, &stranger())], &[])),
         ("for a word that the stranger signed", "unknown_key", shown(&[], &[sealed(&saga.abort(), &stranger())])),
         ("for a word about another saga", "bad_saga", shown(&[], &[sealed(&other, &loot.operator)])),
-        ("for a word that is a receipt", "wrong_type", shown(&[], &[first.clone()])),
+        ("for a word that is a receipt", "wrong_type", shown(&[], std::slice::from_ref(first))),
     ]
 }
 
@@ -229,7 +229,7 @@ fn a_hostile_hub_does_no_step_that_was_not_signed_none_before_its_turn_and_undoe
     assert_eq!(journal(&fleet).len(), before, "nothing of that is on record");
 
     // What was signed is done in its turn, once.
-    assert_eq!(answer(saga.shown(&loot, STEP, &[first.clone()], &[])), "succeeded");
+    assert_eq!(answer(saga.shown(&loot, STEP, std::slice::from_ref(&first), &[])), "succeeded");
     assert_eq!(evil.answer_to_order(plain, &loot.host_key).unwrap(), "succeeded", "it is told again, and not done");
     assert_eq!(effects(&fleet).as_object().unwrap().len(), 1);
     attack(without_a_cause(&loot, &saga, &first));
