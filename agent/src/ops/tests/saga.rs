@@ -228,7 +228,7 @@ async fn each_step_is_taken_when_its_host_was_shown_what_came_before() {
     let saga = four(&bench);
     let first = saga.receipt(&bench, 0, Side::Do, Outcome::Succeeded);
     let (json, id) = saga.order(1, Side::Do, 1);
-    bench.done(saga.order(1, Side::Do, 1), saga.evidence(&bench, &[first.clone()], &[])).await;
+    bench.done(saga.order(1, Side::Do, 1), saga.evidence(&bench, std::slice::from_ref(&first), &[])).await;
     assert_eq!(bench.take(json).await, Answer::Known(id.clone()), "a repeated order needs no proof");
     bench.heard(id, "succeeded").await;
     assert!(matches!(bench.take(json).await, Answer::Settled(receipt) if receipt.outcome == Outcome::Succeeded));
@@ -342,7 +342,7 @@ async fn after_a_try_that_failed_comes_another_and_operators_may_add_to_them() {
     let bench = Bench::new().await;
     let saga = four(&bench);
     let first = saga.receipt(&bench, 0, Side::Do, Outcome::Succeeded);
-    let shown = |words: &[Envelope]| saga.evidence(&bench, &[first.clone()], words);
+    let shown = |words: &[Envelope]| saga.evidence(&bench, std::slice::from_ref(&first), words);
     for attempt in [1, 2] {
         let (json, id) = saga.order(1, Side::Do, attempt);
         bench.driver.with(|fake| {

@@ -6,7 +6,7 @@ use super::*;
 async fn forward(bench: &Bench, saga: &Saga) -> Envelope {
     let first = saga.receipt(bench, 0, Side::Do, Outcome::Succeeded);
     for step in [1, 2] {
-        bench.done(saga.order(step, Side::Do, 1), saga.evidence(bench, &[first.clone()], &[])).await;
+        bench.done(saga.order(step, Side::Do, 1), saga.evidence(bench, std::slice::from_ref(&first), &[])).await;
     }
     first
 }
@@ -47,7 +47,7 @@ async fn an_operator_sends_it_back_and_what_the_hub_hides_of_this_host_is_known_
     bench.unproven("what has not begun", &saga.order(1, Side::Do, 1).0, early, Code::SagaOutOfOrder).await;
     let first = forward(&bench, &saga).await;
     // As if the operator had been shown that only the first two groups had begun.
-    let abort = |begun| saga.evidence(&bench, &[first.clone()], &[saga.word(&bench, Verb::Abort { begun })]);
+    let abort = |begun| saga.evidence(&bench, std::slice::from_ref(&first), &[saga.word(&bench, Verb::Abort { begun })]);
     bench.unproven("before what came later here", &saga.order(1, Side::Undo, 1).0, abort(2), Code::SagaUnproven).await;
     bench.unproven("forward", &saga.order(1, Side::Do, 2).0, abort(4), Code::SagaOutOfOrder).await;
     let skip = saga.word(&bench, Verb::Skip { step: 2, side: Side::Undo });
@@ -103,10 +103,10 @@ async fn undoing_what_never_began_is_a_record_alone_and_then_it_does_not_begin()
     assert_eq!((bench.effects().len(), bench.driver.with(|fake| fake.prepared)), (0, 0));
     bench.heard(&undo.1, "succeeded").await;
     let first = saga.receipt(&bench, 0, Side::Do, Outcome::Succeeded);
-    let shown = || saga.evidence(&bench, &[first.clone()], &[]);
+    let shown = || saga.evidence(&bench, std::slice::from_ref(&first), &[]);
     bench.unproven("what it would have undone", &saga.order(1, Side::Do, 1).0, shown(), Code::SagaOutOfOrder).await;
     let skip = saga.word(&bench, Verb::Skip { step: 1, side: Side::Do });
-    let skipped = saga.evidence(&bench, &[first.clone()], &[skip]);
+    let skipped = saga.evidence(&bench, std::slice::from_ref(&first), &[skip]);
     bench.unproven("any later step", &saga.order(2, Side::Do, 1).0, skipped, Code::SagaOutOfOrder).await;
     assert!(matches!(bench.take(&undo.0).await, Answer::Settled(receipt) if receipt.outcome == Outcome::Succeeded));
 }
