@@ -42,6 +42,9 @@ async fn a_step_is_undone_for_a_signed_failure_and_after_what_came_later() {
 async fn an_operator_sends_it_back_and_what_the_hub_hides_of_this_host_is_known_to_it() {
     let bench = Bench::new().await;
     let saga = four(&bench);
+    let word = saga.word(&bench, Verb::Abort { begun: 1 });
+    let early = saga.evidence(&bench, &[saga.receipt(&bench, 0, Side::Do, Outcome::Succeeded)], &[word]);
+    bench.unproven("what has not begun", &saga.order(1, Side::Do, 1).0, early, Code::SagaOutOfOrder).await;
     let first = forward(&bench, &saga).await;
     // As if the operator had been shown that only the first two groups had begun.
     let abort = |begun| saga.evidence(&bench, std::slice::from_ref(&first), &[saga.word(&bench, Verb::Abort { begun })]);
