@@ -65,6 +65,7 @@ mod restore;
 #[cfg(test)]
 mod rollout;
 #[cfg(test)]
+mod sagas;
 mod scope;
 #[cfg(test)]
 mod secrets;

@@ -3,12 +3,12 @@
 //!
 //! | module | what it does | what undoes it |
 //! |---|---|---|
-//! | [`create`] | makes a droplet, once | [`undo_create`](create::undo_create) |
-//! | [`wait_active`] | waits until it is active | - |
-//! | [`snapshot`] | makes a snapshot, once, and finds its number | [`undo_snapshot`](snapshot::undo_snapshot) |
-//! | [`resize`] | gives a droplet another size | the same, back |
+//! | [`mod@create`] | makes a droplet, once | [`undo_create`] |
+//! | [`mod@wait_active`] | waits until it is active | - |
+//! | [`mod@snapshot`] | makes a snapshot, once, and finds its number | [`undo_snapshot`] |
+//! | [`mod@resize`] | gives a droplet another size | the same, back |
 //! | [`alter`] | switches, renames and tags | the same, back |
-//! | [`destroy`] | deletes a droplet or a snapshot | nothing can |
+//! | [`mod@destroy`] | deletes a droplet or a snapshot | nothing can |
 //!
 //! | module | what they share |
 //! |---|---|
