@@ -388,11 +388,10 @@ steps:
     group: 2
     on: pve-2/guest/cache
     op: start
-  - name: forget
+  - name: last
     irreversible: true
     on: pve-1/101
-    op: snapshot-delete
-    params: { name: "${mark:snapshot}" }
+    op: start
 "#;
 
     fn read(text: &str, pairs: &[(&str, &str)]) -> Result<Draft, Failure> {

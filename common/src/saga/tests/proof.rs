@@ -262,7 +262,15 @@ fn a_step_is_undone_after_all_that_came_later() {
     let one = (0, Undo, 1);
     let aborted = |begun| Case::of(steps()).knows_done((0, Do, 1)).said(Verb::Abort { begun });
     aborted(1).goes(one);
-    aborted(2).unproven(one, "step 3 (`three`)").done((2, Undo, 1)).unproven(one, "step 4 (`four`)").done((3, Undo, 1)).goes(one);
+    aborted(2)
+        .knows_done(THREE)
+        .unproven(one, "step 3 (`three`)")
+        .done((2, Undo, 1))
+        .unproven(one, "step 4 (`four`)")
+        .done((3, Undo, 1))
+        .goes(one);
+    // What the host itself knows never to have begun needs no undoing.
+    aborted(2).unproven(one, "step 4 (`four`)").done((3, Undo, 1)).goes(one);
     let rest = || aborted(2).knows_done((2, Undo, 1));
     rest().unproven(one, "step 4").said(Verb::Skip { step: 3, side: Do }).unproven(one, "step 4");
     rest().said(Verb::Skip { step: 3, side: Undo }).goes(one);
@@ -281,8 +289,8 @@ fn who_shows_a_failure_reaches_as_far_as_its_group_and_what_is_known_to_have_beg
     let failed = || Case::of(steps()).knows_done((0, Do, 1)).failed((1, Do, 2));
     failed().goes(one);
     failed().knows_done(THREE).unproven(one, "step 3 (`three`)");
-    failed().done((3, Do, 1)).unproven(one, "step 3 (`three`)");
-    Case::of(steps()).knows_done((0, Do, 1)).failed((4, Do, 1)).unproven(one, "step 3 (`three`)");
+    failed().done((3, Do, 1)).unproven(one, "step 4 (`four`)");
+    Case::of(steps()).knows_done((0, Do, 1)).failed((4, Do, 1)).unproven(one, "step 4 (`four`)");
 }
 
 #[test]
