@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::cloud::Clouds;
 use crate::convergence;
 use crate::events::NewEvent;
 use crate::fleet::{Fleet, ReportBrief};
@@ -44,6 +45,8 @@ pub struct Parts {
     pub rollouts: rollout::Handle,
     /// Wakes the runners of sagas, and tells those who follow them.
     pub sagas: saga::Handle,
+    /// Its clouds.
+    pub clouds: Clouds,
     /// Wakes the keeper.
     pub keeper: keeper::Handle,
     /// Who waits for news of operations and for journals.

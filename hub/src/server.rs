@@ -27,6 +27,8 @@ use tonic::transport::server::Router;
 
 use crate::auth::Peer;
 use crate::clock::Clock;
+use crate::cloud::Clouds;
+use crate::cloud::digitalocean::Unusable;
 use crate::config::{self, Config};
 use crate::events::{Kind, NewEvent};
 use crate::hub::{Hub, Parts};
@@ -68,6 +70,9 @@ pub enum ServeError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// A cloud cannot be reached as it is configured.
+    #[error("[cloud] in hub.toml: {0}")]
+    Cloud(#[from] Unusable),
     /// The system lacks what a part needs.
     #[error(transparent)]
     System(#[from] Fault),
@@ -136,6 +141,7 @@ impl Server {
         let bind = |source| ServeError::Bind { address: config.listen, source };
         let tcp = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = tcp.local_addr().map_err(bind)?;
+        let clouds = Clouds::new(config.digitalocean.as_ref())?;
         let hub = Hub::start(Parts {
             cluster,
             store: Arc::new(store),
@@ -145,6 +151,7 @@ impl Server {
             convergence: convergence::Handle::default(),
             rollouts: rollout::Handle::default(),
             sagas: saga::Handle::default(),
+            clouds,
             keeper: keeper::Handle::default(),
             ops: ops::Ops::default(),
             advertise: config::advertised(&config.advertise, address),

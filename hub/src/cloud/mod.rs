@@ -6,6 +6,7 @@
 //! | [`digitalocean`] | DigitalOcean's API behind [`Provider`] |
 //! | [`steps`] | what sagas do: each can be done again after a crash, and finds what an earlier try left |
 //! | [`budgets`] | every bound |
+//! | [`clouds`] | the clouds that a hub is configured for |
 //! | [`config`], [`secret`] | the section of `hub.toml`, and tokens |
 //!
 //! A cloud's word is the hub's claim, and authorises nothing on a host. Nothing here stores anything: who calls remembers.
@@ -13,6 +14,7 @@
 use futures_util::future::BoxFuture;
 
 pub mod budgets;
+pub mod clouds;
 pub mod config;
 pub mod digitalocean;
 pub mod error;
@@ -22,6 +24,7 @@ pub mod steps;
 mod tests;
 pub mod types;
 
+pub use clouds::Clouds;
 pub use config::CloudConfig;
 pub use digitalocean::DigitalOcean;
 pub use error::CloudError;
