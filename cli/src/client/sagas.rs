@@ -219,6 +219,7 @@ impl Client {
             plan: Some((&sealed.envelope).into()),
             orders: sealed.orders.iter().map(Into::into).collect(),
             revisions: revisions.iter().map(|revision| wire(revision)).collect(),
+            boots: sealed.boots.iter().map(|text| text.clone().into_bytes()).collect(),
         };
         let (bytes, most) = (request.encoded_len(), moorline_proto::OPERATOR_MESSAGE_MAX);
         if bytes > most {

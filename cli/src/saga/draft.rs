@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_common::id::{HostName, ResourceId, SagaId};
 use moorline_common::op;
-use moorline_common::saga::{Condition, HubAct, Kind, Side, StepNumber};
+use moorline_common::saga::{CloudAct, CloudWork, Condition, HubAct, Kind, Side, StepNumber};
 
 /// What a snapshot says of itself, and a guest that a saga makes.
 const MANAGED_BY: &str = "managed-by-moorline";
@@ -22,6 +22,8 @@ pub struct Draft {
     pub inputs: BTreeMap<String, String>,
     /// Its steps.
     pub steps: Vec<Step>,
+    /// What the first boots of its droplets are told; the plan has their hashes.
+    pub boots: Vec<String>,
 }
 
 /// One step.
@@ -68,6 +70,8 @@ pub enum What {
     Host(Box<OnHost>),
     /// Something that the hub does.
     Hub(HubAct),
+    /// Something that the hub does in a cloud.
+    Cloud(Box<CloudAct>),
 }
 
 /// An operation on a host.
@@ -118,6 +122,12 @@ impl Task {
         Self { what: What::Hub(act), patience }
     }
 
+    /// Something that the hub does in a cloud.
+    #[must_use]
+    pub fn in_cloud(cloud: &str, work: CloudWork, patience: Patience) -> Self {
+        Self { what: What::Cloud(Box::new(CloudAct { cloud: cloud.to_owned(), work })), patience }
+    }
+
     /// The same, on the guest that a step makes.
     #[must_use]
     pub fn made_by(mut self, step: &str) -> Self {
@@ -132,7 +142,7 @@ impl Task {
     pub const fn host(&self) -> Option<&OnHost> {
         match &self.what {
             What::Host(on) => Some(on),
-            What::Hub(_) => None,
+            What::Hub(_) | What::Cloud(_) => None,
         }
     }
 }
@@ -186,7 +196,7 @@ impl Draft {
     pub fn on_hosts_mut(&mut self) -> impl Iterator<Item = &mut OnHost> {
         self.steps.iter_mut().flat_map(Step::tasks_mut).filter_map(|task| match &mut task.what {
             What::Host(on) => Some(on.as_mut()),
-            What::Hub(_) => None,
+            What::Hub(_) | What::Cloud(_) => None,
         })
     }
 
@@ -199,7 +209,12 @@ impl Draft {
     /// The greatest class of what it does, whatever undoes it.
     #[must_use]
     pub fn class(&self) -> Option<op::Class> {
-        self.on_hosts().filter(|(_, side, _)| *side == Side::Do).map(|(_, _, on)| on.act.class(&on.resource)).max()
+        let of = |what: &What| match what {
+            What::Host(on) => Some(on.act.class(&on.resource)),
+            What::Cloud(act) => Some(act.class()),
+            What::Hub(_) => None,
+        };
+        self.steps.iter().filter_map(|step| of(&step.run.what)).max()
     }
 }
 

@@ -175,7 +175,8 @@ impl Own {
         given.all_asked()?;
         let steps = plan.steps().into_iter().zip(groups).map(|(step, group)| Step { group, ..step }).collect();
         let inputs = given.set.clone();
-        let mut draft = Draft { saga_id: given.saga_id.clone(), name: self.text.name.clone(), kind: self.text.kind, inputs, steps };
+        let mut draft =
+            Draft { saga_id: given.saga_id.clone(), name: self.text.name.clone(), kind: self.text.kind, inputs, steps, boots: Vec::new() };
         given.aim(&mut draft)?;
         Ok(draft)
     }

@@ -249,7 +249,7 @@ mod tests {
             .tasks()
             .filter_map(|(_, task)| match &task.what {
                 super::super::What::Hub(HubAct::Push { generation, .. }) => Some(*generation),
-                super::super::What::Hub(HubAct::Applied { .. }) | super::super::What::Host(_) => None,
+                super::super::What::Hub(_) | super::super::What::Host(_) | super::super::What::Cloud(_) => None,
             })
             .collect();
         assert_eq!(generations, [Generation(5), Generation(6)]);

@@ -48,6 +48,8 @@ pub struct Sealed {
     pub envelope: Envelope,
     /// Every order that it names.
     pub orders: Vec<Envelope>,
+    /// What first boots are told.
+    pub boots: Vec<String>,
 }
 
 impl Terms<'_> {
@@ -131,6 +133,7 @@ impl Terms<'_> {
     ) -> Result<Task, Failure> {
         let act = match &task.what {
             draft::What::Hub(act) => Act::Hub(act.clone()),
+            draft::What::Cloud(act) => Act::Cloud(act.as_ref().clone()),
             draft::What::Host(on) => {
                 let of = |attempt| OfSaga { saga_id: draft.saga_id.clone(), step, side, attempt };
                 Act::Host(HostAct {
@@ -208,7 +211,7 @@ impl Terms<'_> {
             return Err(Failure::from(Fault::new(Code::TooLarge, message)).with_remedy("split it into several sagas"));
         }
         self.root.verify_plan(Signed::new(envelope.clone())?).map_err(|f| Failure::from(f).while_doing("signing the plan"))?;
-        Ok(Sealed { plan, envelope, orders })
+        Ok(Sealed { plan, envelope, orders, boots: draft.boots.clone() })
     }
 
     /// Signs an operator's word on a saga.

@@ -1,7 +1,7 @@
 //! What people are shown of a saga before anything is signed.
 
 use moorline_common::op::Class;
-use moorline_common::saga::{Condition, Plan, Side, Step as Planned, Task as PlannedTask};
+use moorline_common::saga::{Act, Condition, NewHost, Plan, Side, Step as Planned, Task as PlannedTask};
 use serde::Serialize;
 
 use super::draft::{Draft, OnHost};
@@ -71,7 +71,11 @@ fn step(number: usize, step: &Planned, draft: &Draft) -> String {
 }
 
 fn task(task: &PlannedTask, on: Option<&OnHost>) -> String {
-    let class = on.map(|on| format!(", class {}", on.act.class(&on.resource))).unwrap_or_default();
+    let class = match (&task.act, on) {
+        (Act::Cloud(act), _) => Some(act.class()),
+        (_, on) => on.map(|on| on.act.class(&on.resource)),
+    };
+    let class = class.map(|class| format!(", class {class}")).unwrap_or_default();
     let which = match on {
         Some(OnHost { made_by: None, incarnation: Some(id), .. }) => format!("\n            only {}", visible(id)),
         Some(_) | None => String::new(),
@@ -84,6 +88,8 @@ fn task(task: &PlannedTask, on: Option<&OnHost>) -> String {
 pub fn condition_words(condition: &Condition) -> String {
     match condition {
         Condition::Connected(host) => format!("{host} is connected"),
+        Condition::Joined(NewHost { host, converged: false, .. }) => format!("{host} has joined and is bound"),
+        Condition::Joined(NewHost { host, converged: true, .. }) => format!("{host} has applied its topology"),
         Condition::After(at) => format!("it is {} or later", clock::rfc3339(at.0.saturating_mul(1000))),
         Condition::Newest { topology, generation } => format!("generation {generation} is the newest of {topology}"),
     }

@@ -13,6 +13,8 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `plan` | what a well-formed plan is |
+//! | `check` | what must hold in it |
+//! | `cloud` | what is done in clouds |
 //! | `word` | what an operator may say of a saga that is under way |
 //! | `state` | what has happened, what is next, and why nothing is |
 //! | `answer` | what a host's receipt says of a try |
@@ -20,6 +22,8 @@
 //! | `words` | what people are told |
 
 mod answer;
+mod check;
+mod cloud;
 mod plan;
 mod proof;
 mod state;
@@ -31,9 +35,10 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+pub use cloud::{CloudAct, CloudDroplet, CloudWork, DropletRef};
 pub use plan::{
-    ATTEMPTS_MAX, Act, Condition, HostAct, HubAct, Kind, OfSaga, PLAN_MAX, Plan, PublicKey, STEPS_MAX, Side, Step, StepNumber, TRIES_MAX,
-    Task, WINDOW_MAX_S,
+    ATTEMPTS_MAX, Act, Condition, HostAct, HubAct, Kind, NewHost, OfSaga, PLAN_MAX, Plan, PublicKey, STEPS_MAX, Side, Step, StepNumber,
+    TRIES_MAX, Task, WINDOW_MAX_S,
 };
 pub use proof::{Own, Shown, Turn};
 pub use state::{Cause, End, Event, Final, Illegal, Line, Next, Phase, State, Status, StepState, StepStatus, Stuck, StuckWhy};

@@ -190,8 +190,8 @@ impl<'a, F: Fn(&OfSaga) -> Option<Own>> Judge<'a, F> {
             }
             match &earlier.run.act {
                 Act::Host(_) => return Err(unproven(of, &format!("that step {} (`{}`) is done", number + 1, earlier.name))),
-                Act::Hub(_) if class <= HUB_CLAIM_MAX => {}
-                Act::Hub(_) => {
+                Act::Hub(_) | Act::Cloud(_) if class <= HUB_CLAIM_MAX => {}
+                Act::Hub(_) | Act::Cloud(_) => {
                     let what = format!(
                         "step {} (`{}`) is done, and the hub's word is not enough for an operation of class {class}",
                         number + 1,

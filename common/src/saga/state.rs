@@ -222,7 +222,10 @@ pub struct Line {
     /// How many tries their host signed that it did not begin.
     #[serde(default)]
     pub unbegun: u32,
-    /// When this last changed, in milliseconds since 1970 by the hub's clock.
+    /// When the first try began, in milliseconds since 1970 by the hub's clock; 0 before that.
+    #[serde(default)]
+    pub began_ms: u64,
+    /// When this last changed, the same.
     #[serde(default)]
     pub at_ms: u64,
     /// When the next try may begin, or the answer to this one is late; the same.

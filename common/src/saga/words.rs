@@ -1,6 +1,6 @@
 //! What people are told of a saga.
 
-use super::plan::{Act, HubAct, Plan, Side, StepNumber, Task};
+use super::plan::{Act, HubAct, NewHost, Plan, Side, StepNumber, Task};
 use super::state::{Cause, End, Event, Phase, State, Stuck, StuckWhy};
 use super::word::Verb;
 
@@ -20,6 +20,10 @@ impl Act {
                 let hosts: Vec<&str> = hosts.iter().map(crate::id::HostName::as_str).collect();
                 format!("wait until {} has applied {topology} generation {generation}", hosts.join(", "))
             }
+            Act::Hub(HubAct::Joined(NewHost { host, converged: false, .. })) => format!("host {host} joins and is bound"),
+            Act::Hub(HubAct::Joined(NewHost { host, converged: true, .. })) => format!("host {host} applies its topology"),
+            Act::Hub(HubAct::Forget { host, .. }) => format!("remove host {host}"),
+            Act::Cloud(act) => act.words(),
         }
     }
 }

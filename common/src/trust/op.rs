@@ -5,13 +5,13 @@ use std::collections::BTreeSet;
 use super::{ROOT_ROLE, Role, TrustRoot, check_host, threshold};
 use crate::fault::{Code, Fault};
 use crate::id::{HostName, KeyId};
-use crate::op::{Act, Class, OpStatement, Order};
+use crate::op::{Class, OpStatement, Order};
 use crate::sign::{PayloadType, Signed};
 use crate::statement::HostBinding;
 
 impl Role {
-    fn reaches_op(&self, act: &Act, host: &HostName) -> bool {
-        let is_named = self.kinds.iter().any(|k| k == PayloadType::Op.word() || k.strip_prefix("op.") == Some(act.kind()));
+    fn reaches_op(&self, kind: &str, host: &HostName) -> bool {
+        let is_named = self.kinds.iter().any(|k| k == PayloadType::Op.word() || k.strip_prefix("op.") == Some(kind));
         is_named && self.reaches_host(host)
     }
 
@@ -43,18 +43,18 @@ impl TrustRoot {
         }
         let act = statement.act()?;
         let class = act.class(&statement.resource);
-        self.check_op_scope(op.signers(), &act, class, &binding.name)?;
+        self.check_op_scope(op.signers(), act.kind(), class, &binding.name)?;
         Ok(Order { intent: statement.intent()?, statement: op.into_statement(), act, class })
     }
 
     /// Some role must reach the operation by its own threshold, and the signers of all such roles together must be as
     /// many as the class asks for.
-    pub(super) fn check_op_scope(&self, signers: &BTreeSet<KeyId>, act: &Act, class: Class, host: &HostName) -> Result<(), Fault> {
+    pub(super) fn check_op_scope(&self, signers: &BTreeSet<KeyId>, kind: &str, class: Class, host: &HostName) -> Result<(), Fault> {
         let mut refusal = None;
         let mut able: BTreeSet<&KeyId> = BTreeSet::new();
         let mut is_met = false;
         for (name, role) in self.roles.iter().filter(|(name, _)| *name != ROOT_ROLE) {
-            if role.keys.is_disjoint(signers) || !role.reaches_op(act, host) {
+            if role.keys.is_disjoint(signers) || !role.reaches_op(kind, host) {
                 continue;
             }
             if role.max_class < class {
@@ -71,7 +71,7 @@ impl TrustRoot {
             }
         }
         if !is_met {
-            let no_role = || Fault::new(Code::OutOfScope, format!("no role of the signers may sign `{}` for host {host}", act.kind()));
+            let no_role = || Fault::new(Code::OutOfScope, format!("no role of the signers may sign `{kind}` for host {host}"));
             return Err(refusal.unwrap_or_else(no_role));
         }
         let needed = self.class_threshold(class);

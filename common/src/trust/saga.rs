@@ -6,7 +6,7 @@ use super::TrustRoot;
 use crate::fault::{Code, Fault};
 use crate::id::{HostId, HostName, KeyId};
 use crate::op::{Order, Receipt};
-use crate::saga::{Plan, Shown, Word};
+use crate::saga::{Act, Plan, Shown, Word};
 use crate::sign::{Envelope, Signed, Statement, Verified};
 
 /// The most receipts and words that are shown with one order.
@@ -46,16 +46,24 @@ impl TrustRoot {
         Ok(word)
     }
 
-    /// Whether keys of `signers` may order all that a plan has hosts do. Whoever signs a plan, or a word on it, has to: each host takes
+    /// Whether keys of `signers` may order all that a plan has done on hosts and in clouds. Whoever signs a plan, or a word on it, has to: each host takes
     /// either only from those who could have signed its own orders, and is shown all words.
     ///
     /// # Errors
     /// As for the first order that they may not sign, with its step. An operation that is not known here is its host's to judge.
     pub fn check_reach(&self, signers: &BTreeSet<KeyId>, plan: &Plan) -> Result<(), Fault> {
         for (number, side, task) in plan.tasks() {
-            let Some(host_act) = task.act.host() else { continue };
-            let Ok(act) = crate::op::Act::read(&host_act.kind, &host_act.params, &host_act.resource) else { continue };
-            let reached = self.check_op_scope(signers, &act, act.class(&host_act.resource), &host_act.host);
+            let reached = match &task.act {
+                Act::Host(host_act) => match crate::op::Act::read(&host_act.kind, &host_act.params, &host_act.resource) {
+                    Ok(act) => self.check_op_scope(signers, act.kind(), act.class(&host_act.resource), &host_act.host),
+                    Err(_) => continue,
+                },
+                Act::Cloud(act) => {
+                    let cloud = HostName::parse(act.cloud.as_str()).map_err(|e| Fault::new(Code::BadSaga, e.to_string()))?;
+                    self.check_op_scope(signers, act.kind(), act.class(), &cloud)
+                }
+                Act::Hub(_) => continue,
+            };
             reached.map_err(|fault| Fault::new(fault.code, format!("step {}, {side}: {}", number.saturating_add(1), fault.message)))?;
         }
         Ok(())
@@ -71,11 +79,11 @@ impl TrustRoot {
             return Err(Fault::new(Code::TooLarge, format!("more than {EVIDENCE_MAX} receipts and words were shown with the order")));
         }
         let plan = self.verify_plan(Signed::new(evidence.plan)?)?;
-        self.check_op_scope(plan.signers(), &order.act, order.class, host)?;
+        self.check_op_scope(plan.signers(), order.act.kind(), order.class, host)?;
         let plan = plan.into_statement();
         let word = |envelope: Envelope| {
             let word = self.verify_word(Signed::new(envelope)?)?;
-            self.check_op_scope(word.signers(), &order.act, order.class, host)?;
+            self.check_op_scope(word.signers(), order.act.kind(), order.class, host)?;
             if word.statement().saga_id != plan.saga_id {
                 return Err(Fault::new(Code::BadSaga, "a word that was shown is about another saga"));
             }

@@ -14,6 +14,7 @@
 //! | `run` | one saga, from its claim to its end |
 //! | `host` | what a host's word on an order means for its step |
 //! | `act` | what the hub does itself |
+//! | `cloud` | what it does in clouds |
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,7 @@ use crate::limits;
 use crate::store::Result;
 
 pub(crate) mod act;
+mod cloud;
 mod host;
 mod run;
 

@@ -7,11 +7,12 @@ use futures_util::FutureExt as _;
 use futures_util::future::select_all;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{OpId, SagaId};
-use moorline_common::saga::{Act, End, Event, HubAct, Phase, Plan, Side, State, Status, StepNumber};
+use moorline_common::saga::{Act, End, Event, Line, Phase, Plan, Side, State, Status, StepNumber};
 use moorline_common::sign::Signed;
 use tokio::task::JoinSet;
 
-use super::{act, host};
+use super::act::{self, Job};
+use super::host;
 use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -30,8 +31,10 @@ pub(super) struct Runner {
     fence: u64,
     /// What the hub does itself, by try.
     own: JoinSet<(Try, End)>,
-    /// Those of it that have begun here.
+    /// Those of it that are under way here.
     begun: BTreeMap<(StepNumber, Side), u32>,
+    /// The last tries that were begun here: of others nobody knows what they did.
+    fresh: BTreeMap<(StepNumber, Side), u32>,
     /// The operations that are waited for.
     watched: BTreeMap<OpId, Watch>,
 }
@@ -61,7 +64,7 @@ struct Draft {
 
 impl Runner {
     pub(super) fn new(hub: Hub, saga_id: SagaId, fence: u64) -> Self {
-        Self { hub, saga_id, fence, own: JoinSet::new(), begun: BTreeMap::new(), watched: BTreeMap::new() }
+        Self { hub, saga_id, fence, own: JoinSet::new(), begun: BTreeMap::new(), fresh: BTreeMap::new(), watched: BTreeMap::new() }
     }
 
     /// Runs until the saga has ended or is somebody else's.
@@ -131,8 +134,8 @@ impl Runner {
         if is_news {
             self.store(draft).await?;
         }
-        for (of, plan, act) in own {
-            self.perform(of, plan, act);
+        for job in own {
+            self.perform(job);
         }
         let look_ms = if looks { now_ms.saturating_add(millis(limits::SAGA_LOOK)) } else { u64::MAX };
         Ok((!is_news).then_some(wake_ms.min(look_ms)))
@@ -174,7 +177,7 @@ impl Runner {
     }
 
     /// Begins one side of a step, unless a condition does not hold: `true` when that is to be looked at again.
-    async fn begin(&self, draft: &mut Draft, step: StepNumber, side: Side) -> Result<bool, Over> {
+    async fn begin(&mut self, draft: &mut Draft, step: StepNumber, side: Side) -> Result<bool, Over> {
         let conditions = draft.plan.steps.get(step).filter(|_| side == Side::Do).map(|step| step.when.clone()).unwrap_or_default();
         if let Some(fault) = act::unmet(&self.hub, &draft.plan, &conditions).await? {
             let is_known = draft.state.line(step, side).is_some_and(|line| line.fault.as_ref() == Some(&fault));
@@ -187,8 +190,9 @@ impl Runner {
             return Ok(false);
         }
         let Some((task, line)) = draft.plan.task(step, side).zip(draft.state.line(step, side)) else { return Ok(false) };
+        let attempt = line.attempt;
+        self.fresh.insert((step, side), attempt);
         if let Act::Host(_) = &task.act {
-            let attempt = line.attempt;
             match self.order(line.order(task, attempt)).await? {
                 Ok(order) => draft.submit.push(order),
                 Err(fault) => {
@@ -213,30 +217,35 @@ impl Runner {
     }
 
     /// What the hub is to do itself, and does not yet.
-    fn own_work(&self, draft: &Draft) -> Vec<(Try, Plan, HubAct)> {
+    fn own_work(&self, draft: &Draft) -> Vec<Job> {
         let under = draft.state.lines().filter(|(_, _, line)| line.phase == Phase::Under);
-        let fresh = under.filter(|(step, side, line)| self.begun.get(&(*step, *side)) != Some(&line.attempt));
-        let own = fresh.filter_map(|(step, side, line)| match &draft.plan.task(step, side)?.act {
-            Act::Hub(act) => Some(((step, side, line.attempt), draft.plan.clone(), act.clone())),
-            Act::Host(_) => None,
-        });
-        own.collect()
+        let idle = under.filter(|(step, side, line)| self.begun.get(&(*step, *side)) != Some(&line.attempt));
+        let own = idle.filter(|(step, side, _)| draft.plan.host_act(*step, *side).is_none());
+        let job = |(step, side, line): (StepNumber, Side, &Line)| Job {
+            plan: draft.plan.clone(),
+            state: draft.state.clone(),
+            step,
+            side,
+            attempt: line.attempt,
+            is_resumed: self.fresh.get(&(step, side)) != Some(&line.attempt),
+        };
+        own.map(job).collect()
     }
 
     /// Does it beside everything else, within the step's time.
-    fn perform(&mut self, of: Try, plan: Plan, act: HubAct) {
-        let (step, side, attempt) = of;
+    fn perform(&mut self, job: Job) {
+        let of @ (step, side, attempt) = (job.step, job.side, job.attempt);
         self.begun.insert((step, side), attempt);
         let hub = self.hub.clone();
-        let patience = Duration::from_secs(plan.task(step, side).map_or(0, |task| task.timeout_s));
         self.own.spawn(async move {
+            let patience = job.patience();
             let late = || End::Failed {
                 fault: Fault::new(Code::Waiting, format!("not so within {} s", patience.as_secs())),
-                effect: false,
+                effect: job.plan.cloud_act(step, side).is_some(),
                 signed: false,
                 again: true,
             };
-            let end = tokio::time::timeout(patience, act::perform(&hub, &plan, &act)).await.unwrap_or_else(|_| late());
+            let end = tokio::time::timeout(patience, job.perform(&hub)).await.unwrap_or_else(|_| late());
             (of, end)
         });
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use moorline_common::fault::{Code, Fault};
-use moorline_common::id::SagaId;
+use moorline_common::id::{SagaId, sha256_hex};
 use moorline_common::op::OP_SKEW_S;
 use moorline_common::saga::{
     Act, Event, HostAct, HubAct, Kind as SagaKind, Line, OfSaga, PLAN_MAX, Phase, Plan, Side, State, Status as SagaStatus, Step,
@@ -23,6 +23,7 @@ use tonic::Status;
 
 use super::{checks, fault_status, ops, store_status, wire};
 use crate::auth::Actor;
+use crate::cloud::budgets::USER_DATA_MAX;
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
 use crate::limits;
@@ -72,7 +73,8 @@ pub(super) async fn start(hub: &Hub, actor: &Actor, wanted: pb::StartSagaRequest
         }
     }
     let orders = self::orders(hub, actor, plan, planned, wanted.orders).await?;
-    let revisions = self::revisions(hub, actor, plan, wanted.revisions).await?;
+    let mut parts = self::revisions(hub, actor, plan, wanted.revisions).await?;
+    parts.extend(boots(plan, wanted.boots)?);
     let reason = if plan.reason.is_empty() { String::new() } else { format!(": {}", plan.reason) };
     let words = format!("saga {} (`{}`, {}, {} steps){reason}", plan.saga_id, plan.name, plan.kind, plan.steps.len());
     let payload_sha256 = verified.envelope().payload_sha256();
@@ -89,7 +91,7 @@ pub(super) async fn start(hub: &Hub, actor: &Actor, wanted: pb::StartSagaRequest
         state: State::new(plan),
         started_by: actor.subject.clone(),
         orders,
-        revisions,
+        parts,
     };
     let (record, known) = hub.store.start_saga(new, event).await.map_err(StoreError::into_fault)?;
     if !known {
@@ -158,7 +160,7 @@ async fn revisions(hub: &Hub, actor: &Actor, plan: &Plan, given: Vec<pb::SagaRev
         let base = moorline_common::id::Generation(push.base_generation);
         let is_planned = match planned.remove(hash.as_str()) {
             Some((_, HubAct::Push { topology: t, generation, .. })) => *t == topology && *generation == base.next(),
-            Some((_, HubAct::Applied { .. })) | None => false,
+            Some((_, HubAct::Applied { .. } | HubAct::Joined(_) | HubAct::Forget { .. })) | None => false,
         };
         if !is_planned {
             return Err(bad(format!("a revision of `{topology}` was handed in that the plan does not name so")));
@@ -170,6 +172,23 @@ async fn revisions(hub: &Hub, actor: &Actor, plan: &Plan, given: Vec<pb::SagaRev
         Some((step, _)) => Err(bad(format!("step {}: its revision was not handed in", step + 1))),
         None => Ok(revisions),
     }
+}
+
+/// What the plan says that first boots are told, each handed in once.
+fn boots(plan: &Plan, given: Vec<Vec<u8>>) -> Result<BTreeMap<String, Vec<u8>>, Fault> {
+    let mut planned = plan.boots();
+    let mut boots = BTreeMap::new();
+    for text in given {
+        if text.len() > USER_DATA_MAX || !text.is_ascii() {
+            return Err(bad(format!("what a first boot is told is at most {USER_DATA_MAX} bytes of plain ASCII")));
+        }
+        let hash = sha256_hex(&text);
+        if !planned.remove(hash.as_str()) {
+            return Err(bad("what a first boot is told was handed in and is not in the plan, or was handed in twice"));
+        }
+        boots.insert(hash, text);
+    }
+    if planned.is_empty() { Ok(boots) } else { Err(bad("what a first boot is told was not handed in")) }
 }
 
 /// Takes an operator's word.

@@ -357,8 +357,8 @@ pub trait Store: Send + Sync + 'static {
     fn change_saga(&self, change: SagaChange) -> Verb<'_, SagaAdvance>;
     /// An order of a saga by its payload's hash.
     fn saga_order(&self, saga_id: SagaId, payload_sha256: String) -> Verb<'_, Option<SagaOrder>>;
-    /// A revision of a saga by the hash of its source.
-    fn saga_revision(&self, saga_id: SagaId, source_sha256: String) -> Verb<'_, Option<Vec<u8>>>;
+    /// What a step of a saga needs beside the plan, by the hash that the plan names it by.
+    fn saga_part(&self, saga_id: SagaId, sha256: String) -> Verb<'_, Option<Vec<u8>>>;
     /// What happened to a saga: when, in milliseconds since 1970, and what; the oldest first.
     fn saga_facts(&self, saga_id: SagaId) -> Verb<'_, Vec<(u64, String)>>;
     /// What operators signed of a saga, in order.

@@ -31,8 +31,9 @@ pub struct NewSaga {
     pub started_by: String,
     /// The orders that it names.
     pub orders: Vec<SagaOrder>,
-    /// The revisions that it names: the hash of the source, and what is pushed.
-    pub revisions: Vec<(String, Vec<u8>)>,
+    /// What its steps need beside the plan, by the hash that the plan names it by: revisions, and what first boots are told. Forgotten when
+    /// the saga has ended.
+    pub parts: Vec<(String, Vec<u8>)>,
 }
 
 /// An order of a saga.

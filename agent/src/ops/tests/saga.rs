@@ -251,7 +251,7 @@ async fn an_order_goes_with_its_plan_and_no_other() {
     let key = &bench.operator.key;
     let edit = |plan: &mut Plan, change: &dyn Fn(&mut HostAct)| match &mut plan.steps[1].run.act {
         Act::Host(act) => change(act),
-        Act::Hub(_) => panic!("it is a host's"),
+        Act::Hub(_) | Act::Cloud(_) => panic!("it is a host's"),
     };
     let other = SagaId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ff").unwrap();
     for (what, evidence, code) in [

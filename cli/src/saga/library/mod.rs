@@ -96,7 +96,8 @@ impl Definition {
             let key = if given.targets.len() == 1 { "target".to_owned() } else { format!("target-{}", number + 1) };
             inputs.insert(key, target.to_string());
         }
-        let mut draft = Draft { saga_id: given.saga_id.clone(), name: self.name.to_owned(), kind: self.kind, inputs, steps };
+        let mut draft =
+            Draft { saga_id: given.saga_id.clone(), name: self.name.to_owned(), kind: self.kind, inputs, steps, boots: Vec::new() };
         given.aim(&mut draft)?;
         Ok(draft)
     }

@@ -3,7 +3,8 @@
 use super::{Cause, End, Event, Final, Phase, State};
 use crate::fault::{Code, Fault};
 use crate::saga::answer::is_beyond_mending;
-use crate::saga::plan::{ATTEMPTS_MAX, Plan, Side, StepNumber, TRIES_MAX, Task, is_hash};
+use crate::saga::check::is_hash;
+use crate::saga::plan::{ATTEMPTS_MAX, Plan, Side, StepNumber, TRIES_MAX, Task};
 use crate::saga::word::Verb;
 
 /// The longest wait between two tries, in milliseconds: an hour.
@@ -50,6 +51,9 @@ impl State {
         }
         let (task, line) = self.side(plan, step, side)?;
         line.phase = Phase::Under;
+        if line.attempt == 0 {
+            line.began_ms = now_ms;
+        }
         line.attempt = line.attempt.saturating_add(1);
         line.before = line.effect;
         line.effect = true;

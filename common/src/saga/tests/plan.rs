@@ -15,7 +15,7 @@ fn good() -> Plan {
 fn host_act(task: &mut Task) -> &mut HostAct {
     match &mut task.act {
         Act::Host(act) => act,
-        Act::Hub(_) => panic!("no operation on a host"),
+        Act::Hub(_) | Act::Cloud(_) => panic!("no operation on a host"),
     }
 }
 

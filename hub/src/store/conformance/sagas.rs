@@ -35,7 +35,7 @@ fn saga(n: u64, orders: &[u64]) -> NewSaga {
         state: State::default(),
         started_by: "operator/ann".to_owned(),
         orders: orders.iter().map(order).collect(),
-        revisions: vec![("source".to_owned(), b"body".to_vec())],
+        parts: vec![("source".to_owned(), b"body".to_vec())],
     }
 }
 
@@ -78,7 +78,7 @@ async fn a_saga_is_started_once_with_its_orders_and_its_work() {
     assert_eq!(case.store.saga(id(2)).await.unwrap(), None);
     assert_eq!(case.store.saga_order(id(2), "p5".to_owned()).await.unwrap(), None, "nothing of it");
     assert_eq!(case.store.saga_order(id(1), "p2".to_owned()).await.unwrap().unwrap().op_id, op_id(2));
-    assert_eq!(case.store.saga_revision(id(1), "source".to_owned()).await.unwrap(), Some(b"body".to_vec()));
+    assert_eq!(case.store.saga_part(id(1), "source".to_owned()).await.unwrap(), Some(b"body".to_vec()));
     assert_eq!(claim(&case, "one").await, [(id(1), 1)]);
 }
 

@@ -90,10 +90,10 @@ pub(super) fn start(tx: &Tx<'_>, new: &NewSaga, event: &NewEvent) -> Result<(Sag
         .prepare_cached("INSERT INTO saga_work (saga_id, runner, fence, until_ms) VALUES (?1, '', 0, 0)")?
         .execute([new.saga_id.as_str()])?;
     add_orders(tx, &new.saga_id, &new.orders)?;
-    for (source_sha256, body) in &new.revisions {
+    for (sha256, body) in &new.parts {
         tx.conn.prepare_cached("INSERT INTO saga_revisions (saga_id, source_sha256, body) VALUES (?1, ?2, ?3)")?.execute(params![
             new.saga_id.as_str(),
-            source_sha256,
+            sha256,
             body
         ])?;
     }
@@ -190,7 +190,9 @@ pub(super) fn change(tx: &Tx<'_>, change: &SagaChange) -> Result<SagaAdvance> {
         .prepare_cached("UPDATE sagas SET state = ?2, status = ?3, open = ?4, revision = ?5, changed_ms = ?6 WHERE saga_id = ?1")?
         .execute(params![saga_id.as_str(), written(&change.state)?, change.status.as_str(), is_open, int(revision), int(tx.now_ms)])?;
     if !is_open {
-        tx.conn.prepare_cached("DELETE FROM saga_work WHERE saga_id = ?1")?.execute([saga_id.as_str()])?;
+        for sql in ["DELETE FROM saga_work WHERE saga_id = ?1", "DELETE FROM saga_revisions WHERE saga_id = ?1"] {
+            tx.conn.prepare_cached(sql)?.execute([saga_id.as_str()])?;
+        }
     }
     if let Some(word) = &change.word {
         tx.conn
@@ -221,9 +223,9 @@ pub(super) fn order(conn: &Connection, saga_id: &SagaId, payload_sha256: &str) -
         .transpose()
 }
 
-pub(super) fn revision(conn: &Connection, saga_id: &SagaId, source_sha256: &str) -> Result<Option<Vec<u8>>> {
+pub(super) fn part(conn: &Connection, saga_id: &SagaId, sha256: &str) -> Result<Option<Vec<u8>>> {
     let sql = "SELECT body FROM saga_revisions WHERE saga_id = ?1 AND source_sha256 = ?2";
-    Ok(conn.prepare_cached(sql)?.query_row([saga_id.as_str(), source_sha256], |row| row.get(0)).optional()?)
+    Ok(conn.prepare_cached(sql)?.query_row([saga_id.as_str(), sha256], |row| row.get(0)).optional()?)
 }
 
 pub(super) fn facts(conn: &Connection, saga_id: &SagaId) -> Result<Vec<(u64, String)>> {

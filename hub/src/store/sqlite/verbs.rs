@@ -174,8 +174,8 @@ impl Store for SqliteStore {
     fn saga_order(&self, saga_id: SagaId, payload_sha256: String) -> Verb<'_, Option<SagaOrder>> {
         Box::pin(self.read(move |conn| sagas::order(conn, &saga_id, &payload_sha256)))
     }
-    fn saga_revision(&self, saga_id: SagaId, source_sha256: String) -> Verb<'_, Option<Vec<u8>>> {
-        Box::pin(self.read(move |conn| sagas::revision(conn, &saga_id, &source_sha256)))
+    fn saga_part(&self, saga_id: SagaId, sha256: String) -> Verb<'_, Option<Vec<u8>>> {
+        Box::pin(self.read(move |conn| sagas::part(conn, &saga_id, &sha256)))
     }
     fn saga_facts(&self, saga_id: SagaId) -> Verb<'_, Vec<(u64, String)>> {
         Box::pin(self.read(move |conn| sagas::facts(conn, &saga_id)))

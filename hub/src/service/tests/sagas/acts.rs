@@ -234,6 +234,7 @@ async fn a_revision_is_pushed_as_it_was_signed_and_another_push_in_between_stays
             plan: Some(pb::Envelope::from(plan.envelope())),
             orders: draft.orders.clone(),
             revisions: vec![revision],
+            boots: Vec::new(),
         };
         kit.operator().await.start_saga(request).await.unwrap();
     };

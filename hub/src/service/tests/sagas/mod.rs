@@ -136,8 +136,12 @@ impl Kit {
 
     pub async fn start_saga(&self, draft: &Draft) -> Result<pb::StartSagaResponse, Fault> {
         let plan = Signed::seal(&draft.plan, &[&self.key]).unwrap();
-        let request =
-            pb::StartSagaRequest { plan: Some(pb::Envelope::from(plan.envelope())), orders: draft.orders.clone(), revisions: Vec::new() };
+        let request = pb::StartSagaRequest {
+            plan: Some(pb::Envelope::from(plan.envelope())),
+            orders: draft.orders.clone(),
+            revisions: Vec::new(),
+            boots: Vec::new(),
+        };
         self.operator().await.start_saga(request).await.map(tonic::Response::into_inner).map_err(|s| from_status(&s))
     }
 
