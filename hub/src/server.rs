@@ -128,10 +128,11 @@ impl Server {
     /// # Errors
     /// [`ServeError`].
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
-        Self::bind_with(config, Clock::default()).await
+        let clouds = Clouds::new(config.digitalocean.as_ref())?;
+        Self::bind_with(config, Clock::default(), clouds).await
     }
 
-    pub(crate) async fn bind_with(config: Config, clock: Clock) -> Result<Self, ServeError> {
+    pub(crate) async fn bind_with(config: Config, clock: Clock, clouds: Clouds) -> Result<Self, ServeError> {
         let lock = lock(&config.dir)?;
         let database = config.dir.join(sqlite::FILE);
         let cluster = ClusterId::parse(SqliteStore::cluster(&database)?)?;
@@ -141,7 +142,6 @@ impl Server {
         let bind = |source| ServeError::Bind { address: config.listen, source };
         let tcp = TcpListener::bind(config.listen).await.map_err(bind)?;
         let address = tcp.local_addr().map_err(bind)?;
-        let clouds = Clouds::new(config.digitalocean.as_ref())?;
         let hub = Hub::start(Parts {
             cluster,
             store: Arc::new(store),

@@ -99,6 +99,24 @@ pub const SYNC_MIN_S: u64 = 30;
 /// The longest interval that may be configured, in seconds.
 pub const SYNC_MAX_S: u64 = 24 * 3600;
 
+/// A time of these as it passes here.
+#[cfg(not(test))]
+pub(crate) const fn paced(time: Duration) -> Duration {
+    time
+}
+
+#[cfg(test)]
+tokio::task_local! {
+    /// How much faster than the real one a test's cloud is.
+    pub(crate) static PACE: u32;
+}
+
+/// A time of these as it passes here: tests may have a cloud that is faster.
+#[cfg(test)]
+pub(crate) fn paced(time: Duration) -> Duration {
+    time / PACE.try_with(|pace| *pace).unwrap_or(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

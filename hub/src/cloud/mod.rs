@@ -21,7 +21,7 @@ pub mod error;
 pub mod secret;
 pub mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod types;
 
 pub use clouds::Clouds;

@@ -19,10 +19,10 @@ type Done = Result<Value, StepError>;
 
 /// Does it; gives back how that ended.
 pub(super) async fn perform(hub: &Hub, job: &Job, act: &CloudAct) -> End {
-    let done = match Worker::new(hub, job, act) {
-        Ok(worker) => worker.run(&act.work).await,
-        Err(error) => Err(error),
-    };
+    let work = async { Worker::new(hub, job, act)?.run(&act.work).await };
+    #[cfg(test)]
+    let work = crate::cloud::budgets::PACE.scope(hub.sagas.pace(), work);
+    let done = work.await;
     match done {
         Ok(output) => End::Succeeded { output },
         Err(StepError { fault, again, effect }) => End::Failed { fault, again, effect, signed: false },

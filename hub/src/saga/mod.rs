@@ -46,6 +46,8 @@ struct Shared {
     followed: Mutex<BTreeMap<SagaId, watch::Sender<()>>>,
     #[cfg(test)]
     deaths: Mutex<BTreeMap<SagaId, Death>>,
+    #[cfg(test)]
+    pace: std::sync::atomic::AtomicU32,
 }
 
 /// At which of its writes a runner dies.
@@ -70,6 +72,17 @@ impl Handle {
     /// There is a saga that nobody runs.
     pub fn wake(&self) {
         self.0.started.notify_one();
+    }
+
+    /// How much faster than the real one its cloud is.
+    #[cfg(test)]
+    pub(crate) fn set_pace(&self, pace: u32) {
+        self.0.pace.store(pace, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    fn pace(&self) -> u32 {
+        self.0.pace.load(std::sync::atomic::Ordering::Relaxed).max(1)
     }
 
     /// Lets a saga's runner die at one of its writes.

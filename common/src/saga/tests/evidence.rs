@@ -131,4 +131,11 @@ fn who_speaks_of_a_saga_may_order_all_of_it() {
     assert_eq!(refused.code, Code::OutOfScope);
     assert!(refused.message.starts_with("step 2, do: "), "{refused}");
     assert_eq!(reach(4, &plan(vec![step("one", 0, "a"), bare("hub", 0, on_hub(1))])), Ok(()));
+    let power = CloudWork::Power { droplet: DropletRef::Number(1), on: false };
+    let act = Act::Cloud(CloudAct { cloud: "digitalocean".to_owned(), work: power });
+    let cloud = plan(vec![bare("off", 0, Task { act, ..on_hub(1) })]);
+    assert_eq!(reach(3, &cloud), Ok(()));
+    let refused = reach(4, &cloud).unwrap_err();
+    assert_eq!(refused.code, Code::OutOfScope, "{refused}");
+    assert!(refused.message.contains("`cloud-power` for host digitalocean"), "{refused}");
 }

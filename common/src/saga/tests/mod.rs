@@ -7,6 +7,7 @@ use crate::fault::{Code, Fault};
 use crate::id::{ClusterId, Generation, HostName, ResourceId, SagaId, TopologyId, UnixSeconds, sha256_hex};
 use crate::testing::key;
 
+mod cloud;
 mod evidence;
 mod plan;
 mod proof;

@@ -8,7 +8,7 @@ use moorline_common::fault::cut;
 use reqwest::Url;
 use serde_json::Value;
 
-use super::super::budgets::{ANSWER_MAX, CALL_BACKOFF, CALL_TIMEOUT, CALL_TRIES, RATE_TRIES, RATE_WAIT_MAX};
+use super::super::budgets::{ANSWER_MAX, CALL_BACKOFF, CALL_TIMEOUT, CALL_TRIES, RATE_TRIES, RATE_WAIT_MAX, paced};
 use super::super::{CloudError, Result, Secret, TokenSource};
 use super::pages::Base;
 use super::rate::Turns;
@@ -156,7 +156,7 @@ impl<T: Transport> Client<T> {
                         return Err(scrub(error, &token));
                     }
                     tracing::debug!(verb = verb.as_str(), path = url.path(), %error, "a call to the cloud is repeated");
-                    tokio::time::sleep(CALL_BACKOFF.wait(failures, getrandom::u64().unwrap_or(0))).await;
+                    tokio::time::sleep(paced(CALL_BACKOFF.wait(failures, getrandom::u64().unwrap_or(0)))).await;
                 }
             }
         }
@@ -183,7 +183,7 @@ impl<T: Transport> Client<T> {
             if verb.is_repeatable() { Missed::Again(error) } else { Missed::For(error) }
         };
         let host = url.host_str().unwrap_or_default();
-        let reply = match tokio::time::timeout(CALL_TIMEOUT, self.transport.send(request)).await {
+        let reply = match tokio::time::timeout(paced(CALL_TIMEOUT), self.transport.send(request)).await {
             Ok(Ok(reply)) => reply,
             Ok(Err(NoReply::NotSent(message))) => return Err(Missed::Again(CloudError::Unreachable { message, maybe_done: false })),
             Ok(Err(NoReply::Lost(message))) => return Err(lost(message)),

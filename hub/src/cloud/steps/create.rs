@@ -10,7 +10,7 @@ use std::time::Duration;
 use moorline_common::fault::Code;
 use tokio::time::Instant;
 
-use super::super::budgets::{CLOUD_SKEW, CREATE_RECHECK, POSTS, USER_DATA_MAX, YOUNG};
+use super::super::budgets::{CLOUD_SKEW, CREATE_RECHECK, POSTS, USER_DATA_MAX, YOUNG, paced};
 use super::super::types::{ActionId, Droplet, DropletId, NewDroplet};
 use super::super::{CloudError, Provider};
 use super::destroy::delete;
@@ -274,7 +274,7 @@ impl<'a> Search<'a> {
 
     async fn unmake(&self, known: Option<DropletId>) -> Result<BTreeSet<DropletId>, StepError> {
         let age = Duration::from_secs(self.attempt.now.0.saturating_sub(self.attempt.began_at.0));
-        let young_until = Instant::now() + YOUNG.saturating_sub(age);
+        let young_until = Instant::now() + paced(YOUNG).saturating_sub(age);
         let mut gone = BTreeSet::new();
         if let Some(id) = known {
             delete(self.provider, id, Some(young_until), &self.what).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use moorline_common::id::UnixSeconds;
 use tokio::time::Instant;
 
-use super::super::budgets::{PENDING, YOUNG, YOUNG_EVERY};
+use super::super::budgets::{PENDING, YOUNG, YOUNG_EVERY, paced};
 use super::super::types::{DropletId, SnapshotId};
 use super::super::{CloudError, Provider};
 use super::looks::Looks;
@@ -27,7 +27,7 @@ pub struct Destroy {
 pub async fn destroy(provider: &dyn Provider, input: Destroy, attempt: &Attempt) -> Result<(), StepError> {
     let what = format!("deleting droplet {}", input.id);
     let young_until =
-        input.created_at.map(|at| Instant::now() + YOUNG.saturating_sub(Duration::from_secs(attempt.now.0.saturating_sub(at.0))));
+        input.created_at.map(|at| Instant::now() + paced(YOUNG).saturating_sub(Duration::from_secs(attempt.now.0.saturating_sub(at.0))));
     within(attempt, &what, delete(provider, input.id, young_until, &what)).await
 }
 
@@ -48,7 +48,7 @@ pub(super) async fn delete(provider: &dyn Provider, id: DropletId, young_until: 
         match provider.delete_droplet(id).await {
             Ok(()) => return Ok(()),
             Err(CloudError::NotFound { .. }) if young_until.is_some_and(|until| Instant::now() < until) => {
-                tokio::time::sleep(YOUNG_EVERY).await;
+                tokio::time::sleep(paced(YOUNG_EVERY)).await;
             }
             Err(CloudError::NotFound { .. }) => return Ok(()),
             Err(CloudError::Pending { .. }) if looks.next().await => {}

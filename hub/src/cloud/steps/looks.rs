@@ -1,7 +1,7 @@
 //! Looking again and again.
 
 use super::super::CloudError;
-use super::super::budgets::Budget;
+use super::super::budgets::{Budget, paced};
 
 /// Looks that are left.
 pub(super) struct Looks {
@@ -21,7 +21,7 @@ impl Looks {
             return false;
         }
         if self.taken > 0 || self.last.is_some() {
-            tokio::time::sleep(self.budget.every).await;
+            tokio::time::sleep(paced(self.budget.every)).await;
         }
         self.taken += 1;
         true

@@ -19,7 +19,7 @@ use super::budgets::SYNC_DEFAULT_S;
 use super::digitalocean::{NoReply, Reply, Request, Transport, Verb};
 use super::steps::{Attempt, Create, Mark};
 use super::types::{DropletId, NewDroplet};
-use super::{CloudConfig, DigitalOcean, Secret, TokenSource};
+use super::{CloudConfig, DigitalOcean, Provider, Secret, TokenSource};
 
 mod client;
 mod crashes;
@@ -190,6 +190,23 @@ fn config(dir: &std::path::Path) -> CloudConfig {
         ca_file: None,
         sync_every_s: SYNC_DEFAULT_S,
     }
+}
+
+/// The simulated cloud as a hub knows it; its tokens lie in `dir`.
+pub(crate) fn provider(sim: &Sim, dir: &std::path::Path) -> Arc<dyn Provider> {
+    let wire = Wire {
+        sim: sim.clone(),
+        hosts: Arc::default(),
+        sent: Arc::default(),
+        dies_after: usize::MAX,
+        died: Arc::default(),
+        unsent: Arc::default(),
+    };
+    if let Some(schema) = schema() {
+        sim.change(|world| world.set_schema(Some(schema)));
+    }
+    let clock = sim.clone();
+    Arc::new(DigitalOcean::over(wire, &config(dir), Arc::new(move || clock.now_ms() / 1000)))
 }
 
 fn mark() -> Mark {

@@ -29,6 +29,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
 use crate::clock::Clock;
+use crate::cloud::Clouds;
 use crate::cmd::init::{self, InitArgs};
 use crate::config::Config;
 use crate::hub::Hub;
@@ -57,6 +58,7 @@ pub(crate) struct Kit {
     pub key: PrivateKey,
     recovery: PrivateKey,
     root: Option<pb::Envelope>,
+    pub clouds: Clouds,
     running: Option<Running>,
 }
 
@@ -84,7 +86,16 @@ impl Kit {
         };
         let bundle = init::create(&dir, &args).unwrap();
         let bundle: OperatorBundle = serde_json::from_slice(&std::fs::read(bundle).unwrap()).unwrap();
-        let mut kit = Self { home, bundle, clock: Clock::default(), key: seed(1), recovery: seed(2), root: None, running: None };
+        let mut kit = Self {
+            home,
+            bundle,
+            clock: Clock::default(),
+            key: seed(1),
+            recovery: seed(2),
+            root: None,
+            clouds: Clouds::default(),
+            running: None,
+        };
         kit.start().await;
         kit
     }
@@ -108,7 +119,7 @@ impl Kit {
     pub async fn start_in(&mut self, dir: &Path) {
         let mut config = Config::load(dir, Some("127.0.0.1:0")).unwrap();
         config.heartbeat_interval_ms = 100;
-        let server = Server::bind_with(config, self.clock.clone()).await.unwrap();
+        let server = Server::bind_with(config, self.clock.clone(), self.clouds.clone()).await.unwrap();
         let (address, hub, shutdown) = (server.address(), server.hub(), CancellationToken::new());
         let task = tokio::spawn(server.run(shutdown.clone()));
         self.running = Some(Running { address, hub, shutdown, task });

@@ -16,6 +16,7 @@ use super::{Kit, epoch};
 use host::SimHost;
 
 mod acts;
+mod cloud;
 mod host;
 mod suites;
 
@@ -176,6 +177,9 @@ impl Kit {
     /// An operator's word.
     pub async fn say(&self, plan: &Plan, hosts: &[SimHost], verb: Verb) -> Result<pb::Saga, Fault> {
         let (verb, orders) = match verb {
+            Verb::Retry { step, side, .. } if plan.host_act(step, side).is_none() => {
+                (Verb::Retry { step, side, orders: Vec::new() }, Vec::new())
+            }
             Verb::Retry { step, side, .. } => {
                 let saga = self.saga(&plan.saga_id).await;
                 let shown = &saga.steps[step];
