@@ -125,7 +125,8 @@ impl Tour {
         self.break_and_heal(&operator)?;
         self.break_guest()?;
         self.change(&operator)?;
-        self.operations()
+        self.operations()?;
+        self.saga()
     }
 
     fn hub_and_operator(&mut self) -> Result<()> {
@@ -255,6 +256,26 @@ impl Tour {
         self.show(&["--yes", "op", "snapshot", "create", &guest, "before-upgrade"])?;
         self.show(&["--yes", "op", "backup", &guest, "--storage", "local"])?;
         self.show(&["op", "ls", HOSTS[2]])
+    }
+
+    /// Work of several steps, signed whole.
+    fn saga(&self) -> Result<()> {
+        chapter("A saga: a snapshot, a change, a look whether the guest still runs. All of it is done, or all of it is undone.")?;
+        let guest = format!("{}/{GUEST}", HOSTS[2]);
+        let start = [
+            "--yes",
+            "saga",
+            "start",
+            "change-with-snapshot",
+            &guest,
+            "--set",
+            "config.description=moved to rack 4",
+            "--set",
+            "check-for=1s",
+        ];
+        self.show(&[&start[..], &["--dry-run"]].concat())?;
+        self.show(&[&start[..], &["-w"]].concat())?;
+        self.show(&["saga", "ls"])
     }
 
     fn change(&mut self, operator: &Operator) -> Result<()> {

@@ -8,6 +8,7 @@
 //! | [`library`] | the definitions, one a file |
 //! | [`own`] | the operator's own definitions, in YAML |
 //! | [`push`] | the revisions that a saga pushes |
+//! | [`rehearsal`] | a saga that fails on purpose |
 //! | [`seal`] | the plan, its orders, and an operator's word |
 //! | [`words`] | what people are shown before anything is signed |
 
@@ -16,6 +17,7 @@ pub mod given;
 pub mod library;
 pub mod own;
 pub mod push;
+pub mod rehearsal;
 pub mod seal;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -105,6 +105,9 @@ pub struct StartArgs {
     /// Show the plan with everything that would undo it, and send nothing
     #[arg(long, conflicts_with = "wait")]
     pub dry_run: bool,
+    /// Fail on purpose once this step is done, to see the saga undone; what cannot be undone is not begun
+    #[arg(long, value_name = "STEP")]
+    pub fail_after: Option<String>,
     /// How long its steps may wait before they begin
     #[arg(long, default_value = "24h", value_name = "SPAN", value_parser = clock::parse_span)]
     pub expires: Duration,

@@ -24,7 +24,7 @@ use crate::saga::library::{self, Definition, Pushes};
 use crate::saga::own::Own;
 use crate::saga::push::{self, Pushed};
 use crate::saga::seal::Terms;
-use crate::saga::{Draft, words};
+use crate::saga::{Draft, rehearsal, words};
 use crate::signers::Signers;
 
 /// The hash that stands for an order's in a plan that nobody signs.
@@ -70,7 +70,10 @@ async fn start(client: &Client, ui: &mut Ui, args: &StartArgs, wanted: &Wanted, 
     terms.check()?;
     let hosts = look(client, ui, &wanted.hosts(&saga_id, set)?).await?;
     let pushed = pushed(client, ui, args, wanted).await?;
-    let draft = wanted.draft(&saga_id, &hosts, set, pushed.as_ref())?;
+    let mut draft = wanted.draft(&saga_id, &hosts, set, pushed.as_ref())?;
+    if let Some(step) = &args.fail_after {
+        rehearsal::fail_after(&mut draft, step)?;
+    }
     if args.dry_run {
         let plan = terms.plan(&draft, &hosts, |_, _| Ok(NO_ORDER.to_owned()))?;
         show(ui, &plan, &draft)?;
