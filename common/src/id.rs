@@ -138,7 +138,7 @@ string_id!(
 );
 string_id!(
     /// A managed resource, and the key of its lane: `docker/container/edge-site-1`.
-    ResourceId, "resource id", "`docker/network|volume|container|image/<name>`, `pve/guest/<vmid>` or `host`, at most 300 characters",
+    ResourceId, "resource id", "`docker/network|volume|container|image/<name>`, `pve/guest/<vmid>`, `digitalocean/droplet/<number>` or `host`, at most 300 characters",
     |t| {
         t == "host"
             || t.len() <= 300
@@ -148,6 +148,7 @@ string_id!(
                 _ => false,
             }
             || t.strip_prefix("pve/guest/").is_some_and(|n| crate::pve::Vmid::parse(n).is_ok())
+            || t.strip_prefix("digitalocean/droplet/").is_some_and(|n| n.parse::<u64>().is_ok_and(|number| number.to_string() == n))
     }
 );
 

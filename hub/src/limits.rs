@@ -286,5 +286,17 @@ pub const SAGA_RENEWAL: Duration = Duration::from_secs(2);
 pub const SAGA_STORE_RETRY: Duration = Duration::from_secs(1);
 /// Between two looks at what a step waits for that nobody tells of.
 pub const SAGA_LOOK: Duration = Duration::from_secs(1);
+/// How long it is remembered that something in a cloud was deleted.
+pub const BURIED_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// What is kept of what happened in clouds.
+pub const RESOURCE_EVENTS_KEPT: u64 = 100_000;
+/// How many listings in a row must miss something before it counts as gone.
+pub const RESOURCE_MISSES: u64 = 2;
+/// What was first seen less long ago may not be listed yet.
+pub const RESOURCE_YOUNG: Duration = Duration::from_secs(60);
+/// How long after the end of a saga something may come to be in a cloud that is still taken for the saga's.
+pub const CLOUD_LATE: Duration = Duration::from_secs(3600);
+/// How long deleting one thing that a saga has left in a cloud may take.
+pub const CLOUD_SWEEP_TIME: Duration = Duration::from_secs(300);
 /// Callers that follow sagas at once.
 pub const SAGA_WATCHES_MAX: usize = 1024;

@@ -15,6 +15,7 @@
 //! | `host` | what a host's word on an order means for its step |
 //! | `act` | what the hub does itself |
 //! | `cloud` | what it does in clouds |
+//! | `leftovers` | what sagas that are over made there and do not have |
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,7 @@ use crate::store::Result;
 pub(crate) mod act;
 mod cloud;
 mod host;
+pub(crate) mod leftovers;
 mod run;
 
 pub(crate) use run::news;

@@ -12,7 +12,7 @@ use moorline_common::sign::Signed;
 use tokio::task::JoinSet;
 
 use super::act::{self, Job};
-use super::host;
+use super::{host, leftovers};
 use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -285,7 +285,14 @@ impl Runner {
             ops::submitted(&self.hub, &host);
         }
         self.hub.sagas.changed(&self.saga_id);
-        if status.is_final() { Err(Over::Done) } else { Ok(()) }
+        if !status.is_final() {
+            return Ok(());
+        }
+        // What arrives still later, the next sync of the inventory finds.
+        if let Err(error) = leftovers::sweep_of(&self.hub, &plan).await {
+            tracing::warn!(%error, saga_id = %self.saga_id, "whether a saga has left something in a cloud is not known yet");
+        }
+        Err(Over::Done)
     }
 
     /// Waits for whatever may change what is next; gives back how own work ended, if that is it.

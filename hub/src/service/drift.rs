@@ -16,11 +16,11 @@ use crate::limits;
 use crate::store::{DriftQuery, DriftRecord, ShownDrift, StoreError};
 
 fn wired(hub: &Hub, record: DriftRecord) -> pb::Drift {
-    let (name, known) = hub.fleet.name(&record.host_id);
+    let name = record.scope.host().map(|host| hub.fleet.name(host));
     pb::Drift {
         id: record.id,
-        host_id: record.host_id.into(),
-        host: if known { name } else { String::new() },
+        host_id: record.scope.host().map(ToString::to_string).unwrap_or_default(),
+        host: name.filter(|(_, known)| *known).map(|(name, _)| name).unwrap_or_default(),
         resource: record.drift.resource.into(),
         field: record.drift.field,
         expected: record.drift.expected,
@@ -52,7 +52,7 @@ pub(super) fn shown(drifts: Vec<pb::ShownDrift>) -> Result<Vec<ShownDrift>, Faul
 pub(super) async fn catch_up(hub: &Hub, drifts: &[ShownDrift]) -> Result<(), Fault> {
     let mut hosts = BTreeSet::new();
     for one in drifts {
-        hosts.extend(hub.store.drift(one.id).await.map_err(StoreError::into_fault)?.map(|row| row.host_id));
+        hosts.extend(hub.store.drift(one.id).await.map_err(StoreError::into_fault)?.and_then(|row| row.scope.host().cloned()));
     }
     for host in hosts {
         if let Some((report, events)) = hub.fleet.unkept_drift(&host) {
@@ -90,7 +90,8 @@ pub(super) async fn ignore(hub: &Hub, by: Actor, wanted: pb::IgnoreDriftRequest)
     let reason = moorline_common::fault::cut(&wanted.reason);
     let words =
         format!("drift {} is ignored until {} ms{}{reason}", wanted.id, wanted.until_unix_ms, if reason.is_empty() { "" } else { ": " });
-    let host = hub.store.drift(wanted.id).await.map_err(StoreError::into_fault)?.map(|d| hub.fleet.name(&d.host_id).0);
+    let host =
+        hub.store.drift(wanted.id).await.map_err(StoreError::into_fault)?.and_then(|d| d.scope.host().map(|host| hub.fleet.name(host).0));
     let event = NewEvent::new(Kind::DriftIgnored, by.clone(), words).host(host.unwrap_or_default());
     let record = hub.store.ignore_drift(wanted.id, wanted.until_unix_ms, reason, by, event).await.map_err(StoreError::into_fault)?;
     Ok(pb::IgnoreDriftResponse { drift: Some(wired(hub, record)) })

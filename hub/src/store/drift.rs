@@ -54,13 +54,54 @@ pub struct DriftReport {
     pub is_whole: bool,
 }
 
+/// Where something differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// On a host, by its own signed word.
+    Host(HostId),
+    /// In a cloud, as far as the hub sees it.
+    Cloud(String),
+}
+
+impl Scope {
+    /// As it is stored.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        match self {
+            Scope::Host(host) => host.to_string(),
+            Scope::Cloud(cloud) => format!("{CLOUD}{cloud}"),
+        }
+    }
+
+    /// The scope behind its text.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.strip_prefix(CLOUD) {
+            Some(cloud) => Some(Scope::Cloud(cloud.to_owned())),
+            None => HostId::parse(text).ok().map(Scope::Host),
+        }
+    }
+
+    /// The host, if it is one.
+    #[must_use]
+    pub const fn host(&self) -> Option<&HostId> {
+        match self {
+            Scope::Host(host) => Some(host),
+            Scope::Cloud(_) => None,
+        }
+    }
+}
+
+/// Before a cloud's name.
+const CLOUD: &str = "cloud:";
+
 /// A stored drift.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DriftRecord {
     /// Counts all drifts.
     pub id: u64,
-    /// The host that it is on.
-    pub host_id: HostId,
+    /// Where it is.
+    pub scope: Scope,
     /// What differs.
     pub drift: Drift,
     /// What became of it.
@@ -94,6 +135,19 @@ pub struct ShownDrift {
     pub id: u64,
     /// What the host had.
     pub actual: String,
+}
+
+/// What a look at a cloud's droplets found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CloudSweep {
+    /// Droplets that were compared with their specs.
+    pub checked: u64,
+    /// Fields that differ.
+    pub drifted_fields: u64,
+    /// Those that did not before.
+    pub new_drift: u64,
+    /// Those that did, and do not any more.
+    pub resolved_stale: u64,
 }
 
 /// Which drifts are asked for.

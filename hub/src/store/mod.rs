@@ -4,18 +4,20 @@
 //! The store checks what only it can check (uniqueness, base generations, who targets a host);
 //! signatures and shapes are the services' to check before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::BoxFuture;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{Generation, HostEpoch, HostId, OpId, ResourceId, SagaId, TopologyId, UnixSeconds, VersionHash};
 use moorline_common::rollout::Act;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Actor;
 use crate::events::{Event, NewEvent};
 
+mod cloud;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod drift;
@@ -25,7 +27,8 @@ mod rollouts;
 mod sagas;
 pub mod sqlite;
 
-pub use drift::{DriftQuery, DriftRecord, DriftReport, DriftStatus, ShownDrift};
+pub use cloud::{CloudKind, NewProvisioned, ProvisionedRecord, ResourceEvent, ResourceRecord, SeenResource};
+pub use drift::{CloudSweep, DriftQuery, DriftRecord, DriftReport, DriftStatus, Scope, ShownDrift};
 pub use hosts::{Cordon, HostRecord, HostState, JoinAttempt, JoinOutcome, NewBinding, NewToken, RenewOutcome};
 pub use ops::{Advance, DueOp, NewOp, OpChange, OpQuery, OpRecord, UnknownOp, Witness};
 pub use rollouts::{NewRollout, RolloutChange, RolloutHost, RolloutRecord};
@@ -381,6 +384,36 @@ pub trait Store: Send + Sync + 'static {
     fn has_drift_to_reopen(&self, now_ms: u64) -> Verb<'_, bool>;
     /// Opens again what was ignored for long enough, each with its event; gives back how many.
     fn reopen_drift(&self, limit: u32) -> Verb<'_, usize>;
+
+    /// Takes a droplet into the inventory at once, and with it what it should be like; gives back the version of that. The same again changes
+    /// nothing; another spec is the next version.
+    fn register_droplet(&self, new: NewProvisioned) -> Verb<'_, u64>;
+    /// Takes a droplet and what it should be like out again, with its rows in the inbox. One that is not there is out.
+    fn unregister_droplet(&self, cloud: String, number: u64, saga_id: Option<SagaId>) -> Verb<'_, ()>;
+    /// Changes fields of what a droplet should be like; gives back the version of that, 0 when nothing is expected of it.
+    fn amend_spec(&self, cloud: String, number: u64, fields: BTreeMap<String, Value>, by: String, saga_id: Option<SagaId>)
+    -> Verb<'_, u64>;
+    /// A droplet that the inventory has was just seen so.
+    fn see_droplet(&self, cloud: String, number: u64, name: String, value: Value) -> Verb<'_, ()>;
+    /// These are deleted, for ever: whatever listings show. Nothing is expected of them any more.
+    fn bury(&self, cloud: String, kind: CloudKind, numbers: BTreeSet<u64>, saga_id: Option<SagaId>) -> Verb<'_, ()>;
+    /// The numbers of what was deleted, as far as that is remembered.
+    fn buried(&self, cloud: String, kind: CloudKind) -> Verb<'_, BTreeSet<u64>>;
+    /// Takes a whole listing of one kind over.
+    fn sync_resources(&self, cloud: String, kind: CloudKind, seen: Vec<SeenResource>) -> Verb<'_, ()>;
+    /// Compares every droplet of which something is expected with that: opens, follows and closes rows of the inbox.
+    fn sweep_cloud(&self, cloud: String) -> Verb<'_, CloudSweep>;
+    /// What a droplet has becomes what it should have, as the next version of that. Refuses with `not_found`, `drift_resolved` or
+    /// `drift_moved`, and with `invalid_argument` for a drift on a host.
+    fn accept_cloud_drift(&self, drift: ShownDrift, by: Actor, reason: String, event: NewEvent) -> Verb<'_, DriftRecord>;
+    /// One thing in a cloud.
+    fn resource(&self, cloud: String, kind: CloudKind, number: u64) -> Verb<'_, Option<ResourceRecord>>;
+    /// Everything in a cloud; what is deleted only if that is asked for.
+    fn resources(&self, cloud: String, with_deleted: bool) -> Verb<'_, Vec<ResourceRecord>>;
+    /// What happened to one thing in a cloud, the oldest first.
+    fn resource_events(&self, cloud: String, kind: CloudKind, number: u64) -> Verb<'_, Vec<ResourceEvent>>;
+    /// What the droplets of a cloud should be like.
+    fn provisioned(&self, cloud: String) -> Verb<'_, Vec<ProvisionedRecord>>;
 
     /// Records events, in order.
     fn record(&self, events: Vec<NewEvent>) -> Verb<'_, ()>;

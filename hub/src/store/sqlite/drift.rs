@@ -10,19 +10,20 @@ use super::{Result, Tx, count, damaged, events, int, ops};
 use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
 use crate::limits;
-use crate::store::{DriftQuery, DriftRecord, DriftReport, DriftStatus, NewOp, NewRevision, OpRecord, ShownDrift};
+use crate::store::{DriftQuery, DriftRecord, DriftReport, DriftStatus, NewOp, NewRevision, OpRecord, Scope, ShownDrift};
 
-const COLUMNS: &str = "id, scope, resource, field, expected, actual, status, topology, generation, detected_ms, changed_ms, resolved_ms,
+pub(super) const COLUMNS: &str =
+    "id, scope, resource, field, expected, actual, status, topology, generation, detected_ms, changed_ms, resolved_ms,
      resolved_by, reason, ignored_until_ms, accepted_generation, op_id";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Option<DriftRecord>> {
     let (scope, resource, status): (String, String, String) = (row.get(1)?, row.get(2)?, row.get(6)?);
-    let (Ok(host_id), Ok(resource), Some(status)) = (HostId::parse(scope), ResourceId::parse(resource), DriftStatus::parse(&status)) else {
+    let (Some(scope), Ok(resource), Some(status)) = (Scope::parse(&scope), ResourceId::parse(resource), DriftStatus::parse(&status)) else {
         return Ok(None);
     };
     Ok(Some(DriftRecord {
         id: count(row.get(0)?),
-        host_id,
+        scope,
         drift: Drift { resource, field: row.get(3)?, expected: row.get(4)?, actual: row.get(5)? },
         status,
         topology: row.get(7)?,
@@ -56,7 +57,7 @@ pub(super) fn drifts(conn: &Connection, query: &DriftQuery) -> Result<Vec<DriftR
     select(conn, &sql, params![before, query.limit, query.host.as_ref().map(HostId::as_str)])
 }
 
-fn select(conn: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<Vec<DriftRecord>> {
+pub(super) fn select(conn: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<Vec<DriftRecord>> {
     let mut statement = conn.prepare_cached(sql)?;
     let rows = statement.query_map(values, record)?.collect::<rusqlite::Result<Vec<_>>>()?;
     rows.into_iter().map(|row| row.ok_or_else(|| damaged("drift"))).collect()
@@ -89,7 +90,7 @@ pub(super) fn report(tx: &Tx<'_>, host: &HostId, name: &str, report: &DriftRepor
         close_matching(&mut told, name, row)?;
     }
     told.finish(name)?;
-    prune(tx.conn, host)
+    prune(tx.conn, host.as_str())
 }
 
 /// The events of one report: so many are recorded, and of the rest the log says how many there were.
@@ -152,7 +153,7 @@ fn open(told: &mut Told<'_, '_>, host: &HostId, name: &str, report: &DriftReport
 }
 
 /// The event of a drift that an operator has to decide about.
-fn detected(now_ms: u64, drift: &Drift, source: &str) -> NewEvent {
+pub(super) fn detected(now_ms: u64, drift: &Drift, source: &str) -> NewEvent {
     let short = |text: &str| moorline_common::fault::cut(text);
     let words = json!({
         "resource": drift.resource.as_str(),
@@ -164,7 +165,7 @@ fn detected(now_ms: u64, drift: &Drift, source: &str) -> NewEvent {
     NewEvent::hub(Kind::DriftDetected, words.to_string())
 }
 
-fn follow(tx: &Tx<'_>, id: u64, drift: &Drift) -> Result<()> {
+pub(super) fn follow(tx: &Tx<'_>, id: u64, drift: &Drift) -> Result<()> {
     tx.conn
         .prepare_cached(
             "UPDATE drift SET expected = ?2, actual = ?3, changed_ms = CASE WHEN actual = ?3 THEN changed_ms ELSE ?4 END WHERE id = ?1",
@@ -195,17 +196,17 @@ fn close_matching(told: &mut Told<'_, '_>, name: &str, row: &DriftRecord) -> Res
 }
 
 /// Forgets what was resolved long ago.
-fn prune(conn: &Connection, host: &HostId) -> Result<()> {
+pub(super) fn prune(conn: &Connection, scope: &str) -> Result<()> {
     conn.prepare_cached(
         "DELETE FROM drift WHERE scope = ?1 AND status NOT IN ('open', 'ignored') AND id <= (SELECT id FROM drift
          WHERE scope = ?1 AND status NOT IN ('open', 'ignored') ORDER BY id DESC LIMIT 1 OFFSET ?2)",
     )?
-    .execute(params![host.as_str(), limits::DRIFT_KEPT])?;
+    .execute(params![scope, limits::DRIFT_KEPT])?;
     Ok(())
 }
 
 /// The row as it was shown; refuses one that is resolved or whose value has moved.
-fn shown(conn: &Connection, shown: &ShownDrift) -> Result<DriftRecord> {
+pub(super) fn shown(conn: &Connection, shown: &ShownDrift) -> Result<DriftRecord> {
     let row = unresolved(conn, shown.id)?;
     if row.drift.actual != shown.actual {
         let message = format!(
@@ -250,14 +251,17 @@ pub(super) fn reopen(tx: &Tx<'_>, limit: u32) -> Result<usize> {
         tx.conn
             .prepare_cached("UPDATE drift SET status = 'open', ignored_until_ms = 0, resolved_by = '' WHERE id = ?1")?
             .execute([int(row.id)])?;
-        events::append(tx, &detected(tx.now_ms, &row.drift, "ignored long enough").host(host_name(tx.conn, &row.host_id)?))?;
+        events::append(tx, &detected(tx.now_ms, &row.drift, "ignored long enough").host(scope_name(tx.conn, &row.scope)?))?;
     }
     Ok(due.len())
 }
 
-/// A host's name; empty when it is not known any more.
-fn host_name(conn: &Connection, host: &HostId) -> Result<String> {
-    Ok(super::revisions::host_name(conn, host)?.unwrap_or_default())
+/// A host's name; empty when it is not known any more, or there is no host.
+fn scope_name(conn: &Connection, scope: &Scope) -> Result<String> {
+    match scope {
+        Scope::Host(host) => Ok(super::revisions::host_name(conn, host)?.unwrap_or_default()),
+        Scope::Cloud(_) => Ok(String::new()),
+    }
 }
 
 /// Whether [`reopen`] would open any.
@@ -270,8 +274,8 @@ pub(super) fn has_ignored_for_long(conn: &Connection, now_ms: u64) -> Result<boo
 pub(super) fn revert(tx: &Tx<'_>, drifts: &[ShownDrift], op: &NewOp, event: &NewEvent) -> Result<(OpRecord, bool)> {
     for one in drifts {
         let row = shown(tx.conn, one)?;
-        if row.host_id != op.host_id || row.drift.resource != op.resource {
-            let message = format!("drift {} is on {} of host {}, the order is for another one", row.id, row.drift.resource, row.host_id);
+        if row.scope.host() != Some(&op.host_id) || row.drift.resource != op.resource {
+            let message = format!("drift {} is on {} of {}, the order is for another one", row.id, row.drift.resource, row.scope.to_text());
             return Err(Fault::new(Code::InvalidArgument, message).into());
         }
         tx.conn
@@ -287,8 +291,8 @@ pub(super) fn revert(tx: &Tx<'_>, drifts: &[ShownDrift], op: &NewOp, event: &New
 pub(super) fn accept(tx: &Tx<'_>, revision: &NewRevision, generation: Generation, pushed: &NewEvent) -> Result<()> {
     for one in &revision.accepts {
         let row = shown(tx.conn, one)?;
-        if row.topology != revision.topology.as_str() || !revision.slices.iter().any(|slice| slice.host_id == row.host_id) {
-            let message = format!("drift {} is of `{}` on host {}, which this push is not about", row.id, row.topology, row.host_id);
+        if row.topology != revision.topology.as_str() || !revision.slices.iter().any(|slice| row.scope.host() == Some(&slice.host_id)) {
+            let message = format!("drift {} is of `{}` on {}, which this push is not about", row.id, row.topology, row.scope.to_text());
             return Err(Fault::new(Code::InvalidArgument, message).into());
         }
         tx.conn
@@ -298,7 +302,7 @@ pub(super) fn accept(tx: &Tx<'_>, revision: &NewRevision, generation: Generation
             .execute(params![int(row.id), int(tx.now_ms), revision.pushed_by, revision.message, int(generation.0)])?;
         let words = format!("drift {} is accepted: {} {} is {}", row.id, row.drift.resource, row.drift.field, row.drift.actual);
         let event = NewEvent::new(Kind::DriftClosed, pushed.actor.clone(), moorline_common::fault::cut(&words));
-        events::append(tx, &event.host(host_name(tx.conn, &row.host_id)?).revision(&revision.topology, generation))?;
+        events::append(tx, &event.host(scope_name(tx.conn, &row.scope)?).revision(&revision.topology, generation))?;
     }
     Ok(())
 }

@@ -18,6 +18,8 @@ use super::{Result, StoreError};
 use crate::clock::Clock;
 use crate::limits;
 
+mod cloud;
+mod cloud_drift;
 mod drift;
 mod enrol;
 mod events;
@@ -41,6 +43,7 @@ const SCHEMA: &[&str] = &[
     include_str!("schema_6.sql"),
     include_str!("schema_7.sql"),
     include_str!("schema_8.sql"),
+    include_str!("schema_9.sql"),
 ];
 
 /// A store that cannot be opened.

@@ -91,7 +91,7 @@ pub(super) fn start(tx: &Tx<'_>, new: &NewSaga, event: &NewEvent) -> Result<(Sag
         .execute([new.saga_id.as_str()])?;
     add_orders(tx, &new.saga_id, &new.orders)?;
     for (sha256, body) in &new.parts {
-        tx.conn.prepare_cached("INSERT INTO saga_revisions (saga_id, source_sha256, body) VALUES (?1, ?2, ?3)")?.execute(params![
+        tx.conn.prepare_cached("INSERT INTO saga_parts (saga_id, sha256, body) VALUES (?1, ?2, ?3)")?.execute(params![
             new.saga_id.as_str(),
             sha256,
             body
@@ -190,7 +190,7 @@ pub(super) fn change(tx: &Tx<'_>, change: &SagaChange) -> Result<SagaAdvance> {
         .prepare_cached("UPDATE sagas SET state = ?2, status = ?3, open = ?4, revision = ?5, changed_ms = ?6 WHERE saga_id = ?1")?
         .execute(params![saga_id.as_str(), written(&change.state)?, change.status.as_str(), is_open, int(revision), int(tx.now_ms)])?;
     if !is_open {
-        for sql in ["DELETE FROM saga_work WHERE saga_id = ?1", "DELETE FROM saga_revisions WHERE saga_id = ?1"] {
+        for sql in ["DELETE FROM saga_work WHERE saga_id = ?1", "DELETE FROM saga_parts WHERE saga_id = ?1"] {
             tx.conn.prepare_cached(sql)?.execute([saga_id.as_str()])?;
         }
     }
@@ -224,7 +224,7 @@ pub(super) fn order(conn: &Connection, saga_id: &SagaId, payload_sha256: &str) -
 }
 
 pub(super) fn part(conn: &Connection, saga_id: &SagaId, sha256: &str) -> Result<Option<Vec<u8>>> {
-    let sql = "SELECT body FROM saga_revisions WHERE saga_id = ?1 AND source_sha256 = ?2";
+    let sql = "SELECT body FROM saga_parts WHERE saga_id = ?1 AND sha256 = ?2";
     Ok(conn.prepare_cached(sql)?.query_row([saga_id.as_str(), sha256], |row| row.get(0)).optional()?)
 }
 

@@ -1,18 +1,22 @@
 //! The [`Store`] trait over the functions beside this file.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use moorline_common::id::{Generation, HostEpoch, HostId, OpId, SagaId, TopologyId, UnixSeconds};
 use moorline_common::rollout::Act;
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{SqliteStore, drift, enrol, events, live, ops, remove, revisions, rollouts, sagas};
+use super::{SqliteStore, cloud, cloud_drift, drift, enrol, events, live, ops, remove, revisions, rollouts, sagas};
 use crate::auth::Actor;
 use crate::events::{Event, NewEvent};
 use crate::store::{
-    Adoption, Advance, DriftQuery, DriftRecord, DriftReport, DueOp, FullRevision, HostRecord, JoinAttempt, JoinOutcome, NewBinding, NewOp,
-    NewRevision, NewRoot, NewSaga, NewSlice, NewToken, OpChange, OpQuery, OpRecord, RefusalRecord, RenewOutcome, ReportRecord,
-    RevisionRecord, RolloutChange, RolloutRecord, SagaAdvance, SagaChange, SagaEvidence, SagaOrder, SagaQuery, SagaRecord, ShownDrift,
-    Store, TargetRecord, UnknownOp, Verb, Witness,
+    Adoption, Advance, CloudKind, CloudSweep, DriftQuery, DriftRecord, DriftReport, DueOp, FullRevision, HostRecord, JoinAttempt,
+    JoinOutcome, NewBinding, NewOp, NewProvisioned, NewRevision, NewRoot, NewSaga, NewSlice, NewToken, OpChange, OpQuery, OpRecord,
+    ProvisionedRecord, RefusalRecord, RenewOutcome, ReportRecord, ResourceEvent, ResourceRecord, RevisionRecord, RolloutChange,
+    RolloutRecord, SagaAdvance, SagaChange, SagaEvidence, SagaOrder, SagaQuery, SagaRecord, SeenResource, ShownDrift, Store, TargetRecord,
+    UnknownOp, Verb, Witness,
 };
 
 impl Store for SqliteStore {
@@ -207,6 +211,53 @@ impl Store for SqliteStore {
     fn reopen_drift(&self, limit: u32) -> Verb<'_, usize> {
         Box::pin(self.write(move |tx| drift::reopen(tx, limit)))
     }
+    fn register_droplet(&self, new: NewProvisioned) -> Verb<'_, u64> {
+        Box::pin(self.write(move |tx| cloud::register(tx, &new)))
+    }
+    fn unregister_droplet(&self, cloud: String, number: u64, saga_id: Option<SagaId>) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| cloud::unregister(tx, &cloud, number, saga_id.as_ref())))
+    }
+    fn amend_spec(
+        &self,
+        cloud: String,
+        number: u64,
+        fields: BTreeMap<String, Value>,
+        by: String,
+        saga_id: Option<SagaId>,
+    ) -> Verb<'_, u64> {
+        Box::pin(self.write(move |tx| cloud::amend(tx, &cloud, number, &fields, &by, saga_id.as_ref())))
+    }
+    fn see_droplet(&self, cloud: String, number: u64, name: String, value: Value) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| cloud::see_droplet(tx, &cloud, number, &name, &value)))
+    }
+    fn bury(&self, cloud: String, kind: CloudKind, numbers: BTreeSet<u64>, saga_id: Option<SagaId>) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| cloud::bury(tx, &cloud, kind, &numbers, saga_id.as_ref())))
+    }
+    fn buried(&self, cloud: String, kind: CloudKind) -> Verb<'_, BTreeSet<u64>> {
+        Box::pin(self.read(move |conn| cloud::buried(conn, &cloud, kind)))
+    }
+    fn sync_resources(&self, cloud: String, kind: CloudKind, seen: Vec<SeenResource>) -> Verb<'_, ()> {
+        Box::pin(self.write(move |tx| cloud::sync(tx, &cloud, kind, &seen)))
+    }
+    fn sweep_cloud(&self, cloud: String) -> Verb<'_, CloudSweep> {
+        Box::pin(self.write(move |tx| cloud_drift::sweep(tx, &cloud)))
+    }
+    fn accept_cloud_drift(&self, drift: ShownDrift, by: Actor, reason: String, event: NewEvent) -> Verb<'_, DriftRecord> {
+        Box::pin(self.write(move |tx| cloud_drift::accept(tx, &drift, &by, &reason, &event)))
+    }
+    fn resource(&self, cloud: String, kind: CloudKind, number: u64) -> Verb<'_, Option<ResourceRecord>> {
+        Box::pin(self.read(move |conn| cloud::resource(conn, &cloud, kind, number)))
+    }
+    fn resources(&self, cloud: String, with_deleted: bool) -> Verb<'_, Vec<ResourceRecord>> {
+        Box::pin(self.read(move |conn| cloud::resources(conn, &cloud, with_deleted)))
+    }
+    fn resource_events(&self, cloud: String, kind: CloudKind, number: u64) -> Verb<'_, Vec<ResourceEvent>> {
+        Box::pin(self.read(move |conn| cloud::events(conn, &cloud, kind, number)))
+    }
+    fn provisioned(&self, cloud: String) -> Verb<'_, Vec<ProvisionedRecord>> {
+        Box::pin(self.read(move |conn| cloud::provisioned(conn, &cloud, None)))
+    }
+
     fn record(&self, new: Vec<NewEvent>) -> Verb<'_, ()> {
         Box::pin(self.write(move |tx| new.iter().try_for_each(|event| events::append(tx, event))))
     }
