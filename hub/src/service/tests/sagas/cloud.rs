@@ -424,7 +424,7 @@ fn resize_to(size: &str) -> Task {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_sagas_leave_nothing_in_a_cloud_where_everything_goes_wrong() {
-    let (count, seed) = (number("MOORLINE_CLOUD_SAGAS", 60), number("MOORLINE_SEED", 42));
+    let (count, seed) = (number("MOORLINE_CLOUD_SAGAS", 40), number("MOORLINE_SEED", 42));
     let mut random = Random(seed | 1);
     let sky = Sky::new().await;
     let hosts = fleet(&sky.kit).await;
@@ -445,7 +445,7 @@ async fn random_sagas_leave_nothing_in_a_cloud_where_everything_goes_wrong() {
         drafts.push(draft);
     }
     let pass = |span: Duration| sky.sim.advance(u64::try_from(span.as_millis()).unwrap());
-    resolve_all(&sky.kit, &hosts, &drafts, seed, (Duration::from_secs(8), pass)).await;
+    resolve_all(&sky.kit, &hosts, &drafts, seed, (Duration::from_secs(20), pass)).await;
     sky.sim.change(|world| world.faults.chaos = Chaos::default());
     let strays = sky.inventory_sweep().await;
     let (mut completed, mut back) = (0, 0);

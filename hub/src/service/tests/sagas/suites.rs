@@ -200,7 +200,7 @@ pub fn random_shapes(random: &mut Random) -> Vec<Shape> {
 
 /// Waits until all have ended; whoever is stuck gets what it names. So often every runner is taken for dead.
 pub async fn resolve_all(kit: &Kit, hosts: &[SimHost], drafts: &[Draft], seed: u64, (every, pass): (Duration, impl Fn(Duration))) {
-    let patience = tokio::time::Instant::now() + super::PATIENCE * 3;
+    let patience = tokio::time::Instant::now() + super::PATIENCE * 3 + every * 12;
     let mut open: Vec<&Draft> = drafts.iter().collect();
     let mut operator = kit.operator().await;
     let mut found_out = tokio::time::Instant::now();
