@@ -5,7 +5,7 @@ use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::ResourceId;
 use rusqlite::params;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::drift::{COLUMNS, detected, prune, select, shown};
 use super::{Result, Tx, cloud, damaged, events, int};
@@ -25,6 +25,11 @@ fn droplet(cloud: &str, number: u64) -> Result<ResourceId> {
     ResourceId::parse(format!("{cloud}/droplet/{number}")).map_err(|_| damaged("cloud's name"))
 }
 
+/// A value in the inbox: as JSON, so that accepting it needs no guess.
+fn written(value: &Value) -> String {
+    value.to_string()
+}
+
 /// The number of a droplet in the inbox.
 fn number(resource: &ResourceId) -> Result<u64> {
     resource.name().parse().map_err(|_| damaged("droplet's number"))
@@ -42,7 +47,7 @@ pub(super) fn sweep(tx: &Tx<'_>, cloud: &str) -> Result<CloudSweep> {
         let Some(found) = mismatches(tx, &spec)? else { continue };
         sweep.checked = sweep.checked.saturating_add(1);
         for one in found {
-            let (expected, actual) = (one.wanted.to_string(), one.found.to_string());
+            let (expected, actual) = (written(&one.wanted), written(&one.found));
             differs.push((spec.spec_version, Drift { resource: droplet(cloud, spec.number)?, field: one.field, expected, actual }));
         }
     }
@@ -113,7 +118,7 @@ pub(super) fn accept(tx: &Tx<'_>, one: &ShownDrift, by: &Actor, reason: &str, ev
     };
     // The inventory may have heard more than the row says.
     let live = mismatches(tx, &wanted)?.unwrap_or_default().into_iter().find(|one| one.field == row.drift.field);
-    let Some(live) = live.filter(|live| live.found.to_string() == row.drift.actual) else {
+    let Some(live) = live.filter(|live| written(&live.found) == row.drift.actual) else {
         let message = format!(
             "{} of {} is not {} any more; look again after `moorctl drift scan`",
             row.drift.field, row.drift.resource, row.drift.actual
