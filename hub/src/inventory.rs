@@ -2,7 +2,7 @@
 //! should be like.
 //!
 //! A cloud that does not answer is told of once, and once when it does again; nothing that is known is forgotten meanwhile. It changes
-//! nothing in a cloud.
+//! nothing in a cloud but what sagas that are over have left there.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use crate::cloud::{CloudError, Droplet, Provider, Snapshot};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
 use crate::limits;
+use crate::saga::leftovers;
 use crate::store::{CloudKind, CloudSweep, SeenResource, StoreError};
 
 /// What the schedule and operators share. Clones share it.
@@ -109,6 +110,11 @@ async fn synced(hub: &Hub, provider: &dyn Provider) -> Result<CloudSweep, Fault>
     let snapshots = listed(cloud, "snapshots", provider.snapshots()).await;
     if let Ok(snapshots) = &snapshots {
         take_over(hub, cloud, CloudKind::Snapshot, snapshots.iter().map(snapshot).collect()).await?;
+    }
+    let known = snapshots.as_deref().unwrap_or_default();
+    // Reading needs one token and deleting the other: what cannot be deleted now is found again.
+    if let Err(error) = leftovers::sweep(hub, provider, &droplets, known).await {
+        tracing::warn!(cloud, %error, "what sagas have left in a cloud cannot be deleted yet");
     }
     // What droplets are like has nothing to do with snapshots.
     let sweep = hub.store.sweep_cloud(cloud.to_owned()).await.map_err(StoreError::into_fault)?;

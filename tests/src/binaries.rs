@@ -20,6 +20,8 @@ pub struct Binaries {
     pub pve_sim: PathBuf,
     /// `do-sim`.
     pub do_sim: PathBuf,
+    /// `droplet`: what runs on one of its machines.
+    pub droplet: PathBuf,
 }
 
 impl Binaries {
@@ -42,6 +44,7 @@ impl Binaries {
             moorctl: one("moorctl")?,
             pve_sim: one("pve-sim")?,
             do_sim: one("do-sim")?,
+            droplet: one("droplet")?,
         })
     }
 }

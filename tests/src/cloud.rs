@@ -58,6 +58,34 @@ impl CloudSim {
         Ok(Self { process, runtime, client, url, folder: folder.to_owned() })
     }
 
+    /// The same, with droplets that do what their first boot is told: each in a folder of its own.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with_droplets(binaries: &Binaries, folder: &Path) -> Result<Self> {
+        let droplets = folder.join("droplets");
+        std::fs::create_dir_all(&droplets)?;
+        let boot = folder.join("boot.sh");
+        let quoted = |path: &Path| format!("'{}'", path.display());
+        let script = format!("#!/bin/sh\nMOORLINE_DROPLETS={} exec {}\n", quoted(&droplets), quoted(&binaries.droplet));
+        std::fs::write(&boot, script)?;
+        std::fs::set_permissions(&boot, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let (boot, logs) = (boot.display().to_string(), folder.join("boot-logs").display().to_string());
+        Self::start(binaries, folder, &["--boot", &boot, "--boot-logs", &logs])
+    }
+
+    /// How many agents of droplets run.
+    #[must_use]
+    pub fn agents(&self) -> usize {
+        let ours = self.folder.join("droplets");
+        let programs = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let runs_ours = |entry: &std::fs::DirEntry| {
+            let program = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+            program.starts_with(&ours) && program.to_string_lossy().contains("moorline-agent")
+        };
+        programs.filter(runs_ours).count()
+    }
+
     /// What a hub's configuration says of it.
     #[must_use]
     pub fn config(&self) -> String {

@@ -9,10 +9,13 @@ use moorline_common::id::{HostName, SagaId};
 use moorline_common::observe::{GuestStatus, Observed, ObservedGuest};
 use moorline_common::op::{Act, GuestOp};
 use moorline_common::pve::Vmid;
+use moorline_common::saga::NewHost;
 use moorline_common::statement::HostBinding;
 
 use super::draft::{Draft, OnHost};
+use super::joining::Joining;
 use super::push::Pushed;
+use crate::client::clouds::ResourceFacts;
 use crate::cmd::op::draft as order;
 use crate::cmd::op::guest::meant::{self, Named};
 use crate::error::Failure;
@@ -78,6 +81,12 @@ pub struct Given<'a> {
     pub set: &'a BTreeMap<String, String>,
     /// The revisions that it may push.
     pub pushed: Option<&'a Pushed>,
+    /// What the hub knows of droplets.
+    pub droplets: &'a [ResourceFacts],
+    /// The host that the droplet became when a saga made it.
+    pub was_host: Option<&'a NewHost>,
+    /// How a droplet that it makes joins as a host.
+    pub joining: Option<&'a Joining>,
     asked: RefCell<BTreeSet<String>>,
 }
 
@@ -103,7 +112,23 @@ impl<'a> Given<'a> {
     /// What was given.
     #[must_use]
     pub const fn new(saga_id: &'a SagaId, hosts: &'a Hosts, targets: &'a [Target], set: &'a BTreeMap<String, String>) -> Self {
-        Self { saga_id, hosts, targets, set, pushed: None, asked: RefCell::new(BTreeSet::new()) }
+        Self {
+            saga_id,
+            hosts,
+            targets,
+            set,
+            pushed: None,
+            droplets: &[],
+            was_host: None,
+            joining: None,
+            asked: RefCell::new(BTreeSet::new()),
+        }
+    }
+
+    /// What the first boots of its droplets are told.
+    #[must_use]
+    pub fn boots(&self) -> Vec<String> {
+        self.joining.map(|joining| joining.boot.clone()).into_iter().collect()
     }
 
     /// An input, if it was given.

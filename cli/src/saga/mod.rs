@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`draft`] | what is to be done and what undoes it, before it is signed |
 //! | [`given`] | what a definition is given: guests as their hosts report them, inputs |
+//! | [`joining`] | how a droplet becomes a host |
 //! | [`library`] | the definitions, one a file |
 //! | [`own`] | the operator's own definitions, in YAML |
 //! | [`push`] | the revisions that a saga pushes |
@@ -14,6 +15,7 @@
 
 pub mod draft;
 pub mod given;
+pub mod joining;
 pub mod library;
 pub mod own;
 pub mod push;

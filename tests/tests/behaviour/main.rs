@@ -7,6 +7,8 @@ mod bad_input;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod cloud;
+#[cfg(test)]
 mod cordon;
 #[cfg(test)]
 mod corpus;

@@ -99,7 +99,7 @@ pub async fn run(args: AddArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn new_token(client: &Client, name: &HostName, ttl: Duration) -> Result<JoinToken, Failure> {
+pub(in crate::cmd) fn new_token(client: &Client, name: &HostName, ttl: Duration) -> Result<JoinToken, Failure> {
     let mut id = [0; 16];
     let mut secret = Zeroizing::new([0; 32]);
     for bytes in [id.as_mut_slice(), secret.as_mut_slice()] {

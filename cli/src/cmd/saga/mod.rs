@@ -15,6 +15,7 @@ use crate::limits::SAGAS_DEFAULT;
 use crate::render::Ui;
 
 mod act;
+mod droplet;
 mod follow;
 mod list;
 mod start;

@@ -6,21 +6,24 @@ use std::time::Duration;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{HostName, SagaId};
 use moorline_common::op::Class;
-use moorline_common::saga::{Act, HubAct, Plan};
+use moorline_common::saga::{Act, HubAct, NewHost, Plan};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{StartArgs, follow, view};
+use super::{StartArgs, droplet, follow, view};
 use crate::client::Client;
+use crate::client::clouds::ResourceFacts;
 use crate::client::sagas::SagaFacts;
 use crate::clock;
 use crate::cmd::Env;
 use crate::cmd::op::guest::meant;
 use crate::desired;
 use crate::error::Failure;
+use crate::home::Home;
 use crate::render::Ui;
 use crate::saga::given::{Given, Hosts, Known, Target};
-use crate::saga::library::{self, Definition, Pushes};
+use crate::saga::joining::Joining;
+use crate::saga::library::{self, Definition, Place, Pushes};
 use crate::saga::own::Own;
 use crate::saga::push::{self, Pushed};
 use crate::saga::seal::Terms;
@@ -43,11 +46,17 @@ pub async fn run(args: &StartArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     // What is wrong in itself needs no hub to be told.
     let wanted = wanted(args)?;
     let set = inputs(&args.set)?;
-    start(&env.client(ui).await?, ui, args, &wanted, &set).await
+    start((&env.client(ui).await?, &env.home), ui, args, &wanted, &set).await
 }
 
 /// Starts what is wanted.
-async fn start(client: &Client, ui: &mut Ui, args: &StartArgs, wanted: &Wanted, set: &BTreeMap<String, String>) -> Result<u8, Failure> {
+async fn start(
+    (client, home): (&Client, &Home),
+    ui: &mut Ui,
+    args: &StartArgs,
+    wanted: &Wanted,
+    set: &BTreeMap<String, String>,
+) -> Result<u8, Failure> {
     let saga_id = saga_id(client, args.key.as_deref())?;
     if args.key.is_some()
         && let Some(known) = known(client, &saga_id).await?
@@ -70,7 +79,8 @@ async fn start(client: &Client, ui: &mut Ui, args: &StartArgs, wanted: &Wanted, 
     terms.check()?;
     let hosts = look(client, ui, &wanted.hosts(&saga_id, set)?).await?;
     let pushed = pushed(client, ui, args, wanted).await?;
-    let mut draft = wanted.draft(&saga_id, &hosts, set, pushed.as_ref())?;
+    let cloud = InCloud::of(client, home, wanted, args, set).await?;
+    let mut draft = wanted.draft(&saga_id, &hosts, set, (pushed.as_ref(), &cloud)).inspect_err(|_| cloud.forget(home))?;
     if let Some(step) = &args.fail_after {
         rehearsal::fail_after(&mut draft, step)?;
     }
@@ -81,13 +91,17 @@ async fn start(client: &Client, ui: &mut Ui, args: &StartArgs, wanted: &Wanted, 
     }
     client.require_signable()?;
     let signers = Signers::of(client)?;
-    let sealed = terms.seal(&draft, &hosts, &signers)?;
-    confirm(ui, &draft)?;
+    let sealed = terms.seal(&draft, &hosts, &signers).and_then(|sealed| confirm(ui, &draft).map(|()| sealed));
+    let sealed = sealed.inspect_err(|_| cloud.forget(home))?;
     let revisions = pushed.as_ref().filter(|_| pushes(&sealed.plan)).map(Pushed::revisions);
     let revisions = revisions.as_ref().map_or(&[][..], |revisions| revisions.as_slice());
     let (facts, is_known) = client.start_saga(&sealed, revisions).await.map_err(|failure| not_taken(failure, &saga_id))?;
     let before = if is_known { ", which the hub had already" } else { "" };
     ui.note(&format!("saga {saga_id}{before}: {} steps, {} orders", sealed.plan.steps.len(), sealed.orders.len()));
+    let facts = match &cloud.joining {
+        Some(joining) if args.wait => droplet::bind(client, home, ui, joining, facts).await?,
+        Some(_) | None => facts,
+    };
     let ended = ended(client, ui, facts, args).await?;
     if let Some(pushed) = pushed.filter(|_| args.wait && ended == 0) {
         // This machine's next push is made from what the saga has pushed.
@@ -134,6 +148,32 @@ fn pushes(plan: &Plan) -> bool {
     plan.tasks().any(|(_, _, task)| matches!(task.act, Act::Hub(HubAct::Push { .. })))
 }
 
+/// What is known of clouds, and is made for one, before anything is signed.
+struct InCloud {
+    droplets: Vec<ResourceFacts>,
+    was_host: Option<NewHost>,
+    joining: Option<Joining>,
+}
+
+impl InCloud {
+    async fn of(client: &Client, home: &Home, wanted: &Wanted, args: &StartArgs, set: &BTreeMap<String, String>) -> Result<Self, Failure> {
+        let Wanted::Library(definition, targets) = wanted else {
+            return Ok(Self { droplets: Vec::new(), was_host: None, joining: None });
+        };
+        let droplets = droplet::known(client, definition, set).await?;
+        let was_host = droplet::was_host(client, targets, &droplets).await?;
+        let joining = droplet::joining(client, home, (definition, targets), set, (args.expires, args.dry_run)).await?;
+        Ok(Self { droplets, was_host, joining })
+    }
+
+    /// Nothing comes of the token.
+    fn forget(&self, home: &Home) {
+        if let Some(joining) = &self.joining {
+            home.forget_pending(&joining.token_id);
+        }
+    }
+}
+
 impl Wanted {
     fn name(&self) -> &str {
         match self {
@@ -144,16 +184,26 @@ impl Wanted {
 
     fn hosts(&self, saga_id: &SagaId, set: &BTreeMap<String, String>) -> Result<BTreeSet<HostName>, Failure> {
         match self {
+            Wanted::Library(Definition { place: Place::Cloud, .. }, _) => Ok(BTreeSet::new()),
             Wanted::Library(_, targets) => Ok(targets.iter().map(|target| target.host.clone()).collect()),
             Wanted::Own(own) => own.hosts(saga_id, set),
         }
     }
 
-    fn draft(&self, saga_id: &SagaId, hosts: &Hosts, set: &BTreeMap<String, String>, pushed: Option<&Pushed>) -> Result<Draft, Failure> {
+    fn draft(
+        &self,
+        saga_id: &SagaId,
+        hosts: &Hosts,
+        set: &BTreeMap<String, String>,
+        (pushed, cloud): (Option<&Pushed>, &InCloud),
+    ) -> Result<Draft, Failure> {
         match self {
             Wanted::Library(definition, targets) => {
                 let mut given = Given::new(saga_id, hosts, targets, set);
                 given.pushed = pushed;
+                given.droplets = &cloud.droplets;
+                given.was_host = cloud.was_host.as_ref();
+                given.joining = cloud.joining.as_ref();
                 definition.draft(&given)
             }
             Wanted::Own(own) => own.draft(&Given::new(saga_id, hosts, &[], set)),
@@ -255,6 +305,7 @@ pub(super) mod tests {
 
     /// Starts what a command line says.
     pub(in crate::cmd::saga) async fn by(client: &Client, ui: &mut Ui, args: &StartArgs) -> Result<u8, Failure> {
-        start(client, ui, args, &wanted(args)?, &inputs(&args.set)?).await
+        let home = Home::open(Some(client.context.dir().to_owned()))?;
+        start((client, &home), ui, args, &wanted(args)?, &inputs(&args.set)?).await
     }
 }

@@ -8,7 +8,7 @@ use moorline_common::saga::Kind;
 use serde_json::json;
 
 use super::snapshot_guest::{delete, snapshot};
-use super::{Definition, Given, Guest, Input, LONG_S, Pushes, SHORT_S, Step, named};
+use super::{Definition, Given, Guest, Input, LONG_S, Place, Pushes, SHORT_S, Step, named};
 use crate::error::Failure;
 use crate::saga::draft::{Builder, Patience, Task};
 
@@ -22,6 +22,7 @@ pub(super) static DEFINITION: Definition = Definition {
     about: "Make a snapshot of each guest, change its config, and remove the snapshot once all run on; else go back to the snapshots: what was written since is lost",
     kind: Kind::Update,
     target: "HOST/GUEST …",
+    place: Place::Hosts,
     inputs: &[
         Input { name: "config.KEY", about: "A key of its config with its new value, such as --set config.memory=4096" },
         Input { name: "delete", about: "Keys to take out of its config, parted by commas" },

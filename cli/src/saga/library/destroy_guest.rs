@@ -5,7 +5,7 @@ use moorline_common::op::{Act, GuestOp};
 use moorline_common::saga::Kind;
 
 use super::suspend_guest::{shutdown, timeout};
-use super::{Definition, Given, Input, LONG_S, Pushes, Step, named};
+use super::{Definition, Given, Input, LONG_S, Place, Pushes, Step, named};
 use crate::error::Failure;
 use crate::saga::draft::{Builder, Patience, Task, description};
 
@@ -14,6 +14,7 @@ pub(super) static DEFINITION: Definition = Definition {
     about: "Back each guest up if asked to, end it, and destroy it; nothing is destroyed before all are backed up and ended",
     kind: Kind::Offboard,
     target: "HOST/GUEST …",
+    place: Place::Hosts,
     inputs: &[
         Input {
             name: "backup",

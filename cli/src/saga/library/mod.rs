@@ -8,9 +8,16 @@ use super::given::{Given, Guest};
 use crate::error::Failure;
 
 mod change_with_snapshot;
+mod destroy_droplet;
 mod destroy_guest;
+mod droplets;
 mod offboard_host;
+mod provision_droplet;
 mod provision_guest;
+mod rename_droplet;
+mod resize_droplet;
+mod retag_droplet;
+mod snapshot_droplet;
 mod snapshot_guest;
 mod suspend_guest;
 #[cfg(test)]
@@ -31,6 +38,8 @@ pub struct Definition {
     pub kind: Kind,
     /// What it is about, as it is written on the command line.
     pub target: &'static str,
+    /// Where that is.
+    pub place: Place,
     /// What else it may be given.
     pub inputs: &'static [Input],
     /// What it pushes.
@@ -47,6 +56,15 @@ pub struct Input {
     pub about: &'static str,
 }
 
+/// Where a definition does something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On hosts that are there.
+    Hosts,
+    /// In a cloud.
+    Cloud,
+}
+
 /// Whether a definition pushes a revision, of the file that `--topology` names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushes {
@@ -59,11 +77,17 @@ pub enum Pushes {
 }
 
 /// Every definition, by their names.
-pub static ALL: [&Definition; 6] = [
+pub static ALL: [&Definition; 12] = [
     &change_with_snapshot::DEFINITION,
+    &destroy_droplet::DEFINITION,
     &destroy_guest::DEFINITION,
     &offboard_host::DEFINITION,
+    &provision_droplet::DEFINITION,
     &provision_guest::DEFINITION,
+    &rename_droplet::DEFINITION,
+    &resize_droplet::DEFINITION,
+    &retag_droplet::DEFINITION,
+    &snapshot_droplet::DEFINITION,
     &snapshot_guest::DEFINITION,
     &suspend_guest::DEFINITION,
 ];
@@ -97,7 +121,7 @@ impl Definition {
             inputs.insert(key, target.to_string());
         }
         let mut draft =
-            Draft { saga_id: given.saga_id.clone(), name: self.name.to_owned(), kind: self.kind, inputs, steps, boots: Vec::new() };
+            Draft { saga_id: given.saga_id.clone(), name: self.name.to_owned(), kind: self.kind, inputs, steps, boots: given.boots() };
         given.aim(&mut draft)?;
         Ok(draft)
     }

@@ -2,7 +2,7 @@
 
 use moorline_common::saga::{Condition, Kind};
 
-use super::{Definition, Given, Pushes, Step};
+use super::{Definition, Given, Place, Pushes, Step};
 use crate::error::Failure;
 use crate::saga::draft::Builder;
 
@@ -11,6 +11,7 @@ pub(super) static DEFINITION: Definition = Definition {
     about: "Push a topology without the host, and wait until the host has applied that; its volumes and guests stay. `moorctl host rm` forgets it then",
     kind: Kind::Offboard,
     target: "HOST",
+    place: Place::Hosts,
     inputs: &[],
     pushes: Pushes::Always,
     steps,

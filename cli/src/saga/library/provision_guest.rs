@@ -7,7 +7,7 @@ use moorline_common::saga::Kind;
 use moorline_common::topology::{GuestSource, GuestSpec, Power};
 
 use super::change_with_snapshot::check;
-use super::{Definition, Given, Guest, Input, LONG_S, Pushes, SHORT_S, Step};
+use super::{Definition, Given, Guest, Input, LONG_S, Place, Pushes, SHORT_S, Step};
 use crate::error::Failure;
 use crate::saga::draft::{Builder, Patience, Task};
 
@@ -23,6 +23,7 @@ pub(super) static DEFINITION: Definition = Definition {
     about: "Make a guest as the inputs or the topology file say, start it, see that it runs, and push the topology that has it; else nothing of it stays",
     kind: Kind::Provision,
     target: "HOST/NUMBER",
+    place: Place::Hosts,
     inputs: &[
         Input { name: "type", about: "qemu or lxc [default: as in the topology file]" },
         Input { name: "config.KEY", about: "A key of its config with its value [default: as in the topology file]" },

@@ -4,7 +4,7 @@ use moorline_common::op::guest::SnapshotCreate;
 use moorline_common::op::{Act, GuestOp};
 use moorline_common::saga::Kind;
 
-use super::{Definition, Given, Input, LONG_S, Pushes, SHORT_S, Step, named};
+use super::{Definition, Given, Input, LONG_S, Place, Pushes, SHORT_S, Step, named};
 use crate::error::Failure;
 use crate::saga::draft::{Builder, OnHost, Patience, Task, description, mark};
 
@@ -13,6 +13,7 @@ pub(super) static DEFINITION: Definition = Definition {
     about: "Make a snapshot of each guest, or of none",
     kind: Kind::Update,
     target: "HOST/GUEST …",
+    place: Place::Hosts,
     inputs: &[Input { name: "memory", about: "With the memory of virtual machines that run: yes or no [default: no]" }],
     pushes: Pushes::Never,
     steps,

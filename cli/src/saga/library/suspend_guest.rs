@@ -4,7 +4,7 @@ use moorline_common::op::guest::{STOP_MAX_S, Stop};
 use moorline_common::op::{Act, GuestOp};
 use moorline_common::saga::Kind;
 
-use super::{Definition, Given, Guest, Input, Pushes, SHORT_S, Step, named};
+use super::{Definition, Given, Guest, Input, Place, Pushes, SHORT_S, Step, named};
 use crate::error::Failure;
 use crate::saga::draft::{Builder, Patience, Task};
 
@@ -16,6 +16,7 @@ pub(super) static DEFINITION: Definition = Definition {
     about: "Let each guest that runs end by itself; when one does not, those that did are started again",
     kind: Kind::Suspend,
     target: "HOST/GUEST …",
+    place: Place::Hosts,
     inputs: &[
         Input { name: "timeout", about: "How long it may take to end by itself [default: 3m]" },
         Input { name: "force", about: "Cut its power when it takes longer: yes or no [default: no]" },
