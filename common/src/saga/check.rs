@@ -120,10 +120,12 @@ impl Plan {
             }
             Act::Hub(HubAct::Applied { hosts, .. }) if hosts.is_empty() => bad("there is no host to wait for".to_owned()),
             Act::Hub(HubAct::Joined(NewHost { token, .. })) if !is_token_id(token) => bad("a token's id is 32 of 0-9 and a-f".to_owned()),
-            Act::Hub(HubAct::Forget { token: Some(token), .. }) if !is_token_id(token) => {
+            Act::Hub(HubAct::Forget { token: Some(token), .. } | HubAct::Expect { token, .. }) if !is_token_id(token) => {
                 bad("a token's id is 32 of 0-9 and a-f".to_owned())
             }
-            Act::Hub(HubAct::Push { .. } | HubAct::Applied { .. } | HubAct::Joined(_) | HubAct::Forget { .. }) => Ok(()),
+            Act::Hub(HubAct::Push { .. } | HubAct::Applied { .. } | HubAct::Joined(_) | HubAct::Expect { .. } | HubAct::Forget { .. }) => {
+                Ok(())
+            }
             Act::Cloud(act) => act.wrong(self, number, side).map_or(Ok(()), bad),
         }
     }

@@ -211,6 +211,13 @@ pub enum HubAct {
         /// The hosts.
         hosts: BTreeSet<HostName>,
     },
+    /// Makes sure that no other host has the name of one that is to join by a token. What undoes it removes that one.
+    Expect {
+        /// Its name.
+        host: HostName,
+        /// The public id of the token.
+        token: String,
+    },
     /// Notes that a host that was not known when this was signed is there; waiting for it is a condition's.
     Joined(NewHost),
     /// Removes the host that joined by a token, with what it left. One that never did needs no removal.

@@ -22,6 +22,7 @@ impl Act {
             }
             Act::Hub(HubAct::Joined(NewHost { host, converged: false, .. })) => format!("host {host} joins and is bound"),
             Act::Hub(HubAct::Joined(NewHost { host, converged: true, .. })) => format!("host {host} applies its topology"),
+            Act::Hub(HubAct::Expect { host, .. }) => format!("see that no other host is called {host}"),
             Act::Hub(HubAct::Forget { host, .. }) => format!("remove host {host}"),
             Act::Cloud(act) => act.words(),
         }

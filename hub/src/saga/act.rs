@@ -60,6 +60,7 @@ async fn perform(hub: &Hub, plan: &Plan, act: &HubAct) -> End {
     let done = match act {
         HubAct::Push { topology, generation, source } => push(hub, &plan.saga_id, topology, *generation, source).await,
         HubAct::Applied { topology, generation, hosts } => applied(hub, plan, topology, *generation, hosts).await,
+        HubAct::Expect { host, token } => expect(hub, host, token).await,
         HubAct::Joined(new) => joined(hub, new).await,
         HubAct::Forget { host, token } => forget(hub, &plan.saga_id, host, token.as_deref()).await,
     };
@@ -166,6 +167,15 @@ async fn not_yet(hub: &Hub, new: &NewHost) -> Result<Option<String>, StoreError>
         Some(_) if view.converged => None,
         Some(target) => Some(format!("host {name} has not applied {} generation {} yet", target.topology, target.generation)),
     })
+}
+
+async fn expect(hub: &Hub, name: &HostName, token: &str) -> Result<Value, Fault> {
+    let hosts = hub.store.hosts().await.map_err(StoreError::into_fault)?;
+    let is_taken = |host: &HostRecord| host.name == *name && host.state == HostState::Bound && host.token_id != token;
+    if hosts.iter().any(is_taken) {
+        return Err(Fault::new(Code::AlreadyExists, format!("another host is called {name}: free the name with `moorctl host rm {name}`")));
+    }
+    Ok(json!({ "host": name }))
 }
 
 async fn joined(hub: &Hub, new: &NewHost) -> Result<Value, Fault> {

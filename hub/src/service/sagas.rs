@@ -160,7 +160,7 @@ async fn revisions(hub: &Hub, actor: &Actor, plan: &Plan, given: Vec<pb::SagaRev
         let base = moorline_common::id::Generation(push.base_generation);
         let is_planned = match planned.remove(hash.as_str()) {
             Some((_, HubAct::Push { topology: t, generation, .. })) => *t == topology && *generation == base.next(),
-            Some((_, HubAct::Applied { .. } | HubAct::Joined(_) | HubAct::Forget { .. })) | None => false,
+            Some((_, HubAct::Applied { .. } | HubAct::Joined(_) | HubAct::Expect { .. } | HubAct::Forget { .. })) | None => false,
         };
         if !is_planned {
             return Err(bad(format!("a revision of `{topology}` was handed in that the plan does not name so")));

@@ -50,6 +50,11 @@ fn steps(given: &Given<'_>) -> Result<Vec<Step>, Failure> {
     let spec = spec(&new);
     let made = || DropletRef::MadeBy(CREATE.to_owned());
     let mut plan = Builder::default();
+    let joining = given.joining.filter(|_| given.flag("join", true) != Ok(false));
+    if let Some(joining) = joining {
+        plan.step(expect(joining));
+        plan.then();
+    }
     let make = task(given, CloudWork::CreateDroplet(Box::new(new)), MAKE_S);
     plan.step(Step::new(CREATE, make).undone_by(undo(given, CloudWork::Unmake, MAKE_S)));
     plan.then();
@@ -60,7 +65,7 @@ fn steps(given: &Given<'_>) -> Result<Vec<Step>, Failure> {
     // These stand in what the first boot is told, and in the binding.
     drop((given.input("agent-url"), given.input("agent-sha256"), given.input("driver"), given.inputs_below("label.")));
     let (converge, join_s) = (given.flag("converge", true)?, given.span_s("join-timeout", JOIN_S)?);
-    if let Some(joining) = given.joining.filter(|_| given.flag("join", true) != Ok(false)) {
+    if let Some(joining) = joining {
         plan.then();
         plan.step(join(joining, join_s));
         if converge {
@@ -108,11 +113,17 @@ fn host(joining: &Joining, converged: bool) -> NewHost {
     NewHost { host: joining.host.clone(), token: joining.token_id.clone(), converged }
 }
 
+/// First, and so undone last: a droplet that is gone does not join again.
+fn expect(joining: &Joining) -> Step {
+    let (host, token) = (joining.host.clone(), joining.token_id.clone());
+    let run = Task::of_hub(HubAct::Expect { host: host.clone(), token: token.clone() }, Patience::usual(SHORT_S));
+    let undo = Task::of_hub(HubAct::Forget { host, token: Some(token) }, Patience::undo(SHORT_S));
+    Step::new("expect", run).undone_by(undo)
+}
+
 fn join(joining: &Joining, timeout_s: u64) -> Step {
     let run = Task::of_hub(HubAct::Joined(host(joining, false)), Patience::usual(timeout_s));
-    let forget = HubAct::Forget { host: joining.host.clone(), token: Some(joining.token_id.clone()) };
-    let undo = Task::of_hub(forget, Patience::undo(SHORT_S));
-    Step::new("join", run).undone_by(undo).when(Condition::Joined(host(joining, false)))
+    Step::new("join", run).when(Condition::Joined(host(joining, false)))
 }
 
 fn converged(joining: &Joining, timeout_s: u64) -> Step {
