@@ -72,7 +72,7 @@ impl Sky {
 #[test]
 fn a_droplet_boots_an_agent_that_joins_and_converges_and_is_torn_down_without_a_trace() {
     let t = Sky::start("droplet");
-    let yaml = format!("topology: edge\nhosts:\n  {NAME}:\n    containers:\n      site: {{ image: \"busybox:1\" }}\n");
+    let yaml = format!("topology: edge\nhosts:\n  {NAME}:\n    docker:\n      services:\n        site: {{ image: \"busybox:1\" }}\n");
     let dry = t.provision(&["--dry-run"]).ok().unwrap();
     assert_says(&dry, &["make droplet `web-1`", "delete what the step made", "web-1 has joined and is bound"]);
     assert!(t.cloud.bills().unwrap().is_empty(), "nothing was sent");
