@@ -239,7 +239,7 @@ fn request(operator: &Operator, hosts: &[Known], number: usize, steps: usize) ->
         plan.steps.push(Step { name: format!("s{step}"), group, run, undo: Some(undo), irreversible: false, when: Vec::new() });
     }
     let plan = pb::Envelope::from(&operator.seal(&plan)?);
-    Ok(pb::StartSagaRequest { plan: Some(plan), orders, revisions: Vec::new() })
+    Ok(pb::StartSagaRequest { plan: Some(plan), orders, revisions: Vec::new(), boots: Vec::new() })
 }
 
 fn say(line: &str) -> Result<()> {
