@@ -86,23 +86,20 @@ impl Delivery {
         self.lock().cursor = sequence;
     }
 
-    /// All is about to be looked at: what comes from now on is news.
-    pub fn look(&self) {
+    /// All is about to be looked at: what comes from now on is news. `true` when there may be operations that were not sent.
+    #[must_use]
+    pub fn look(&self) -> bool {
         let mut inner = self.lock();
-        inner.drained = true;
         inner.again = false;
+        !std::mem::replace(&mut inner.drained, true)
     }
 
     /// Ends the caller's turn, with something left to be done at a later one or not. `false` when it is to go on.
     #[must_use]
     pub fn end(&self, is_left: bool) -> bool {
         let mut inner = self.lock();
-        if inner.again {
-            return false;
-        }
-        if is_left {
-            inner.drained = false;
-        } else if !inner.acks.is_empty() || !inner.drained {
+        inner.drained &= !is_left;
+        if inner.again || !is_left && !(inner.acks.is_empty() && inner.drained) {
             return false;
         }
         inner.running = false;
