@@ -90,6 +90,8 @@ pub const WRITE_BATCH: usize = 256;
 pub const READERS: usize = 2;
 /// Pages that the store's writer caches, in KiB.
 pub const WRITER_CACHE_KIB: i64 = 8 * 1024;
+/// Pages in the store's log before they go into the database: what changes often goes there once. 16 MiB.
+pub const LOG_PAGES: u32 = 4096;
 /// Pages that each reader of the store caches, in KiB.
 pub const READER_CACHE_KIB: i64 = 512;
 /// How long a connection to the store waits for another process's lock.

@@ -325,6 +325,7 @@ fn connect(path: &Path, mode: OpenFlags) -> std::result::Result<Connection, Open
         for (pragma, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON"), ("secure_delete", "ON")] {
             conn.pragma_update(None, pragma, value).map_err(|e| failed(&e))?;
         }
+        conn.pragma_update(None, "wal_autocheckpoint", limits::LOG_PAGES).map_err(|e| failed(&e))?;
         let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| failed(&e))?;
         if usize::try_from(found).unwrap_or(usize::MAX) > SCHEMA.len() {
             return Err(OpenError::Newer { path: path.to_owned(), found, known: SCHEMA.len() });
