@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "moorline/v1/types.proto",
     "moorline/v1/saga.proto",
+    "moorline/v1/cloud.proto",
     "moorline/v1/agent.proto",
     "moorline/v1/rollout.proto",
     "moorline/v1/operator.proto",

@@ -145,6 +145,12 @@ kinds! {
     SagaActed = "saga_acted",
     /// A saga, or a word on one, was refused.
     SagaRefused = "saga_refused",
+    /// What a cloud has cannot be listed; told once until it can.
+    CloudSyncFailed = "cloud_sync_failed",
+    /// What a cloud has can be listed again.
+    CloudSyncWorks = "cloud_sync_works",
+    /// An operator took over what a droplet is like.
+    CloudDriftAccepted = "cloud_drift_accepted",
 }
 
 /// An event that is about to be recorded.

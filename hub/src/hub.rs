@@ -15,6 +15,7 @@ use crate::cloud::Clouds;
 use crate::convergence;
 use crate::events::NewEvent;
 use crate::fleet::{Fleet, ReportBrief};
+use crate::inventory;
 use crate::keeper;
 use crate::ops;
 use crate::pki::Pki;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub sagas: saga::Handle,
     /// Its clouds.
     pub clouds: Clouds,
+    /// Whose turn it is to ask them what they have.
+    pub inventory: inventory::Handle,
     /// Wakes the keeper.
     pub keeper: keeper::Handle,
     /// Who waits for news of operations and for journals.

@@ -19,6 +19,7 @@
 //! | [`ops`] | operations on their way to hosts, their news and journals on their way to operators |
 //! | [`slices`] | what a slice makes present |
 //! | [`cloud`] | what is done in clouds |
+//! | [`inventory`] | the task that asks clouds what they have, and compares it with what was wanted |
 //! | [`store`] | what must not be forgotten; [`events`] records every decision |
 //!
 //! Nothing here imports a driver, and no message type leaves [`service`].
@@ -34,6 +35,7 @@ pub mod events;
 pub mod files;
 pub mod fleet;
 pub mod hub;
+pub mod inventory;
 pub mod keeper;
 pub mod limits;
 pub mod ops;

@@ -136,6 +136,10 @@ pub const LAST_WORD: Duration = Duration::from_secs(5);
 pub const LOG_WINDOW: usize = 4;
 /// The largest part of a log, in bytes.
 pub const LOG_PART_MAX: usize = 64 * 1024;
+/// How long listing one kind of thing that a cloud has may take.
+pub const CLOUD_LISTING_TIME: Duration = Duration::from_secs(600);
+/// Resources in one listing.
+pub const RESOURCES_MAX: usize = 10_000;
 /// Drifts in one listing.
 pub const DRIFTS_MAX: u32 = 1000;
 /// Drifts in one listing when the caller says nothing.

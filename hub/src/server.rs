@@ -39,7 +39,7 @@ use crate::service::operator::OperatorService;
 use crate::store::StoreError;
 use crate::store::sqlite::{self, OpenError, SqliteStore};
 use crate::tls::{self, Listener, TlsError};
-use crate::{convergence, keeper, limits, ops, rollout, saga};
+use crate::{convergence, inventory, keeper, limits, ops, rollout, saga};
 
 /// The lock file's name in the hub's folder.
 pub const LOCK: &str = "hub.lock";
@@ -152,6 +152,7 @@ impl Server {
             rollouts: rollout::Handle::default(),
             sagas: saga::Handle::default(),
             clouds,
+            inventory: inventory::Handle::default(),
             keeper: keeper::Handle::default(),
             ops: ops::Ops::default(),
             advertise: config::advertised(&config.advertise, address),
@@ -207,6 +208,7 @@ impl Server {
             ("driver of rollouts", tasks.spawn(rollout::Service::new(hub.clone()).run(stopping()))),
             ("runner of sagas", tasks.spawn(sagas.run(stopping()))),
             ("keeper", tasks.spawn(keeper::Service::new(hub.clone()).run(stopping()))),
+            ("inventory", tasks.spawn(inventory::Service::new(hub.clone()).run(stopping()))),
             ("operations' courier", tasks.spawn(ops::Service::new(hub.clone()).run(stopping()))),
         ];
         tasks.spawn(stopping().run_until_cancelled_owned(hub.clone().load_reports()));

@@ -27,6 +27,7 @@
 //! an object of the engine that does not bear the labels of its own fleet.
 
 pub mod binaries;
+pub mod cloud;
 pub mod crash;
 pub mod demo;
 pub mod engine;

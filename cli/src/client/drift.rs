@@ -16,18 +16,20 @@ use crate::error::Failure;
 pub struct DriftFacts {
     /// Counts all drifts of the hub.
     pub id: u64,
-    /// The host's name; empty when the hub does not know the host any more.
+    /// The host's name; empty when the hub does not know the host any more, and in a cloud.
     pub host: String,
-    /// The host.
-    pub host_id: HostId,
+    /// The host; none in a cloud.
+    pub host_id: Option<HostId>,
+    /// The cloud that it is in; empty on a host.
+    pub cloud: String,
     /// What differs.
     #[serde(flatten)]
     pub drift: Drift,
     /// `open`, `accepted`, `reverted`, `stale` or `ignored`.
     pub status: String,
-    /// The topology that the host followed when it was seen first.
+    /// The topology that the host followed when it was seen first; empty in a cloud.
     pub topology: String,
-    /// Its generation.
+    /// Its generation; in a cloud the version of the spec.
     pub generation: u64,
     /// When it was seen first, by the hub's clock.
     pub detected: String,
@@ -41,7 +43,7 @@ pub struct DriftFacts {
     pub reason: String,
     /// Until when it is ignored; empty for not.
     pub ignored_until: String,
-    /// The generation that took the live value over; 0 for none.
+    /// The generation, or the version of the spec, that took the live value over; 0 for none.
     pub accepted_generation: u64,
     /// The operation that reverts it; empty for none.
     pub op_id: String,
@@ -56,6 +58,24 @@ impl DriftFacts {
     pub fn is_unresolved(&self) -> bool {
         matches!(self.status.as_str(), "open" | "ignored")
     }
+
+    /// What should be, for people.
+    #[must_use]
+    pub fn expected(&self) -> String {
+        self.plain(&self.drift.expected)
+    }
+
+    /// What is, for people.
+    #[must_use]
+    pub fn actual(&self) -> String {
+        self.plain(&self.drift.actual)
+    }
+
+    /// Values in clouds come as JSON.
+    fn plain(&self, value: &str) -> String {
+        let text = if self.cloud.is_empty() { None } else { serde_json::from_str::<String>(value).ok() };
+        text.unwrap_or_else(|| value.to_owned())
+    }
 }
 
 impl TryFrom<pb::Drift> for DriftFacts {
@@ -63,10 +83,15 @@ impl TryFrom<pb::Drift> for DriftFacts {
     fn try_from(drift: pb::Drift) -> Result<Self, Fault> {
         let malformed = |e: &dyn std::fmt::Display| Fault::new(Code::BadEnvelope, format!("the hub sent a malformed drift: {e}"));
         let moment = |ms: u64| if ms == 0 { String::new() } else { clock::rfc3339(ms) };
+        let host_id = (!drift.host_id.is_empty()).then(|| HostId::parse(drift.host_id)).transpose().map_err(|e| malformed(&e))?;
+        if host_id.is_some() != drift.cloud.is_empty() {
+            return Err(malformed(&"it is on a host or in a cloud, and not both"));
+        }
         Ok(Self {
             id: drift.id,
             host: drift.host,
-            host_id: HostId::parse(drift.host_id).map_err(|e| malformed(&e))?,
+            host_id,
+            cloud: drift.cloud,
             drift: Drift {
                 resource: ResourceId::parse(drift.resource).map_err(|e| malformed(&e))?,
                 field: drift.field,
@@ -94,7 +119,7 @@ impl TryFrom<pb::Drift> for DriftFacts {
 pub struct Shown {
     /// Its id.
     pub id: u64,
-    /// What the host had.
+    /// What there was.
     pub actual: String,
 }
 
@@ -142,6 +167,16 @@ impl Client {
     pub async fn ignore_drift(&self, id: u64, until_unix_ms: u64, reason: &str) -> Result<DriftFacts, Failure> {
         let request = pb::IgnoreDriftRequest { id, until_unix_ms, reason: reason.to_owned() };
         required(self.hub.call(|mut rpc| async move { rpc.ignore_drift(request).await }).await?.drift)
+    }
+
+    /// What a drift in a cloud shows is what should be from now on.
+    ///
+    /// # Errors
+    /// [`Code::DriftMoved`], [`Code::DriftResolved`] and whatever else the hub refuses.
+    pub async fn accept_cloud_drift(&self, drift: &Shown, reason: &str) -> Result<DriftFacts, Failure> {
+        let request = pb::AcceptCloudDriftRequest { drift: Some(drift.into()), reason: reason.to_owned() };
+        let answer = self.hub.call(|mut rpc| async move { rpc.accept_cloud_drift(request).await }).await;
+        required(answer.map_err(super::clouds::unknown_to)?.drift)
     }
 
     /// Hands in the operation that reverts `drifts`.

@@ -21,6 +21,7 @@ use crate::home::Context;
 use crate::limits::{CLOCK_SKEW_MAX_S, REPORTS_AT_ONCE};
 use crate::parallel;
 
+pub mod clouds;
 pub mod drift;
 pub mod facts;
 mod floor;

@@ -85,6 +85,18 @@ impl Operator for FakeHub {
         not_here()
     }
 
+    async fn list_resources(&self, _: Request<pb::ListResourcesRequest>) -> Result<Response<pb::ListResourcesResponse>, Status> {
+        not_here()
+    }
+
+    async fn scan_drift(&self, _: Request<pb::ScanDriftRequest>) -> Result<Response<pb::ScanDriftResponse>, Status> {
+        not_here()
+    }
+
+    async fn accept_cloud_drift(&self, _: Request<pb::AcceptCloudDriftRequest>) -> Result<Response<pb::AcceptCloudDriftResponse>, Status> {
+        not_here()
+    }
+
     async fn get_cluster(&self, _: Request<pb::GetClusterRequest>) -> Result<Response<pb::GetClusterResponse>, Status> {
         not_here()
     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{Env, deploy};
 
 mod guests;
+mod resources;
 use crate::args::parse_generation;
 use crate::client::{Client, HostView};
 use crate::clock;
@@ -41,6 +42,18 @@ pub enum GetVerb {
         /// The host
         name: String,
     },
+    /// What the hub's clouds have, as they told it: droplets and snapshots, with what was wanted of them
+    Resources {
+        /// Only in this cloud [default: all of the hub's]
+        #[arg(value_name = "CLOUD", default_value = "", hide_default_value = true)]
+        cloud: String,
+        /// Only of this kind
+        #[arg(long, value_name = "KIND")]
+        kind: Option<resources::Kind>,
+        /// Also what is gone
+        #[arg(long)]
+        all: bool,
+    },
     /// The guests of Proxmox VE on a host, or on all of them, also those that are nobody's
     Guests {
         /// The host [default: all]
@@ -59,6 +72,7 @@ pub async fn run(verb: GetVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
         GetVerb::Slice { name } => slice(&client, ui, &HostName::parse(name)?).await?,
         GetVerb::Host { name } => host(&client, ui, &HostName::parse(name)?).await?,
         GetVerb::Report { name } => report(&client, ui, &HostName::parse(name)?).await?,
+        GetVerb::Resources { cloud, kind, all } => resources::list(&client, ui, &cloud, kind, all).await?,
         GetVerb::Guests { name } => guests::list(&client, ui, name).await?,
     }
     Ok(0)

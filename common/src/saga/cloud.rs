@@ -305,9 +305,9 @@ impl Plan {
     /// The hashes of what first boots are told.
     #[must_use]
     pub fn boots(&self) -> BTreeSet<&str> {
-        let boot = |(number, side, _)| match &self.cloud_act(number, side)?.work {
-            CloudWork::CreateDroplet(new) => new.boot.as_deref(),
-            _ => None,
+        let boot = |(number, side, _)| {
+            let CloudWork::CreateDroplet(new) = &self.cloud_act(number, side)?.work else { return None };
+            new.boot.as_deref()
         };
         self.tasks().filter_map(boot).collect()
     }

@@ -13,9 +13,9 @@ use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
 use crate::limits;
-use crate::store::{DriftQuery, DriftRecord, ShownDrift, StoreError};
+use crate::store::{DriftQuery, DriftRecord, Scope, ShownDrift, StoreError};
 
-fn wired(hub: &Hub, record: DriftRecord) -> pb::Drift {
+pub(super) fn wired(hub: &Hub, record: DriftRecord) -> pb::Drift {
     let name = record.scope.host().map(|host| hub.fleet.name(host));
     pb::Drift {
         id: record.id,
@@ -36,6 +36,10 @@ fn wired(hub: &Hub, record: DriftRecord) -> pb::Drift {
         ignored_until_unix_ms: record.ignored_until_ms,
         accepted_generation: record.accepted_generation.0,
         op_id: record.op_id,
+        cloud: match record.scope {
+            Scope::Host(_) => String::new(),
+            Scope::Cloud(cloud) => cloud,
+        },
     }
 }
 

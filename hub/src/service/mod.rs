@@ -13,6 +13,7 @@ pub mod operator;
 
 mod adopt;
 mod checks;
+mod clouds;
 mod drift;
 mod ops;
 mod push;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{checks, drift, fault_status, ops, permitted, push, rollouts, sagas, store_status, to_its_end, wire};
+use super::{checks, clouds, drift, fault_status, ops, permitted, push, rollouts, sagas, store_status, to_its_end, wire};
 use crate::auth::{Actor, Peer};
 use crate::events::{Kind, NewEvent};
 use crate::hub::Hub;
@@ -357,6 +357,26 @@ impl Operator for OperatorService {
         let actor = self.admit_admin(Peer::of(&request)).await?;
         let (hub, by, wanted) = (self.hub.clone(), actor.clone(), request.into_inner());
         self.change(NewEvent::new(Kind::DriftRefused, actor, ""), async move { drift::revert(&hub, &by, wanted).await }).await
+    }
+
+    async fn list_resources(&self, request: Request<pb::ListResourcesRequest>) -> Result<Response<pb::ListResourcesResponse>, Status> {
+        self.admit(Peer::of(&request)).await?;
+        clouds::list(&self.hub, request.into_inner()).await.map(Response::new).map_err(fault_status)
+    }
+
+    async fn scan_drift(&self, request: Request<pb::ScanDriftRequest>) -> Result<Response<pb::ScanDriftResponse>, Status> {
+        let actor = self.admit(Peer::of(&request)).await?;
+        let (hub, wanted) = (self.hub.clone(), request.into_inner());
+        self.change(NewEvent::new(Kind::DriftRefused, actor, ""), async move { clouds::scan(&hub, &wanted.cloud).await }).await
+    }
+
+    async fn accept_cloud_drift(
+        &self,
+        request: Request<pb::AcceptCloudDriftRequest>,
+    ) -> Result<Response<pb::AcceptCloudDriftResponse>, Status> {
+        let actor = self.admit_admin(Peer::of(&request)).await?;
+        let (hub, by, wanted) = (self.hub.clone(), actor.clone(), request.into_inner());
+        self.change(NewEvent::new(Kind::DriftRefused, actor, ""), async move { clouds::accept(&hub, by, wanted).await }).await
     }
 
     async fn start_saga(&self, request: Request<pb::StartSagaRequest>) -> Result<Response<pb::StartSagaResponse>, Status> {

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::events::{Kind, NewEvent};
 use crate::limits;
 
+mod cloud;
 mod cordon;
 mod drift;
 mod ops;

@@ -82,6 +82,8 @@ mod trial;
 #[cfg(test)]
 mod trust;
 #[cfg(test)]
+mod two_hubs;
+#[cfg(test)]
 mod two_keys;
 #[cfg(test)]
 mod units;

@@ -1,6 +1,7 @@
 //! `moorctl drift accept`: the topology says from now on what the host has.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
@@ -49,16 +50,16 @@ impl Accepted {
 ///
 /// # Errors
 /// `drift_moved`, `drift_resolved`, `invalid_argument` for what no file can say; what a push can fail with.
-pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+pub async fn run(args: &AcceptArgs, file: &Path, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     let client = env.client(ui).await?;
     client.require_signable()?;
     let cases = Case::of_one_resource(&client, &args.ids, "accept").await?;
     let Some(case) = cases.first() else { return Err(Failure::usage("no drift is named", "name at least one")) };
     let identity = case.identity(&client)?;
-    if args.file == std::path::Path::new("-") {
+    if file == Path::new("-") {
         return Err(Failure::usage("the topology file is edited, and standard input cannot be", "name the file with -f"));
     }
-    let mut source = desired::read(ui, &args.file, &args.inputs)?;
+    let mut source = desired::read(ui, file, &args.inputs)?;
     if source.file.topology != identity.topology {
         let message = format!(
             "{} describes topology `{}`, host `{}` follows `{}`",
@@ -75,7 +76,7 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     let mut edits = Vec::new();
     for case in &cases {
         let over = overrides::of(case.signed_lately()?, &identity.topology, &before)?;
-        for edit in placed(&source, case, &args, &before, over)? {
+        for edit in placed(&source, case, args, &before, over)? {
             if !edits.contains(&edit) {
                 edits.push(edit);
             }
@@ -84,11 +85,11 @@ pub async fn run(args: AcceptArgs, env: &Env, ui: &mut Ui) -> Result<u8, Failure
     let accepted = Accepted { edits, cases };
     let edited = accepted.written_into(&source.text)?;
     require_newest(&scene, &source, &edited, &accepted)?;
-    let mut after = desired::read_as(ui, &args.file, edited.as_bytes(), &args.inputs)?;
+    let mut after = desired::read_as(ui, file, edited.as_bytes(), &args.inputs)?;
     take_along(&mut after, &client, &scene)?;
     let replaces = agree(ui, &identity, (&source, &edited, &after), &scene, &before, (&accepted, args.in_profile.is_some()))?;
     require_unmoved(&client, &accepted.cases).await?;
-    push(&client, ui, &args, &accepted, (&source, &edited, after), (&scene, replaces)).await
+    push(&client, ui, (args, file), &accepted, (&source, &edited, after), (&scene, replaces)).await
 }
 
 /// Shows what is written, and asks; whether the object is made anew for it, which waits for a maintenance window as ever.
@@ -127,14 +128,14 @@ fn agree(
 async fn push(
     client: &Client,
     ui: &mut Ui,
-    args: &AcceptArgs,
+    (args, file): (&AcceptArgs, &Path),
     accepted: &Accepted,
     (source, edited, after): (&Source, &str, Source),
     (scene, replaces): (&Scene, bool),
 ) -> Result<u8, Failure> {
     let topology = source.file.topology.clone();
     // First the file: a push that this machine does not have in its file would be undone by the next one.
-    files::replace(&args.file, source.text.as_bytes(), edited.as_bytes())?;
+    files::replace(file, source.text.as_bytes(), edited.as_bytes())?;
     let message = if args.message.is_empty() { accepted.words() } else { args.message.clone() };
     let aim = Aim {
         verb: Verb::Push,
@@ -150,7 +151,7 @@ async fn push(
     let order = Order { base, at_once, force: true, ..Order::plain(aim, message) };
     let pushed = deploy::run(client, ui, order).await;
     if let Err(failure) = &pushed {
-        put_back(client, ui, &topology, args, [&source.text, edited], failure).await;
+        put_back(client, ui, &topology, file, [&source.text, edited], failure).await;
     }
     pushed
 }
@@ -183,12 +184,12 @@ fn take_along(source: &mut Source, client: &Client, scene: &Scene) -> Result<(),
 }
 
 /// Gives the file back as it was when nothing came of it.
-async fn put_back(client: &Client, ui: &mut Ui, topology: &TopologyId, args: &AcceptArgs, [old, edited]: [&str; 2], failure: &Failure) {
-    let name = args.file.display();
+async fn put_back(client: &Client, ui: &mut Ui, topology: &TopologyId, file: &Path, [old, edited]: [&str; 2], failure: &Failure) {
+    let name = file.display();
     let newest = client.current(topology, false).await.map(|current| current.and_then(|c| c.source).map(|s| s.into_statement().source));
     match newest {
         Ok(Some(pushed)) if pushed == edited => {}
-        Ok(_) => match files::replace(&args.file, edited.as_bytes(), old.as_bytes()) {
+        Ok(_) => match files::replace(file, edited.as_bytes(), old.as_bytes()) {
             Ok(()) => ui.note(&format!("{name} is as it was before")),
             Err(broken) => ui.warn(&format!("{name} has the new value, which is not pushed, and could not be put back: {broken}")),
         },

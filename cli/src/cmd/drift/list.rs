@@ -3,7 +3,7 @@
 use moorline_common::id::HostName;
 use serde::Serialize;
 
-use super::{Case, revert};
+use super::{Case, cloud, revert};
 use crate::client::drift::DriftFacts;
 use crate::clock;
 use crate::cmd::Env;
@@ -43,11 +43,11 @@ fn table(drifts: &[DriftFacts], all: bool, now_ms: u64) -> String {
         let ordered = if one.status == "open" && !one.op_id.is_empty() { "open, revert ordered" } else { one.status.as_str() };
         table.row(vec![
             plain(one.id),
-            plain(or_dash(&one.host)),
+            plain(or_dash(&visible(if one.cloud.is_empty() { &one.host } else { &one.cloud }))),
             plain(&one.drift.resource),
             plain(visible(&one.drift.field)),
-            plain(shorten(&visible(&one.drift.expected), 40)),
-            plain(shorten(&visible(&one.drift.actual), 40)),
+            plain(shorten(&visible(&one.expected()), 40)),
+            plain(shorten(&visible(&one.actual()), 40)),
             (ordered.to_owned(), tone(&one.status)),
             (clock::age(one.detected_unix_ms, now_ms), Tone::Dim),
         ]);
@@ -76,6 +76,9 @@ struct Shown {
 pub async fn show(env: &Env, ui: &mut Ui, id: u64) -> Result<u8, Failure> {
     let client = env.client(ui).await?;
     let facts = client.drift(id).await?;
+    if !facts.cloud.is_empty() {
+        return cloud::show(facts, ui);
+    }
     let mut shown = Shown {
         facts: facts.clone(),
         verified: false,

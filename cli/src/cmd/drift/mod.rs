@@ -20,12 +20,19 @@ use crate::inputs::InputArgs;
 use crate::render::{Ui, visible};
 
 mod accept;
+mod cloud;
 mod list;
 mod revert;
 
 /// What can be done about drift.
 #[derive(Debug, Subcommand)]
 pub enum DriftVerb {
+    /// Have the hub ask its clouds now, and compare droplets with what they should be like
+    Scan {
+        /// Only this cloud [default: all of the hub's]
+        #[arg(value_name = "CLOUD", default_value = "", hide_default_value = true)]
+        cloud: String,
+    },
     /// List what differs and waits for a decision, newest first
     Ls {
         /// Only on this host
@@ -43,7 +50,7 @@ pub enum DriftVerb {
         /// Its number
         id: u64,
     },
-    /// Write what the host has into the topology file, and push that
+    /// Write what the host has into the topology file, and push that; in a cloud: what is there is wanted from now on
     Accept(AcceptArgs),
     /// Make the host as the topology says
     Revert {
@@ -76,9 +83,9 @@ pub struct AcceptArgs {
     /// Their numbers: drifts of one resource
     #[arg(required = true)]
     pub ids: Vec<u64>,
-    /// The topology file, which must say what the newest generation says; it is edited, comments stay
+    /// The topology file, which must say what the newest generation says; it is edited, comments stay. Not for what is in a cloud
     #[arg(short, long, value_name = "FILE")]
-    pub file: PathBuf,
+    pub file: Option<PathBuf>,
     /// Write it into this profile, for every host that uses it, instead of the host's own entry
     #[arg(long, value_name = "PROFILE")]
     pub in_profile: Option<String>,
@@ -99,9 +106,13 @@ pub struct AcceptArgs {
 /// `drift_moved`, `drift_resolved`; what signing, pushing and waiting can fail with.
 pub async fn run(verb: DriftVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
     match verb {
+        DriftVerb::Scan { cloud } => cloud::scan(env, ui, &cloud).await,
         DriftVerb::Ls { host, all, limit } => list::ls(env, ui, host.as_deref(), all, limit).await,
         DriftVerb::Show { id } => list::show(env, ui, id).await,
-        DriftVerb::Accept(args) => accept::run(args, env, ui).await,
+        DriftVerb::Accept(args) => match args.file.clone() {
+            Some(file) => accept::run(&args, &file, env, ui).await,
+            None => cloud::accept(&args, env, ui).await,
+        },
         DriftVerb::Revert { ids, reason, wait } => revert::run(&ids, &reason, &wait, env, ui).await,
         DriftVerb::Ignore { id, span, reason } => ignore(env, ui, id, span, &reason).await,
     }
@@ -126,7 +137,7 @@ impl Case {
     /// The drift `id`, and what its host signed.
     async fn of(client: &Client, facts: DriftFacts) -> Result<Self, Failure> {
         let hosts = client.hosts(None).await?;
-        let host = hosts.into_iter().find(|h| h.host_id == facts.host_id && !h.pending);
+        let host = hosts.into_iter().find(|h| facts.host_id.as_ref() == Some(&h.host_id) && !h.pending);
         let host = host.ok_or_else(|| Fault::new(Code::NotFound, format!("the host of drift {} is not there any more", facts.id)))?;
         let report = client.report_anew(&host).await?;
         let report = report.ok_or_else(|| Fault::new(Code::NotFound, format!("host `{}` has sent no report", host.name)))?;
@@ -138,6 +149,9 @@ impl Case {
         let mut cases: Vec<Self> = Vec::with_capacity(ids.len());
         for id in ids {
             let facts = client.drift(*id).await?;
+            if !facts.cloud.is_empty() {
+                return Err(cloud::refusal(&facts, verb));
+            }
             let is_elsewhere = |first: &Self| facts.host_id != first.facts.host_id || facts.drift.resource != first.facts.drift.resource;
             if let Some(first) = cases.first().filter(|first| is_elsewhere(first)) {
                 let message = format!("drift {id} is of another resource than drift {}", first.facts.id);
@@ -248,7 +262,8 @@ mod tests {
             let facts = DriftFacts {
                 id: 1,
                 host: nothing(),
-                host_id: view.host_id.clone(),
+                host_id: Some(view.host_id.clone()),
+                cloud: nothing(),
                 drift: drift.clone(),
                 status: "open".to_owned(),
                 topology: nothing(),

@@ -10,7 +10,7 @@ use moorline_common::id::UnixSeconds;
 use tokio::time::Instant;
 
 use super::super::CloudError;
-use super::super::budgets::RATE_WAIT_UNSAID;
+use super::super::budgets::{RATE_WAIT_UNSAID, paced};
 use super::client::Reply;
 
 /// The longest wait that is believed: an hour's window has slid by then.
@@ -51,7 +51,7 @@ impl Turns {
         } else {
             return;
         };
-        let until = Instant::now() + wait.min(WAIT_MAX);
+        let until = Instant::now() + paced(wait.min(WAIT_MAX));
         let mut closed = self.lock();
         *closed = Some(closed.map_or(until, |earlier| earlier.max(until)));
     }

@@ -37,6 +37,7 @@ use crate::pki::OperatorBundle;
 use crate::server::Server;
 
 mod changes;
+mod clouds;
 mod join;
 mod ops;
 mod restore;

@@ -5,13 +5,13 @@ use moorline_common::drift::Drift;
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::ResourceId;
 use rusqlite::params;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::drift::{COLUMNS, detected, prune, select, shown};
 use super::{Result, Tx, cloud, damaged, events, int};
 use crate::auth::Actor;
 use crate::events::{Kind, NewEvent};
-use crate::store::{CloudKind, CloudSweep, DriftRecord, DriftStatus, ProvisionedRecord, Scope, ShownDrift};
+use crate::store::{CloudKind, CloudSweep, DriftRecord, ProvisionedRecord, Scope, ShownDrift};
 
 /// The field of a droplet that is gone, though nobody had it deleted by a saga.
 const EXISTS: &str = "exists";
@@ -23,6 +23,11 @@ fn scope(cloud: &str) -> Scope {
 /// A droplet in the inbox.
 fn droplet(cloud: &str, number: u64) -> Result<ResourceId> {
     ResourceId::parse(format!("{cloud}/droplet/{number}")).map_err(|_| damaged("cloud's name"))
+}
+
+/// A value in the inbox: as JSON, so that accepting it needs no guess.
+fn written(value: &Value) -> String {
+    value.to_string()
 }
 
 /// The number of a droplet in the inbox.
@@ -39,15 +44,10 @@ pub(super) fn sweep(tx: &Tx<'_>, cloud: &str) -> Result<CloudSweep> {
     let mut differs: Vec<(u64, Drift)> = Vec::new();
     for spec in super::cloud::provisioned(tx.conn, cloud, None)? {
         // What was registered and never seen since is as it was then.
-        let Some(live) = super::cloud::resource(tx.conn, cloud, CloudKind::Droplet, spec.number)? else { continue };
+        let Some(found) = mismatches(tx, &spec)? else { continue };
         sweep.checked = sweep.checked.saturating_add(1);
-        let found = if live.deleted_ms > 0 {
-            vec![Mismatch { field: EXISTS.to_owned(), wanted: json!(true), found: json!(false) }]
-        } else {
-            compare(&spec.spec, &live.value)
-        };
         for one in found {
-            let (expected, actual) = (one.wanted.to_string(), one.found.to_string());
+            let (expected, actual) = (written(&one.wanted), written(&one.found));
             differs.push((spec.spec_version, Drift { resource: droplet(cloud, spec.number)?, field: one.field, expected, actual }));
         }
     }
@@ -64,7 +64,7 @@ pub(super) fn sweep(tx: &Tx<'_>, cloud: &str) -> Result<CloudSweep> {
         }
     }
     for row in known.iter().filter(|row| !differs.iter().any(|(_, drift)| is_same(row, drift))) {
-        close(tx, row, DriftStatus::Stale, "hub", "")?;
+        stale(tx, row)?;
         sweep.resolved_stale = sweep.resolved_stale.saturating_add(1);
     }
     prune(tx.conn, &scope)?;
@@ -81,11 +81,20 @@ fn open(tx: &Tx<'_>, scope: &str, version: u64, drift: &Drift) -> Result<()> {
     events::append(tx, &detected(tx.now_ms, drift, "cloud"))
 }
 
-fn close(tx: &Tx<'_>, row: &DriftRecord, status: DriftStatus, by: &str, reason: &str) -> Result<()> {
+/// How a droplet differs from what it should be like; nothing when it was never seen.
+fn mismatches(tx: &Tx<'_>, wanted: &ProvisionedRecord) -> Result<Option<Vec<Mismatch>>> {
+    let live = super::cloud::resource(tx.conn, &wanted.cloud, CloudKind::Droplet, wanted.number)?;
+    Ok(live.map(|live| match live.deleted_ms {
+        0 => compare(&wanted.spec, &live.value),
+        _ => vec![Mismatch { field: EXISTS.to_owned(), wanted: json!(true), found: json!(false) }],
+    }))
+}
+
+fn stale(tx: &Tx<'_>, row: &DriftRecord) -> Result<()> {
     tx.conn
-        .prepare_cached("UPDATE drift SET status = ?2, resolved_ms = ?3, resolved_by = ?4, reason = ?5 WHERE id = ?1")?
-        .execute(params![int(row.id), status.as_str(), int(tx.now_ms), by, reason])?;
-    let words = format!("drift {} is {}: {} {}", row.id, status.as_str(), row.drift.resource, row.drift.field);
+        .prepare_cached("UPDATE drift SET status = 'stale', resolved_ms = ?2, resolved_by = 'hub' WHERE id = ?1")?
+        .execute(params![int(row.id), int(tx.now_ms)])?;
+    let words = format!("drift {} is stale: {} {}", row.id, row.drift.resource, row.drift.field);
     events::append(tx, &NewEvent::hub(Kind::DriftClosed, words))
 }
 
@@ -93,7 +102,7 @@ fn close(tx: &Tx<'_>, row: &DriftRecord, status: DriftStatus, by: &str, reason: 
 pub(super) fn forget(tx: &Tx<'_>, cloud: &str, number: u64) -> Result<()> {
     let sql = format!("SELECT {COLUMNS} FROM drift WHERE scope = ?1 AND resource = ?2 AND status IN ('open', 'ignored')");
     let rows = select(tx.conn, &sql, params![scope(cloud).to_text(), droplet(cloud, number)?.as_str()])?;
-    rows.iter().try_for_each(|row| close(tx, row, DriftStatus::Stale, "hub", ""))
+    rows.iter().try_for_each(|row| stale(tx, row))
 }
 
 /// What a droplet has becomes what it should have; of one that is gone, nothing is expected any more.
@@ -104,18 +113,30 @@ pub(super) fn accept(tx: &Tx<'_>, one: &ShownDrift, by: &Actor, reason: &str, ev
         return Err(Fault::new(Code::InvalidArgument, message).into());
     };
     let number = number(&row.drift.resource)?;
-    let spec = super::cloud::provisioned(tx.conn, cloud, Some(number))?.pop();
-    let Some(ProvisionedRecord { spec, .. }) = spec else {
+    let Some(wanted) = super::cloud::provisioned(tx.conn, cloud, Some(number))?.pop() else {
         return Err(Fault::new(Code::DriftResolved, format!("nothing is expected of {} any more", row.drift.resource)).into());
     };
-    if row.drift.field == EXISTS {
+    // The inventory may have heard more than the row says.
+    let live = mismatches(tx, &wanted)?.unwrap_or_default().into_iter().find(|one| one.field == row.drift.field);
+    let Some(live) = live.filter(|live| written(&live.found) == row.drift.actual) else {
+        let message = format!(
+            "{} of {} is not {} any more; look again after `moorctl drift scan`",
+            row.drift.field, row.drift.resource, row.drift.actual
+        );
+        return Err(Fault::new(Code::DriftMoved, message).into());
+    };
+    let version = if row.drift.field == EXISTS {
         tx.conn.prepare_cached("DELETE FROM provisioned WHERE cloud = ?1 AND number = ?2")?.execute(params![cloud, int(number)])?;
-    } else if spec.is_object() {
-        let found = serde_json::from_str(&row.drift.actual).map_err(|_| damaged("drift"))?;
-        let fields = std::collections::BTreeMap::from([(row.drift.field.clone(), found)]);
-        cloud::amend(tx, cloud, number, &fields, &by.subject, None)?;
-    }
-    close(tx, &row, DriftStatus::Accepted, &by.subject, reason)?;
+        0
+    } else {
+        let fields = std::collections::BTreeMap::from([(row.drift.field.clone(), live.found)]);
+        cloud::amend(tx, cloud, number, &fields, &by.subject, None)?
+    };
+    tx.conn
+        .prepare_cached(
+            "UPDATE drift SET status = 'accepted', resolved_ms = ?2, resolved_by = ?3, reason = ?4, accepted_generation = ?5 WHERE id = ?1",
+        )?
+        .execute(params![int(row.id), int(tx.now_ms), by.subject, reason, int(version)])?;
     events::append(tx, event)?;
     super::drift::drift(tx.conn, row.id)?.ok_or_else(|| damaged("drift"))
 }

@@ -264,6 +264,17 @@ fn scope_name(conn: &Connection, scope: &Scope) -> Result<String> {
     }
 }
 
+/// Refuses what is in a cloud, with what to do about that.
+fn require_on_host(row: &DriftRecord, remedy: &str) -> Result<()> {
+    match &row.scope {
+        Scope::Host(_) => Ok(()),
+        Scope::Cloud(cloud) => {
+            let message = format!("drift {} is in the cloud `{cloud}`: {remedy}", row.id);
+            Err(Fault::new(Code::InvalidArgument, message).into())
+        }
+    }
+}
+
 /// Whether [`reopen`] would open any.
 pub(super) fn has_ignored_for_long(conn: &Connection, now_ms: u64) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM drift WHERE status = 'ignored' AND ignored_until_ms <= ?1)";
@@ -274,6 +285,7 @@ pub(super) fn has_ignored_for_long(conn: &Connection, now_ms: u64) -> Result<boo
 pub(super) fn revert(tx: &Tx<'_>, drifts: &[ShownDrift], op: &NewOp, event: &NewEvent) -> Result<(OpRecord, bool)> {
     for one in drifts {
         let row = shown(tx.conn, one)?;
+        require_on_host(&row, "no order to a host reverts it, a saga does; see `moorctl drift show`")?;
         if row.scope.host() != Some(&op.host_id) || row.drift.resource != op.resource {
             let message = format!("drift {} is on {} of {}, the order is for another one", row.id, row.drift.resource, row.scope.to_text());
             return Err(Fault::new(Code::InvalidArgument, message).into());
@@ -291,6 +303,7 @@ pub(super) fn revert(tx: &Tx<'_>, drifts: &[ShownDrift], op: &NewOp, event: &New
 pub(super) fn accept(tx: &Tx<'_>, revision: &NewRevision, generation: Generation, pushed: &NewEvent) -> Result<()> {
     for one in &revision.accepts {
         let row = shown(tx.conn, one)?;
+        require_on_host(&row, "no push accepts it, `moorctl drift accept` does without a file")?;
         if row.topology != revision.topology.as_str() || !revision.slices.iter().any(|slice| row.scope.host() == Some(&slice.host_id)) {
             let message = format!("drift {} is of `{}` on {}, which this push is not about", row.id, row.topology, row.scope.to_text());
             return Err(Fault::new(Code::InvalidArgument, message).into());

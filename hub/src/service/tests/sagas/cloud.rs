@@ -6,12 +6,15 @@ use std::time::Duration;
 use moorline_common::id::{SagaId, sha256_hex};
 use moorline_common::saga::{Act, CloudAct, CloudDroplet, CloudWork, DropletRef, Kind, Plan, Step, Task};
 use moorline_common::sign::Signed;
+use moorline_do_sim::world::faults::Chaos;
 use moorline_do_sim::world::hand::Hand;
 use moorline_do_sim::{CallFault, Setup, Sim, Wrong};
 use moorline_proto::convert::from_status;
 use moorline_proto::v1 as pb;
 use serde_json::{Value, json};
 
+use super::host::SimHost;
+use super::suites::{Random, fleet, number, random_shapes, resolve_all, there};
 use super::{Draft, Fault, Kit, output};
 use crate::cloud::Clouds;
 use crate::limits;
@@ -101,7 +104,7 @@ impl Sky {
         let plan = Signed::seal(&draft.plan, &[&self.kit.key]).unwrap();
         let request = pb::StartSagaRequest {
             plan: Some(pb::Envelope::from(plan.envelope())),
-            orders: Vec::new(),
+            orders: draft.orders.clone(),
             revisions: Vec::new(),
             boots: draft.plan.boots().iter().map(|_| BOOT.as_bytes().to_vec()).collect(),
         };
@@ -112,6 +115,14 @@ impl Sky {
         let saga = self.kit.until_saga(id, |saga| is_over(saga) || saga.status == "stuck").await;
         assert_eq!(saga.status, status, "{:#?} {:#?}", saga.stuck, saga.timeline);
         saga
+    }
+
+    /// What each sync of the inventory does about what came late.
+    async fn inventory_sweep(&self) -> usize {
+        let hub = self.kit.hub();
+        let provider = hub.clouds.get("digitalocean").unwrap();
+        let (droplets, snapshots) = (provider.inventory().await.unwrap(), provider.snapshots().await.unwrap());
+        crate::saga::leftovers::sweep(hub, provider.as_ref(), &droplets, &snapshots).await.unwrap()
     }
 
     /// What is there of a saga, and costs.
@@ -166,7 +177,7 @@ fn refused(act: &Act) -> Act {
         Act::Cloud(_) => {
             Act::Cloud(CloudAct { cloud: "nowhere".to_owned(), work: CloudWork::WaitActive { droplet: DropletRef::Number(1) } })
         }
-        other => other.clone(),
+        Act::Host(_) | Act::Hub(_) => act.clone(),
     }
 }
 
@@ -293,7 +304,7 @@ async fn a_snapshot_that_was_begun_and_not_noted_is_adopted_and_its_number_may_c
     // The eighth write says that the snapshot begins; the next, that it is there.
     sky.kit.hub().sagas.dies(&draft.plan.saga_id, Death { write: 9, is_written: false });
     sky.start(&draft).await.unwrap();
-    sky.until_all_over(&[draft.plan.saga_id.clone()]).await;
+    sky.until_all_over(std::slice::from_ref(&draft.plan.saga_id)).await;
     let saga = sky.ends(&draft.plan.saga_id, "completed").await;
     let begun = sky.sim.inspect(|world| world.actions.values().filter(|action| action.change.kind() == "snapshot").count());
     assert_eq!((begun, sky.left(&draft.plan)), (1, (1, 1)), "{:#?}", saga.timeline);
@@ -377,4 +388,81 @@ async fn who_may_not_sign_for_the_cloud_starts_nothing_there() {
     let request = pb::StartSagaRequest { plan: Some(pb::Envelope::from(plan.envelope())), ..pb::StartSagaRequest::default() };
     let refused = from_status(&sky.kit.operator().await.start_saga(request).await.unwrap_err());
     assert!(refused.message.contains("first boot"), "{refused}");
+}
+
+/// On hosts first, and then in the cloud; what the operator started for good stays out of it.
+fn random_draft(sky: &Sky, hosts: &[SimHost], random: &mut Random) -> Draft {
+    let mut shapes = random_shapes(random);
+    shapes.retain(|shape| !shape.irreversible);
+    shapes.truncate(usize::try_from(random.next(4)).unwrap());
+    let mut draft = sky.kit.draft(hosts, &shapes);
+    let first = draft.plan.steps.len();
+    let group = draft.plan.groups();
+    let name = droplet_name(&draft.plan);
+    let snapshot = format!("before-{}-{}", draft.plan.saga_id, first + 4);
+    let mut steps = vec![
+        ("create", task(create(&name)), Some(task(CloudWork::Unmake))),
+        ("active", task(CloudWork::WaitActive { droplet: made() }), None),
+        ("register", task(CloudWork::Register { droplet: made(), spec: spec() }), Some(task(CloudWork::Unmake))),
+        ("size", resize_to("s-1vcpu-2gb"), Some(resize_to("s-1vcpu-1gb"))),
+        ("snapshot", task(CloudWork::Snapshot { droplet: made(), name: snapshot }), Some(task(CloudWork::Unmake))),
+    ];
+    steps.truncate(1 + usize::try_from(random.next(5)).unwrap());
+    for (number, (name, mut run, mut undo)) in steps.into_iter().enumerate() {
+        if number > 0 && random.one_in(8) {
+            (run.act, undo) = (refused(&run.act), None);
+        }
+        let group = group + u32::try_from(number).unwrap();
+        draft.plan.steps.push(Step { name: name.to_owned(), group, run, undo, irreversible: false, when: Vec::new() });
+    }
+    draft
+}
+
+fn resize_to(size: &str) -> Task {
+    task(CloudWork::Resize { droplet: made(), size: size.to_owned(), disk: false })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_sagas_leave_nothing_in_a_cloud_where_everything_goes_wrong() {
+    let (count, seed) = (number("MOORLINE_CLOUD_SAGAS", 40), number("MOORLINE_SEED", 42));
+    let mut random = Random(seed | 1);
+    let sky = Sky::new().await;
+    let hosts = fleet(&sky.kit).await;
+    sky.sim.change(|world| world.faults.chaos = Chaos { calls: 60, creates: 100, actions: 100 });
+    let mut drafts = Vec::new();
+    for _ in 0..count {
+        let draft = random_draft(&sky, &hosts, &mut random);
+        let id = &draft.plan.saga_id;
+        if random.one_in(3) {
+            let death = Death { write: u32::try_from(random.next(14)).unwrap(), is_written: random.one_in(2) };
+            sky.kit.hub().sagas.dies(id, death);
+        }
+        sky.start(&draft).await.unwrap();
+        if random.one_in(10) {
+            // It may have ended by now.
+            let _ = sky.kit.abort(&draft.plan, &hosts).await;
+        }
+        drafts.push(draft);
+    }
+    let pass = |span: Duration| sky.sim.advance(u64::try_from(span.as_millis()).unwrap());
+    resolve_all(&sky.kit, &hosts, &drafts, seed, (Duration::from_secs(20), pass)).await;
+    sky.sim.change(|world| world.faults.chaos = Chaos::default());
+    let strays = sky.inventory_sweep().await;
+    let (mut completed, mut back) = (0, 0);
+    for Draft { plan, .. } in &drafts {
+        let saga = sky.kit.saga(&plan.saga_id).await;
+        let on_hosts = plan.steps.iter().filter(|step| step.run.act.host().is_some()).count();
+        let has_snapshot = plan.steps.iter().any(|step| step.name == "snapshot");
+        let all = (there(&hosts, &plan.saga_id, on_hosts), sky.left(plan));
+        let wanted = if saga.status == "completed" {
+            completed += 1;
+            ((0..on_hosts).collect(), (1, usize::from(has_snapshot)))
+        } else {
+            back += 1;
+            (BTreeSet::new(), (0, 0))
+        };
+        assert_eq!(all, wanted, "seed {seed}: {} {:#?}", saga.status, saga.timeline);
+    }
+    println!("{completed} completed, {back} went back, {strays} things came later than their sagas\' end");
+    assert!(completed > 0 && back > 0 || count < 20, "{completed} completed, {back} went back");
 }

@@ -26,12 +26,12 @@ fn shapes() -> Vec<(&'static str, Vec<Shape>)> {
     ]
 }
 
-async fn fleet(kit: &Kit) -> Vec<SimHost> {
+pub async fn fleet(kit: &Kit) -> Vec<SimHost> {
     vec![SimHost::connect(kit, "shop", 1).await, SimHost::connect(kit, "mill", 2).await]
 }
 
 /// What is there of one saga.
-fn there(hosts: &[SimHost], id: &SagaId, steps: usize) -> BTreeSet<usize> {
+pub fn there(hosts: &[SimHost], id: &SagaId, steps: usize) -> BTreeSet<usize> {
     (0..steps).filter(|step| hosts.iter().any(|host| host.there().contains(&resource(id, *step)))).collect()
 }
 
@@ -167,22 +167,22 @@ async fn two_runners_of_one_store_never_run_one_saga() {
 }
 
 /// A small generator of its own: the same seed is the same run.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self, below: u64) -> u64 {
+    pub fn next(&mut self, below: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % below
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    pub fn one_in(&mut self, n: u64) -> bool {
         self.next(n) == 0
     }
 }
 
-fn random_shapes(random: &mut Random) -> Vec<Shape> {
+pub fn random_shapes(random: &mut Random) -> Vec<Shape> {
     let (mut shapes, mut group, mut is_last) = (Vec::new(), 0, false);
     for number in 0..1 + random.next(5) {
         let opens = number > 0 && random.next(3) > 0;
@@ -198,11 +198,12 @@ fn random_shapes(random: &mut Random) -> Vec<Shape> {
     shapes
 }
 
-/// Waits until all have ended; whoever is stuck gets what it names.
-async fn resolve_all(kit: &Kit, hosts: &[SimHost], drafts: &[Draft], seed: u64) {
-    let patience = tokio::time::Instant::now() + super::PATIENCE * 3;
+/// Waits until all have ended; whoever is stuck gets what it names. So often every runner is taken for dead.
+pub async fn resolve_all(kit: &Kit, hosts: &[SimHost], drafts: &[Draft], seed: u64, (every, pass): (Duration, impl Fn(Duration))) {
+    let patience = tokio::time::Instant::now() + super::PATIENCE * 3 + every * 12;
     let mut open: Vec<&Draft> = drafts.iter().collect();
     let mut operator = kit.operator().await;
+    let mut found_out = tokio::time::Instant::now();
     while !open.is_empty() {
         let mut left = Vec::new();
         for draft in open {
@@ -220,16 +221,23 @@ async fn resolve_all(kit: &Kit, hosts: &[SimHost], drafts: &[Draft], seed: u64) 
             left.push(draft);
         }
         open = left;
-        // Whoever died is found out.
-        kit.clock.advance(limits::SAGA_LEASE);
-        kit.hub().sagas.wake();
+        if found_out.elapsed() >= every {
+            found_out = tokio::time::Instant::now();
+            kit.clock.advance(limits::SAGA_LEASE);
+            pass(limits::SAGA_LEASE);
+            kit.hub().sagas.wake();
+        }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 }
 
+/// A number that may be set from outside.
+pub fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn random_sagas_leave_nothing_behind_and_what_is_stuck_is_resolved_by_the_command_that_it_names() {
-    let number = |name: &str, default: u64| std::env::var(name).ok().map_or(default, |text| text.parse().unwrap());
     let (count, seed) = (number("MOORLINE_SAGAS", 200), number("MOORLINE_SEED", 42));
     let mut random = Random(seed | 1);
     let kit = Kit::new().await;
@@ -267,7 +275,7 @@ async fn random_sagas_leave_nothing_behind_and_what_is_stuck_is_resolved_by_the_
         }
         drafts.push(draft);
     }
-    resolve_all(&kit, &hosts, &drafts, seed).await;
+    resolve_all(&kit, &hosts, &drafts, seed, (Duration::ZERO, |_| {})).await;
     let (mut completed, mut back) = (0, 0);
     for Draft { plan, .. } in &drafts {
         let saga = kit.saga(&plan.saga_id).await;
