@@ -99,10 +99,36 @@ impl Delivery {
     pub fn end(&self, is_left: bool) -> bool {
         let mut inner = self.lock();
         inner.drained &= !is_left;
-        if inner.again || !is_left && !(inner.acks.is_empty() && inner.drained) {
+        let is_over = is_left || inner.acks.is_empty() && inner.drained;
+        if inner.again || !is_over {
             return false;
         }
         inner.running = false;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_looked_at_again_also_when_more_was_asked_for_meanwhile() {
+        let delivery = Delivery::default();
+        assert!(delivery.begin() && delivery.look());
+        assert!(!delivery.begin());
+        assert!(!delivery.end(true) && delivery.look());
+        assert!(delivery.end(true) && delivery.is_waiting());
+        assert!(delivery.begin() && delivery.look() && delivery.end(false));
+    }
+
+    #[test]
+    fn an_acknowledgement_alone_is_no_operation() {
+        let delivery = Delivery::default();
+        assert!(delivery.begin() && delivery.look() && delivery.end(false));
+        assert!(delivery.ack(OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap(), Outcome::Succeeded));
+        assert!(delivery.begin() && !delivery.look());
+        delivery.news();
+        assert!(delivery.next_ack().is_some() && !delivery.end(false) && delivery.look());
     }
 }
