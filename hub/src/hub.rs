@@ -1,6 +1,6 @@
 //! What every part of a running hub shares.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{ClusterId, HostId};
@@ -60,6 +60,8 @@ pub struct Parts {
     pub heartbeat_interval_ms: u32,
     /// Ends sessions and streams when the hub stops.
     pub stopping: CancellationToken,
+    /// The trust root as it was read last.
+    pub root: RootRead,
     /// Held while something is read from the store into the fleet.
     pub loading: Mutex<()>,
     /// Bounds joins under way.
@@ -74,6 +76,22 @@ pub struct Parts {
     pub strangers: RateLimit,
     /// Bounds the alarms among them: a flood of the former must not hide one.
     pub alarms: RateLimit,
+}
+
+/// A trust root, and the bytes that it was read from: others are read anew.
+#[derive(Default)]
+pub struct RootRead(std::sync::Mutex<Option<(Vec<u8>, Arc<TrustRoot>)>>);
+
+impl RootRead {
+    fn of(&self, json: &[u8]) -> Result<Arc<TrustRoot>, Fault> {
+        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, root)) = read.as_ref().filter(|(bytes, _)| bytes == json) {
+            return Ok(root.clone());
+        }
+        let root = Arc::new(Signed::<TrustRoot>::new(Envelope::from_json(json)?)?.peek()?);
+        *read = Some((json.to_vec(), root.clone()));
+        Ok(root)
+    }
 }
 
 impl std::ops::Deref for Hub {
@@ -127,12 +145,12 @@ impl Hub {
     ///
     /// # Errors
     /// [`Code::NoTrustRoot`] without one; [`Code::Internal`] when the store fails.
-    pub async fn newest_root(&self) -> Result<TrustRoot, Fault> {
+    pub async fn newest_root(&self) -> Result<Arc<TrustRoot>, Fault> {
         let roots = self.store.roots().await.map_err(store::StoreError::into_fault)?;
         let Some(json) = roots.last() else {
             return Err(Fault::new(Code::NoTrustRoot, "the hub has no trust root yet; run `moorctl init`"));
         };
-        Signed::<TrustRoot>::new(Envelope::from_json(json)?)?.peek()
+        self.root.of(json)
     }
 
     /// Reads anew from the store which trust root is the newest.

@@ -88,8 +88,12 @@ pub const WRITE_QUEUE: usize = 1024;
 pub const WRITE_BATCH: usize = 256;
 /// Threads that read the store, each with its own connection.
 pub const READERS: usize = 2;
-/// Pages that each connection to the store caches, in KiB.
-pub const PAGE_CACHE_KIB: i64 = 512;
+/// Pages that the store's writer caches, in KiB.
+pub const WRITER_CACHE_KIB: i64 = 8 * 1024;
+/// Pages in the store's log before they go into the database: what changes often goes there once. 16 MiB.
+pub const LOG_PAGES: u32 = 4096;
+/// Pages that each reader of the store caches, in KiB.
+pub const READER_CACHE_KIB: i64 = 512;
 /// How long a connection to the store waits for another process's lock.
 pub const STORE_PATIENCE: Duration = Duration::from_secs(10);
 /// Statements that each connection to the store keeps prepared.
@@ -114,6 +118,8 @@ pub const OPS_OPEN_MAX: u64 = 4096;
 pub const OPS_OPEN_RESERVE: u64 = 64;
 /// Operations of one host that are kept when they have ended.
 pub const OPS_KEPT: u64 = 10_000;
+/// How many of a host's operations are forgotten at once; at about every 256th that ends.
+pub const OPS_FORGOTTEN_BATCH: u64 = 1024;
 /// Resolved drifts of one host that are kept.
 pub const DRIFT_KEPT: u32 = 1000;
 /// Beginnings and ends of drifts that one host causes events of in a minute.

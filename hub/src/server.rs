@@ -158,6 +158,7 @@ impl Server {
             advertise: config::advertised(&config.advertise, address),
             heartbeat_interval_ms: config.heartbeat_interval_ms,
             stopping: CancellationToken::new(),
+            root: crate::hub::RootRead::default(),
             loading: Mutex::new(()),
             joins: Arc::new(Semaphore::new(limits::JOINS_MAX)),
             changes: Arc::new(Semaphore::new(limits::CHANGES_MAX)),

@@ -86,26 +86,49 @@ impl Delivery {
         self.lock().cursor = sequence;
     }
 
-    /// All is about to be looked at: what comes from now on is news.
-    pub fn look(&self) {
+    /// All is about to be looked at: what comes from now on is news. `true` when there may be operations that were not sent.
+    #[must_use]
+    pub fn look(&self) -> bool {
         let mut inner = self.lock();
-        inner.drained = true;
         inner.again = false;
+        !std::mem::replace(&mut inner.drained, true)
     }
 
     /// Ends the caller's turn, with something left to be done at a later one or not. `false` when it is to go on.
     #[must_use]
     pub fn end(&self, is_left: bool) -> bool {
         let mut inner = self.lock();
-        if inner.again {
-            return false;
-        }
-        if is_left {
-            inner.drained = false;
-        } else if !inner.acks.is_empty() || !inner.drained {
+        inner.drained &= !is_left;
+        let is_over = is_left || inner.acks.is_empty() && inner.drained;
+        if inner.again || !is_over {
             return false;
         }
         inner.running = false;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_looked_at_again_also_when_more_was_asked_for_meanwhile() {
+        let delivery = Delivery::default();
+        assert!(delivery.begin() && delivery.look());
+        assert!(!delivery.begin());
+        assert!(!delivery.end(true) && delivery.look());
+        assert!(delivery.end(true) && delivery.is_waiting());
+        assert!(delivery.begin() && delivery.look() && delivery.end(false));
+    }
+
+    #[test]
+    fn an_acknowledgement_alone_is_no_operation() {
+        let delivery = Delivery::default();
+        assert!(delivery.begin() && delivery.look() && delivery.end(false));
+        assert!(delivery.ack(OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap(), Outcome::Succeeded));
+        assert!(delivery.begin() && !delivery.look());
+        delivery.news();
+        assert!(delivery.next_ack().is_some() && !delivery.end(false) && delivery.look());
     }
 }

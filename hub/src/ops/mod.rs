@@ -51,8 +51,8 @@ pub fn submitted(hub: &Hub, host: &HostId) {
 async fn deliver(hub: Hub, host: HostId, way: Way) {
     let turns = async {
         loop {
-            way.delivery.look();
-            let is_left = match turn(&hub, &host, &way).await {
+            let has_news = way.delivery.look();
+            let is_left = match turn(&hub, &host, &way, has_news).await {
                 Ok(is_left) => is_left,
                 Err(error) => {
                     tracing::error!(%error, %host, "operations cannot be delivered to this host; it is tried again");
@@ -71,13 +71,16 @@ async fn deliver(hub: Hub, host: HostId, way: Way) {
     }
 }
 
-/// Sends all that can be sent now. `true` when something is left that must wait for the host.
-async fn turn(hub: &Hub, host: &HostId, way: &Way) -> Result<bool> {
+/// Sends all that can be sent now, operations only if it `has_news` of them. `true` when something is left that must wait for the host.
+async fn turn(hub: &Hub, host: &HostId, way: &Way, has_news: bool) -> Result<bool> {
     loop {
         while let Some((op_id, outcome)) = way.delivery.next_ack() {
             if way.tx.send(Outgoing::OpAck { op_id, outcome }).await.is_err() {
-                return Ok(true);
+                return Ok(has_news);
             }
+        }
+        if !has_news {
+            return Ok(false);
         }
         // An order that was signed under a newer root than the host has would be refused for good.
         let Some(root_version) = hub.fleet.judges_orders_by(host, way.session) else { return Ok(true) };
@@ -97,7 +100,7 @@ async fn turn(hub: &Hub, host: &HostId, way: &Way) -> Result<bool> {
         let fresh: Vec<OpId> = sendable.iter().filter(|op| op.stage == Stage::Submitted).map(|op| op.op_id.clone()).collect();
         let marked = if fresh.is_empty() { Vec::new() } else { hub.store.ops_sent(fresh).await? };
         for op_id in &marked {
-            hub.ops.watches.changed(op_id);
+            hub.ops.watches.is_further(op_id);
         }
         for op in sendable {
             if op.stage == Stage::Submitted && !marked.contains(&op.op_id) {

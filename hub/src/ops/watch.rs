@@ -1,4 +1,6 @@
 //! Those who follow operations: each is told that something changed, and reads it from the store.
+//!
+//! Who only waits for an end is not told how far an operation is.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +23,8 @@ struct Inner {
 
 #[derive(Debug)]
 struct Followed {
-    changes: watch::Sender<()>,
+    /// Whether it may have ended.
+    changes: watch::Sender<bool>,
     watchers: usize,
 }
 
@@ -30,14 +33,14 @@ struct Followed {
 pub struct Watch {
     watches: Watches,
     op_id: OpId,
-    changes: watch::Receiver<()>,
+    changes: watch::Receiver<bool>,
     /// It is a caller's, of which there may be only so many.
     is_counted: bool,
 }
 
 impl Inner {
     fn follow(&mut self, watches: &Watches, op_id: &OpId, is_counted: bool) -> Watch {
-        let followed = self.followed.entry(op_id.clone()).or_insert_with(|| Followed { changes: watch::channel(()).0, watchers: 0 });
+        let followed = self.followed.entry(op_id.clone()).or_insert_with(|| Followed { changes: watch::channel(false).0, watchers: 0 });
         followed.watchers += 1;
         Watch { watches: watches.clone(), op_id: op_id.clone(), changes: followed.changes.subscribe(), is_counted }
     }
@@ -70,14 +73,21 @@ impl Watches {
     /// Tells those who follow `op_id` that something changed.
     pub fn changed(&self, op_id: &OpId) {
         if let Some(followed) = self.lock().followed.get(op_id) {
-            followed.changes.send_replace(());
+            followed.changes.send_replace(true);
+        }
+    }
+
+    /// Tells those who follow `op_id` that it is further, and has not ended by that.
+    pub fn is_further(&self, op_id: &OpId) {
+        if let Some(followed) = self.lock().followed.get(op_id) {
+            followed.changes.send_modify(|_| {});
         }
     }
 
     /// Tells everybody.
     pub fn all_changed(&self) {
         for followed in self.lock().followed.values() {
-            followed.changes.send_replace(());
+            followed.changes.send_replace(true);
         }
     }
 }
@@ -87,6 +97,16 @@ impl Watch {
     pub async fn next(&mut self) {
         if self.changes.changed().await.is_err() {
             std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits for the next change since the last call after which the operation may have ended.
+    pub async fn end(&mut self) {
+        loop {
+            self.next().await;
+            if *self.changes.borrow() {
+                return;
+            }
         }
     }
 }
@@ -123,6 +143,18 @@ mod tests {
         drop(two);
         let inner = watches.lock();
         assert_eq!((inner.count, inner.followed.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_end_is_not_woken_before_it_may_have_come() {
+        let (watches, op_id) = (Watches::default(), OpId::parse("0197a2b4-1c3d-7e5f-8a6b-0123456789ab").unwrap());
+        let mut watch = watches.follow_own(&op_id);
+        watches.is_further(&op_id);
+        assert!(futures_util::FutureExt::now_or_never(watch.end()).is_none());
+        watches.changed(&op_id);
+        watches.is_further(&op_id);
+        watch.end().await;
+        assert!(futures_util::FutureExt::now_or_never(watch.end()).is_none());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the hub does itself for a saga. Each can be done again after a crash: what is done already is found.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_common::fault::{Code, Fault};
@@ -24,7 +25,7 @@ use crate::store::{HostRecord, HostState, StoreError};
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     /// The plan.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// The saga when it began.
     pub state: State,
     /// The step.

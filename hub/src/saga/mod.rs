@@ -45,7 +45,8 @@ pub struct Handle(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     started: Notify,
-    followed: Mutex<BTreeMap<SagaId, watch::Sender<()>>>,
+    /// By saga, the newest revision that was told of.
+    followed: Mutex<BTreeMap<SagaId, watch::Sender<u64>>>,
     #[cfg(test)]
     deaths: Mutex<BTreeMap<SagaId, Death>>,
     #[cfg(test)]
@@ -63,7 +64,7 @@ pub(crate) struct Death {
 }
 
 impl Handle {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<SagaId, watch::Sender<()>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SagaId, watch::Sender<u64>>> {
         self.0.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,10 +106,14 @@ impl Handle {
         deaths.remove(saga_id).map(|death| death.is_written)
     }
 
-    /// A saga changed.
-    pub fn changed(&self, saga_id: &SagaId) {
+    /// A saga has this revision now.
+    pub fn changed(&self, saga_id: &SagaId, revision: u64) {
         if let Some(changes) = self.lock().get(saga_id) {
-            changes.send_replace(());
+            changes.send_if_modified(|newest| {
+                let is_newer = revision > *newest;
+                *newest = revision.max(*newest);
+                is_newer
+            });
         }
     }
 
@@ -116,7 +121,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`Code::Busy`] when too many sagas are followed.
-    pub fn follow(&self, saga_id: &SagaId) -> std::result::Result<watch::Receiver<()>, Fault> {
+    pub fn follow(&self, saga_id: &SagaId) -> std::result::Result<watch::Receiver<u64>, Fault> {
         let mut followed = self.lock();
         if followed.len() >= limits::SAGA_WATCHES_MAX + usize::try_from(limits::SAGAS_OPEN_MAX).unwrap_or(usize::MAX) {
             followed.retain(|_, changes| changes.receiver_count() > 0);
@@ -124,7 +129,7 @@ impl Handle {
                 return Err(Fault::new(Code::Busy, format!("{} sagas are followed already; try again later", followed.len())));
             }
         }
-        let changes = followed.entry(saga_id.clone()).or_insert_with(|| watch::channel(()).0);
+        let changes = followed.entry(saga_id.clone()).or_insert_with(|| watch::channel(0).0);
         let mut receiver = changes.subscribe();
         receiver.mark_unchanged();
         Ok(receiver)

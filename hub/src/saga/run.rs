@@ -1,6 +1,10 @@
 //! One saga, from its claim to its end.
+//!
+//! A runner remembers what it wrote last, and decides by that. Nobody else writes unseen: a write on anything but the newest revision, or
+//! under a claim that is over, is refused. What others say wakes it; what nobody here is told of, it reads when its time comes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -9,6 +13,7 @@ use moorline_common::fault::{Code, Fault};
 use moorline_common::id::{OpId, SagaId};
 use moorline_common::saga::{Act, End, Event, Line, Phase, Plan, Side, State, Status, StepNumber};
 use moorline_common::sign::Signed;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::act::{self, Job};
@@ -19,7 +24,7 @@ use crate::hub::Hub;
 use crate::limits;
 use crate::ops::{self, Watch};
 use crate::service;
-use crate::store::{NewOp, SagaAdvance, SagaChange, SagaRecord, StoreError};
+use crate::store::{NewOp, SagaAdvance, SagaChange, StoreError};
 
 /// A try of one side of a step.
 type Try = (StepNumber, Side, u32);
@@ -29,14 +34,42 @@ pub(super) struct Runner {
     hub: Hub,
     saga_id: SagaId,
     fence: u64,
+    /// The saga as it was written last, unless somebody else may have changed it since.
+    known: Option<Known>,
     /// What the hub does itself, by try.
     own: JoinSet<(Try, End)>,
-    /// Those of it that are under way here.
+    /// How some of that ended, until it is stored.
+    ended: Vec<(Try, End)>,
+    /// Those of it that are under way here, or whose end is not stored.
     begun: BTreeMap<(StepNumber, Side), u32>,
     /// The last tries that were begun here: of others nobody knows what they did.
     fresh: BTreeMap<(StepNumber, Side), u32>,
-    /// The operations that are waited for.
-    watched: BTreeMap<OpId, Watch>,
+    /// The operations that are waited for, by the hash of their order.
+    watched: BTreeMap<String, Watched>,
+}
+
+/// A saga as the store has it.
+struct Known {
+    plan: Arc<Plan>,
+    state: State,
+    status: Status,
+    revision: u64,
+}
+
+/// An operation that is waited for.
+struct Watched {
+    op_id: OpId,
+    watch: Watch,
+    /// Whether it may have ended since it was read.
+    is_news: bool,
+}
+
+impl Watched {
+    /// Waits until it may have ended.
+    async fn end(&mut self) {
+        self.watch.end().await;
+        self.is_news = true;
+    }
 }
 
 /// Why a saga is left alone.
@@ -55,16 +88,32 @@ impl From<StoreError> for Over {
 
 /// What is to be stored together.
 struct Draft {
-    plan: Plan,
-    record: SagaRecord,
+    plan: Arc<Plan>,
+    known: Known,
     state: State,
     facts: Vec<String>,
     submit: Vec<(NewOp, NewEvent)>,
 }
 
+impl From<Known> for Draft {
+    fn from(known: Known) -> Self {
+        Self { plan: known.plan.clone(), state: known.state.clone(), known, facts: Vec::new(), submit: Vec::new() }
+    }
+}
+
 impl Runner {
     pub(super) fn new(hub: Hub, saga_id: SagaId, fence: u64) -> Self {
-        Self { hub, saga_id, fence, own: JoinSet::new(), begun: BTreeMap::new(), fresh: BTreeMap::new(), watched: BTreeMap::new() }
+        Self {
+            hub,
+            saga_id,
+            fence,
+            known: None,
+            own: JoinSet::new(),
+            ended: Vec::new(),
+            begun: BTreeMap::new(),
+            fresh: BTreeMap::new(),
+            watched: BTreeMap::new(),
+        }
     }
 
     /// Runs until the saga has ended or is somebody else's.
@@ -74,6 +123,7 @@ impl Runner {
                 Ok(()) => {}
                 Err(Over::Done) => return,
                 Err(Over::Store(error)) => {
+                    self.forget();
                     tracing::error!(%error, saga_id = %self.saga_id, "a saga cannot go on; it is tried again");
                     tokio::time::sleep(limits::SAGA_STORE_RETRY).await;
                 }
@@ -86,30 +136,37 @@ impl Runner {
         let Ok(mut words) = self.hub.sagas.follow(&self.saga_id) else {
             return Err(Over::Store(StoreError::Failed("too many sagas are followed".to_owned())));
         };
-        let mut own_end = None;
         loop {
-            let draft = self.read().await?;
-            let wake_ms = self.step(draft, own_end.take()).await?;
+            let known = match self.known.take() {
+                Some(known) => known,
+                None => self.read().await?,
+            };
+            let wake_ms = self.step(Draft::from(known)).await?;
             let Some(wake_ms) = wake_ms else { continue };
-            own_end = self.wait(&mut words, wake_ms).await;
+            self.wait(&mut words, wake_ms).await;
         }
     }
 
-    async fn read(&self) -> Result<Draft, Over> {
+    /// Whatever is remembered may not be so any more.
+    fn forget(&mut self) {
+        self.known = None;
+        self.watched.values_mut().for_each(|watched| watched.is_news = true);
+    }
+
+    async fn read(&self) -> Result<Known, Over> {
         let record = self.hub.store.saga(self.saga_id.clone()).await?.ok_or(Over::Done)?;
         if record.status.is_final() {
             return Err(Over::Done);
         }
         let plan = Signed::<Plan>::from_json(&record.plan).and_then(|signed| signed.peek());
         let plan = plan.map_err(|fault| StoreError::Failed(format!("the plan of saga {} cannot be read: {fault}", self.saga_id)))?;
-        Ok(Draft { plan, state: record.state.clone(), record, facts: Vec::new(), submit: Vec::new() })
+        Ok(Known { plan: Arc::new(plan), state: record.state, status: record.status, revision: record.revision })
     }
 
     /// Takes in what is known, begins what is next, and stores both. Gives back when to look again, in milliseconds since 1970
     /// (`u64::MAX`: never by itself); `None` when the saga changed: there may be more.
-    async fn step(&mut self, mut draft: Draft, own_end: Option<(Try, End)>) -> Result<Option<u64>, Over> {
-        if let Some(((step, side, attempt), end)) = own_end {
-            self.begun.remove(&(step, side));
+    async fn step(&mut self, mut draft: Draft) -> Result<Option<u64>, Over> {
+        for ((step, side, attempt), end) in self.ended.clone() {
             // A try that an operator's word has overtaken is none any more.
             let _ = self.take(&mut draft, &Event::Ended { step, side, attempt, end });
         }
@@ -129,14 +186,17 @@ impl Runner {
             looks |= self.begin(&mut draft, step, side).await?;
         }
         let wake_ms = draft.state.next(&draft.plan, now_ms).wake_ms.unwrap_or(u64::MAX);
-        let is_news = draft.state != draft.record.state;
-        let own = self.own_work(&draft);
-        if is_news {
-            self.store(draft).await?;
+        let is_news = draft.state != draft.known.state;
+        if is_news && !self.store(&mut draft).await? {
+            return Ok(None);
         }
-        for job in own {
+        for ((step, side, _), _) in std::mem::take(&mut self.ended) {
+            self.begun.remove(&(step, side));
+        }
+        for job in self.own_work(&draft) {
             self.perform(job);
         }
+        self.known = Some(Known { state: draft.state, ..draft.known });
         let look_ms = if looks { now_ms.saturating_add(millis(limits::SAGA_LOOK)) } else { u64::MAX };
         Ok((!is_news).then_some(wake_ms.min(look_ms)))
     }
@@ -158,12 +218,10 @@ impl Runner {
             let (Some(task), Some(line)) = (draft.plan.task(step, side), draft.state.line(step, side)) else { continue };
             let was_doubt = line.phase == Phase::Doubt;
             let Some(hash) = line.order(task, attempt) else { continue };
-            let order = self.hub.store.saga_order(self.saga_id.clone(), hash.to_owned()).await?;
-            let Some(op_id) = order.map(|order| order.op_id) else { continue };
-            // Followed before it is read: no change falls in between.
-            let watch = self.watched.remove(&op_id).unwrap_or_else(|| self.hub.ops.watches.follow_own(&op_id));
-            let found = self.hub.store.op(op_id.clone()).await?;
-            watched.insert(op_id, watch);
+            let Some(mut one) = self.watched(hash).await? else { continue };
+            let found = if one.is_news { self.hub.store.op(one.op_id.clone()).await? } else { None };
+            one.is_news = false;
+            watched.insert(hash.to_owned(), one);
             match found.and_then(|op| host::end_of(&op, side)) {
                 Some(End::Doubt { .. }) if was_doubt => {}
                 Some(end) => {
@@ -174,6 +232,15 @@ impl Runner {
         }
         self.watched = watched;
         Ok(())
+    }
+
+    /// The operation for an order. Followed before it is read: no change falls in between.
+    async fn watched(&mut self, hash: &str) -> Result<Option<Watched>, Over> {
+        if let Some(watched) = self.watched.remove(hash) {
+            return Ok(Some(watched));
+        }
+        let order = self.hub.store.saga_order(self.saga_id.clone(), hash.to_owned()).await?;
+        Ok(order.map(|order| Watched { watch: self.hub.ops.watches.follow_own(&order.op_id), op_id: order.op_id, is_news: true }))
     }
 
     /// Begins one side of a step, unless a condition does not hold: `true` when that is to be looked at again.
@@ -194,7 +261,12 @@ impl Runner {
         self.fresh.insert((step, side), attempt);
         if let Act::Host(_) = &task.act {
             match self.order(line.order(task, attempt)).await? {
-                Ok(order) => draft.submit.push(order),
+                Ok(order) => {
+                    let op_id = order.0.op_id.clone();
+                    let watch = self.hub.ops.watches.follow_own(&op_id);
+                    self.watched.insert(order.0.payload_sha256.clone(), Watched { op_id, watch, is_news: false });
+                    draft.submit.push(order);
+                }
                 Err(fault) => {
                     let end = End::Failed { fault, effect: false, signed: false, again: true };
                     let _ = self.take(draft, &Event::Ended { step, side, attempt, end });
@@ -250,22 +322,22 @@ impl Runner {
         });
     }
 
-    async fn store(&self, draft: Draft) -> Result<(), Over> {
-        let Draft { plan, record, state, facts, submit } = draft;
-        let status = state.status(&plan);
+    /// Stores what was decided: `false` when that is to be decided anew, as an operator has spoken meanwhile.
+    async fn store(&mut self, draft: &mut Draft) -> Result<bool, Over> {
+        let status = draft.state.status(&draft.plan);
+        let submit = std::mem::take(&mut draft.submit);
         let hosts: Vec<_> = submit.iter().map(|(op, _)| op.host_id.clone()).collect();
-        let events = news(&plan, &state, record.status, status);
         let change = SagaChange {
             saga_id: self.saga_id.clone(),
             fence: Some(self.fence),
-            seen: record.revision,
-            state,
+            seen: draft.known.revision,
+            state: draft.state.clone(),
             status,
-            facts,
+            facts: std::mem::take(&mut draft.facts),
             submit,
             word: None,
             orders: Vec::new(),
-            events,
+            events: news(&draft.plan, &draft.state, draft.known.status, status),
         };
         #[cfg(test)]
         if let Some(is_written) = self.hub.sagas.death(&self.saga_id) {
@@ -274,30 +346,33 @@ impl Runner {
             }
             return Err(Over::Done);
         }
-        match self.hub.store.change_saga(change).await {
-            Ok(SagaAdvance::Done { .. }) => {}
-            // An operator has spoken meanwhile: what is next is decided anew.
-            Ok(SagaAdvance::Moved) => return Ok(()),
-            Ok(SagaAdvance::Lost) => return Err(Over::Done),
-            Err(error) => return Err(Over::Store(error)),
-        }
+        let revision = match self.hub.store.change_saga(change).await? {
+            SagaAdvance::Done { revision } => revision,
+            SagaAdvance::Moved => {
+                self.forget();
+                return Ok(false);
+            }
+            SagaAdvance::Lost => return Err(Over::Done),
+        };
+        (draft.known.status, draft.known.revision) = (status, revision);
         for host in hosts {
             ops::submitted(&self.hub, &host);
         }
-        self.hub.sagas.changed(&self.saga_id);
+        self.hub.sagas.changed(&self.saga_id, revision);
         if !status.is_final() {
-            return Ok(());
+            return Ok(true);
         }
         // What arrives still later, the next sync of the inventory finds.
-        if let Err(error) = leftovers::sweep_of(&self.hub, &plan).await {
+        if let Err(error) = leftovers::sweep_of(&self.hub, &draft.plan).await {
             tracing::warn!(%error, saga_id = %self.saga_id, "whether a saga has left something in a cloud is not known yet");
         }
         Err(Over::Done)
     }
 
-    /// Waits for whatever may change what is next; gives back how own work ended, if that is it.
-    async fn wait(&mut self, words: &mut tokio::sync::watch::Receiver<()>, wake_ms: u64) -> Option<(Try, End)> {
+    /// Waits for whatever may change what is next, and notes what that is.
+    async fn wait(&mut self, words: &mut watch::Receiver<u64>, wake_ms: u64) {
         let left = Duration::from_millis(wake_ms.saturating_sub(self.hub.clock.unix_ms()));
+        let revision = self.known.as_ref().map_or(0, |known| known.revision);
         let timer = async {
             if wake_ms == u64::MAX {
                 std::future::pending::<()>().await;
@@ -308,18 +383,19 @@ impl Runner {
             if self.watched.is_empty() {
                 std::future::pending::<()>().await;
             }
-            select_all(self.watched.values_mut().map(|watch| watch.next().boxed())).await;
+            select_all(self.watched.values_mut().map(|watched| watched.end().boxed())).await;
+        };
+        let spoken = async {
+            if words.wait_for(|newest| *newest > revision).await.is_err() {
+                std::future::pending::<()>().await;
+            }
         };
         tokio::select! {
-            () = timer => None,
-            () = hosts => None,
-            told = words.changed() => {
-                if told.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                None
-            }
-            Some(ended) = self.own.join_next() => ended.ok(),
+            () = hosts => {}
+            Some(ended) = self.own.join_next() => self.ended.extend(ended),
+            () = spoken => self.known = None,
+            // What another hub was told, nobody here was.
+            () = timer => self.forget(),
         }
     }
 }

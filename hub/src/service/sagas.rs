@@ -223,8 +223,8 @@ pub(super) async fn act(hub: &Hub, actor: &Actor, wanted: pb::ActOnSagaRequest) 
             state,
         };
         match hub.store.change_saga(change).await.map_err(StoreError::into_fault)? {
-            SagaAdvance::Done { .. } => {
-                hub.sagas.changed(&word.saga_id);
+            SagaAdvance::Done { revision } => {
+                hub.sagas.changed(&word.saga_id, revision);
                 return Ok(pb::ActOnSagaResponse { saga: Some(get(hub, &word.saga_id).await?) });
             }
             SagaAdvance::Moved => {}
@@ -400,7 +400,7 @@ pub(super) async fn watch(hub: &Hub, saga_id: SagaId, not_after_s: u64) -> Resul
 async fn follow(
     hub: Hub,
     saga_id: SagaId,
-    mut changes: watch::Receiver<()>,
+    mut changes: watch::Receiver<u64>,
     mut saga: pb::Saga,
     not_after_s: u64,
     tx: mpsc::Sender<Result<pb::Saga, Status>>,

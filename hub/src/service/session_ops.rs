@@ -26,7 +26,7 @@ pub(super) async fn event(hub: &Hub, host: &HostId, event: pb::OpEvent) {
     let same_as = OpId::parse(event.same_as).ok();
     let change = OpChange { stage, message: cut(&event.message), same_as, fault: None, receipt: None };
     match hub.store.advance_op(host.clone(), op_id.clone(), change, None).await {
-        Ok(Advance::Changed) => hub.ops.watches.changed(&op_id),
+        Ok(Advance::Changed) => hub.ops.watches.is_further(&op_id),
         Ok(Advance::Known | Advance::Contradicts(_) | Advance::Unknown) => {}
         Err(error) => tracing::error!(%error, %host, %op_id, "how far an operation is could not be stored"),
     }

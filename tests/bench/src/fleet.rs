@@ -137,12 +137,20 @@ impl Hub {
     pub fn usage(&self) -> Result<Usage> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let rss = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).and_then(|l| l.split_whitespace().next()).context("no VmRSS")?;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        let fields: Vec<&str> = stat.rsplit_once(") ").context("no stat")?.1.split(' ').collect();
-        // proc(5): utime and stime are fields 14 and 15, in ticks of 10 ms.
-        let ticks = fields.get(11).context("utime")?.parse::<u64>()? + fields.get(12).context("stime")?.parse::<u64>()?;
-        Ok(Usage { rss_kib: rss.parse()?, cpu_ms: ticks * 10 })
+        Ok(Usage { rss_kib: rss.parse()?, cpu_ms: cpu_ms(&self.child.id().to_string())? })
     }
+}
+
+/// The processor time of a process so far, in milliseconds; `self` is this one.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn cpu_ms(process: &str) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(") ").context("no stat")?.1.split(' ').collect();
+    // proc(5): utime and stime are fields 14 and 15, in ticks of 10 ms.
+    let ticks = fields.get(11).context("utime")?.parse::<u64>()? + fields.get(12).context("stime")?.parse::<u64>()?;
+    Ok(ticks * 10)
 }
 
 /// The operator's side, in this process.

@@ -44,6 +44,7 @@ const SCHEMA: &[&str] = &[
     include_str!("schema_7.sql"),
     include_str!("schema_8.sql"),
     include_str!("schema_9.sql"),
+    include_str!("schema_10.sql"),
 ];
 
 /// A store that cannot be opened.
@@ -315,12 +316,16 @@ fn connect(path: &Path, mode: OpenFlags) -> std::result::Result<Connection, Open
     let mut conn = Connection::open_with_flags(path, flags).map_err(|e| failed(&e))?;
     conn.busy_timeout(limits::STORE_PATIENCE).map_err(|e| failed(&e))?;
     conn.set_prepared_statement_cache_capacity(limits::STATEMENTS_KEPT);
-    // Negative: in KiB. The kernel caches the file anyway.
-    conn.pragma_update(None, "cache_size", limits::PAGE_CACHE_KIB.wrapping_neg()).map_err(|e| failed(&e))?;
-    if mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE) {
+    // What a reader has cached is worth nothing after the next commit, and the kernel caches the file anyway.
+    let is_writer = mode.contains(OpenFlags::SQLITE_OPEN_READ_WRITE);
+    let cache_kib = if is_writer { limits::WRITER_CACHE_KIB } else { limits::READER_CACHE_KIB };
+    // Negative: in KiB.
+    conn.pragma_update(None, "cache_size", cache_kib.wrapping_neg()).map_err(|e| failed(&e))?;
+    if is_writer {
         for (pragma, value) in [("journal_mode", "WAL"), ("synchronous", "FULL"), ("foreign_keys", "ON"), ("secure_delete", "ON")] {
             conn.pragma_update(None, pragma, value).map_err(|e| failed(&e))?;
         }
+        conn.pragma_update(None, "wal_autocheckpoint", limits::LOG_PAGES).map_err(|e| failed(&e))?;
         let found: i64 = conn.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(|e| failed(&e))?;
         if usize::try_from(found).unwrap_or(usize::MAX) > SCHEMA.len() {
             return Err(OpenError::Newer { path: path.to_owned(), found, known: SCHEMA.len() });

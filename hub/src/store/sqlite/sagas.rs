@@ -10,7 +10,7 @@ use crate::events::NewEvent;
 use crate::limits;
 use crate::store::{NewSaga, SagaAdvance, SagaChange, SagaEvidence, SagaOrder, SagaQuery, SagaRecord};
 
-const COLUMNS: &str = "sequence, saga_id, name, kind, deployment, triggered_by, reason, plan, payload_sha256, state, status, revision,
+const COLUMNS: &str = "sequence, saga_id, name, kind, deployment, triggered_by, reason, envelope, payload_sha256, state, status, revision,
      started_ms, started_by, changed_ms";
 
 fn record(row: &Row<'_>) -> rusqlite::Result<Option<SagaRecord>> {
@@ -40,15 +40,17 @@ fn record(row: &Row<'_>) -> rusqlite::Result<Option<SagaRecord>> {
 }
 
 pub(super) fn saga(conn: &Connection, saga_id: &SagaId) -> Result<Option<SagaRecord>> {
-    let sql = format!("SELECT {COLUMNS} FROM sagas WHERE saga_id = ?1");
+    let sql = format!("SELECT {COLUMNS} FROM sagas JOIN saga_plans USING (saga_id) WHERE saga_id = ?1");
     let found = conn.prepare_cached(&sql)?.query_row([saga_id.as_str()], record).optional()?;
     found.map(|record| record.ok_or_else(|| damaged("saga"))).transpose()
 }
 
 pub(super) fn sagas(conn: &Connection, query: &SagaQuery) -> Result<Vec<SagaRecord>> {
+    // Named only if it is asked for: else SQLite would read every row for it.
+    let status = if query.status.is_some() { "status = ?1" } else { "?1 IS NULL" };
     let sql = format!(
-        "SELECT {COLUMNS} FROM sagas WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR kind = ?2) AND (?3 IS NULL OR deployment = ?3)
-         ORDER BY sequence DESC LIMIT ?4"
+        "SELECT {COLUMNS} FROM sagas JOIN saga_plans USING (saga_id)
+         WHERE {status} AND (?2 IS NULL OR kind = ?2) AND (?3 IS NULL OR deployment = ?3) ORDER BY sequence DESC LIMIT ?4"
     );
     let mut statement = conn.prepare_cached(&sql)?;
     let given = params![query.status.map(Status::as_str), query.kind.map(Kind::as_str), query.deployment, query.limit];
@@ -69,9 +71,9 @@ pub(super) fn start(tx: &Tx<'_>, new: &NewSaga, event: &NewEvent) -> Result<(Sag
     }
     tx.conn
         .prepare_cached(
-            "INSERT INTO sagas (saga_id, name, kind, deployment, triggered_by, reason, plan, payload_sha256, state, status, open, revision,
+            "INSERT INTO sagas (saga_id, name, kind, deployment, triggered_by, reason, payload_sha256, state, status, open, revision,
                  started_ms, started_by, changed_ms)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 'pending', 1, 1, ?10, ?11, ?10)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, 'pending', 1, 1, ?9, ?10, ?9)",
         )?
         .execute(params![
             new.saga_id.as_str(),
@@ -80,12 +82,14 @@ pub(super) fn start(tx: &Tx<'_>, new: &NewSaga, event: &NewEvent) -> Result<(Sag
             new.deployment,
             new.triggered_by,
             new.reason,
-            new.plan,
             new.payload_sha256,
             written(&new.state)?,
             int(tx.now_ms),
             new.started_by
         ])?;
+    tx.conn
+        .prepare_cached("INSERT INTO saga_plans (saga_id, envelope) VALUES (?1, ?2)")?
+        .execute(params![new.saga_id.as_str(), new.plan])?;
     tx.conn
         .prepare_cached("INSERT INTO saga_work (saga_id, runner, fence, until_ms) VALUES (?1, '', 0, 0)")?
         .execute([new.saga_id.as_str()])?;
@@ -245,8 +249,10 @@ pub(super) fn words(conn: &Connection, saga_id: &SagaId) -> Result<Vec<Vec<u8>>>
 }
 
 pub(super) fn evidence(conn: &Connection, saga_id: &SagaId) -> Result<Option<SagaEvidence>> {
-    let plan: Option<Vec<u8>> =
-        conn.prepare_cached("SELECT plan FROM sagas WHERE saga_id = ?1")?.query_row([saga_id.as_str()], |row| row.get(0)).optional()?;
+    let plan: Option<Vec<u8>> = conn
+        .prepare_cached("SELECT envelope FROM saga_plans WHERE saga_id = ?1")?
+        .query_row([saga_id.as_str()], |row| row.get(0))
+        .optional()?;
     let Some(plan) = plan else { return Ok(None) };
     let receipts = "SELECT o.receipt FROM saga_orders s JOIN ops o USING (op_id) WHERE s.saga_id = ?1 AND o.receipt IS NOT NULL";
     Ok(Some(SagaEvidence { plan, receipts: blobs(conn, receipts, saga_id)?, words: words(conn, saga_id)? }))

@@ -136,11 +136,13 @@ async fn an_abort_is_honoured_between_steps_and_undoes_what_was_done() {
     let draft = kit.draft(&hosts, &[Shape::on(0, 0), Shape::on(1, 1), Shape::on(0, 2)]);
     let (id, plan) = (draft.plan.saga_id.clone(), draft.plan.clone());
     hosts[1].takes(&resource(&id, 1), Side::Do, &[Manner::DoubtDone]);
+    hosts[1].is_watched(false);
     kit.start_saga(&draft).await.unwrap();
     kit.until_saga(&id, |saga| saga.groups_begun == 2).await;
     let stale = kit.say(&plan, &hosts, Verb::Abort { begun: 1 }).await;
     assert_eq!(stale.unwrap_err().code, Code::PreconditionFailed, "what was looked at is past");
     kit.abort(&plan, &hosts).await.unwrap();
+    hosts[1].is_watched(true);
     let saga = kit.until_status(&id, "rolled_back").await;
     assert_eq!(saga.words.len(), 1);
     assert!(hosts.iter().all(|host| host.there().is_empty() && host.refused().is_empty()), "{:?}", hosts[0].refused());

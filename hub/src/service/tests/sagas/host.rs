@@ -44,6 +44,8 @@ struct Inner {
     receipts: BTreeMap<String, Receipt>,
     /// Receipts that another one takes the place of, when an operator has looked.
     resolved: Vec<Receipt>,
+    /// Nobody looks for now.
+    is_unwatched: bool,
     manners: BTreeMap<(String, Side), VecDeque<Manner>>,
     /// What is there.
     there: BTreeSet<String>,
@@ -105,6 +107,16 @@ impl SimHost {
         self.lock().manners.insert((resource.to_owned(), side), manners.iter().copied().collect());
     }
 
+    /// Whether an operator looks at what it cannot tell.
+    pub fn is_watched(&self, is_watched: bool) {
+        self.lock().is_unwatched = !is_watched;
+    }
+
+    fn resolved(&self) -> Vec<Receipt> {
+        let mut inner = self.lock();
+        if inner.is_unwatched { Vec::new() } else { std::mem::take(&mut inner.resolved) }
+    }
+
     /// What is there.
     pub fn there(&self) -> BTreeSet<String> {
         self.lock().there.clone()
@@ -129,7 +141,7 @@ impl SimHost {
                     if !link.try_beat(ready()).await {
                         return;
                     }
-                    let resolved = std::mem::take(&mut self.lock().resolved);
+                    let resolved = self.resolved();
                     for receipt in resolved {
                         self.tell(link, &receipt).await;
                     }
