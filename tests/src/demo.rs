@@ -19,6 +19,8 @@ use crate::own_engine::OwnEngine;
 use crate::pve::PveHost;
 use crate::wait::wait_for;
 
+pub mod cloud;
+
 /// The hosts of the example topologies: two with containers, one with guests.
 const HOSTS: [&str; 3] = ["shop-17", "shop-18", "pve-1"];
 /// The guest on the last one.
@@ -68,6 +70,7 @@ fn say(line: &str) -> Result<()> {
     }
 }
 
+/// Names a part of a tour.
 fn chapter(title: &str) -> Result<()> {
     say(&format!("\n── {title}"))
 }

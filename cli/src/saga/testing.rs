@@ -6,7 +6,7 @@ use moorline_common::id::{HostName, SagaId, UnixSeconds};
 use moorline_common::observe::{EngineState, Observed, ObservedPve};
 use moorline_common::op::OpStatement;
 use moorline_common::pve::Vmid;
-use moorline_common::saga::{Act, Plan, Side, State};
+use moorline_common::saga::{Act, NewHost, Plan, Side, State};
 use moorline_common::sign::{Envelope, Signed};
 use moorline_common::topology::HostSpec;
 use moorline_common::trust::TrustRoot;
@@ -14,9 +14,11 @@ use moorline_proto::v1 as pb;
 use serde_json::json;
 
 use super::given::{Given, Hosts, Known, Target};
+use super::joining::Joining;
 use super::push::Pushed;
 use super::seal::{Sealed, Terms};
 use super::{Draft, library};
+use crate::client::clouds::ResourceFacts;
 use crate::error::Failure;
 use crate::revision;
 use crate::revision::tests::{host_binding, keys, trust};
@@ -64,9 +66,35 @@ pub(crate) fn draft(definition: &str, targets: &[&str], pairs: &[(&str, &str)]) 
 pub(crate) fn draft_with(definition: &str, targets: &[&str], pairs: &[(&str, &str)], pushed: Option<&Pushed>) -> Result<Draft, Failure> {
     let targets: Vec<Target> = targets.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
     let (id, hosts, set) = (id(), hosts(), set(pairs));
+    let (droplets, was_host, joining) = (droplets(), was_host(), joining());
     let mut given = Given::new(&id, &hosts, &targets, &set);
     given.pushed = pushed;
+    given.droplets = &droplets;
+    given.was_host = Some(&was_host).filter(|_| definition == "destroy-droplet");
+    given.joining = Some(&joining).filter(|_| definition == "provision-droplet");
     library::find(definition)?.draft(&given)
+}
+
+/// A droplet that the hub knows.
+fn droplets() -> Vec<ResourceFacts> {
+    let value = json!({ "size": "s-1vcpu-1gb", "name": "shop", "tags": ["web", "old", "managed-by-moorline", "saga:x"] });
+    let row = pb::Resource {
+        cloud: "digitalocean".to_owned(),
+        kind: "droplet".to_owned(),
+        number: 524_000_001,
+        name: "shop".to_owned(),
+        value_json: value.to_string(),
+        ..pb::Resource::default()
+    };
+    vec![ResourceFacts::try_from(row).unwrap()]
+}
+
+fn was_host() -> NewHost {
+    NewHost { host: name("shop"), token: "ab".repeat(16), converged: false }
+}
+
+fn joining() -> Joining {
+    Joining { host: name("web-1"), token_id: "cd".repeat(16), boot: "#cloud-config\n{}\n".to_owned() }
 }
 
 /// Generation 5 of `edge`, in which `pve-1` has a guest 301 and `pve-2` has nothing any more.

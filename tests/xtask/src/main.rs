@@ -13,7 +13,7 @@ usage: cargo xtask <command>
 
   test [FILTER] [-- ARGS]   install what tests need, build, run every test (or those whose name contains FILTER)
   ci                        what is checked before a change is taken: fmt, clippy, doc, deny, tidy, test
-  demo [--keep]             the guided tour: hub, operator and two agents as real processes
+  demo [--keep | --cloud]   the guided tour: hub, operator and agents as real processes; or that of a droplet
   crash [--rounds N] [--seed S]
                             random operations on the real engine while the agent is killed at random
   storm [--minutes N] [--seed S]

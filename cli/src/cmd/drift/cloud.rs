@@ -2,10 +2,13 @@
 
 use moorline_common::fault::{Code, Fault};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::AcceptArgs;
 use crate::client::drift::{DriftFacts, Shown};
 use crate::cmd::Env;
+use crate::cmd::op::OpWait;
+use crate::cmd::saga::{self, SagaVerb, StartArgs};
 use crate::error::Failure;
 use crate::render::{Table, Tone, Ui, or_dash, plain, visible};
 
@@ -92,6 +95,34 @@ fn mended_by(facts: &DriftFacts) -> Option<&'static str> {
         "tags" => Some("retag-droplet"),
         _ => None,
     }
+}
+
+/// The one drift that is to be reverted, if it is in a cloud.
+pub async fn reverted(ids: &[u64], env: &Env, ui: &mut Ui) -> Result<Option<DriftFacts>, Failure> {
+    let Some(first) = ids.first() else { return Ok(None) };
+    let facts = env.client(ui).await?.drift(*first).await?;
+    if facts.cloud.is_empty() {
+        return Ok(None);
+    }
+    match ids {
+        [_] => Ok(Some(facts)),
+        _ => Err(Failure::usage("each field of a droplet is mended by a saga of its own", "revert one at a time")),
+    }
+}
+
+/// Starts the saga that gives a field what is wanted again.
+pub async fn revert(facts: &DriftFacts, reason: &str, wait: &OpWait, env: &Env, ui: &mut Ui) -> Result<u8, Failure> {
+    let Some(definition) = mended_by(facts).filter(|_| facts.is_unresolved()) else { return Err(refusal(facts, "revert")) };
+    let wanted = match serde_json::from_str(&facts.drift.expected) {
+        Ok(Value::String(text)) => text,
+        Ok(Value::Array(all)) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        Ok(_) | Err(_) => return Err(refusal(facts, "revert")),
+    };
+    let reason = if reason.is_empty() { format!("revert drift {}", facts.id) } else { reason.to_owned() };
+    let mut args = StartArgs::of(definition, facts.drift.resource.name(), (facts.drift.field.as_str(), wanted), &reason);
+    args.set.push(("cloud".to_owned(), facts.cloud.clone()));
+    (args.wait, args.timeout) = (!wait.no_wait, (!wait.no_wait).then_some(wait.timeout_wait));
+    saga::run(SagaVerb::Start(Box::new(args)), env, ui).await
 }
 
 /// What mends it, in words.

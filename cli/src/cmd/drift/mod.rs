@@ -52,7 +52,7 @@ pub enum DriftVerb {
     },
     /// Write what the host has into the topology file, and push that; in a cloud: what is there is wanted from now on
     Accept(AcceptArgs),
-    /// Make the host as the topology says
+    /// Make the host as the topology says; in a cloud, start the saga that does
     Revert {
         /// Their numbers; all of one resource
         #[arg(required = true, value_name = "ID")]
@@ -113,7 +113,10 @@ pub async fn run(verb: DriftVerb, env: &Env, ui: &mut Ui) -> Result<u8, Failure>
             Some(file) => accept::run(&args, &file, env, ui).await,
             None => cloud::accept(&args, env, ui).await,
         },
-        DriftVerb::Revert { ids, reason, wait } => revert::run(&ids, &reason, &wait, env, ui).await,
+        DriftVerb::Revert { ids, reason, wait } => match cloud::reverted(&ids, env, ui).await? {
+            Some(facts) => cloud::revert(&facts, &reason, &wait, env, ui).await,
+            None => revert::run(&ids, &reason, &wait, env, ui).await,
+        },
         DriftVerb::Ignore { id, span, reason } => ignore(env, ui, id, span, &reason).await,
     }
 }

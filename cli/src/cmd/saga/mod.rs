@@ -126,6 +126,30 @@ pub struct StartArgs {
     pub timeout: Option<Duration>,
 }
 
+impl StartArgs {
+    /// A definition of the library, about one thing, with what it is given.
+    #[must_use]
+    pub fn of(definition: &str, target: &str, set: (&str, String), reason: &str) -> Self {
+        Self {
+            name: Some(definition.to_owned()),
+            targets: vec![target.to_owned()],
+            set: vec![(set.0.to_owned(), set.1)],
+            file: None,
+            topology: None,
+            inputs: InputArgs::default(),
+            deployment: String::new(),
+            reason: reason.to_owned(),
+            dry_run: false,
+            fail_after: None,
+            expires: Duration::from_secs(crate::saga::seal::EXPIRES_DEFAULT_S),
+            undo_for: Duration::from_secs(crate::saga::seal::UNDO_DEFAULT_S),
+            key: None,
+            wait: false,
+            timeout: None,
+        }
+    }
+}
+
 /// Arguments of `saga ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {

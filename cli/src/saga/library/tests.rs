@@ -29,6 +29,18 @@ const CASES: &[Case] = &[
     ),
     ("provision-guest-in-topology", "provision-guest", &["pve-1/301"], &[]),
     ("offboard-host", "offboard-host", &["pve-2"], &[]),
+    (
+        "provision-droplet",
+        "provision-droplet",
+        &["web-1"],
+        &[("region", "fra1"), ("size", "s-1vcpu-1gb"), ("image", "debian-12-x64"), ("tags", "web, shop"), ("label.site", "fra")],
+    ),
+    ("snapshot-droplet", "snapshot-droplet", &["524000001"], &[("prefix", "nightly")]),
+    ("resize-droplet", "resize-droplet", &["shop"], &[("size", "s-2vcpu-2gb")]),
+    ("resize-droplet-for-good", "resize-droplet", &["shop"], &[("size", "s-2vcpu-2gb"), ("disk", "yes")]),
+    ("rename-droplet", "rename-droplet", &["524000001"], &[("name", "shop-2")]),
+    ("retag-droplet", "retag-droplet", &["shop"], &[("tags", "web,new")]),
+    ("destroy-droplet", "destroy-droplet", &["shop"], &[]),
 ];
 
 /// The draft of a case: those that push have the topology file of these tests.
@@ -128,6 +140,12 @@ fn what_does_not_fit_is_told_before_anything_is_signed() {
         ("offboard-host", &["pve-1"], &[], "take the host out of the file"),
         ("offboard-host", &["pve-2/101"], &[], "write pve-2"),
         ("offboard-host", &[], &[], "shop-17"),
+        ("provision-droplet", &["web-1"], &[("size", "s-1vcpu-1gb")], "region=…"),
+        ("provision-droplet", &[], &[("size", "s-1vcpu-1gb")], "name it"),
+        ("resize-droplet", &["shop"], &[], "size=…"),
+        ("resize-droplet", &["7"], &[("size", "s-2vcpu-2gb")], "from=SIZE"),
+        ("rename-droplet", &["nobody"], &[("name", "x")], "drift scan"),
+        ("destroy-droplet", &[], &[], "moorctl get resources"),
     ] {
         let failure = draft(definition, targets, set).and_then(|draft| {
             let root = trust();
