@@ -5,7 +5,7 @@ STATE=/var/lib/moorline-agent
 trap 'rm -f "$ROOT/run/moorline/token" "$ROOT/run/moorline/moorline-agent"' EXIT
 umask 077
 tries=0
-until curl --fail --silent --show-error --location --output "$ROOT/run/moorline/moorline-agent" "$AGENT_URL"; do
+until curl --fail --silent --show-error --location --proto '=https,file' --proto-redir '=https' --output "$ROOT/run/moorline/moorline-agent" "$AGENT_URL"; do
     tries=$((tries + 1))
     [ "$tries" -lt 30 ] || exit 1
     sleep 5

@@ -38,3 +38,15 @@ fn the_demo_shows_push_heal_change_and_re_push_and_leaves_nothing_behind() {
         assert!(engine.volumes(&cluster).unwrap().is_empty());
     }
 }
+
+#[test]
+fn the_demo_of_a_cloud_makes_a_droplet_that_joins_and_leaves_nothing_behind() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
+    demo.arg("--cloud").current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    let output = run(demo, b"", COMMAND).unwrap().ok().unwrap();
+    for words in
+        ["moorctl saga start provision-droplet", "bound `web-1`", "mine-now", "destroy-droplet", "Nothing in the cloud costs any more"]
+    {
+        assert!(output.stdout.contains(words), "`{words}` is missing in:\n{}", output.stdout);
+    }
+}
